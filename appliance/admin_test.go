@@ -43,7 +43,8 @@ func (n *node) resolves(name string) bool {
 }
 
 func (n *node) handshakes(name string) bool {
-	c, err := tls.Dial("tcp", n.Addrs().HTTPS[0].String(), &tls.Config{ServerName: name, RootCAs: n.client.Transport.(*http.Transport).TLSClientConfig.RootCAs})
+	c, err := tls.Dial("tcp", n.Addrs().HTTPS[0].String(),
+		&tls.Config{ServerName: name, RootCAs: n.client.Transport.(*http.Transport).TLSClientConfig.RootCAs})
 	if err != nil {
 		return false
 	}
@@ -79,8 +80,10 @@ func TestAnOriginIsEnabledWhole(t *testing.T) {
 		}
 	}
 
-	// One that the root does not permit is refused, with what changes that, and leaves nothing behind.
-	status, says := n.admin("PUT", "origins/www.other.example", map[string][]string{"aliases": {"x.third.example"}}, nil)
+	// An origin that the root does not permit is refused, with the command that changes that, and leaves nothing
+	// behind.
+	status, says := n.admin("PUT", "origins/www.other.example", map[string][]string{"aliases": {"x.third.example"}},
+		nil)
 	for _, want := range []string{
 		"www.other.example is not permitted by the root certificate",
 		"casemate ca rotate --permit other.example --permit third.example", "casemate origin add www.other.example",
@@ -91,11 +94,12 @@ func TestAnOriginIsEnabledWhole(t *testing.T) {
 	}
 	var all []admin.Origin
 	n.must("GET", "origins", nil, &all)
-	if slices.ContainsFunc(all, func(o admin.Origin) bool { return o.Host == "www.other.example" }) || n.resolves("www.other.example") {
+	if slices.ContainsFunc(all, func(o admin.Origin) bool { return o.Host == "www.other.example" }) ||
+		n.resolves("www.other.example") {
 		t.Errorf("it is stored: %+v", all)
 	}
 
-	// A built-in one can be taken away and comes back with its aliases.
+	// A built-in origin can be removed, and is added again with its aliases.
 	n.must("DELETE", "origins/docker.io", nil, nil)
 	if n.resolves("registry-1.docker.io") || n.handshakes("registry-1.docker.io") {
 		t.Error("docker.io is known after it was removed")
@@ -112,11 +116,12 @@ func TestAnOriginIsEnabledWhole(t *testing.T) {
 		{"PUT", "origins/registry-1.docker.io", 409, "is an alias of the origin docker.io already"},
 		{"PUT", "origins/10.0.0.1", 400, "got the address 10.0.0.1"},
 		{"PUT", "origins/nodot", 400, `got "nodot"`},
-		{"PUT", "origins/x.casemate.internal", 400, "apart from the own zone casemate.internal"},
+		{"PUT", "origins/x.casemate.internal", 400, "not overlap the own zone casemate.internal"},
 		{"DELETE", "origins/nowhere.example", 404, "there is no origin nowhere.example"},
 		{"DELETE", "origins/index.docker.io", 400, "is an alias of the origin docker.io"},
 	} {
-		if status, says := n.admin(c.method, c.path, map[string]any{}, nil); c.method == "PUT" && (status != c.status || !strings.Contains(says, c.says)) {
+		if status, says := n.admin(c.method, c.path, map[string]any{}, nil); c.method == "PUT" &&
+			(status != c.status || !strings.Contains(says, c.says)) {
 			t.Errorf("%s %s: %d %s, want %d %q", c.method, c.path, status, says, c.status, c.says)
 		}
 	}
@@ -138,7 +143,9 @@ func TestOriginsEnabledAtOnceDoNotUndoEachOther(t *testing.T) {
 			}
 		})
 		wg.Go(func() { // as another node does: without our lock, through the CA's own change
-			if _, err := n.ca.Issue(context.Background(), pki.Request{Names: []string{fmt.Sprintf("c%d.bank.example", i)}}); err != nil && !errors.Is(err, fs.ErrExist) {
+			if _, err := n.ca.Issue(context.Background(),
+				pki.Request{Names: []string{fmt.Sprintf("c%d.bank.example", i)}}); err != nil &&
+				!errors.Is(err, fs.ErrExist) {
 				t.Error(err)
 			}
 		})
@@ -208,7 +215,8 @@ func TestSettingsChangeWhileServing(t *testing.T) {
 		t.Errorf("registry.anonymous none: %s", resp.Status)
 	}
 	n.must("PUT", "settings/origins", map[string]string{"value": "quay.io ghcr.io"}, nil)
-	if n.resolves("registry.k8s.io") || n.handshakes("registry.k8s.io") || !n.resolves("quay.io") || !n.handshakes("quay.io") {
+	if n.resolves("registry.k8s.io") || n.handshakes("registry.k8s.io") || !n.resolves("quay.io") ||
+		!n.handshakes("quay.io") {
 		t.Error("origins are not what they were set to")
 	}
 	var list []settings.Setting
@@ -226,10 +234,11 @@ func TestSettingsChangeWhileServing(t *testing.T) {
 		{"domain", "other.example", 400, "fixed at init"},
 		{"pki.issuer", "no PEM", 400, "must be PEM with the CA certificate"},
 		{"nonsense", "1", 404, `there is no setting "nonsense"`},
-		{"dns.forward", own, 400, "must name other resolvers, got this node's own address " + own},
+		{"dns.forward", own, 400, "must not have this node's own address " + own},
 		{"origins", "registry.bank.example", 400, "not permitted by the root certificate"},
 	} {
-		if status, says := n.admin("PUT", "settings/"+c.key, map[string]string{"value": c.value}, nil); status != c.status || !strings.Contains(says, c.says) {
+		if status, says := n.admin("PUT", "settings/"+c.key, map[string]string{"value": c.value},
+			nil); status != c.status || !strings.Contains(says, c.says) {
 			t.Errorf("%s=%s: %d %s, want %d %q", c.key, c.value, status, says, c.status, c.says)
 		}
 	}
@@ -243,10 +252,12 @@ func TestNamesThatTheOperatorSets(t *testing.T) {
 	n := freshNode(t, setup.InitOptions{})
 	n.must("PUT", "names/Git.Bank.example/a", map[string]any{"values": []string{"10.9.8.7"}, "ttl": "1m"}, nil)
 	n.must("PUT", "names/*.apps.bank.example/CNAME", map[string]any{"values": []string{"git.bank.example"}}, nil)
-	if got, err := n.resolver().LookupHost(context.Background(), "git.bank.example."); err != nil || !slices.Equal(got, []string{"10.9.8.7"}) {
+	if got, err := n.resolver().LookupHost(context.Background(), "git.bank.example."); err != nil ||
+		!slices.Equal(got, []string{"10.9.8.7"}) {
 		t.Errorf("got %v, %v", got, err)
 	}
-	if got, err := n.resolver().LookupHost(context.Background(), "x.apps.bank.example."); err != nil || !slices.Equal(got, []string{"10.9.8.7"}) {
+	if got, err := n.resolver().LookupHost(context.Background(), "x.apps.bank.example."); err != nil ||
+		!slices.Equal(got, []string{"10.9.8.7"}) {
 		t.Errorf("got %v, %v", got, err)
 	}
 	var list []admin.Name
@@ -262,10 +273,11 @@ func TestNamesThatTheOperatorSets(t *testing.T) {
 	}{
 		{"PUT", "names/git.bank.example/A", map[string]any{"values": []string{"ten"}}, 400, `got "ten"`},
 		{"PUT", "names/git.bank.example/MX", map[string]any{"values": []string{"1 x"}}, 400, "MX"},
-		{"PUT", "names/git.bank.example/A", map[string]any{"values": []string{"10.0.0.1"}, "ttl": "soon"}, 400, `got "soon"`},
+		{"PUT", "names/git.bank.example/A", map[string]any{"values": []string{"10.0.0.1"}, "ttl": "soon"}, 400,
+			`got "soon"`},
 		{"PUT", "names/git.bank.example/A", map[string]any{"value": "10.0.0.1"}, 400, "unknown field"},
-		{"DELETE", "names/none.bank.example", nil, 404, "no name none.bank.example is set"},
-		{"DELETE", "names/git.bank.example/TXT", nil, 404, "no name git.bank.example TXT is set"},
+		{"DELETE", "names/none.bank.example", nil, 404, "name none.bank.example is not set"},
+		{"DELETE", "names/git.bank.example/TXT", nil, 404, "name git.bank.example TXT is not set"},
 	} {
 		if status, says := n.admin(c.method, c.path, c.in, nil); status != c.status || !strings.Contains(says, c.says) {
 			t.Errorf("%s %s: %d %s, want %d %q", c.method, c.path, status, says, c.status, c.says)
@@ -288,9 +300,11 @@ func TestCertificatesUsersImagesAndFilesByHand(t *testing.T) {
 		t.Error(err)
 	}
 	key, _ := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	csr, _ := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{DNSNames: []string{"git.bank.example"}}, key)
+	csr, _ := x509.CreateCertificateRequest(rand.Reader,
+		&x509.CertificateRequest{DNSNames: []string{"git.bank.example"}}, key)
 	var signed struct{ Serial, Certificate, Chain, Key string }
-	n.must("POST", "certs", map[string]any{"csr": string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: csr}))}, &signed)
+	n.must("POST", "certs", map[string]any{"csr": string(
+		pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: csr}))}, &signed)
 	if signed.Key != "" || signed.Certificate == "" {
 		t.Errorf("got %+v", signed)
 	}
@@ -307,21 +321,26 @@ func TestCertificatesUsersImagesAndFilesByHand(t *testing.T) {
 	}
 	block, _ := pem.Decode([]byte(issued.Certificate))
 	leaf, err := x509.ParseCertificate(block.Bytes)
-	if err != nil || len(leaf.CRLDistributionPoints) != 1 || !strings.HasPrefix(leaf.CRLDistributionPoints[0], "http://casemate.internal/crl/") {
+	if err != nil || len(leaf.CRLDistributionPoints) != 1 || !strings.HasPrefix(leaf.CRLDistributionPoints[0],
+		"http://casemate.internal/crl/") {
 		t.Fatalf("%v: %v", err, leaf.CRLDistributionPoints)
 	}
 	resp, body := n.do("GET", leaf.CRLDistributionPoints[0], nil)
 	crl, err := x509.ParseRevocationList([]byte(body))
 	if err != nil || resp.Header.Get("Content-Type") != "application/pkix-crl" ||
-		!slices.ContainsFunc(crl.RevokedCertificateEntries, func(e x509.RevocationListEntry) bool { return e.SerialNumber.Cmp(leaf.SerialNumber) == 0 }) {
+		!slices.ContainsFunc(crl.RevokedCertificateEntries, func(e x509.RevocationListEntry) bool {
+			return e.SerialNumber.Cmp(leaf.SerialNumber) == 0
+		}) {
 		t.Errorf("revocation list: %v %s", err, resp.Status)
 	}
-	if status, says := n.admin("POST", "certs", map[string]any{"names": []string{"www.other.example"}}, nil); status != 400 || !strings.Contains(says, "not permitted by the root") {
+	if status, says := n.admin("POST", "certs", map[string]any{"names": []string{"www.other.example"}},
+		nil); status != 400 || !strings.Contains(says, "not permitted by the root") {
 		t.Errorf("got %d %s", status, says)
 	}
 
 	n.must("POST", "users", map[string]string{"name": "ada", "password": "correct horse"}, nil)
-	if status, says := n.admin("POST", "users", map[string]string{"name": "ada", "password": "correct horse"}, nil); status != 409 || !strings.Contains(says, "casemate user passwd ada") {
+	if status, says := n.admin("POST", "users", map[string]string{"name": "ada", "password": "correct horse"},
+		nil); status != 409 || !strings.Contains(says, "casemate user passwd ada") {
 		t.Errorf("got %d %s", status, says)
 	}
 	img, err := random.Image(1000, 1)
@@ -329,7 +348,8 @@ func TestCertificatesUsersImagesAndFilesByHand(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, to := range []string{"quay.io/a/b:1", "quay.io/a/b:2", "team/app:1"} {
-		if err := remote.Write(ref(t, "registry.casemate.internal/"+to), img, remote.WithTransport(n.client.Transport), remote.WithAuth(&authn.Basic{Username: "ada", Password: "correct horse"})); err != nil {
+		if err := remote.Write(ref(t, "registry.casemate.internal/"+to), img, remote.WithTransport(n.client.Transport),
+			remote.WithAuth(&authn.Basic{Username: "ada", Password: "correct horse"})); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -353,7 +373,8 @@ func TestCertificatesUsersImagesAndFilesByHand(t *testing.T) {
 	if got := list(""); !slices.Equal(got, []string{"team/app:1"}) {
 		t.Errorf("got %v", got)
 	}
-	if status, says := n.admin("DELETE", "images?ref=quay.io/a/b", nil, nil); status != 404 || !strings.Contains(says, "there is no image quay.io/a/b") {
+	if status, says := n.admin("DELETE", "images?ref=quay.io/a/b", nil, nil); status != 404 ||
+		!strings.Contains(says, "there is no image quay.io/a/b") {
 		t.Errorf("got %d %s", status, says)
 	}
 	n.must("DELETE", "users/ada", nil, nil)
@@ -366,7 +387,8 @@ func TestCertificatesUsersImagesAndFilesByHand(t *testing.T) {
 	if f.URL != "https://dl.k8s.io/a/b" || f.Size != 5 {
 		t.Errorf("got %+v", f)
 	}
-	if status, says := n.admin("PUT", "files?url=https://nowhere.example/x", "hello", nil); status != 400 || !strings.Contains(says, "casemate origin add nowhere.example") {
+	if status, says := n.admin("PUT", "files?url=https://nowhere.example/x", "hello", nil); status != 400 ||
+		!strings.Contains(says, "casemate origin add nowhere.example") {
 		t.Errorf("got %d %s", status, says)
 	}
 	var all []admin.File
@@ -395,7 +417,8 @@ func TestCertificatesUsersImagesAndFilesByHand(t *testing.T) {
 	if scrub.Checked == 0 || len(scrub.Damaged) != 0 {
 		t.Errorf("got %+v", scrub)
 	}
-	if status, says := n.admin("GET", "nonsense", nil, nil); status != 404 || !strings.Contains(says, "GET /v1/nonsense") {
+	if status, says := n.admin("GET", "nonsense", nil, nil); status != 404 ||
+		!strings.Contains(says, "GET /v1/nonsense") {
 		t.Errorf("got %d %s", status, says)
 	}
 	var roots string

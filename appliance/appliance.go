@@ -1,10 +1,10 @@
 // Package appliance is the composition root: it reads the config, binds the sockets, opens the tree, gives every
-// service its part of it, and starts and stops them in order. It only wires.
+// service its part of it, and starts and stops them in order. It contains only wiring.
 //
-// It promises: every socket is bound before anything is opened, so that a second daemon, a taken port or a typing error
-// is found while nothing has been touched; services stop in the reverse order of their start, and downloads under way
-// get time to finish; and a change of origins, names or settings, made here or on another node, is taken up without a
-// restart.
+// It promises: every socket is bound before anything is opened, so that a second daemon, a port in use or a typing
+// error is found before anything is changed. Services stop in the reverse order of their start, and downloads in
+// progress get time to finish. A change of origins, names or settings, made here or on another node, is applied
+// without a restart.
 package appliance
 
 import (
@@ -54,9 +54,9 @@ import (
 	"casemate/registry"
 )
 
-// grace is how long a stop waits for requests under way, downloads above all. A unit's TimeoutStopSec must be longer.
-// In its last part no new request is taken: then those who come wait in systemd's sockets for the next process, and a
-// Go client gives a TLS handshake 10 s.
+// grace is how long a stop waits for requests in progress, mainly downloads. A unit's TimeoutStopSec must be longer.
+// In its last part no new request is accepted: new clients then wait in systemd's sockets for the next process, and a
+// Go client allows 10 s for a TLS handshake.
 const (
 	grace     = 30 * time.Second
 	lastGrace = 6 // its last sixth
@@ -70,13 +70,13 @@ type Appliance struct {
 	started time.Time
 	grace   time.Duration
 
-	// In the order in which they are opened; Close goes back.
+	// In the order in which they are opened; Close closes them in reverse order.
 	socks      *sockets.Set
 	executable *pages.Executable
 	cluster    *cluster.Cluster
 	tree       *cluster.Tree
 	book       *missing.Book
-	rotation   *rotation.Book // who has fetched the new root of a rotation
+	rotation   *rotation.Book // records which clients have fetched the new root of a rotation
 	ca         *pki.CA
 	registry   *registry.Registry
 	dns        *resolver.Resolver
@@ -93,46 +93,46 @@ type Appliance struct {
 	status  *status.Page
 	admin   *admin.API
 
-	places   *share.Places  // of clients' connections
-	turns    *share.Turns   // of large answers
-	lines    *lograte.Limit // of what clients cause
+	places   *share.Places  // for client connections
+	turns    *share.Turns   // for large responses
+	lines    *lograte.Limit // for events that clients cause
 	problems status.Problems
 	luck     status.Luck
 
-	peers    atomic.Pointer[http.Handler] // what other nodes pass on; nil until it can be answered
+	peers    atomic.Pointer[http.Handler] // serves requests that other nodes forward; nil until it is ready
 	stopping atomic.Bool
 	closing  sync.Once
 	closeErr error
 }
 
-// Options are what Open may be given besides the config.
+// Options are the options of Open besides the config.
 type Options struct {
-	// Version and Commit are what the program says of itself. Default: unknown.
+	// Version and Commit identify the program. Default: unknown.
 	Version, Commit string
-	// Log receives everything. nil: nothing is logged.
+	// Log receives all log records. nil: nothing is logged.
 	Log *slog.Logger
-	// Level is what Reload changes; nil: the level cannot be changed.
+	// Level is the log level that Reload changes; nil: the level cannot be changed.
 	Level *slog.LevelVar
-	// Handed are the sockets that systemd handed over; nil: they are looked for in the environment.
-	Handed []*os.File
-	// Load reads the config again, for Reread; nil: there is none.
+	// Inherited are the sockets that systemd passed; nil: they are taken from the environment.
+	Inherited []*os.File
+	// Load reads the config again, for Reread; nil: not supported.
 	Load func() (config.Config, error)
-	// DNS is the path of the socket at which the DNS process waits that systemd runs. "": the daemon starts one, with
-	// the sockets that it was handed or has bound.
+	// DNS is the path of the socket of a DNS process that systemd runs. "": the daemon starts one, with the sockets
+	// that it inherited or has bound.
 	DNS string
 }
 
-// startDNS replaces the process that the daemon starts by goroutines of this one; tests set it.
+// startDNS replaces the DNS process by goroutines of this process; tests set it.
 var startDNS func(log *slog.Logger, peer *os.File, files []*os.File, names []string) (process.Process, error)
 
 // Open binds every socket and then opens the disk. Errors are one sentence: what is wrong with what, and what to do.
-// Until Run nobody is answered. The config must be complete (config.Config.Complete).
+// No request is answered until Run. The config must be complete (config.Config.Complete).
 func Open(cfg config.Config, opt Options) (_ *Appliance, err error) {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
-	if opt.Handed == nil {
-		opt.Handed = activation.Files(true)
+	if opt.Inherited == nil {
+		opt.Inherited = activation.Files(true)
 	}
 	opt.Version, opt.Commit = cmp.Or(opt.Version, "unknown"), cmp.Or(opt.Commit, "unknown")
 	if err := setup.Removed(cfg.Data); err != nil {
@@ -140,7 +140,7 @@ func Open(cfg config.Config, opt Options) (_ *Appliance, err error) {
 	}
 	handler, lines := lograte.Handler(opt.Log.Handler())
 	a := &Appliance{cfg: cfg, opt: opt, log: slog.New(handler), lines: lines, started: time.Now(), grace: grace}
-	if a.socks, err = sockets.Bind(&cfg, opt.Handed, opt.DNS != ""); err != nil {
+	if a.socks, err = sockets.Bind(&cfg, opt.Inherited, opt.DNS != ""); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -148,7 +148,7 @@ func Open(cfg config.Config, opt Options) (_ *Appliance, err error) {
 			a.Close()
 		}
 	}()
-	if list := a.socks.Misplaced(&cfg, opt.Handed); len(list) > 0 {
+	if list := a.socks.Misplaced(&cfg, opt.Inherited); len(list) > 0 {
 		a.problems.Set("sockets", list)
 		a.log.Warn("sockets are not at the advertised addresses", "why", list)
 	}
@@ -167,11 +167,11 @@ func Open(cfg config.Config, opt Options) (_ *Appliance, err error) {
 	return a, nil
 }
 
-// openTree opens the cluster, waits for what a node must know before it can answer, and reads it.
+// openTree opens the cluster and reads it, after waiting until this node knows enough to serve.
 func (a *Appliance) openTree() (err error) {
 	if !setup.Initialised(a.cfg) {
 		return fmt.Errorf("data directory %s is not initialised: "+
-			"casemate init makes the first node of a cluster there, casemate join every other", a.cfg.Data)
+			"run casemate init for the first node of a cluster, casemate join for every other node", a.cfg.Data)
 	}
 	cc := setup.ClusterConfig(a.cfg, a.opt.Log.With("room", "cluster"))
 	cc.Peer, cc.PeerAddr, cc.Version = a.socks.Peer, a.cfg.PeerDial(a.socks.Addrs().Peer), a.opt.Version
@@ -203,7 +203,7 @@ func (a *Appliance) openTree() (err error) {
 	return a.current.Read()
 }
 
-// openServices gives every service its part of the tree.
+// openServices opens the services, each with its part of the tree.
 func (a *Appliance) openServices() (err error) {
 	a.users = user.New(a.tree.Sub("users"))
 	a.users.Sealer, a.users.MaySeal = a.cluster, a.oneVersion
@@ -232,7 +232,9 @@ func (a *Appliance) openServices() (err error) {
 	a.registry, err = registry.Open(registry.Config{
 		Tree: a.tree.Sub("registry"), Origins: origins, Canonical: canonical, Domain: set.Domain,
 		Authenticate: a.users.Authenticate, TokenKey: token, Secret: upload, Node: a.cfg.Node,
-		PassOn:        func(w http.ResponseWriter, r *http.Request, node string) bool { return a.edge.PassOn(w, r, node) },
+		PassOn: func(w http.ResponseWriter, r *http.Request, node string) bool {
+			return a.edge.PassOn(w, r, node)
+		},
 		Anonymous:     func() bool { return a.current.State().Settings.Anonymous },
 		LocalFallback: func() bool { return a.current.State().Settings.LocalFallback },
 		Namesakes:     func() string { return a.current.State().Settings.Namesakes },
@@ -271,7 +273,7 @@ func (a *Appliance) openDNS() (err error) {
 	return err
 }
 
-// wire connects the rooms that answer with those that know.
+// wire connects the services with each other through functions.
 func (a *Appliance) wire() {
 	hosts := func() *routing.Hosts { return a.current.State().Hosts }
 	a.changes = &change.Changes{
@@ -315,14 +317,15 @@ func (a *Appliance) wire() {
 	}
 	a.admin = &admin.API{
 		Node: a.cfg.Node, Cluster: a.cluster, Tree: a.tree, CA: a.ca, Users: a.users,
-		Registry: a.registry, Files: a.files, Imports: a.imports, Book: a.book, Rotation: a.rotation, Current: a.current,
+		Registry: a.registry, Files: a.files, Imports: a.imports, Book: a.book, Rotation: a.rotation,
+		Current: a.current,
 		Changes: a.changes, Lookup: a.lookup, Status: a.status, Executable: a.executable, Site: a.site,
 		RefreshNames: a.dns.RefreshNames, Reload: a.Reread,
 		PeerAddr: func() string { return a.Addrs().Peer.String() }, Log: a.log,
 	}
 }
 
-// Addrs are the addresses that are listened on.
+// Addrs returns the addresses that are listened on.
 func (a *Appliance) Addrs() sockets.Addrs {
 	at := a.socks.Addrs()
 	if len(at.DNS) == 0 { // systemd runs the DNS process
@@ -331,11 +334,11 @@ func (a *Appliance) Addrs() sockets.Addrs {
 	return at
 }
 
-// Roots are the root certificates that clients must trust, PEM.
+// Roots returns the root certificates that clients must trust, PEM.
 func (a *Appliance) Roots() []byte { return a.ca.Roots() }
 
-// maxConnections is three quarters of the files that this process may open, the rest is for the disk; but not more than
-// 8192, since each costs up to 50 KiB of memory.
+// maxConnections returns three quarters of the file descriptors that this process may open, the rest is for the disk;
+// but at most 8192, since each connection costs up to 50 KiB of memory.
 func maxConnections() int {
 	var lim unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &lim); err != nil {
@@ -344,7 +347,7 @@ func maxConnections() int {
 	return int(min(lim.Cur/4*3, 8192))
 }
 
-// requested hears of every request.
+// requested is called for every request.
 func (a *Appliance) requested(service string, r *http.Request, status int, bytes int64, took time.Duration) {
 	a.metrics.Request(service, r, status, bytes, took)
 	if r.TLS != nil {
@@ -361,7 +364,7 @@ func (a *Appliance) lucky(_ *http.Request, asked, served string) {
 	a.luck.Add(asked, served)
 }
 
-// ready says why this node does not serve; nil when it does. Losing the majority is no reason: pulls go on.
+// ready returns why this node does not serve; nil when it does. Losing the majority is not a reason: pulls continue.
 func (a *Appliance) ready() error {
 	if err := a.cluster.Err(); err != nil {
 		return fmt.Errorf("the tree has stopped: %w", err)
@@ -372,7 +375,7 @@ func (a *Appliance) ready() error {
 	return a.dns.Err()
 }
 
-// Close closes the disk and what is left of the sockets. It is safe to call it more than once.
+// Close closes the disk and the remaining sockets. It is safe to call it more than once.
 func (a *Appliance) Close() error {
 	a.closing.Do(func() {
 		var errs []error
@@ -396,5 +399,5 @@ func (a *Appliance) Close() error {
 	return a.closeErr
 }
 
-// ErrRemoved is a node that was removed from its cluster: it must not be started again. Open and Run wrap it.
+// ErrRemoved means that the node was removed from its cluster: it must not be started again. Open and Run wrap it.
 var ErrRemoved = cluster.ErrRemoved

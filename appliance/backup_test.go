@@ -23,7 +23,7 @@ import (
 	"casemate/cluster"
 )
 
-// adminStream asks the admin API for what is streamed.
+// adminStream sends a request whose response is streamed.
 func (n *node) adminStream(method, path, body string) *http.Response {
 	n.t.Helper()
 	r, err := http.NewRequest(method, "http://admin/v1/"+path, strings.NewReader(body))
@@ -48,8 +48,8 @@ const (
 	backupIdentity = "AGE-SECRET-KEY-1T0E47V08MGNGJF5T2T7GL8NVSHV2NJJR45N9PU2V3L34XRN4NHDSM8J0P0"
 )
 
-// What was pushed and put is served by a node of another name and address that was restored from a backup, under the
-// same CA: clients notice nothing but that the resolver is another one. The node of the backup is no member of it.
+// A node with another name and address that was restored from a backup, under the same CA, serves what was pushed and
+// put: clients only notice that the resolver is another one. The backup's node is not a member of the new cluster.
 func TestARestoredNodeServesWhatWasBackedUp(t *testing.T) {
 	t.Parallel()
 	cfg := testConfig(t, t.TempDir())
@@ -94,7 +94,7 @@ func TestARestoredNodeServesWhatWasBackedUp(t *testing.T) {
 	if err != nil || p.ConfigFile != file || !there(file) || got.Missing != 0 {
 		t.Fatalf("%+v, %v, %v", got, p, err)
 	}
-	// Both count what is in the backup; what the old cluster knew of its nodes is not part of the new one.
+	// Both count the content of the backup; the old cluster's records of its nodes are not part of the new one.
 	if got.Names != rep.Names || got.Blobs != rep.Blobs || got.Bytes != rep.Bytes || got.Kept >= got.Names {
 		t.Errorf("backed up %+v, restored %+v", rep, got)
 	}
@@ -104,7 +104,7 @@ func TestARestoredNodeServesWhatWasBackedUp(t *testing.T) {
 	}
 	// what the clients trust since before
 	n.client.Transport.(*http.Transport).TLSClientConfig = client.Transport.(*http.Transport).TLSClientConfig
-	// The DNS answers are the new node's and nobody else's.
+	// The DNS responses have the new node's addresses only.
 	addrs, err := n.resolver().LookupHost(context.Background(), "registry.k8s.io.")
 	if err != nil || strings.Join(addrs, " ") != "127.0.0.3" {
 		t.Errorf("registry.k8s.io has %q, %v", addrs, err)
@@ -141,8 +141,8 @@ func TestARestoredNodeServesWhatWasBackedUp(t *testing.T) {
 	}
 }
 
-// A backup that an earlier version wrote holds hashes as they are. It is restored, its users push as before, and the
-// restored node seals them by itself.
+// A backup of an earlier version has unsealed hashes. It is restored, its users push as before, and the restored node
+// seals them.
 func TestABackupOfBeforeIsRestored(t *testing.T) {
 	t.Parallel()
 	n := freshNode(t, setup.InitOptions{})
@@ -186,12 +186,12 @@ func TestABackupOfBeforeIsRestored(t *testing.T) {
 	}
 }
 
-// What is wrong with the request is said before the first byte.
+// An invalid request is refused before the first byte is sent.
 func TestBackupRequests(t *testing.T) {
 	t.Parallel()
 	n := freshNode(t, setup.InitOptions{})
 	for body, want := range map[string]string{
-		`{}`: "give a passphrase or recipients", `{"passphrase": "short"}`: "at least 12 bytes, got 5",
+		`{}`: "give either a passphrase or recipients", `{"passphrase": "short"}`: "at least 12 bytes, got 5",
 		`{"recipients": "nobody"}`: "age1", `{"nonsense": 1}`: "nonsense",
 	} {
 		if status, says := n.admin("POST", "backup", body, nil); status != 400 || !strings.Contains(says, want) {

@@ -13,7 +13,8 @@ import (
 
 // A taken port is one sentence that names it and what to do, and everything that was bound before it is free again.
 func TestATakenPortIsNamedAndNothingStaysBound(t *testing.T) {
-	for _, c := range []struct{ network, key string }{{"tcp", "listen.https"}, {"udp", "listen.dns"}, {"tcp", "listen.dns"}} {
+	for _, c := range []struct{ network, key string }{{"tcp", "listen.https"}, {"udp", "listen.dns"}, {
+		"tcp", "listen.dns"}} {
 		cfg := testConfig(t, t.TempDir())
 		var taken netip.AddrPort
 		for c.network == "tcp" && !taken.IsValid() {
@@ -22,7 +23,8 @@ func TestATakenPortIsNamedAndNothingStaysBound(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer l.Close()
-			if u, err := net.ListenPacket("udp", l.Addr().String()); err == nil { // DNS binds UDP first: nobody else may have that port
+			// DNS binds UDP first: nobody else may have that port
+			if u, err := net.ListenPacket("udp", l.Addr().String()); err == nil {
 				u.Close()
 				taken = l.Addr().(*net.TCPAddr).AddrPort()
 			}
@@ -41,7 +43,8 @@ func TestATakenPortIsNamedAndNothingStaysBound(t *testing.T) {
 			cfg.Listen.HTTPS = []netip.AddrPort{taken}
 		}
 		_, err := Open(cfg, Options{Log: testLog(t)})
-		if !errors.Is(err, syscall.EADDRINUSE) || !strings.Contains(err.Error(), fmt.Sprintf("%s: %s port %s is taken by another program", c.key, c.network, taken)) {
+		if !errors.Is(err, syscall.EADDRINUSE) || !strings.Contains(err.Error(),
+			fmt.Sprintf("%s: %s port %s is taken by another program", c.key, c.network, taken)) {
 			t.Errorf("got %v", err)
 		}
 		if there(cfg.Data) || there(cfg.Listen.Admin) {
@@ -50,7 +53,8 @@ func TestATakenPortIsNamedAndNothingStaysBound(t *testing.T) {
 	}
 	cfg := testConfig(t, t.TempDir())
 	cfg.Listen.HTTP = []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:8080")}
-	if _, err := Open(cfg, Options{}); err == nil || !strings.Contains(err.Error(), "listen.http: 192.0.2.1 is no address of this host") {
+	if _, err := Open(cfg, Options{}); err == nil ||
+		!strings.Contains(err.Error(), "listen.http: 192.0.2.1 is not an address of this host") {
 		t.Errorf("got %v", err)
 	}
 }

@@ -41,7 +41,8 @@ func (n *node) pusher() func(name string, img remote.Taggable) {
 	return func(name string, img remote.Taggable) {
 		n.t.Helper()
 		r, err := ref(n.t.(*testing.T), "registry.casemate.internal/"+name), error(nil)
-		opts := []remote.Option{remote.WithTransport(n.client.Transport), remote.WithAuth(&authn.Basic{Username: "ada", Password: "correct horse"})}
+		opts := []remote.Option{remote.WithTransport(n.client.Transport),
+			remote.WithAuth(&authn.Basic{Username: "ada", Password: "correct horse"})}
 		switch img := img.(type) {
 		case v1.ImageIndex:
 			err = remote.WriteIndex(r, img, opts...)
@@ -73,7 +74,7 @@ func imageFor(t *testing.T, arch string) v1.Image {
 	return img
 }
 
-// What a check says is what a client that is not changed in any way meets.
+// The result of a check is what an unmodified client gets.
 func TestCheckSaysWhatAClientMeets(t *testing.T) {
 	t.Parallel()
 	n := freshNode(t, setup.InitOptions{})
@@ -88,8 +89,10 @@ func TestCheckSaysWhatAClientMeets(t *testing.T) {
 	push("registry.k8s.io/pause:3.9", arm)
 	push("etcd:3.6", arm)
 	push("quay.io/both:1", mutate.AppendManifests(empty.Index,
-		mutate.IndexAddendum{Add: arm, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: "arm64", Variant: "v8"}}},
-		mutate.IndexAddendum{Add: imageFor(t, "amd64"), Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: "amd64"}}}))
+		mutate.IndexAddendum{Add: arm, Descriptor: v1.Descriptor{
+			Platform: &v1.Platform{OS: "linux", Architecture: "arm64", Variant: "v8"}}},
+		mutate.IndexAddendum{Add: imageFor(t, "amd64"),
+			Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: "amd64"}}}))
 	const url = "https://dl.k8s.io/kubelet"
 	n.must("PUT", "files?url="+url, "kubelet", nil)
 	n.storeUnpermitted("www.other.example") // as an import does
@@ -100,7 +103,9 @@ func TestCheckSaysWhatAClientMeets(t *testing.T) {
 	right := "sha256:" + hex.EncodeToString(sum[:])
 
 	image := func(repository, tag, digest string) content.CheckRequest {
-		return content.CheckRequest{Wanted: lists.Wanted{Images: []lists.Image{{Repository: repository, Tag: tag, Digest: digest}}}, Platforms: []string{"linux/arm64"}}
+		return content.CheckRequest{Wanted: lists.Wanted{
+			Images: []lists.Image{{Repository: repository, Tag: tag, Digest: digest}}},
+			Platforms: []string{"linux/arm64"}}
 	}
 	file := func(url, digest string) content.CheckRequest {
 		return content.CheckRequest{Wanted: lists.Wanted{Files: []lists.File{{URL: url, Digest: digest}}}}
@@ -131,19 +136,22 @@ func TestCheckSaysWhatAClientMeets(t *testing.T) {
 		switch {
 		case c.verdict == "" && (r.Here != 1 || len(r.Findings) != 0):
 			t.Errorf("%+v: %+v", c.req, r)
-		case c.verdict != "" && (len(r.Findings) != 1 || r.Findings[0].Verdict != c.verdict || !strings.Contains(fmt.Sprint(r.Findings[0]), c.says)):
+		case c.verdict != "" && (len(r.Findings) != 1 || r.Findings[0].Verdict != c.verdict ||
+			!strings.Contains(fmt.Sprint(r.Findings[0]), c.says)):
 			t.Errorf("%+v: %+v, want %s %q", c.req, r, c.verdict, c.says)
 		}
 	}
 	var refused content.Report
 	n.must("POST", "check", image("www.other.example/x", "1", ""), &refused)
-	if d := refused.Findings[0].Detail; !strings.Contains(d, "casemate ca rotate --permit other.example makes one that permits it, then casemate origin add www.other.example") {
+	if d := refused.Findings[0].Detail; !strings.Contains(d, "casemate ca rotate --permit other.example creates a "+
+		"root that permits it, then casemate origin add www.other.example") {
 		t.Errorf("what helps is not recommended: %s", d)
 	}
 	only := image("registry.k8s.io/pause", "3.10", "")
 	only.Platforms = []string{"linux/amd64"}
 	var r content.Report
-	if n.must("POST", "check", only, &r); len(r.Findings) != 1 || r.Findings[0].Verdict != content.VerdictPlatform || !slices.Equal(r.Findings[0].Platforms, []string{"linux/arm64"}) {
+	if n.must("POST", "check", only, &r); len(r.Findings) != 1 || r.Findings[0].Verdict != content.VerdictPlatform ||
+		!slices.Equal(r.Findings[0].Platforms, []string{"linux/arm64"}) {
 		t.Errorf("for another processor: %+v", r)
 	}
 	only.Platforms = []string{"amd64"}
@@ -165,12 +173,14 @@ func TestCheckIsBounded(t *testing.T) {
 	if r.Missing != 1001 {
 		t.Errorf("got %d of 1001", r.Missing)
 	}
-	if status, says := n.admin("POST", "check", `{"files":[`+strings.Repeat(" ", admin.MaxCheckBody), nil); status != 400 || !strings.Contains(says, "too large") {
+	if status, says := n.admin("POST", "check", `{"files":[`+strings.Repeat(" ", admin.MaxCheckBody),
+		nil); status != 400 || !strings.Contains(says, "too large") {
 		t.Errorf("got %d %s", status, says)
 	}
 }
 
-// An entry is solved when what was asked for is answered, whoever brought it, and open again when it is gone.
+// An entry is solved when the requested content is available, whatever brought it, and missing again when it is
+// deleted.
 func TestWhatWasMissedIsSolved(t *testing.T) {
 	t.Parallel()
 	n := freshNode(t, setup.InitOptions{Permit: []string{"bank.example"}})
@@ -191,15 +201,19 @@ func TestWhatWasMissedIsSolved(t *testing.T) {
 	const file, host = "https://dl.k8s.io/kubelet", "registry.bank.example"
 	client := netip.MustParseAddr("10.0.0.9")
 	names := [][2]string{
-		{missing.Image, "registry.k8s.io/pause:3.10"}, {missing.Image, "registry.k8s.io/pause@" + digest.String()}, {missing.Image, "registry.k8s.io/pause@" + layer.String()},
+		{missing.Image, "registry.k8s.io/pause:3.10"}, {missing.Image, "registry.k8s.io/pause@" + digest.String()}, {
+			missing.Image, "registry.k8s.io/pause@" + layer.String()},
 		{missing.Image, "registry.k8s.io/pause"}, {missing.Image, "pause:3.10"}, {missing.Image, "quay.io/x/etcd:1"},
 		{missing.File, file}, {missing.File, file + "?x=1"}, {missing.File, "/dl.k8s.io/kubelet"},
 		{missing.DNS, host}, {missing.TLS, host}, {missing.Host, host}, {missing.DNS, "a.apps.example"},
 	}
 	never := [][2]string{
-		{missing.Image, "registry.k8s.io/pause:3.11"}, {missing.Image, "registry.k8s.io/pause@sha256:" + strings.Repeat("0", 64)}, {missing.Image, "quay.io/none"},
-		{missing.Image, "NO NAME:?"}, {missing.Image, "../x@sha256:1"}, {missing.File, file + "2"}, {missing.File, "/nowhere"}, {missing.File, "?"},
-		{missing.DNS, "www.bank.example"}, {missing.TLS, "www.bank.example"}, {missing.Host, "?"}, {missing.DNS, `\000.`}, {"new kind", "x"},
+		{missing.Image, "registry.k8s.io/pause:3.11"}, {
+			missing.Image, "registry.k8s.io/pause@sha256:" + strings.Repeat("0", 64)}, {missing.Image, "quay.io/none"},
+		{missing.Image, "NO NAME:?"}, {missing.Image, "../x@sha256:1"}, {missing.File, file + "2"}, {
+			missing.File, "/nowhere"}, {missing.File, "?"},
+		{missing.DNS, "www.bank.example"}, {missing.TLS, "www.bank.example"}, {missing.Host, "?"}, {
+			missing.DNS, `\000.`}, {"new kind", "x"},
 	}
 	for _, e := range slices.Concat(names, never) {
 		n.book.Add(e[0], e[1], "", client)
@@ -246,7 +260,9 @@ func TestWhatWasMissedIsSolved(t *testing.T) {
 	n.book.Add(names[0][0], names[0][1], "", client) // the newest of all, and here
 	var st struct{ Misses []status.Miss }
 	n.must("GET", "status", nil, &st)
-	if len(st.Misses) != 10 || slices.ContainsFunc(st.Misses, func(m status.Miss) bool { return slices.Contains(names, [2]string{m.Kind, m.Name}) }) {
+	if len(st.Misses) != 10 || slices.ContainsFunc(st.Misses, func(m status.Miss) bool {
+		return slices.Contains(names, [2]string{m.Kind, m.Name})
+	}) {
 		t.Errorf("status shows %+v", st.Misses)
 	}
 
@@ -272,7 +288,7 @@ func TestWhatWasMissedIsSolved(t *testing.T) {
 	}
 }
 
-// The inventory has every blob that a name keeps, and is signed by one key for good, whichever node made it.
+// The inventory has every blob that a name refers to, and is always signed by the same key, whichever node made it.
 func TestInventory(t *testing.T) {
 	t.Parallel()
 	n := freshNode(t, setup.InitOptions{})
@@ -293,7 +309,8 @@ func TestInventory(t *testing.T) {
 		t.Fatal(err)
 	}
 	sum := sha256.Sum256([]byte("kubelet"))
-	if want := "sha256:" + hex.EncodeToString(sum[:]); inv.Domain != "casemate.internal" || !slices.ContainsFunc(inv.Blobs, func(b bundle.Blob) bool { return b.Digest == want && b.Size == 7 }) {
+	if want := "sha256:" + hex.EncodeToString(sum[:]); inv.Domain != "casemate.internal" ||
+		!slices.ContainsFunc(inv.Blobs, func(b bundle.Blob) bool { return b.Digest == want && b.Size == 7 }) {
 		t.Errorf("got %+v", inv)
 	}
 	sealed, err := n.tree.ReadFile("secrets/" + secret.Inventory)
@@ -301,17 +318,19 @@ func TestInventory(t *testing.T) {
 		t.Errorf("the key in the tree: %v", err)
 	}
 	seed, err := secret.ReadOrMake(context.Background(), n.tree, n.cluster, secret.Inventory)
-	if err != nil || bytes.Contains(sealed, seed) || !ed25519.NewKeyFromSeed(seed).Public().(ed25519.PublicKey).Equal(pub) {
+	if err != nil || bytes.Contains(sealed, seed) || !ed25519.NewKeyFromSeed(seed).Public().(ed25519.PublicKey).Equal(
+		pub) {
 		t.Errorf("the seed stands in the tree in the clear (%v)", err)
 	}
 	n.must("DELETE", "files?url=https://dl.k8s.io/kubelet", nil, nil)
 	n.must("GET", "inventory", nil, &doc)
-	if inv, _, err = bundle.ReadInventory([]byte(doc), nil); err != nil || slices.ContainsFunc(inv.Blobs, func(b bundle.Blob) bool { return b.Size == 7 }) {
+	if inv, _, err = bundle.ReadInventory([]byte(doc), nil); err != nil ||
+		slices.ContainsFunc(inv.Blobs, func(b bundle.Blob) bool { return b.Size == 7 }) {
 		t.Errorf("what nothing names may be collected and is promised: %+v, %v", inv, err)
 	}
 }
 
-// Nodes that make the key at once end with the one that was first.
+// Nodes that create the key concurrently all use the one that was committed first.
 func TestOneInventoryKey(t *testing.T) {
 	t.Parallel()
 	n := freshNode(t, setup.InitOptions{})
@@ -325,7 +344,7 @@ func TestOneInventoryKey(t *testing.T) {
 	}
 }
 
-// behind is the tree of a node that has not heard yet of what another one has written.
+// behind is the tree of a node that has not yet received another node's write.
 type behind struct{ *cluster.Tree }
 
 func (behind) Stat(name string) (fs.FileInfo, error) {
@@ -379,7 +398,8 @@ func BenchmarkMissing(b *testing.B) {
 	}
 	for b.Loop() {
 		entries, err := a.book.List()
-		if l := missing.Solve(entries, a.lookup.Answered(b.Context()), a.lookup.Enabling); err != nil || l[2*each-1].Solved || !l[2*each].Solved {
+		if l := missing.Solve(entries, a.lookup.Answered(b.Context()), a.lookup.Enabling); err != nil ||
+			l[2*each-1].Solved || !l[2*each].Solved {
 			b.Fatal("not half of the book is solved", err)
 		}
 	}

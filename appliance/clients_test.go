@@ -14,8 +14,8 @@ import (
 	"casemate/appliance/setup"
 )
 
-// What a strict client does with a node's chain: it takes the lists from where the certificates say and checks all of
-// it.
+// A strict client's verification of a node's chain: it fetches the revocation lists from the URLs in the certificates
+// and checks the whole chain.
 func TestAClientChecksTheWholeChain(t *testing.T) {
 	if _, err := exec.LookPath("openssl"); err != nil {
 		t.Skip("needs openssl")
@@ -23,7 +23,9 @@ func TestAClientChecksTheWholeChain(t *testing.T) {
 	cfg := testConfig(t, t.TempDir())
 	initNode(t, cfg, setup.InitOptions{})
 	n := serveNode(t, cfg)
-	conn, err := tls.Dial("tcp", n.Addrs().HTTPS[0].String(), &tls.Config{ServerName: "registry.k8s.io", RootCAs: n.client.Transport.(*http.Transport).TLSClientConfig.RootCAs})
+	conn, err := tls.Dial("tcp", n.Addrs().HTTPS[0].String(),
+		&tls.Config{ServerName: "registry.k8s.io",
+			RootCAs: n.client.Transport.(*http.Transport).TLSClientConfig.RootCAs})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -35,7 +37,8 @@ func TestAClientChecksTheWholeChain(t *testing.T) {
 			t.Fatalf("%s names the lists %v", c.Subject, c.CRLDistributionPoints)
 		}
 		resp, body := n.do("GET", c.CRLDistributionPoints[0], nil)
-		if _, err := x509.ParseRevocationList([]byte(body)); err != nil || resp.Header.Get("Content-Type") != "application/pkix-crl" {
+		if _, err := x509.ParseRevocationList([]byte(body)); err != nil ||
+			resp.Header.Get("Content-Type") != "application/pkix-crl" {
 			t.Fatalf("%s: %s: %v", c.CRLDistributionPoints[0], resp.Status, err)
 		}
 		lists = append(lists, pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: []byte(body)})...)
@@ -52,7 +55,8 @@ func TestAClientChecksTheWholeChain(t *testing.T) {
 		}
 		return name
 	}
-	out, err := exec.CommandContext(t.Context(), "openssl", "verify", "-x509_strict", "-crl_check_all", "-CAfile", file("roots.pem", n.Roots()),
+	out, err := exec.CommandContext(t.Context(), "openssl", "verify", "-x509_strict", "-crl_check_all", "-CAfile",
+		file("roots.pem", n.Roots()),
 		"-CRLfile", file("lists.pem", lists), "-untrusted", file("between.pem", between),
 		file("leaf.pem", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: chain[0].Raw}))).CombinedOutput()
 	if err != nil {
@@ -60,7 +64,7 @@ func TestAClientChecksTheWholeChain(t *testing.T) {
 	}
 }
 
-// What nodes ask beside what they want is no miss of this node's.
+// Additional requests that nodes make are not misses.
 func TestQuestionsBesideAreNoMisses(t *testing.T) {
 	cfg := testConfig(t, t.TempDir())
 	initNode(t, cfg, setup.InitOptions{})

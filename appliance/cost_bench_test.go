@@ -54,11 +54,12 @@ func TestBenchCost(t *testing.T) {
 	layer := blob("a layer")
 	var list []string
 	for i := range manifests {
-		list = append(list, blob(fmt.Sprintf(`{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json",`+
-			`"config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"%s","size":7},`+
-			`"layers":[{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":"%s","size":7}],`+
-			`"annotations":{"n":"%d","pad":"%s"}}`,
-			layer, layer, i, strings.Repeat("x", 1000))))
+		list = append(list,
+			blob(fmt.Sprintf(`{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json",`+
+				`"config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"%s","size":7},`+
+				`"layers":[{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":"%s","size":7}],`+
+				`"annotations":{"n":"%d","pad":"%s"}}`,
+				layer, layer, i, strings.Repeat("x", 1000))))
 	}
 	update := func(count int, edit func(b cluster.Batch, i int)) {
 		for from := 0; from < count; from += 2000 {

@@ -14,12 +14,13 @@ import (
 	"casemate/cluster"
 )
 
-// follow applies what changes in the tree, here or on another node, and publishes this node's addresses there.
+// follow applies changes of the tree, made here or on another node, and publishes this node's addresses there.
 func (a *Appliance) follow(ctx context.Context) error {
 	changes := make(chan struct{}, 1)
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	watches := []<-chan struct{}{a.dns.Needs(), a.cluster.Changes(ctx)} // who answers: DNS must not name the others
+	// health of the other nodes: DNS returns only healthy ones
+	watches := []<-chan struct{}{a.dns.Needs(), a.cluster.Changes(ctx)}
 	for _, dir := range []string{"settings", "origins", "nodes", content.RedirectsDir} {
 		watches = append(watches, a.tree.Watch(ctx, dir))
 	}
@@ -71,7 +72,7 @@ func (a *Appliance) follow(ctx context.Context) error {
 			return nil
 		case <-changes:
 		case <-a.dns.Changed():
-			if !failed { // what could not be applied is tried again with any change
+			if !failed { // a change that could not be applied is retried with the next change
 				refresh = a.dns.RefreshNames
 			}
 		case <-tick:
@@ -79,7 +80,7 @@ func (a *Appliance) follow(ctx context.Context) error {
 	}
 }
 
-// publishSelf writes this node's addresses where the other nodes read them, if they are not there.
+// publishSelf writes this node's addresses for the other nodes, if they differ.
 func (a *Appliance) publishSelf(ctx context.Context) error {
 	if addrs, err := nodes.Addrs(a.tree, a.cfg.Node); err == nil && slices.Equal(addrs, a.cfg.Advertise) {
 		return nil

@@ -52,7 +52,8 @@ func TestDamageIsShown(t *testing.T) {
 	n.must("GET", "inventory", nil, &inventory)
 	held := strings.Count(inventory, "sha256:")
 	s := status()
-	if held == 0 || len(s.Problems) != 0 || s.Scrub.Interval != (240*time.Hour).String() || metric("blobs_lost") != "0" {
+	if held == 0 || len(s.Problems) != 0 || s.Scrub.Interval != (240*time.Hour).String() ||
+		metric("blobs_lost") != "0" {
 		t.Fatalf("%d held, %+v", held, s)
 	}
 	hurt := 0

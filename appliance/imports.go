@@ -6,7 +6,7 @@ import (
 	"casemate/appliance/content"
 )
 
-// newImports makes the engine that imports into this node.
+// newImports creates the engine that imports into this node.
 func (a *Appliance) newImports() *content.Engine {
 	return content.New(content.Config{
 		Tree: a.tree.Patient(), Images: a.registry, Node: a.cfg.Node, Log: a.log.With("room", "content"),

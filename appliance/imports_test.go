@@ -56,10 +56,12 @@ func (s *stick) file(url, text string) *stick {
 func (s *stick) image(ref string, layer []byte) *stick {
 	const media = "application/vnd.oci.image.manifest.v1+json"
 	config := []byte(`{"architecture":"amd64","os":"linux"}`)
-	m := fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":%q,"size":%d},"layers":[{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":%q,"size":%d}]}`,
+	m := fmt.Sprintf(
+		`{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":%q,"size":%d},"layers":[{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":%q,"size":%d}]}`,
 		media, s.blob(config), len(config), s.blob(layer), len(layer))
 	repo, tag, _ := strings.Cut(ref, ":")
-	s.index.Images = append(s.index.Images, bundle.Image{Repository: repo, Tag: tag, Digest: s.blob([]byte(m)), MediaType: media, Size: int64(len(m))})
+	s.index.Images = append(s.index.Images, bundle.Image{Repository: repo, Tag: tag, Digest: s.blob([]byte(m)),
+		MediaType: media, Size: int64(len(m))})
 	return s
 }
 
@@ -118,16 +120,22 @@ func newNode(t testing.TB, opt setup.InitOptions) *node {
 func TestAnImportIsPulledByItsNames(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, setup.InitOptions{})
-	s := newStick(t).image("registry.k8s.io/pause:3.10", bytes.Repeat([]byte("layer "), 1000)).file("https://dl.k8s.io/v1/kubeadm", "kubeadm").
-		file("https://github.com/x/y/releases/download/v1/y", "y").file("https://new.k8s.io/f", "new").file("https://bank.example.com/f", "bank").
-		file("https://casemate.internal/f", "own").file("https://10.1.2.3/f", "address").file("https://get.rke2.io/", "removed")
+	s := newStick(t).image("registry.k8s.io/pause:3.10", bytes.Repeat([]byte("layer "), 1000)).file(
+		"https://dl.k8s.io/v1/kubeadm", "kubeadm").
+		file("https://github.com/x/y/releases/download/v1/y", "y").file("https://new.k8s.io/f", "new").file(
+		"https://bank.example.com/f", "bank").
+		file("https://casemate.internal/f", "own").file("https://10.1.2.3/f", "address").file("https://get.rke2.io/",
+		"removed")
 	n.must("DELETE", "origins/get.rke2.io", nil, nil)
 	r := n.mustImport(s.write("kubespray.tar", format.WriteOptions{})...)
-	if r.State != content.Imported || r.Name != "kubespray" || r.Images != 1 || r.Files != 7 || r.New != 8 || r.Node != "n1" || r.Signer != "" {
+	if r.State != content.Imported || r.Name != "kubespray" || r.Images != 1 || r.Files != 7 || r.New != 8 ||
+		r.Node != "n1" || r.Signer != "" {
 		t.Errorf("%+v", r)
 	}
-	if o := r.Origins; !slices.Equal(o.Enabled, []string{"new.k8s.io"}) || !slices.Equal(o.NotPermitted, []string{"bank.example.com"}) ||
-		!slices.Equal(o.Removed, []string{"get.rke2.io"}) || !slices.Equal(o.Refused, []string{"10.1.2.3", "casemate.internal"}) {
+	if o := r.Origins; !slices.Equal(o.Enabled, []string{"new.k8s.io"}) ||
+		!slices.Equal(o.NotPermitted, []string{"bank.example.com"}) ||
+		!slices.Equal(o.Removed, []string{"get.rke2.io"}) ||
+		!slices.Equal(o.Refused, []string{"10.1.2.3", "casemate.internal"}) {
 		t.Errorf("%+v", o)
 	}
 	for _, host := range []string{"new.k8s.io", "bank.example.com"} {
@@ -135,9 +143,10 @@ func TestAnImportIsPulledByItsNames(t *testing.T) {
 			t.Errorf("%s: %s", host, r.Message)
 		}
 	}
-	// All of it stands at one entry of the log: names, what makes a host an origin, the record.
+	// All of it is in one log entry: names, the records of the origins, the record of the import.
 	at := map[uint64]string{}
-	for _, name := range []string{"files/new.k8s.io/f?", "files/dl.k8s.io/v1/kubeadm?", "origins/new.k8s.io", "origins/bank.example.com", "imports/kubespray/record", "pki/state",
+	for _, name := range []string{"files/new.k8s.io/f?", "files/dl.k8s.io/v1/kubeadm?", "origins/new.k8s.io",
+		"origins/bank.example.com", "imports/kubespray/record", "pki/state",
 		"registry/repositories/registry.k8s.io/pause/_manifests/tags/3.10/current/link"} {
 		info, err := n.tree.Stat(name)
 		if err != nil {
@@ -149,7 +158,8 @@ func TestAnImportIsPulledByItsNames(t *testing.T) {
 		t.Errorf("at several entries: %v", at)
 	}
 	// A client with nothing but the resolver and the root: the new origin is in DNS and has a certificate.
-	for url, want := range map[string]string{"https://dl.k8s.io/v1/kubeadm": "kubeadm", "https://new.k8s.io/f": "new", "https://github.com/x/y/releases/download/v1/y": "y"} {
+	for url, want := range map[string]string{"https://dl.k8s.io/v1/kubeadm": "kubeadm", "https://new.k8s.io/f": "new",
+		"https://github.com/x/y/releases/download/v1/y": "y"} {
 		if resp, got := n.do("GET", url, nil); resp.StatusCode != 200 || got != want {
 			t.Errorf("%s: %s %q", url, resp.Status, got)
 		}
@@ -163,7 +173,9 @@ func TestAnImportIsPulledByItsNames(t *testing.T) {
 		Warnings []string
 	}
 	n.must("GET", "status", nil, &st)
-	if st.Imports.Complete != 1 || !slices.ContainsFunc(st.Warnings, func(w string) bool { return strings.Contains(w, "bank.example.com") }) {
+	if st.Imports.Complete != 1 || !slices.ContainsFunc(st.Warnings, func(w string) bool {
+		return strings.Contains(w, "bank.example.com")
+	}) {
 		t.Errorf("%+v", st)
 	}
 	var list []content.Import
@@ -176,7 +188,8 @@ func TestAnImportIsPulledByItsNames(t *testing.T) {
 	if len(d.Names) != 8 || !d.Intact {
 		t.Errorf("%+v", d)
 	}
-	if _, metrics := n.do("GET", "http://casemate.internal/metrics", nil); !strings.Contains(metrics, `casemate_imports{state="imported"} 1`) || !strings.Contains(metrics, "casemate_import_bytes_total") {
+	if _, metrics := n.do("GET", "http://casemate.internal/metrics", nil); !strings.Contains(metrics,
+		`casemate_imports{state="imported"} 1`) || !strings.Contains(metrics, "casemate_import_bytes_total") {
 		t.Error("no metrics")
 	}
 	var gone content.Removed
@@ -187,7 +200,8 @@ func TestAnImportIsPulledByItsNames(t *testing.T) {
 	if resp, _ := n.do("GET", "https://dl.k8s.io/v1/kubeadm", nil); resp.StatusCode != 404 {
 		t.Error(resp.Status)
 	}
-	if status, text := n.admin("GET", "imports/kubespray", nil, nil); status != 404 || !strings.Contains(text, "no import kubespray") {
+	if status, text := n.admin("GET", "imports/kubespray", nil, nil); status != 404 ||
+		!strings.Contains(text, "no import kubespray") {
 		t.Error(status, text)
 	}
 }
@@ -234,7 +248,8 @@ func TestAClientSeesAnImportWholeOrNotAtAll(t *testing.T) {
 func TestPartsOverDays(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, setup.InitOptions{})
-	s := newStick(t).file("https://dl.k8s.io/small", "small").image("quay.io/a/b:1", bytes.Repeat([]byte("0123456789abcdef"), 40<<10))
+	s := newStick(t).file("https://dl.k8s.io/small", "small").image("quay.io/a/b:1",
+		bytes.Repeat([]byte("0123456789abcdef"), 40<<10))
 	files := s.write("b.tar", format.WriteOptions{Split: 256 << 10})
 	if len(files) < 3 {
 		t.Fatal(files)
@@ -242,7 +257,8 @@ func TestPartsOverDays(t *testing.T) {
 	last := files[len(files)-1]
 	for i, f := range slices.Backward(files[:len(files)-1]) {
 		r := n.mustImport(f)
-		if r.State != content.Incomplete || r.Name != "b" || !strings.HasPrefix(r.Message, fmt.Sprintf("part %d of %d is in; missing: ", i+1, len(files))) {
+		if r.State != content.Incomplete || r.Name != "b" ||
+			!strings.HasPrefix(r.Message, fmt.Sprintf("part %d of %d is in; missing: ", i+1, len(files))) {
 			t.Errorf("%+v", r)
 		}
 		n.must("POST", "gc?now=true", nil, nil)
@@ -255,7 +271,9 @@ func TestPartsOverDays(t *testing.T) {
 		Warnings []string
 	}
 	n.must("GET", "status", nil, &st)
-	if st.Imports.Incomplete != 1 || !slices.ContainsFunc(st.Warnings, func(w string) bool { return strings.Contains(w, "import b is not complete") }) {
+	if st.Imports.Incomplete != 1 || !slices.ContainsFunc(st.Warnings, func(w string) bool {
+		return strings.Contains(w, "import b is incomplete")
+	}) {
 		t.Errorf("%+v", st)
 	}
 	n.stop()
@@ -268,7 +286,8 @@ func TestPartsOverDays(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 	n.must("POST", "gc?now=true", nil, nil)
-	if resp, got := n.do("GET", "https://quay.io/v2/a/b/blobs/"+s.blob(bytes.Repeat([]byte("0123456789abcdef"), 40<<10)), nil); resp.StatusCode != 200 || len(got) != 640<<10 {
+	if resp, got := n.do("GET", "https://quay.io/v2/a/b/blobs/"+
+		s.blob(bytes.Repeat([]byte("0123456789abcdef"), 40<<10)), nil); resp.StatusCode != 200 || len(got) != 640<<10 {
 		t.Error(resp.Status)
 	}
 }
@@ -279,7 +298,8 @@ func TestSignaturesAreRequired(t *testing.T) {
 	pub, key, _ := signing.GenerateKey()
 	other, otherKey, _ := signing.GenerateKey()
 	s := newStick(t).file("https://dl.k8s.io/f", "f")
-	plain, signed, foreign := s.write("plain.tar", format.WriteOptions{}), s.write("signed.tar", format.WriteOptions{Key: key}), s.write("foreign.tar", format.WriteOptions{Key: otherKey})
+	plain, signed, foreign := s.write("plain.tar", format.WriteOptions{}),
+		s.write("signed.tar", format.WriteOptions{Key: key}), s.write("foreign.tar", format.WriteOptions{Key: otherKey})
 	dir := t.TempDir()
 	if err := os.MkdirAll(filepath.Join(dir, "dl.k8s.io"), 0o755); err != nil {
 		t.Fatal(err)
@@ -310,14 +330,15 @@ func TestSignaturesAreRequired(t *testing.T) {
 	refused("", handover.Request{Keys: name(other)}, foreign...)
 	refused("is not a bundle", handover.Request{}, dir)
 	n.must("PUT", "settings/import.require_signature", map[string]string{"value": "off"}, nil)
-	refused("none of import.keys", handover.Request{}, foreign...)
+	refused("not one of import.keys", handover.Request{}, foreign...)
 	refused("", handover.Request{Keys: name(other)}, signed...)
 	n.must("PUT", "settings/import.require_signature", map[string]string{"value": "on"}, nil)
 	r, err := n.runImport(handover.Request{Keys: name(other, pub)}, signed...)
 	if err != nil || r.Signer != signing.KeyName(pub) {
 		t.Errorf("%+v %v", r, err)
 	}
-	if status, text := n.admin("PUT", "settings/import.keys", map[string]string{"value": "nonsense"}, nil); status != 400 {
+	if status, text := n.admin("PUT", "settings/import.keys", map[string]string{"value": "nonsense"},
+		nil); status != 400 {
 		t.Error(status, text)
 	}
 }
@@ -326,7 +347,8 @@ func TestADirectoryIsImported(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, setup.InitOptions{})
 	dir := filepath.Join(t.TempDir(), "Mirror")
-	for name, text := range map[string]string{"deb.k8s.io/dists/stable/InRelease": "signed", "deb.k8s.io/pool/a.deb": strings.Repeat("deb", 1000), "dl.k8s.io/v1/x": "x"} {
+	for name, text := range map[string]string{"deb.k8s.io/dists/stable/InRelease": "signed",
+		"deb.k8s.io/pool/a.deb": strings.Repeat("deb", 1000), "dl.k8s.io/v1/x": "x"} {
 		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -335,7 +357,8 @@ func TestADirectoryIsImported(t *testing.T) {
 		}
 	}
 	plan, err := n.runImport(handover.Request{DryRun: true}, dir)
-	if err != nil || plan.State != content.Planned || plan.New != 3 || len(plan.Changes) != 3 || plan.Need == 0 || !slices.Equal(plan.Origins.Enabled, []string{"deb.k8s.io"}) {
+	if err != nil || plan.State != content.Planned || plan.New != 3 || len(plan.Changes) != 3 || plan.Need == 0 ||
+		!slices.Equal(plan.Origins.Enabled, []string{"deb.k8s.io"}) {
 		t.Errorf("%+v %v", plan, err)
 	}
 	var list []content.Import
@@ -346,7 +369,8 @@ func TestADirectoryIsImported(t *testing.T) {
 	if r.State != content.Imported || r.Name != "mirror" || r.Kind != bundle.KindTree || r.ID != plan.ID {
 		t.Errorf("%+v", r)
 	}
-	if resp, got := n.do("GET", "https://deb.k8s.io/pool/a.deb", nil); resp.StatusCode != 200 || got != strings.Repeat("deb", 1000) {
+	if resp, got := n.do("GET", "https://deb.k8s.io/pool/a.deb", nil); resp.StatusCode != 200 ||
+		got != strings.Repeat("deb", 1000) {
 		t.Error(resp.Status)
 	}
 	if r := n.mustImport(dir); r.State != content.Unchanged {
@@ -355,10 +379,13 @@ func TestADirectoryIsImported(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "dl.k8s.io/v1/x"), []byte("y"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if plan, err = n.runImport(handover.Request{DryRun: true}, dir); err != nil || plan.Changed != 1 || plan.Unchanged != 2 {
+	if plan, err = n.runImport(handover.Request{DryRun: true}, dir); err != nil || plan.Changed != 1 ||
+		plan.Unchanged != 2 {
 		t.Errorf("%+v %v", plan, err)
 	}
-	if i := slices.IndexFunc(plan.Changes, func(c content.Change) bool { return c.What == content.ChangeOther }); i < 0 || plan.Changes[i].From == plan.Changes[i].To || plan.Changes[i].From == "" {
+	if i := slices.IndexFunc(plan.Changes, func(c content.Change) bool {
+		return c.What == content.ChangeOther
+	}); i < 0 || plan.Changes[i].From == plan.Changes[i].To || plan.Changes[i].From == "" {
 		t.Errorf("%+v", plan.Changes)
 	}
 	if r := n.mustImport(dir); r.Name != "mirror-2" || r.Changed != 1 {
@@ -411,7 +438,8 @@ func TestImportsThatAreNoneAreRefused(t *testing.T) {
 			t.Errorf("%+v: %v", c.req, err)
 		}
 	}
-	if status, text := n.admin("POST", "imports", "", nil); status != http.StatusUpgradeRequired || !strings.Contains(text, "casemate import") {
+	if status, text := n.admin("POST", "imports", "", nil); status != http.StatusUpgradeRequired ||
+		!strings.Contains(text, "casemate import") {
 		t.Error(status, text)
 	}
 	if status, text := n.admin("DELETE", "imports/nothing", nil, nil); status != 404 {
@@ -419,23 +447,28 @@ func TestImportsThatAreNoneAreRefused(t *testing.T) {
 	}
 	n.mustImport(path)
 	other := newStick(t).file("https://dl.k8s.io/g", "g").write("b.tar", format.WriteOptions{})[0]
-	if _, err := n.runImport(handover.Request{Name: "b"}, other); importStatus(err) != 409 || !strings.Contains(err.Error(), "--name") {
+	if _, err := n.runImport(handover.Request{Name: "b"}, other); importStatus(err) != 409 ||
+		!strings.Contains(err.Error(), "--name") {
 		t.Error(err)
 	}
 }
 
-// TestAnImportMeetsAnotherChange: what is enabled changes between the plan and the batch, so both are made again.
+// TestAnImportMeetsAnotherChange: the enabled names change between the plan and the batch, so both are made again.
 func TestAnImportMeetsAnotherChange(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, setup.InitOptions{})
 	tries := 0
-	err := n.changes.PublishImport(t.Context(), []content.Host{{Name: "new.k8s.io"}, {Name: "other.k8s.io", Registry: true}}, func(b cluster.Batch, o content.Origins) error {
+	err := n.changes.PublishImport(t.Context(), []content.Host{{Name: "new.k8s.io"}, {
+		Name: "other.k8s.io", Registry: true}}, func(b cluster.Batch, o content.Origins) error {
 		if tries++; tries == 1 {
 			data, err := origin.Record(origin.Origin{Host: "new.k8s.io", Aliases: []string{"alias.k8s.io"}})
 			if err != nil {
 				return err
 			}
-			if err := n.tree.Update(t.Context(), func(b cluster.Batch) error { b.Put("origins/new.k8s.io", data); return nil }); err != nil {
+			if err := n.tree.Update(t.Context(), func(b cluster.Batch) error {
+				b.Put("origins/new.k8s.io", data)
+				return nil
+			}); err != nil {
 				return err
 			}
 		}
@@ -466,7 +499,8 @@ func TestAStopEndsAnImport(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer w.Close()
-	data, err := os.ReadFile(newStick(t).file("https://dl.k8s.io/f", strings.Repeat("f", 5000)).write("b.tar", format.WriteOptions{})[0])
+	data, err := os.ReadFile(newStick(t).file("https://dl.k8s.io/f", strings.Repeat("f", 5000)).write("b.tar",
+		format.WriteOptions{})[0])
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -477,7 +511,8 @@ func TestAStopEndsAnImport(t *testing.T) {
 	go func() {
 		conn, err := net.Dial("unix", n.Addrs().Admin)
 		if err == nil {
-			_, err = handover.Run(context.Background(), conn, handover.Request{}, []string{fmt.Sprintf("/proc/self/fd/%d", r.Fd())}, nil)
+			_, err = handover.Run(context.Background(), conn, handover.Request{},
+				[]string{fmt.Sprintf("/proc/self/fd/%d", r.Fd())}, nil)
 		}
 		failed <- err
 	}()

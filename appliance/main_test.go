@@ -27,8 +27,8 @@ import (
 	"casemate/dnssrv/process"
 )
 
-// Each of distribution's handlers.App has one goroutine that it has no way to end; it waits for events that nobody
-// sends.
+// Each of distribution's handlers.App has one goroutine that cannot be stopped; it waits for events that are never
+// sent.
 func TestMain(m *testing.M) {
 	startDNS = dnsHere
 	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/docker/go-events.(*Broadcaster).run"))
@@ -97,7 +97,7 @@ func testConfig(t testing.TB, dir string) config.Config {
 	return cfg
 }
 
-// node is a running appliance, with the eyes of a client that has its resolver and its root and nothing else.
+// node is a running appliance, seen by a client with only its resolver and its root.
 type node struct {
 	*Appliance
 	t      testing.TB
@@ -154,7 +154,8 @@ func serveNodeWith(t testing.TB, cfg config.Config, opt Options, tune ...func(*A
 		t.Fatal("no roots")
 	}
 	n.client = &http.Client{
-		Transport:     &http.Transport{DialContext: n.dial, TLSClientConfig: &tls.Config{RootCAs: roots}, MaxIdleConnsPerHost: 4},
+		Transport: &http.Transport{DialContext: n.dial, TLSClientConfig: &tls.Config{RootCAs: roots},
+			MaxIdleConnsPerHost: 4},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	t.Cleanup(n.stop)
@@ -233,9 +234,10 @@ func (n *node) admin(method, path string, in, out any) (int, string) {
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	c := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "unix", n.Addrs().Admin)
-	}}}
+	c := &http.Client{Transport: &http.Transport{DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", n.Addrs().Admin)
+		}}}
 	resp, err := c.Do(r)
 	if err != nil {
 		n.t.Fatalf("admin %s %s: %v", method, path, err)
@@ -262,7 +264,7 @@ func (n *node) admin(method, path string, in, out any) (int, string) {
 	return resp.StatusCode, ""
 }
 
-// must is admin for what has to work.
+// must is admin for requests that must succeed.
 func (n *node) must(method, path string, in, out any) {
 	n.t.Helper()
 	if status, sentence := n.admin(method, path, in, out); status >= 300 {

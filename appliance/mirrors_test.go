@@ -26,19 +26,21 @@ func TestMirrorsByTheAdminAPI(t *testing.T) {
 	}
 	for path, want := range map[string]string{
 		"mirrors?for=rkt": `got "rkt"`, "mirrors": `got ""`, "kubespray?mode=x": `must be dns or mirror, got "x"`,
-		"kubespray?mode=mirror&version=v9.9.9": `no Kubespray "v9.9.9" is known`,
+		"kubespray?mode=mirror&version=v9.9.9": `Kubespray "v9.9.9" is not known`,
 	} {
-		if status, sentence := n.admin("GET", path, nil, nil); status != http.StatusBadRequest || !strings.Contains(sentence, want) {
+		if status, sentence := n.admin("GET", path, nil, nil); status != http.StatusBadRequest ||
+			!strings.Contains(sentence, want) {
 			t.Errorf("%s: %d %s", path, status, sentence)
 		}
 	}
-	if status, sentence := n.admin("POST", "kubespray?mode=dns", `{"release":"v2\n"}`, nil); status != http.StatusBadRequest {
+	if status, sentence := n.admin("POST", "kubespray?mode=dns", `{"release":"v2\n"}`,
+		nil); status != http.StatusBadRequest {
 		t.Errorf("a hostile release: %d %s", status, sentence)
 	}
 }
 
-// TestUnlistedRegistriesAreMisses: what the catch-alls of mirror configurations ask for is a quick miss that the missing
-// book has.
+// TestUnlistedRegistriesAreMisses: what the catch-alls of mirror configurations ask for is a quick miss that the
+// missing book has.
 func TestUnlistedRegistriesAreMisses(t *testing.T) {
 	t.Parallel()
 	n := freshNode(t, setup.InitOptions{})
@@ -47,12 +49,15 @@ func TestUnlistedRegistriesAreMisses(t *testing.T) {
 		"/v2/unlisted.invalid/team/app/manifests/2":       "unlisted.invalid/team/app:2",
 		"/v2/library/nginx/manifests/3?ns=harbor.corp:80": "harbor.corp/library/nginx:3",
 	} {
-		if resp, text := n.do("GET", "https://n1.casemate.internal"+path, nil); resp.StatusCode != 404 || !strings.Contains(text, "_UNKNOWN") {
+		if resp, text := n.do("GET", "https://n1.casemate.internal"+path, nil); resp.StatusCode != 404 ||
+			!strings.Contains(text, "_UNKNOWN") {
 			t.Errorf("%s: %s %s", path, resp.Status, text)
 		}
 		var book []struct{ Kind, Name string }
 		n.must("GET", "missing", nil, &book)
-		if !slices.ContainsFunc(book, func(m struct{ Kind, Name string }) bool { return m.Kind == "image" && m.Name == name }) {
+		if !slices.ContainsFunc(book, func(m struct{ Kind, Name string }) bool {
+			return m.Kind == "image" && m.Name == name
+		}) {
 			t.Errorf("%s is not in the book: %+v", name, book)
 		}
 	}
@@ -65,14 +70,17 @@ func TestFileOriginsAreNoRegistries(t *testing.T) {
 	for _, host := range []string{"empty.k8s.io", "files.k8s.io", "images.k8s.io", "both.k8s.io"} {
 		n.must("PUT", "origins/"+host, nil, nil)
 	}
-	n.mustImport(newStick(t).file("https://files.k8s.io/f", "f").file("https://both.k8s.io/f", "f").image("both.k8s.io/a/b:1", []byte("layer")).
-		image("images.k8s.io/a/b:1", []byte("layer")).image("storage.googleapis.com/a/b:1", []byte("layer")).write("b.tar", format.WriteOptions{})...)
+	n.mustImport(newStick(t).file("https://files.k8s.io/f", "f").file("https://both.k8s.io/f", "f").image(
+		"both.k8s.io/a/b:1", []byte("layer")).
+		image("images.k8s.io/a/b:1", []byte("layer")).image("storage.googleapis.com/a/b:1", []byte("layer")).write(
+		"b.tar", format.WriteOptions{})...)
 	s, err := n.site()
 	if err != nil {
 		t.Fatal(err)
 	}
-	for host, want := range map[string]bool{"empty.k8s.io": true, "files.k8s.io": false, "images.k8s.io": true, "both.k8s.io": true,
-		"quay.io": true, "github.com": false, "storage.googleapis.com": true} {
+	for host, want := range map[string]bool{"empty.k8s.io": true, "files.k8s.io": false, "images.k8s.io": true,
+		"both.k8s.io": true,
+		"quay.io":     true, "github.com": false, "storage.googleapis.com": true} {
 		if got := slices.Contains(s.Registries(), host); got != want {
 			t.Errorf("%s is a registry: %v, want %v", host, got, want)
 		}
@@ -83,12 +91,14 @@ func TestFileOriginsAreNoRegistries(t *testing.T) {
 	for _, f := range c.Files {
 		paths[f.Path] = true
 	}
-	for path, want := range map[string]bool{"images.k8s.io": true, "files.k8s.io": false, "_default": true, "harbor.corp.example:8443": true} {
+	for path, want := range map[string]bool{"images.k8s.io": true, "files.k8s.io": false, "_default": true,
+		"harbor.corp.example:8443": true} {
 		if got := paths["/etc/containerd/certs.d/"+path+"/hosts.toml"]; got != want {
 			t.Errorf("%s: %v, want %v", path, got, want)
 		}
 	}
-	if status, sentence := n.admin("GET", "mirrors?for=containerd&own=quay.io", nil, nil); status != http.StatusBadRequest || !strings.Contains(sentence, "is an origin of the bastions") {
+	if status, sentence := n.admin("GET", "mirrors?for=containerd&own=quay.io", nil,
+		nil); status != http.StatusBadRequest || !strings.Contains(sentence, "is an origin that the bastions serve") {
 		t.Errorf("%d %s", status, sentence)
 	}
 }
@@ -107,7 +117,8 @@ func TestKubesprayAsksTheBastions(t *testing.T) {
 	}
 	for _, dir := range dirs {
 		t.Run(dir, func(t *testing.T) {
-			n := freshNode(t, setup.InitOptions{Set: map[string]string{"origins": "default files.example"}, Permit: []string{"files.example"}})
+			n := freshNode(t, setup.InitOptions{Set: map[string]string{"origins": "default files.example"},
+				Permit: []string{"files.example"}})
 			release, err := kubespray.ReadUpstream(os.DirFS(dir))
 			if err != nil {
 				t.Fatal(err)
@@ -154,7 +165,8 @@ func TestKubesprayAsksTheBastions(t *testing.T) {
 				// whom it means.
 				for _, url := range []string{
 					fmt.Sprintf("https://registry.casemate.internal/v2/%s/manifests/%s", repository, i.Tag),
-					fmt.Sprintf("https://n1.casemate.internal/v2/%s/manifests/%s?ns=registry.casemate.internal", repository, i.Tag),
+					fmt.Sprintf("https://n1.casemate.internal/v2/%s/manifests/%s?ns=registry.casemate.internal",
+						repository, i.Tag),
 				} {
 					if resp, body := n.do("GET", url, nil); resp.StatusCode != 404 {
 						t.Errorf("%s: %s %s", url, resp.Status, body)
@@ -191,7 +203,8 @@ func TestKubesprayAsksTheBastions(t *testing.T) {
 				if !maps.Equal(known.Images, release.Images) {
 					t.Errorf("known are %q, the checkout says %q", known.Images, release.Images)
 				}
-				if known.MirrorCA != release.MirrorCA || known.MirrorServer != release.MirrorServer || known.CiliumCLI != release.CiliumCLI || known.CiliumChart != release.CiliumChart {
+				if known.MirrorCA != release.MirrorCA || known.MirrorServer != release.MirrorServer ||
+					known.CiliumCLI != release.CiliumCLI || known.CiliumChart != release.CiliumChart {
 					t.Errorf("known %+v, the checkout says %+v", known, release)
 				}
 			}

@@ -13,13 +13,13 @@ import (
 	"casemate/appliance/routing"
 )
 
-// missed enters a request that was answered with "not here" in the missing book.
+// missed records a miss in the missing book.
 func (a *Appliance) missed(r *http.Request, kind, name, detail string) {
 	q := missing.Question{
 		Kind: kind, Name: name, Detail: detail, Client: clientconn.AddrOf(r),
 		Method: r.Method, Agent: r.UserAgent(), Accept: strings.Join(r.Header.Values("Accept"), ","),
 	}
-	if kind != missing.File { // which nobody needs a password to read, so whoever is named there may be anybody
+	if kind != missing.File { // files are public, so an unverified user name may be anything
 		q.User = a.registry.Reader(r)
 	}
 	a.note(q)
@@ -31,7 +31,7 @@ func (a *Appliance) miss(kind, name, detail string, client netip.Addr) {
 
 func (a *Appliance) note(q missing.Question) { a.metrics.Miss(q.Kind, a.book.Note(q)) }
 
-// missFacts is what the missing book asks.
+// missFacts implements missing.Facts.
 type missFacts struct {
 	a    *Appliance
 	host string // the first label of this host's own name

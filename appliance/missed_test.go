@@ -13,8 +13,8 @@ import (
 	"casemate/appliance/status"
 )
 
-// What clients ask to find out, and what search lists make of names, is not what somebody forgot: it is in no list, and
-// counted with its reason.
+// Probes, and names expanded by search lists, are not misses: they are not in the list, and are counted with their
+// reason.
 func TestNoiseIsNotMissing(t *testing.T) {
 	t.Parallel()
 	n := freshNode(t, setup.InitOptions{})
@@ -35,26 +35,41 @@ func TestNoiseIsNotMissing(t *testing.T) {
 	}
 	ask("HEAD", "https://quay.io/v2/a/needed/manifests/1", "containerd/2.1.0", "image quay.io/a/needed:1", "")
 	ask("GET", "https://quay.io/v2/a/needed/manifests/1", "containerd/2.1.0", "", "")
-	ask("HEAD", "https://quay.io/v2/a/looked/manifests/1", "crane/0.20 go-containerregistry/0.20", "image quay.io/a/looked:1", missing.HeadProbe)
-	ask("GET", "https://quay.io/v2/a/b/manifests/sha256-"+hex+".sig", "cosign/v2.4.1", "image quay.io/a/b:sha256-"+hex+".sig", missing.SignatureProbe)
-	ask("GET", "https://quay.io/v2/a/b/manifests/sha256-"+hex, "cosign/v3.0.0", "image quay.io/a/b:sha256-"+hex, missing.SignatureProbe)
+	ask("HEAD", "https://quay.io/v2/a/looked/manifests/1", "crane/0.20 go-containerregistry/0.20",
+		"image quay.io/a/looked:1", missing.HeadProbe)
+	ask("GET", "https://quay.io/v2/a/b/manifests/sha256-"+hex+".sig", "cosign/v2.4.1", "image quay.io/a/b:sha256-"+hex+
+		".sig", missing.SignatureProbe)
+	ask("GET", "https://quay.io/v2/a/b/manifests/sha256-"+hex, "cosign/v3.0.0", "image quay.io/a/b:sha256-"+hex,
+		missing.SignatureProbe)
 	ask("HEAD", "https://quay.io/v2/a/b/blobs/sha256:"+hex, "skopeo/1.18", "", "") // as a push begins: not even noise
-	ask("GET", "https://docker.io/v1/search?q=nginx", "Docker-Client/27", "file https://docker.io/v1/search?q=nginx", missing.RegistryProbe)
-	ask("GET", "https://index.docker.io/v1/_ping", "docker/20", "file https://docker.io/v1/_ping", missing.RegistryProbe)
-	ask("GET", "https://ghcr.io/charts/index.yaml", "Helm/3.18.4", "file https://ghcr.io/charts/index.yaml", missing.RegistryProbe)
+	ask("GET", "https://docker.io/v1/search?q=nginx", "Docker-Client/27", "file https://docker.io/v1/search?q=nginx",
+		missing.RegistryProbe)
+	ask("GET", "https://index.docker.io/v1/_ping", "docker/20", "file https://docker.io/v1/_ping",
+		missing.RegistryProbe)
+	ask("GET", "https://ghcr.io/charts/index.yaml", "Helm/3.18.4", "file https://ghcr.io/charts/index.yaml",
+		missing.RegistryProbe)
 	ask("GET", "https://charts.jetstack.io/index.yaml", "Helm/3.18.4", "file https://charts.jetstack.io/index.yaml", "")
-	ask("GET", "https://dl.k8s.io/release/v9.9.9/bin/linux/amd64/kubeadm", "ansible-httpget", "file https://dl.k8s.io/release/v9.9.9/bin/linux/amd64/kubeadm", "")
-	ask("HEAD", "https://dl.k8s.io/release/v9.9.8/bin/linux/amd64/kubeadm", "curl/8.5.0", "file https://dl.k8s.io/release/v9.9.8/bin/linux/amd64/kubeadm", missing.HeadProbe)
-	ask("GET", "https://dl.k8s.io/favicon.ico", "Mozilla/5.0", "file https://dl.k8s.io/favicon.ico", missing.BrowserProbe)
+	ask("GET", "https://dl.k8s.io/release/v9.9.9/bin/linux/amd64/kubeadm", "ansible-httpget",
+		"file https://dl.k8s.io/release/v9.9.9/bin/linux/amd64/kubeadm", "")
+	ask("HEAD", "https://dl.k8s.io/release/v9.9.8/bin/linux/amd64/kubeadm", "curl/8.5.0",
+		"file https://dl.k8s.io/release/v9.9.8/bin/linux/amd64/kubeadm", missing.HeadProbe)
+	ask("GET", "https://dl.k8s.io/favicon.ico", "Mozilla/5.0", "file https://dl.k8s.io/favicon.ico",
+		missing.BrowserProbe)
 	ask("GET", "https://files.casemate.internal/robots.txt", "Mozilla/5.0", "file /robots.txt", missing.BrowserProbe)
 	ask("GET", ubuntu+"Release.gpg", "Debian APT-HTTP/1.3", "file "+ubuntu+"Release.gpg", missing.OtherForm)
-	ask("GET", ubuntu+"main/binary-amd64/by-hash/SHA256/"+hex, "Debian APT-HTTP/1.3", "file "+ubuntu+"main/binary-amd64/by-hash/SHA256/"+hex, missing.OtherForm)
-	ask("GET", ubuntu+"main/i18n/Translation-en.xz", "Debian APT-HTTP/1.3", "file "+ubuntu+"main/i18n/Translation-en.xz", missing.OptionalIndex)
-	ask("GET", ubuntu+"main/binary-amd64/Packages.xz", "Debian APT-HTTP/1.3", "file "+ubuntu+"main/binary-amd64/Packages.xz", "")
-	ask("GET", ubuntu+"main/binary-amd64/Packages.gz", "Debian APT-HTTP/1.3", "file "+ubuntu+"main/binary-amd64/Packages.gz", missing.OtherForm)
-	ask("GET", "https://github.com/x/y/objects/info/alternates", "git/2.43", "file https://github.com/x/y/objects/info/alternates", missing.GitProbe)
+	ask("GET", ubuntu+"main/binary-amd64/by-hash/SHA256/"+hex, "Debian APT-HTTP/1.3", "file "+ubuntu+
+		"main/binary-amd64/by-hash/SHA256/"+hex, missing.OtherForm)
+	ask("GET", ubuntu+"main/i18n/Translation-en.xz", "Debian APT-HTTP/1.3", "file "+ubuntu+
+		"main/i18n/Translation-en.xz", missing.OptionalIndex)
+	ask("GET", ubuntu+"main/binary-amd64/Packages.xz", "Debian APT-HTTP/1.3", "file "+ubuntu+
+		"main/binary-amd64/Packages.xz", "")
+	ask("GET", ubuntu+"main/binary-amd64/Packages.gz", "Debian APT-HTTP/1.3", "file "+ubuntu+
+		"main/binary-amd64/Packages.gz", missing.OtherForm)
+	ask("GET", "https://github.com/x/y/objects/info/alternates", "git/2.43",
+		"file https://github.com/x/y/objects/info/alternates", missing.GitProbe)
 	for name, reason := range map[string]string{
-		"www.nowhere.example": "", "quay.io.svc.cluster.local": missing.SearchList, "quay.io.lab.example": missing.SearchList,
+		"www.nowhere.example": "", "quay.io.svc.cluster.local": missing.SearchList,
+		"quay.io.lab.example":          missing.SearchList,
 		"git.bank.example.lab.example": missing.SearchList, "node1.default.svc.cluster.local": missing.ClusterInternal,
 		"node1": missing.SingleLabel, "node1.lab.example": missing.SearchList, "n1.lab.example": missing.HostName,
 	} {
@@ -108,7 +123,8 @@ func TestNoiseIsNotMissing(t *testing.T) {
 	}
 	_, metrics := n.do("GET", "https://n1.casemate.internal/metrics", nil)
 	for _, line := range []string{
-		`casemate_misses_noise_total{reason="signature probe"} 2`, `casemate_misses_noise_total{reason="reverse lookup"} 1`,
+		`casemate_misses_noise_total{reason="signature probe"} 2`,
+		`casemate_misses_noise_total{reason="reverse lookup"} 1`,
 		`casemate_misses_noise_total{reason="connectivity check"} 0`, `casemate_misses_total{kind="image"} 2`,
 	} {
 		if !strings.Contains(metrics, line+"\n") {
@@ -122,10 +138,12 @@ func TestNoiseIsNotMissing(t *testing.T) {
 	if _, still := list("?all=true")["file "+typo]; still {
 		t.Error("what was forgotten is still there")
 	}
-	if status, says := n.admin("DELETE", "missing/entries?name=nothing", nil, nil); status != 404 || !strings.Contains(says, "not in the missing book") {
+	if status, says := n.admin("DELETE", "missing/entries?name=nothing", nil, nil); status != 404 ||
+		!strings.Contains(says, "not in the missing book") {
 		t.Errorf("got %d %s", status, says)
 	}
-	if status, says := n.admin("DELETE", "missing/entries", nil, nil); status != 400 || !strings.Contains(says, "name is missing") {
+	if status, says := n.admin("DELETE", "missing/entries", nil, nil); status != 400 ||
+		!strings.Contains(says, "name is missing") {
 		t.Errorf("got %d %s", status, says)
 	}
 	ask("GET", typo, "curl/8", "", "")
@@ -134,8 +152,8 @@ func TestNoiseIsNotMissing(t *testing.T) {
 	}
 }
 
-// Who reads with a password is one client wherever the requests come from. A password that nobody has looked at says
-// nothing.
+// A user who reads with a password is one client, whatever the addresses of the requests. A password that was not
+// verified identifies no user.
 func TestAMissIsAUsers(t *testing.T) {
 	t.Parallel()
 	n := freshNode(t, setup.InitOptions{})
@@ -153,7 +171,8 @@ func TestAMissIsAUsers(t *testing.T) {
 	}
 	n.must("PUT", "settings/registry.anonymous", map[string]string{"value": "none"}, nil)
 	time.Sleep(time.Millisecond) // entries are told apart by their time
-	if c := miss("registry.casemate.internal", "/v2/quay.io/a/b/manifests/2"); !slices.Equal(c, []string{"ada@127.0.0.1"}) {
+	if c := miss("registry.casemate.internal", "/v2/quay.io/a/b/manifests/2"); !slices.Equal(c,
+		[]string{"ada@127.0.0.1"}) {
 		t.Errorf("a user: %v", c)
 	}
 	if c := miss("dl.k8s.io", "/x"); !slices.Equal(c, []string{"127.0.0.1"}) {

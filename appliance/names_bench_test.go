@@ -29,14 +29,17 @@ func TestBenchNames(t *testing.T) {
 	for from := 0; from < names; from += part {
 		if err := n.tree.Update(ctx, func(b cluster.Batch) error {
 			for i := from; i < from+part; i++ {
-				putName(b, fmt.Sprintf("host%d.site%d.bank.example", i, i%1000), "A", fmt.Sprintf("10.%d.%d.%d", i>>16, i>>8&255, i&255))
+				putName(b, fmt.Sprintf("host%d.site%d.bank.example", i, i%1000), "A",
+					fmt.Sprintf("10.%d.%d.%d", i>>16, i>>8&255, i&255))
 			}
 			return nil
 		}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	wait(t, "all are answered", func() bool { return n.resolves(fmt.Sprintf("host%d.site%d.bank.example", names-1, (names-1)%1000)) })
+	wait(t, "all are answered", func() bool {
+		return n.resolves(fmt.Sprintf("host%d.site%d.bank.example", names-1, (names-1)%1000))
+	})
 	measure := func(what string, times int, do func(i int)) {
 		var worst time.Duration
 		cpu, begin := used(t), time.Now()
@@ -50,12 +53,15 @@ func TestBenchNames(t *testing.T) {
 	}
 	t.Log("| what | CPU each | time each | longest |")
 	measure("`name set`, there", 100, func(i int) {
-		n.must("PUT", fmt.Sprintf("names/host%d.site%d.bank.example/A", i, i), map[string]any{"values": []string{fmt.Sprintf("10.9.9.%d", i)}}, nil)
+		n.must("PUT", fmt.Sprintf("names/host%d.site%d.bank.example/A", i, i),
+			map[string]any{"values": []string{fmt.Sprintf("10.9.9.%d", i)}}, nil)
 	})
 	measure("`name set`, new", 100, func(i int) {
 		n.must("PUT", fmt.Sprintf("names/new%d.bank.example/A", i), map[string]any{"values": []string{"10.9.9.9"}}, nil)
 	})
-	measure("`name delete`", 100, func(i int) { n.must("DELETE", fmt.Sprintf("names/new%d.bank.example", i), nil, nil) })
+	measure("`name delete`", 100, func(i int) {
+		n.must("DELETE", fmt.Sprintf("names/new%d.bank.example", i), nil, nil)
+	})
 	measure("settings or health", 100, func(int) {
 		if err := n.dns.Refresh(); err != nil {
 			t.Fatal(err)

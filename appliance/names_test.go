@@ -13,12 +13,12 @@ import (
 	"casemate/cluster"
 )
 
-// putName writes a name as another node's write looks from here.
+// putName writes a name like another node does.
 func putName(b cluster.Batch, owner, kind, value string) {
 	b.Put("names/"+owner+"/"+kind, fmt.Appendf(nil, `{"values":[%q]}`, value))
 }
 
-// Names that change in the tree, one or many, written here or elsewhere, are answered, and nothing else is read.
+// Names that change in the tree, one or many, written on this node or another, are applied, and only these are read.
 func TestNamesThatChangeAreTakenUp(t *testing.T) {
 	t.Parallel()
 	n := freshNode(t, setup.InitOptions{})
@@ -46,7 +46,7 @@ func TestNamesThatChangeAreTakenUp(t *testing.T) {
 	holds("a.bank.example", false)
 	holds("x.apps.bank.example", true)
 
-	// More than a tree remembers to have changed, and more than DNS is given at once.
+	// More than the tree records as changed, and more than DNS is sent at once.
 	const many = 2*resolver.PartOfNames + 10
 	update(func(b cluster.Batch) {
 		for i := range many {
@@ -62,7 +62,7 @@ func TestNamesThatChangeAreTakenUp(t *testing.T) {
 	}
 	holds("x.apps.bank.example", true)
 
-	// What cannot be read is said, and is taken up with the rest once it can.
+	// A record that cannot be read is reported, and applied once it can be read.
 	update(func(b cluster.Batch) {
 		b.Put("names/host1.bank.example/A", []byte("damaged"))
 		b.Remove("names/host2.bank.example")

@@ -14,7 +14,7 @@ import (
 	"casemate/dnssrv/process"
 )
 
-// notify tells systemd (sd_notify(3)); without it, nothing happens.
+// notify notifies systemd (sd_notify(3)); without systemd it does nothing.
 func (a *Appliance) notify(state string) {
 	if _, err := daemon.SdNotify(false, state); err != nil {
 		a.log.Warn("systemd cannot be notified", "state", strings.ReplaceAll(state, "\n", " "), "err", err)
@@ -25,10 +25,10 @@ func (a *Appliance) notifyReloading() {
 	a.notify(daemon.SdNotifyReloading + "\n" + daemon.SdNotifyMonotonicUsec())
 }
 
-// watchdog tells systemd at a quarter of the interval that this node lives, if it does: what clients use is asked each
-// time. A node that does not answer is not told of, and systemd starts it anew. An answer may take half the interval:
-// with more clients than cores every step of one waits for all of them (1 000 pulls at the full speed of two cores:
-// seconds), and to cut them all off would be the worst that can be done then.
+// watchdog notifies systemd at a quarter of the interval that this node is alive, after checking the services that
+// clients use. If the node does not answer, systemd is not notified and restarts it. A check may take half the
+// interval: with more clients than cores every step waits for all of them (1 000 pulls at the full speed of two
+// cores: seconds), and a restart would then disconnect all of them.
 func (a *Appliance) watchdog(ctx context.Context) error {
 	interval, err := daemon.SdWatchdogEnabled(false)
 	if err != nil {
@@ -44,7 +44,7 @@ func (a *Appliance) watchdog(ctx context.Context) error {
 		if err := a.alive(probe); err == nil {
 			a.notify(daemon.SdNotifyWatchdog)
 		} else if ctx.Err() == nil {
-			a.log.Error("this node does not answer itself", "err", err)
+			a.log.Error("this node does not answer its own requests", "err", err)
 		}
 		cancel()
 		select {
@@ -55,8 +55,8 @@ func (a *Appliance) watchdog(ctx context.Context) error {
 	}
 }
 
-// alive asks this node what a client asks: a page over the admin socket (the HTTP machinery and the tree) and a name
-// over UDP. Where systemd runs DNS as a unit of its own, that has its own watchdog.
+// alive sends requests like a client's to this node: a page over the admin socket (the HTTP servers and the tree) and
+// a name over UDP. If systemd runs DNS as a separate unit, that has its own watchdog.
 func (a *Appliance) alive(ctx context.Context) error {
 	if err := a.cluster.Err(); err != nil {
 		return err

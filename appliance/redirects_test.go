@@ -60,9 +60,11 @@ func TestChannelsComeWithAnImport(t *testing.T) {
 	n := newNode(t, setup.InitOptions{})
 	release := func(name, version string) []string {
 		return newStick(t).
-			leads("https://update.k3s.io/v1-release/channels/stable", "https://github.com/k3s-io/k3s/releases/tag/"+version).
+			leads("https://update.k3s.io/v1-release/channels/stable", "https://github.com/k3s-io/k3s/releases/tag/"+
+				version).
 			leads("https://channels.k8s.io/new", "https://dl.k8s.io/newest").
-			file("https://github.com/k3s-io/k3s/releases/download/"+strings.ReplaceAll(version, "+", "%2B")+"/k3s", "k3s "+version).
+			file("https://github.com/k3s-io/k3s/releases/download/"+strings.ReplaceAll(version, "+", "%2B")+"/k3s",
+				"k3s "+version).
 			file("https://github.com/k3s-io/k3s/releases/download/"+version+"/sha256sum-amd64.txt", "sums of "+version).
 			write(name, format.WriteOptions{})
 	}
@@ -84,14 +86,16 @@ func TestChannelsComeWithAnImport(t *testing.T) {
 	want("v1.31.5+k3s1")
 	for _, spelled := range []string{"v1.31.5+k3s1", "v1.31.5%2Bk3s1", "v1.31.5%2bk3s1"} {
 		for _, method := range []string{"GET", "HEAD"} {
-			if status, _, body := i.curl(method, "https://github.com/k3s-io/k3s/releases/download/"+spelled+"/k3s"); status != 200 || method == "GET" && body != "k3s v1.31.5+k3s1" {
+			if status, _, body := i.curl(method, "https://github.com/k3s-io/k3s/releases/download/"+spelled+
+				"/k3s"); status != 200 || method == "GET" && body != "k3s v1.31.5+k3s1" {
 				t.Errorf("%s %s: %d %q", method, spelled, status, body)
 			}
 		}
 	}
 	var d content.Details
 	n.must("GET", "imports/one", nil, &d)
-	if len(d.Names) != 4 || !d.Intact || d.Names[2].Kind != content.KindRedirect || d.Names[3].Kind != content.KindRedirect ||
+	if len(d.Names) != 4 || !d.Intact || d.Names[2].Kind != content.KindRedirect ||
+		d.Names[3].Kind != content.KindRedirect ||
 		d.Names[3].Name.Name != stable {
 		t.Errorf("%+v", d)
 	}
@@ -113,14 +117,17 @@ func TestChannelsComeWithAnImport(t *testing.T) {
 		}
 	}
 	// A setting goes before, in whatever spelling.
-	n.must("PUT", "settings/files.redirects", `{"value":"http://UPDATE.k3s.io/v1-release//channels/stable=>https://github.com/k3s-io/k3s/releases/tag/v9"}`, nil)
+	n.must("PUT", "settings/files.redirects",
+		`{"value":"http://UPDATE.k3s.io/v1-release//channels/stable=>https://github.com/k3s-io/k3s/releases/tag/v9"}`,
+		nil)
 	want("v9")
 	n.must("DELETE", "settings/files.redirects", nil, nil)
 	want("v1.32.1+k3s1")
 
 	var gone content.Removed
 	n.must("DELETE", "imports/two", nil, &gone)
-	if len(gone.Vanished) != 2 || len(gone.Back) != 1 || gone.Back[0].Name.Name != stable || gone.Back[0].By != "one" || gone.Kept != 1 {
+	if len(gone.Vanished) != 2 || len(gone.Back) != 1 || gone.Back[0].Name.Name != stable || gone.Back[0].By != "one" ||
+		gone.Kept != 1 {
 		t.Errorf("%+v", gone)
 	}
 	want("v1.31.5+k3s1")
@@ -137,10 +144,14 @@ func TestRedirectsThatCannotBe(t *testing.T) {
 	for i, s := range []*stick{
 		newStick(t).file("https://dl.k8s.io/x", "x").leads("https://dl.k8s.io/a/../b", "https://dl.k8s.io/x"),
 		newStick(t).file("https://dl.k8s.io/x", "x").leads("https://dl.k8s.io/*", "https://dl.k8s.io/x/*"),
-		newStick(t).file("https://dl.k8s.io/x", "x").leads("https://dl.k8s.io/a", "https://dl.k8s.io/x,https://dl.k8s.io/y"),
-		newStick(t).file("https://dl.k8s.io/x", "x").leads("https://dl.k8s.io/a", "https://dl.k8s.io/x").leads("https://dl.k8s.io//a", "https://dl.k8s.io/y"),
+		newStick(t).file("https://dl.k8s.io/x", "x").leads("https://dl.k8s.io/a",
+			"https://dl.k8s.io/x,https://dl.k8s.io/y"),
+		newStick(t).file("https://dl.k8s.io/x", "x").leads("https://dl.k8s.io/a", "https://dl.k8s.io/x").leads(
+			"https://dl.k8s.io//a", "https://dl.k8s.io/y"),
 	} {
-		if _, err := n.runImport(handover.Request{}, s.write(fmt.Sprintf("bad%d.tar", i), format.WriteOptions{})...); err == nil || !strings.Contains(err.Error(), "dl.k8s.io/") {
+		if _, err := n.runImport(handover.Request{},
+			s.write(fmt.Sprintf("bad%d.tar", i), format.WriteOptions{})...); err == nil ||
+			!strings.Contains(err.Error(), "dl.k8s.io/") {
 			t.Errorf("%d: %v", i, err)
 		}
 	}

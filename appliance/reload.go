@@ -8,7 +8,7 @@ import (
 	"casemate/appliance/usage"
 )
 
-// Reread reads the config again and takes up what it can; the notes say what needs a restart. A config with a mistake
+// Reread reads the config again and applies what it can; the notes list what needs a restart. An invalid config
 // changes nothing.
 func (a *Appliance) Reread() (notes []string, err error) {
 	if a.opt.Load == nil {
@@ -16,14 +16,14 @@ func (a *Appliance) Reread() (notes []string, err error) {
 	}
 	cfg, err := a.opt.Load()
 	if err != nil {
-		a.log.Error("the config cannot be reloaded, the one before stays in use", "err", err)
+		a.log.Error("the config cannot be reloaded, the previous one stays in use", "err", err)
 		return nil, err
 	}
 	return a.Reload(cfg), nil
 }
 
-// Reload takes up what of a config can be changed while running (log.level) and returns a sentence for each key that
-// needs a restart.
+// Reload applies the keys of a config that can be changed while running (log.level) and returns a sentence for each
+// key that needs a restart.
 func (a *Appliance) Reload(cfg config.Config) (notes []string) {
 	a.notifyReloading()
 	defer func() { a.notify("READY=1\nSTATUS=serving") }()
@@ -38,7 +38,8 @@ func (a *Appliance) Reload(cfg config.Config) (notes []string) {
 		{"node", cfg.Node == a.cfg.Node},
 		{"data", cfg.Data == a.cfg.Data},
 		{"advertise", slices.Equal(cfg.Advertise, a.cfg.Advertise)},
-		{"listen", slices.Equal(cfg.Listen.HTTP, a.cfg.Listen.HTTP) && slices.Equal(cfg.Listen.HTTPS, a.cfg.Listen.HTTPS) &&
+		{"listen", slices.Equal(cfg.Listen.HTTP, a.cfg.Listen.HTTP) &&
+			slices.Equal(cfg.Listen.HTTPS, a.cfg.Listen.HTTPS) &&
 			slices.Equal(cfg.Listen.DNS, a.cfg.Listen.DNS) && cfg.Listen.Peer == a.cfg.Listen.Peer &&
 			cfg.Listen.Admin == a.cfg.Listen.Admin},
 		{"peers", maps.Equal(cfg.Peers, a.cfg.Peers)},
@@ -47,7 +48,7 @@ func (a *Appliance) Reload(cfg config.Config) (notes []string) {
 		if !k.same {
 			note := k.key + " has changed in the config and needs a restart"
 			notes = append(notes, note)
-			a.log.Warn("not reloaded", "key", k.key, "why", "needs a restart")
+			a.log.Warn("a changed config key needs a restart", "key", k.key)
 		}
 	}
 	if err := a.dns.Refresh(); err != nil {

@@ -27,12 +27,14 @@ func TestFinishWaitsForClients(t *testing.T) {
 	come("pages", "/ca.crt", "10.0.0.33", 503)
 	finish := map[string]any{"finish": true}
 	status, says := n.admin("POST", "ca/rotate", finish, nil)
-	if status != 409 || !strings.Contains(says, "2 clients that were here within 24 hours have not fetched the new root: 10.0.0.32, 10.0.0.33") {
+	if status != 409 || !strings.Contains(says, "2 clients that were here within 24 hours have not fetched the new "+
+		"root: 10.0.0.32, 10.0.0.33") {
 		t.Fatalf("got %d %s", status, says)
 	}
 	var st struct{ Warnings []string }
 	n.must("GET", "status", nil, &st)
-	if all := strings.Join(st.Warnings, "\n"); !strings.Contains(all, "clients that have fetched the new one: 1; 2 clients") {
+	if all := strings.Join(st.Warnings, "\n"); !strings.Contains(all,
+		"clients that have fetched the new one: 1; 2 clients") {
 		t.Errorf("status warns: %s", all)
 	}
 	come("pages", "/ca.crt", "10.0.0.32", 200)

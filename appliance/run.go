@@ -17,9 +17,9 @@ import (
 	"casemate/appliance/sockets"
 )
 
-// Run serves until ctx is done, or until this node cannot go on, and stops: first no new request is taken, then those
-// under way get the grace period, then everything else ends in the reverse order of its start. It returns nil after a
-// stop that was asked for. Close comes after it.
+// Run serves until ctx is done, or until this node fails, and stops: first it accepts no new request, then requests
+// in progress get the grace period, then everything else ends in the reverse order of its start. It returns nil after
+// a requested stop. Close must be called after it.
 func (a *Appliance) Run(ctx context.Context) error {
 	fail := make(chan error, 16)
 	var stops []func() // in the order of starts
@@ -28,7 +28,7 @@ func (a *Appliance) Run(ctx context.Context) error {
 			s()
 		}
 	}
-	// start runs f until its context is done and waits for it at the stop.
+	// start runs f until its context is done; the stop waits for it.
 	start := func(name string, f func(ctx context.Context) error) {
 		own, cancel := context.WithCancel(context.Background())
 		done := make(chan struct{})
@@ -46,14 +46,15 @@ func (a *Appliance) Run(ctx context.Context) error {
 	start("rotation", func(ctx context.Context) error { a.rotation.Run(ctx); return nil })
 	start("users", a.sealUsers)
 	start("dns", a.dns.Run)
-	a.dns.Await(ctx, a.cluster.Done()) // who finds us by name should find names
+	a.dns.Await(ctx, a.cluster.Done()) // clients that find this node by name need DNS
 	failures := a.metrics.TLSErrors(a.log.With("room", "http"))
 	secure, plain := a.edge.Server(false, failures), a.edge.Server(true, failures)
 	secure.TLSConfig = a.ca.TLSConfig()
 	serve := func(s *http.Server, listeners []net.Listener, tls bool) {
 		for _, l := range listeners {
 			l = &clientconn.Listener{
-				Listener: l, Places: a.places, Turns: a.turns, Stall: clientconn.StallTimeout, Log: a.log.With("room", "http"),
+				Listener: l, Places: a.places, Turns: a.turns, Stall: clientconn.StallTimeout,
+				Log: a.log.With("room", "http"),
 			}
 			start("http", func(context.Context) error {
 				var err error
@@ -86,8 +87,8 @@ func (a *Appliance) Run(ctx context.Context) error {
 		return nil
 	}
 	start("admin", serveAdmin)
-	// An import ends at once and goes on after the restart. When the server takes no new ones, the answers to their
-	// commands are waited for.
+	// An import ends at once and continues after the restart. After the server has stopped accepting, the responses
+	// to import commands are waited for.
 	stops = append(stops, a.admin.Wait, func() { a.shutdown(a.grace, operators) }, a.imports.Close)
 	start("upkeep", a.upkeep)
 	start("scrub", func(ctx context.Context) error { a.cluster.Patrol(ctx, a.scrubInterval); return nil })
@@ -106,7 +107,8 @@ func (a *Appliance) Run(ctx context.Context) error {
 	if errors.Is(err, ErrRemoved) {
 		a.dns.StopForGood()
 		if err := setup.MarkRemoved(a.cfg.Data); err != nil {
-			a.log.Warn("the removal cannot be written to disk, the next start asks the other nodes again", "err", err)
+			a.log.Warn("the removal cannot be recorded on disk, the next start will ask the other nodes again",
+				"err", err)
 		}
 	}
 	a.stopping.Store(true)
@@ -123,7 +125,7 @@ func reason(err error) string {
 	return err.Error()
 }
 
-// shutdown ends servers: no new connections, then those under way get the grace period, then they are cut.
+// shutdown stops servers: no new connections, then requests in progress get the grace period, then they are aborted.
 func (a *Appliance) shutdown(grace time.Duration, servers ...*http.Server) {
 	ctx, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()

@@ -35,13 +35,15 @@ func TestInitLooksAtTheDataDirectoryFirst(t *testing.T) {
 	precious := filepath.Join(cfg.Data, "precious")
 	os.WriteFile(precious, nil, 0o644)
 	_, err := setup.Init(context.Background(), cfg, setup.InitOptions{ConfigFile: file})
-	if !errors.Is(err, fs.ErrExist) || !strings.Contains(err.Error(), `holds "precious", which is not casemate's: choose an empty directory`) || there(file) {
+	if !errors.Is(err, fs.ErrExist) || !strings.Contains(err.Error(),
+		`contains "precious", which is not casemate's: choose an empty directory`) || there(file) {
 		t.Errorf("got %v", err)
 	}
 	if entries, _ := os.ReadDir(cfg.Data); len(entries) != 1 {
 		t.Errorf("the foreign directory was changed: %v", entries)
 	}
-	if _, err := Open(cfg, Options{}); err == nil || !strings.Contains(err.Error(), "is not initialised: casemate init") {
+	if _, err := Open(cfg, Options{}); err == nil ||
+		!strings.Contains(err.Error(), "is not initialised: run casemate init") {
 		t.Errorf("serving a foreign directory: %v", err)
 	}
 	os.Remove(precious)
@@ -50,11 +52,13 @@ func TestInitLooksAtTheDataDirectoryFirst(t *testing.T) {
 	if res.Domain != "gap.bank.example" || res.ConfigFile != file {
 		t.Errorf("got %+v", res)
 	}
-	if got, err := config.Load(file); err != nil || got.Node != "n1" || got.Data != cfg.Data || !slices.Equal(got.Listen.DNS, cfg.Listen.DNS) {
+	if got, err := config.Load(file); err != nil || got.Node != "n1" || got.Data != cfg.Data ||
+		!slices.Equal(got.Listen.DNS, cfg.Listen.DNS) {
 		t.Errorf("the config that was written: %+v, %v", got, err)
 	}
 	before, _ := os.ReadFile(filepath.Join(cfg.Data, "cluster", "sealing.key"))
-	if _, err := setup.Init(context.Background(), cfg, setup.InitOptions{ConfigFile: file}); !errors.Is(err, fs.ErrExist) || !strings.Contains(err.Error(), "is initialised already, start it with: casemate serve") {
+	if _, err := setup.Init(context.Background(), cfg, setup.InitOptions{ConfigFile: file}); !errors.Is(err,
+		fs.ErrExist) || !strings.Contains(err.Error(), "is initialised already, start it with: casemate serve") {
 		t.Errorf("a second init: %v", err)
 	}
 	if after, _ := os.ReadFile(filepath.Join(cfg.Data, "cluster", "sealing.key")); !bytes.Equal(before, after) {
@@ -64,10 +68,12 @@ func TestInitLooksAtTheDataDirectoryFirst(t *testing.T) {
 	os.Remove(file)
 	stranger := cfg
 	stranger.Node = "n2"
-	if _, err := setup.Init(context.Background(), stranger, setup.InitOptions{ConfigFile: file}); err == nil || !strings.Contains(err.Error(), `belongs to node "n1"`) || there(file) {
+	if _, err := setup.Init(context.Background(), stranger, setup.InitOptions{ConfigFile: file}); err == nil ||
+		!strings.Contains(err.Error(), `belongs to node "n1"`) || there(file) {
 		t.Errorf("another node's init: %v", err)
 	}
-	if res := initNode(t, cfg, setup.InitOptions{ConfigFile: file}); !res.Resumed || res.ConfigFile != file || !there(file) {
+	if res := initNode(t, cfg, setup.InitOptions{ConfigFile: file}); !res.Resumed || res.ConfigFile != file ||
+		!there(file) {
 		t.Errorf("got %+v", res)
 	}
 	other := cfg
@@ -77,7 +83,7 @@ func TestInitLooksAtTheDataDirectoryFirst(t *testing.T) {
 	}
 }
 
-// An init that was cut short at any point is taken up again by the next one.
+// Repeating an init that was interrupted at any point completes it.
 func TestAnInitThatWasCutShortIsTakenUpAgain(t *testing.T) {
 	t.Parallel()
 	cfg := testConfig(t, t.TempDir())
@@ -101,7 +107,9 @@ func TestOriginsThatTheRootDoesNotPermitAreStoredAndSaidSo(t *testing.T) {
 	t.Parallel()
 	cfg := testConfig(t, t.TempDir())
 	res := initNode(t, cfg, setup.InitOptions{Exclude: []string{"quay.io"}})
-	if !slices.ContainsFunc(res.Notes, func(n string) bool { return strings.HasPrefix(n, "origin quay.io is not enabled") }) {
+	if !slices.ContainsFunc(res.Notes, func(n string) bool {
+		return strings.HasPrefix(n, "origin quay.io is not enabled")
+	}) {
 		t.Errorf("notes: %q", res.Notes)
 	}
 	n := serveNode(t, cfg)
@@ -110,12 +118,14 @@ func TestOriginsThatTheRootDoesNotPermitAreStoredAndSaidSo(t *testing.T) {
 	}
 	var st struct{ Warnings []string }
 	n.must("GET", "status", nil, &st)
-	if !slices.ContainsFunc(st.Warnings, func(w string) bool { return strings.HasPrefix(w, "origin quay.io is stored but not enabled") }) {
+	if !slices.ContainsFunc(st.Warnings, func(w string) bool {
+		return strings.HasPrefix(w, "origin quay.io is stored but not enabled")
+	}) {
 		t.Errorf("warnings: %q", st.Warnings)
 	}
 }
 
-// A download under way at a stop is finished, and nobody who comes meanwhile waits for it.
+// A download in progress at a stop is finished, and new clients do not wait for it.
 func TestAStopLetsDownloadsFinish(t *testing.T) {
 	t.Parallel()
 	cfg := testConfig(t, t.TempDir())
@@ -156,7 +166,7 @@ func TestAStopLetsDownloadsFinish(t *testing.T) {
 	}
 }
 
-// One that does not end within the grace period is cut off.
+// A download that does not end within the grace period is aborted.
 func TestAStopDoesNotWaitForEver(t *testing.T) {
 	t.Parallel()
 	cfg := testConfig(t, t.TempDir())
@@ -174,7 +184,7 @@ func TestAStopDoesNotWaitForEver(t *testing.T) {
 	}
 }
 
-// notified is a socket as systemd's that collects what it is told.
+// notified listens on a socket like systemd's and collects the notifications.
 func notified(t *testing.T) <-chan string {
 	path := filepath.Join(t.TempDir(), "notify")
 	c, err := net.ListenPacket("unixgram", path)
@@ -227,7 +237,8 @@ func TestSystemdIsTold(t *testing.T) {
 	next("STOPPING=1")
 }
 
-// The watchdog is told only what is so: a node that does not answer names, or whose tree has stopped, is not alive.
+// The watchdog is only notified if the node works: a node that does not resolve names, or whose tree has stopped, is
+// not alive.
 func TestLivenessAsksWhatClientsAsk(t *testing.T) {
 	t.Parallel()
 	cfg := testConfig(t, t.TempDir())
@@ -264,8 +275,8 @@ func TestLivenessAsksWhatClientsAsk(t *testing.T) {
 	}
 }
 
-// systemd hands sockets over for addresses that come later or go (FreeBind): a node that nobody can reach there is not
-// killed for it.
+// systemd may pass sockets for addresses that appear later or disappear (FreeBind): a node that cannot be reached at
+// such an address is not killed for it.
 func TestLivenessWithAnAddressThatIsNotHere(t *testing.T) {
 	t.Parallel()
 	cfg := testConfig(t, t.TempDir())
@@ -319,7 +330,7 @@ func TestMetricsAreNamedAndBounded(t *testing.T) {
 	n.do("GET", "https://dl.k8s.io/not/there", nil)
 	n.do("BREW", "https://dl.k8s.io/pot", nil)
 	n.resolves("www.nowhere.example")
-	// A client that does not trust our root is counted and told of.
+	// A client that does not trust our root is counted and logged.
 	if _, err := http.Get("https://" + n.Addrs().HTTPS[0].String()); err == nil {
 		t.Error("trusted without our root")
 	}
@@ -330,7 +341,8 @@ func TestMetricsAreNamedAndBounded(t *testing.T) {
 		`casemate_misses_total{kind="dns"} `,
 		`casemate_dns_answers_total{rcode="NXDOMAIN"} `,
 		`casemate_tls_errors_total{reason="untrusted"} 1`,
-		`casemate_serving 1`, `casemate_raft_applied_index `, `casemate_disk_free_bytes `, `casemate_certificate_expiry_timestamp_seconds{kind="root"} `,
+		`casemate_serving 1`, `casemate_raft_applied_index `, `casemate_disk_free_bytes `,
+		`casemate_certificate_expiry_timestamp_seconds{kind="root"} `,
 		`casemate_info{commit="unknown",node="n1",version="unknown"} 1`,
 	}
 	var body string
@@ -347,16 +359,20 @@ func TestMetricsAreNamedAndBounded(t *testing.T) {
 	}
 }
 
-// Requests with tricks in their path get a client error and change nothing; none of them reaches a file outside of its
-// place.
+// Requests with path tricks get a client error and change nothing; none of them reaches a file outside of its
+// directory.
 func TestPathTricksAreRefused(t *testing.T) {
 	t.Parallel()
 	cfg := testConfig(t, t.TempDir())
 	initNode(t, cfg, setup.InitOptions{})
 	n := serveNode(t, cfg)
-	for _, host := range []string{"registry.k8s.io", "files.casemate.internal", "casemate.internal", "registry.casemate.internal"} {
-		for _, path := range []string{"/../../etc/passwd", "/v2/../../etc/passwd", "/files/../../x", "/v2/a/manifests/..", "/%2e%2e/%2e%2e/etc/passwd", "/v2/%2e%2e%2fx/manifests/1", "/a%00b", "/v2/a%00b/manifests/1",
-			"/files/dl.k8s.io/%00", "//", "/v2//", "/crl/..%2f..%2fx.crl", "/" + strings.Repeat("a/", 3000), "/v2/" + strings.Repeat("a", 3000) + "/manifests/1"} {
+	for _, host := range []string{"registry.k8s.io", "files.casemate.internal", "casemate.internal",
+		"registry.casemate.internal"} {
+		for _, path := range []string{"/../../etc/passwd", "/v2/../../etc/passwd", "/files/../../x",
+			"/v2/a/manifests/..", "/%2e%2e/%2e%2e/etc/passwd", "/v2/%2e%2e%2fx/manifests/1", "/a%00b",
+			"/v2/a%00b/manifests/1",
+			"/files/dl.k8s.io/%00", "//", "/v2//", "/crl/..%2f..%2fx.crl", "/" + strings.Repeat("a/", 3000),
+			"/v2/" + strings.Repeat("a", 3000) + "/manifests/1"} {
 			c, err := net.Dial("tcp", n.Addrs().HTTP[0].String())
 			if err != nil {
 				t.Fatal(err)
@@ -365,7 +381,8 @@ func TestPathTricksAreRefused(t *testing.T) {
 			answer, _ := io.ReadAll(c)
 			c.Close()
 			status, _, _ := strings.Cut(string(answer), "\r\n")
-			if !strings.HasPrefix(status, "HTTP/1.1 4") && !(strings.HasPrefix(status, "HTTP/1.1 3") || path == "//" && strings.HasPrefix(status, "HTTP/1.1 200")) {
+			if !strings.HasPrefix(status, "HTTP/1.1 4") && !(strings.HasPrefix(status, "HTTP/1.1 3") || path == "//" &&
+				strings.HasPrefix(status, "HTTP/1.1 200")) {
 				t.Errorf("%s%.40s: %s", host, path, status)
 			}
 			if strings.Contains(string(answer), "root:") {

@@ -11,7 +11,8 @@ import (
 	"casemate/appliance/pages"
 )
 
-// site is what the tree says about the bastions, for everything that is generated for nodes: the same on every node.
+// site returns what the tree says about the bastions, for everything that is generated for nodes: the same on every
+// node.
 func (a *Appliance) site() (nodeconf.Site, error) {
 	v := a.current.State()
 	s := nodeconf.Site{Domain: v.Settings.Domain, Roots: string(a.ca.Roots())}
@@ -28,14 +29,14 @@ func (a *Appliance) site() (nodeconf.Site, error) {
 		if o.Disabled != "" {
 			continue
 		}
-		// Of those that an operator added it is not known what they are, but by what is held of them.
+		// Whether an origin that an operator added is a registry is only known from its stored content.
 		registry := images[o.Host] || o.Registry && (o.Builtin || !files[o.Host])
 		s.Origins = append(s.Origins, nodeconf.Origin{Host: o.Host, Aliases: o.Aliases, Registry: registry})
 	}
 	return s, nil
 }
 
-// namesIn are the names in a directory of the tree. What cannot be listed has none.
+// namesIn returns the names in a directory of the tree, none if it cannot be listed.
 func (a *Appliance) namesIn(dir string) map[string]bool {
 	names := map[string]bool{}
 	entries, err := a.tree.ReadDir(dir)
@@ -48,11 +49,11 @@ func (a *Appliance) namesIn(dir string) map[string]bool {
 	return names
 }
 
-// front is what the page for people shows.
+// front returns the content of the page for people.
 func (a *Appliance) front() pages.Front {
 	v := a.current.State()
 	p := pages.Front{Node: a.cfg.Node, Domain: v.Settings.Domain, Origins: v.OriginHosts}
-	list, err := a.current.Nodes() // this one first
+	list, err := a.current.Nodes() // this node is first
 	if err != nil {
 		a.log.Warn("the front page shows only this node", "err", err)
 		list = []nodes.Node{a.current.Self}

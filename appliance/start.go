@@ -12,8 +12,8 @@ import (
 // joinPatience is how long a node that has just joined waits at its first start for the state of the cluster.
 const joinPatience = 60 * time.Second
 
-// awaitTree waits, on a node that has just joined, until the tree is here: the settings, the CA, everything that this
-// node answers with.
+// awaitTree waits, on a node that has just joined, until the tree has arrived: the settings, the CA, everything that
+// this node serves.
 func (a *Appliance) awaitTree() error {
 	ctx, cancel := context.WithTimeout(context.Background(), joinPatience)
 	defer cancel()
@@ -24,7 +24,7 @@ func (a *Appliance) awaitTree() error {
 		}
 		members := a.cluster.Members()
 		if len(members) == 1 && members[0].Self {
-			return nil // the only node: whoever opens the CA says what is missing
+			return nil // the only node: opening the CA reports what is missing
 		}
 		if !said {
 			a.log.Info("waiting for the state of the cluster from the other nodes", "for", joinPatience)
@@ -34,13 +34,14 @@ func (a *Appliance) awaitTree() error {
 		case <-a.cluster.Done():
 			return a.cluster.Err()
 		case <-ctx.Done():
-			return fmt.Errorf("the other nodes have not sent the state of the cluster within %s: is the cluster's leader "+
+			return fmt.Errorf("the other nodes have not sent the state of the cluster within %s: is the cluster's "+
+				"leader "+
 				"running, and can it reach this node at %s?", joinPatience, a.socks.Addrs().Peer)
 		}
 	}
 }
 
-// startPatience is how long a node that starts waits to hear what was written while it was down. Without a majority it
+// startPatience is how long a starting node waits to learn what was written while it was down. Without a majority it
 // then serves what it has.
 const startPatience = 3 * time.Second
 
@@ -48,12 +49,13 @@ func (a *Appliance) catchUp() {
 	ctx, cancel := context.WithTimeout(context.Background(), startPatience)
 	defer cancel()
 	if !a.cluster.CaughtUp(ctx) {
-		a.log.Warn("no majority can be reached to learn what was written while this node was down: it serves what it has")
+		a.log.Warn("no majority can be reached to learn what was written while this node was down: it serves what it " +
+			"has")
 	}
 }
 
-// servePeer answers what another node passes on: a request of a client's push, whose upload is here or for which there
-// is room here.
+// servePeer serves a request that another node forwarded: part of a client's push, whose upload is on this node or
+// for which this node has room.
 func (a *Appliance) servePeer(w http.ResponseWriter, r *http.Request) {
 	h := a.peers.Load()
 	if h == nil {

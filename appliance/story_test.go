@@ -26,8 +26,8 @@ func ref(t *testing.T, s string) name.Reference {
 	return r
 }
 
-// The main job: an image pushed through the own name is pulled by its upstream name, a file is fetched by its upstream
-// URL, by a client that has our resolver and our root and nothing else; and after a restart everything is still there.
+// The main use case: an image pushed under the own name is pulled by its upstream name, and a file is fetched by its
+// upstream URL, by a client with only our resolver and our root; after a restart all content is still available.
 func TestAnUnmodifiedClientPullsAndFetchesByUpstreamNames(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -43,10 +43,12 @@ func TestAnUnmodifiedClientPullsAndFetchesByUpstreamNames(t *testing.T) {
 	want, _ := img.Digest()
 	transport := remote.WithTransport(n.client.Transport)
 	push := ref(t, "registry.casemate.internal/registry.k8s.io/pause:3.10")
-	if err := remote.Write(push, img, transport, remote.WithAuth(&authn.Basic{Username: "ada", Password: "wrong password"})); err == nil {
+	if err := remote.Write(push, img, transport, remote.WithAuth(
+		&authn.Basic{Username: "ada", Password: "wrong password"})); err == nil {
 		t.Error("a push with a wrong password succeeds")
 	}
-	if err := remote.Write(push, img, transport, remote.WithAuth(&authn.Basic{Username: "ada", Password: "correct horse"})); err != nil {
+	if err := remote.Write(push, img, transport, remote.WithAuth(
+		&authn.Basic{Username: "ada", Password: "correct horse"})); err != nil {
 		t.Fatalf("push: %v", err)
 	}
 	const url = "https://dl.k8s.io/release/v1.35.4/bin/linux/amd64/kubeadm"
@@ -55,7 +57,8 @@ func TestAnUnmodifiedClientPullsAndFetchesByUpstreamNames(t *testing.T) {
 
 	pulls := func(n *node) {
 		t.Helper()
-		for _, from := range []string{"registry.k8s.io/pause:3.10", "k8s.gcr.io/pause:3.10", "registry.casemate.internal/registry.k8s.io/pause@" + want.String()} {
+		for _, from := range []string{"registry.k8s.io/pause:3.10", "k8s.gcr.io/pause:3.10",
+			"registry.casemate.internal/registry.k8s.io/pause@" + want.String()} {
 			got, err := remote.Image(ref(t, from), remote.WithTransport(n.client.Transport))
 			if err != nil {
 				t.Errorf("pull %s: %v", from, err)
@@ -66,7 +69,8 @@ func TestAnUnmodifiedClientPullsAndFetchesByUpstreamNames(t *testing.T) {
 			}
 			checkLayers(t, got)
 		}
-		for _, u := range []string{url, strings.Replace(url, "https:", "http:", 1), "https://files.casemate.internal/" + url[8:], "https://n1.casemate.internal/files/" + url[8:], "https://127.0.0.1/files/" + url[8:]} {
+		for _, u := range []string{url, strings.Replace(url, "https:", "http:", 1), "https://files.casemate.internal/" +
+			url[8:], "https://n1.casemate.internal/files/" + url[8:], "https://127.0.0.1/files/" + url[8:]} {
 			if resp, body := n.do("GET", u, nil); resp.StatusCode != 200 || body != content {
 				t.Errorf("GET %s: %s, %d bytes", u, resp.Status, len(body))
 			}
@@ -88,7 +92,8 @@ func TestAnUnmodifiedClientPullsAndFetchesByUpstreamNames(t *testing.T) {
 	pulls(n)
 	var book []missing.Entry
 	n.must("GET", "missing", nil, &book)
-	for _, want := range [][2]string{{"image", "quay.io/not/there:1"}, {"file", "https://dl.k8s.io/not/there"}, {"dns", "www.nowhere.example"}} {
+	for _, want := range [][2]string{{"image", "quay.io/not/there:1"}, {"file", "https://dl.k8s.io/not/there"}, {
+		"dns", "www.nowhere.example"}} {
 		if !slices.ContainsFunc(book, func(e missing.Entry) bool {
 			return e.Kind == want[0] && e.Name == want[1] && e.Clients[0] == "127.0.0.1"
 		}) {
@@ -101,7 +106,8 @@ func TestAnUnmodifiedClientPullsAndFetchesByUpstreamNames(t *testing.T) {
 		Problems      []string
 		Leader        string
 	}
-	for n.must("GET", "status", nil, &st); st.Leader == ""; n.must("GET", "status", nil, &st) { // elected a moment after the start
+	// elected a moment after the start
+	for n.must("GET", "status", nil, &st); st.Leader == ""; n.must("GET", "status", nil, &st) {
 	}
 	if !st.Serving || st.Images != 1 || st.Files != 1 || len(st.Problems) != 0 || st.Leader != "n1" {
 		t.Errorf("status: %+v", st)
@@ -142,7 +148,8 @@ func TestPlainHTTPIsForReading(t *testing.T) {
 	cfg := testConfig(t, t.TempDir())
 	initNode(t, cfg, setup.InitOptions{})
 	n := serveNode(t, cfg)
-	if resp, body := n.do("GET", "http://casemate.internal/ca.crt", nil); resp.StatusCode != 200 || body != string(n.Roots()) {
+	if resp, body := n.do("GET", "http://casemate.internal/ca.crt", nil); resp.StatusCode != 200 ||
+		body != string(n.Roots()) {
 		t.Errorf("the CA: %s %q", resp.Status, body)
 	}
 	basic := func(r *http.Request) { r.SetBasicAuth("ada", "correct horse") }
@@ -155,10 +162,10 @@ func TestPlainHTTPIsForReading(t *testing.T) {
 		{"PUT", "http://files.casemate.internal/dl.k8s.io/x", nil, 405, "use https"},
 		{"POST", "http://registry.casemate.internal/v2/a/b/blobs/uploads/", nil, 405, `"UNSUPPORTED"`},
 		{"DELETE", "http://casemate.internal/", nil, 405, "use https"},
-		{"GET", "http://registry.casemate.internal/v2/", basic, 403, "credentials are not taken over plain http"},
-		{"GET", "http://registry.casemate.internal/token", basic, 403, "credentials are not taken over plain http"},
-		{"GET", "http://files.casemate.internal/", basic, 403, "credentials are not taken over plain http"},
-		{"GET", "http://casemate.internal/", basic, 403, "credentials are not taken over plain http"},
+		{"GET", "http://registry.casemate.internal/v2/", basic, 403, "credentials are not accepted over plain http"},
+		{"GET", "http://registry.casemate.internal/token", basic, 403, "credentials are not accepted over plain http"},
+		{"GET", "http://files.casemate.internal/", basic, 403, "credentials are not accepted over plain http"},
+		{"GET", "http://casemate.internal/", basic, 403, "credentials are not accepted over plain http"},
 		{"GET", "http://casemate.internal/healthz", nil, 200, "ok"},
 		{"GET", "http://casemate.internal/readyz", nil, 200, "ok"},
 		{"GET", "http://registry.k8s.io/v2/", nil, 200, "{}"},

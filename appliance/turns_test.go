@@ -22,8 +22,8 @@ func bigFile(t *testing.T) (n *node, size int64) {
 	return n, content
 }
 
-// However many large copies wait for their turn, what is small waits for none: everything here is answered while the
-// only turn is taken, and only then do the downloads go on.
+// However many large copies wait for their turn, small responses do not wait: all requests here are answered while
+// the only turn is taken, and only then do the downloads continue.
 func TestSmallAnswersTakeNoTurn(t *testing.T) {
 	t.Parallel()
 	n, size := bigFile(t)
@@ -47,7 +47,8 @@ func TestSmallAnswersTakeNoTurn(t *testing.T) {
 	}
 	wait(t, "all downloads wait for their turn", func() bool { return n.turns.Waiting() == 2*each })
 	for range 4 {
-		for _, url := range []string{"http://casemate.internal/healthz", "https://casemate.internal/readyz", "https://registry.k8s.io/v2/"} {
+		for _, url := range []string{"http://casemate.internal/healthz", "https://casemate.internal/readyz",
+			"https://registry.k8s.io/v2/"} {
 			resp, err := n.client.Get(url)
 			if err != nil {
 				t.Fatal(err)
@@ -73,8 +74,8 @@ func TestSmallAnswersTakeNoTurn(t *testing.T) {
 	}
 }
 
-// Who does not read keeps no turn: with one turn and four clients that have stopped reading, another gets everything,
-// and they do when they read on.
+// A client that does not read holds no turn: with one turn and four clients that have stopped reading, another one
+// gets its whole response, and the four do when they continue reading.
 func TestWhoDoesNotReadKeepsNoTurn(t *testing.T) {
 	t.Parallel()
 	n, size := bigFile(t)

@@ -6,20 +6,21 @@ import (
 	"time"
 )
 
-// patience is after how long a wait ends that nothing will end. It judges nothing: no machine is so busy.
+// patience is the timeout of a wait whose condition never becomes true. It is longer than any delay of a busy
+// machine.
 const patience = 5 * time.Minute
 
-// wait returns when it is so, at which it looks again and again.
+// wait polls until so returns true.
 func wait(t testing.TB, what string, so func() bool) {
 	t.Helper()
-	for end := time.Now().Add(patience); !so(); time.Sleep(time.Millisecond) { // between two looks
+	for end := time.Now().Add(patience); !so(); time.Sleep(time.Millisecond) { // poll interval
 		if time.Now().After(end) {
 			t.Fatalf("waited in vain until %s", what)
 		}
 	}
 }
 
-// until yields what comes out of a channel.
+// until yields the values received from a channel.
 func until[T any](t testing.TB, c <-chan T, what string) iter.Seq[T] {
 	return func(yield func(T) bool) {
 		t.Helper()

@@ -1,5 +1,5 @@
-// Package admin is the admin API, docs/admin-api.md. Who reaches its socket may do everything: the socket's mode is the
-// access control.
+// Package admin is the admin API, docs/admin-api.md. Everyone who can connect to its socket has full access: the
+// socket's mode is the access control.
 package admin
 
 import (
@@ -40,7 +40,7 @@ import (
 	"casemate/registry"
 )
 
-// API answers below /v1/.
+// API serves /v1/.
 type API struct {
 	Node       string
 	Cluster    *cluster.Cluster
@@ -57,23 +57,23 @@ type API struct {
 	Lookup     *lookup.Lookup
 	Status     *status.Page
 	Executable *pages.Executable
-	// Site is what the tree says about the bastions.
+	// Site returns what the tree says about the bastions.
 	Site func() (nodeconf.Site, error)
-	// RefreshNames takes up a change of names, before it is answered.
+	// RefreshNames applies a change of names before the request is answered.
 	RefreshNames func() error
-	// Reload reads the config again; the notes say what needs a restart.
+	// Reload reads the config again; the notes list what needs a restart.
 	Reload func() (notes []string, err error)
-	// PeerAddr is where other nodes find this one.
+	// PeerAddr returns where other nodes find this one.
 	PeerAddr func() string
 	Log      *slog.Logger
 
-	imports sync.WaitGroup // connections that the server does not know any more
+	imports sync.WaitGroup // hijacked connections, which the server no longer tracks
 }
 
-// Wait waits until the commands of all imports have their answers.
+// Wait waits until the commands of all imports have been answered.
 func (a *API) Wait() { a.imports.Wait() }
 
-// maxAdminBody bounds a request in JSON; files are streamed and not bounded by it.
+// maxAdminBody limits a JSON request body; files are streamed and not limited by it.
 const maxAdminBody = 1 << 20
 
 // Handler returns the handler of the admin socket.
@@ -184,7 +184,7 @@ func (a *API) Handler() http.Handler {
 	on("DELETE /v1/imports/{name}", func(r *http.Request) (any, error) {
 		removed, err := a.Imports.Remove(r.Context(), r.PathValue("name"))
 		if err == nil {
-			err = a.Changes.Refresh() // its redirects are gone
+			err = a.Changes.Refresh() // its redirects no longer exist
 		}
 		return removed, err
 	})
@@ -250,7 +250,7 @@ func (a *API) Handler() http.Handler {
 		if err := read(r, &in); err != nil {
 			return nil, err
 		}
-		return nil, a.tellAddress(r.PathValue("name"), in.Addr)
+		return nil, a.setAddress(r.PathValue("name"), in.Addr)
 	})
 
 	on("POST /v1/gc", a.postGC)
@@ -258,15 +258,15 @@ func (a *API) Handler() http.Handler {
 	mux.HandleFunc("POST /v1/backup", a.postBackup)
 
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		a.adminError(w, r, fmt.Errorf("the admin API has no %s %s: %w", r.Method, r.URL.Path, fs.ErrNotExist))
+		a.adminError(w, r, fmt.Errorf("the admin API does not support %s %s: %w", r.Method, r.URL.Path, fs.ErrNotExist))
 	})
 	return mux
 }
 
-// read reads a request in JSON, strictly.
+// read decodes a JSON request, strictly.
 func read(r *http.Request, into any) error { return readUpTo(r, into, maxAdminBody) }
 
-// readUpTo is read for a body of at most so many bytes.
+// readUpTo is read with a limit for the body in bytes.
 func readUpTo(r *http.Request, into any, most int64) error {
 	d := json.NewDecoder(http.MaxBytesReader(nil, r.Body, most))
 	d.DisallowUnknownFields()
@@ -276,7 +276,7 @@ func readUpTo(r *http.Request, into any, most int64) error {
 	return nil
 }
 
-// adminError answers with the status that says what class of error it is, and its one sentence.
+// adminError answers with the status of the error's class, and the error as one sentence.
 func (a *API) adminError(w http.ResponseWriter, r *http.Request, err error) {
 	status := statusOf(err)
 	switch status {
@@ -290,7 +290,7 @@ func (a *API) adminError(w http.ResponseWriter, r *http.Request, err error) {
 	json.NewEncoder(w).Encode(map[string]string{"error": reply.Sentence(err)})
 }
 
-// statusOf is the status of HTTP that says what class of error it is.
+// statusOf returns the HTTP status for the error's class.
 func statusOf(err error) int {
 	var mistake *usage.Error
 	switch {
@@ -334,7 +334,7 @@ func (a *API) getFiles(r *http.Request) (any, error) {
 	}), nil
 }
 
-// getFileContent sends what a node gets for a URL, as far as it is a file that is held. A miss is none of a node.
+// getFileContent sends what a node gets for a URL, if it is a stored file. It does not record a miss.
 func (a *API) getFileContent(w http.ResponseWriter, r *http.Request) {
 	info, _, err := a.Files.Resolve(r.Context(), r.FormValue("url"))
 	if err != nil {
@@ -473,15 +473,15 @@ func (a *API) postScrub(r *http.Request) (any, error) {
 		return nil, err
 	}
 	return struct {
-		Checked int      `json:"checked"`
-		Bytes   int64    `json:"bytes"`
-		Damaged []string `json:"damaged"`
-		Mended  int      `json:"mended"`
-		Missing []string `json:"missing"`
+		Checked  int      `json:"checked"`
+		Bytes    int64    `json:"bytes"`
+		Damaged  []string `json:"damaged"`
+		Repaired int      `json:"mended"`
+		Missing  []string `json:"missing"`
 	}{rep.Blobs, rep.Bytes, append([]string{}, rep.Damaged...), rep.Repaired, append([]string{}, rep.Missing...)}, nil
 }
 
-// changeName answers a change of names, which is taken up before.
+// changeName answers a change of names after applying it.
 func (a *API) changeName(err error) error {
 	if err != nil {
 		return err
@@ -491,7 +491,7 @@ func (a *API) changeName(err error) error {
 
 func (a *API) getExecutable(*http.Request) (any, error) { return a.Executable.Info() }
 
-// getEnroll is GET /v1/enroll: the script in one of its forms.
+// getEnroll is GET /v1/enroll: the script in one of its formats.
 func (a *API) getEnroll(r *http.Request) (any, error) {
 	s, err := a.Site()
 	if err != nil {
@@ -500,7 +500,7 @@ func (a *API) getEnroll(r *http.Request) (any, error) {
 	return s.Enroll(r.FormValue("format"))
 }
 
-// MaxCheckBody bounds what a check may ask, in bytes: about half a million names.
+// MaxCheckBody limits the body of a check request, in bytes: about half a million names.
 const MaxCheckBody = 64 << 20
 
 func (a *API) postCheck(r *http.Request) (any, error) {
@@ -523,7 +523,7 @@ func (a *API) getMissing(r *http.Request) (any, error) {
 	return missing.Solve(entries, a.Lookup.Answered(r.Context()), a.Lookup.Enabling), r.Context().Err()
 }
 
-// forgetMissing removes what has the names from the missing book.
+// forgetMissing removes the entries with these names from the missing book.
 func (a *API) forgetMissing(r *http.Request) (any, error) {
 	names := r.URL.Query()["name"]
 	if len(names) == 0 {

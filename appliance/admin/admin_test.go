@@ -91,7 +91,7 @@ func TestListsAreStreamed(t *testing.T) {
 	if json.Valid(w.Body.Bytes()) {
 		t.Error("half a list passes for a whole one")
 	}
-	// Who hangs up ends it: the rest is not made.
+	// When the client disconnects, the rest is not generated.
 	made := 0
 	a.sendStream(&deaf{httptest.NewRecorder()}, req, func(yield func(any, error) bool) {
 		for range 100_000 {
@@ -105,7 +105,7 @@ func TestListsAreStreamed(t *testing.T) {
 	}
 }
 
-// deaf is a client that has hung up.
+// deaf is a client that has disconnected.
 type deaf struct{ *httptest.ResponseRecorder }
 
 func (deaf) Write([]byte) (int, error) { return 0, errors.New("connection reset") }

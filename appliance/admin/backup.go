@@ -8,12 +8,12 @@ import (
 	"casemate/cluster"
 )
 
-// ReportTrailer is the trailer of POST /v1/backup: a cluster.BackupReport in JSON. Where it is missing, what came is no
-// backup.
+// ReportTrailer is the trailer of POST /v1/backup: a cluster.BackupReport in JSON. Without it the backup is
+// incomplete.
 const ReportTrailer = "Casemate-Report"
 
-// postBackup streams a backup. An error in the middle cuts the connection: no client can take half of one for a whole
-// one.
+// postBackup streams a backup. An error in the middle aborts the connection, so that no client takes an incomplete
+// backup for a complete one.
 func (a *API) postBackup(w http.ResponseWriter, r *http.Request) {
 	var in struct {
 		NoBlobs    bool `json:"no_blobs"`
@@ -45,7 +45,7 @@ func (a *API) postBackup(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// startedWriter is a writer that knows whether something was written.
+// startedWriter records whether anything was written.
 type startedWriter struct {
 	w       io.Writer
 	started bool

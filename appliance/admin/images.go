@@ -13,7 +13,7 @@ import (
 
 type Image struct {
 	Name      string `json:"name"`
-	Reference string `json:"reference"` // name:tag, or name@digest where there is no tag
+	Reference string `json:"reference"` // name:tag, or name@digest for a manifest without a tag
 	Digest    string `json:"digest"`
 	MediaType string `json:"media_type"`
 	Size      int64  `json:"size"`
@@ -23,7 +23,8 @@ type Image struct {
 
 func (a *API) getImages(r *http.Request) (any, error) {
 	prefix := r.URL.Query().Get("prefix")
-	name, _, _ := strings.Cut(prefix, "@") // the part of the repository's name; manifests of others are not read
+	// only the repository's part of the prefix; manifests of other repositories are not read
+	name, _, _ := strings.Cut(prefix, "@")
 	if i := strings.LastIndexByte(name, ':'); i > strings.LastIndexByte(name, '/') {
 		name = name[:i]
 	}
@@ -50,7 +51,7 @@ func (a *API) deleteImage(ctx context.Context, ref string) error {
 	if strings.Contains(ref, "@") || strings.Contains(ref[strings.LastIndexByte(ref, '/')+1:], ":") {
 		return a.Registry.DeleteImage(ctx, ref)
 	}
-	// What an index spoke for shows only when the index is gone, so it takes a few rounds.
+	// Manifests that only an index referred to become visible when the index is gone, so it takes several rounds.
 	for round := 0; ; round++ {
 		var digests []string
 		seen := map[string]bool{}

@@ -12,7 +12,8 @@ import (
 	"casemate/appliance/usage"
 )
 
-// postImport takes over the connection: the command hands over the files that it opened, and waits for the end.
+// postImport takes over the connection: the command passes the files that it opened, and waits for the end of the
+// import.
 func (a *API) postImport(w http.ResponseWriter, r *http.Request) {
 	a.imports.Add(1)
 	defer a.imports.Done()
@@ -34,7 +35,7 @@ func (a *API) postImport(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// importStatus is statusOf, except that what is wrong with the content is not wrong with the request.
+// importStatus is statusOf, except that invalid content is not an invalid request.
 func importStatus(err error) int {
 	status := statusOf(err)
 	if status == http.StatusBadRequest && !errors.As(err, new(*usage.Error)) || status == http.StatusNotFound {

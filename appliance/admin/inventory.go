@@ -27,9 +27,8 @@ func (a *API) getInventory(w http.ResponseWriter, r *http.Request) {
 	reply.Send(w, r, "application/json", doc)
 }
 
-// held yields what an inventory may promise: what a name keeps and whose bytes can be had, since a bundle made with it
-// leaves them out. Where that cannot be said now, it is not
-// promised.
+// held yields the blobs that an inventory may list: those that a name refers to and whose bytes are available, since
+// a bundle made with it leaves them out. A blob whose state is unknown is not listed.
 func (a *API) held(ctx context.Context) iter.Seq2[string, int64] {
 	return func(yield func(string, int64) bool) {
 		for digest, size := range a.Tree.Kept() {
@@ -56,7 +55,7 @@ func (a *API) getInventoryKey(w http.ResponseWriter, r *http.Request) {
 	reply.Send(w, r, "application/x-pem-file", pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
 }
 
-// inventoryKey returns the cluster's key for inventories, which the node that is asked for it first makes.
+// inventoryKey returns the cluster's key for inventories; the first node that needs it creates it.
 func (a *API) inventoryKey(ctx context.Context) (ed25519.PrivateKey, error) {
 	seed, err := secret.ReadOrMake(ctx, a.Tree, a.Cluster, secret.Inventory)
 	if err != nil {

@@ -19,7 +19,7 @@ func (a *API) getMembers(*http.Request) (any, error) {
 	return append([]cluster.Member{}, a.Cluster.Members()...), nil
 }
 
-// format is what the cluster has agreed to, and what this node's program understands.
+// format returns the format that the cluster has agreed on, and the one that this node's program supports.
 func (a *API) format() map[string]uint64 {
 	agreed, newest := a.Cluster.Format()
 	return map[string]uint64{"format": agreed, "newest": newest}
@@ -42,7 +42,7 @@ func (a *API) postToken(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	a.Log.Info("join token made", "id", token.ID, "ttl", ttl)
+	a.Log.Info("join token created", "id", token.ID, "ttl", ttl)
 	return map[string]any{
 		"token":   token.String(),
 		"addr":    a.PeerAddr(),
@@ -50,11 +50,12 @@ func (a *API) postToken(r *http.Request) (any, error) {
 	}, nil
 }
 
-// removeMember takes a node out of the cluster, its addresses out of DNS, and out of what the CA permits. Cut short,
-// the same again does the rest; so it is not for the node itself, which stops in the middle.
+// removeMember removes a node from the cluster, its addresses from DNS and from the names that the CA permits. After
+// an interruption, repeating it does the rest. A node cannot remove itself, because it would stop in the middle.
 func (a *API) removeMember(ctx context.Context, node string, force bool) (any, error) {
 	if node == a.Node && len(a.Cluster.Members()) > 1 {
-		return nil, usage.Errorf("node %s is this one, and stops when it is removed: run the command on a node that stays",
+		return nil, usage.Errorf("node %s is this node, which stops when it is removed: run the command on another "+
+			"node",
 			node)
 	}
 	if err := a.Cluster.RemoveMember(ctx, node, force); err != nil {
@@ -73,14 +74,14 @@ func (a *API) removeMember(ctx context.Context, node string, force bool) (any, e
 		err = a.CA.ForgetNode(ctx, node)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("node %s is removed, but its addresses are not yet out of DNS and the CA (run the same "+
+		return nil, fmt.Errorf("node %s is removed, but its addresses are still in DNS and the CA (run the same "+
 			"command again): %w", node, err)
 	}
 	return map[string]any{"removed": node, "left": len(a.Cluster.Members())}, nil
 }
 
-// tellAddress takes where a member's peer port is, from the operator.
-func (a *API) tellAddress(node, addr string) error {
+// setAddress sets where a member's peer port is, as given by the operator.
+func (a *API) setAddress(node, addr string) error {
 	addr, err := config.PeerAddr(addr)
 	if err != nil {
 		return err

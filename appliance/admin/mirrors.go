@@ -25,7 +25,7 @@ func (a *API) getKubespray(r *http.Request) (any, error) {
 	return a.kubespray(r, k)
 }
 
-// postKubespray is POST /v1/kubespray?mode=MODE with what the command has read in a checkout, which the daemon may not
+// postKubespray is POST /v1/kubespray?mode=MODE with what the command read from a checkout, which the daemon may not
 // be able to open.
 func (a *API) postKubespray(r *http.Request) (any, error) {
 	var k nodeconf.KubesprayRelease
@@ -43,7 +43,7 @@ func (a *API) kubespray(r *http.Request, k *nodeconf.KubesprayRelease) (any, err
 	return asked(nodeconf.KubesprayVars(&s, r.URL.Query().Get("mode"), k))
 }
 
-// asked makes what cannot be generated a mistake of who asked.
+// asked turns an error of the generator into an error of the request.
 func asked(c *nodeconf.Conf, err error) (any, error) {
 	if err != nil {
 		return nil, usage.Errorf("%w", err)

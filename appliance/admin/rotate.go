@@ -8,23 +8,25 @@ import (
 	"casemate/pki"
 )
 
-// rotateRequest is the body of POST /v1/ca/rotate: begin a rotation, finish it, or undo the last of these two.
+// rotateRequest is the body of POST /v1/ca/rotate: begin a rotation, finish it, or undo the last of these steps.
 type rotateRequest struct {
 	Permit, Exclude, Drop []string
-	Own                   bool // leave an enterprise's CA certificate for a root of our own
+	Own                   bool // replace an enterprise's CA certificate by our own root
 	Finish, Undo          bool
-	Yes                   bool // although clients may be cut off
+	Yes                   bool // even if clients may be cut off
 }
 
-// rotated is the answer.
+// rotated is the response.
 type rotated struct {
 	Undone pki.Undone `json:"undone,omitempty"`
 }
 
 func (a *API) rotate(ctx context.Context, in rotateRequest) (rotated, error) {
 	change := pki.Change{Permit: in.Permit, Exclude: in.Exclude, Drop: in.Drop, Own: in.Own, Abrupt: in.Yes}
-	if changes := len(in.Permit)+len(in.Exclude)+len(in.Drop) > 0 || in.Own; in.Finish && in.Undo || changes && (in.Finish || in.Undo) {
-		return rotated{}, usage.Errorf("a request begins a rotation, or finishes one, or undoes that: finish, undo and what is changed exclude each other")
+	if changes := len(in.Permit)+len(in.Exclude)+len(in.Drop) > 0 || in.Own; in.Finish && in.Undo || changes &&
+		(in.Finish || in.Undo) {
+		return rotated{}, usage.Errorf("a request begins, finishes or undoes a rotation: finish, undo and changes " +
+			"exclude each other")
 	}
 	switch {
 	case in.Undo:

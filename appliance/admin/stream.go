@@ -7,11 +7,11 @@ import (
 	"net/http"
 )
 
-// streamed is an answer of the admin API that is a JSON array, written while it is made: what it costs in memory does
-// not depend on how long it is, and it ends with the client, whose context the sequence follows.
+// streamed is a response that is a JSON array, written while it is generated: its memory cost does not depend on its
+// length, and it ends with the client's request, whose context the sequence follows.
 type streamed iter.Seq2[any, error]
 
-// streamOf makes one of a sequence; convert makes an element of the array, !ok leaves one out.
+// streamOf converts a sequence; convert returns an element of the array, or !ok to leave it out.
 func streamOf[T any](list iter.Seq2[T, error], convert func(T) (any, bool)) streamed {
 	return func(yield func(any, error) bool) {
 		for v, err := range list {
@@ -26,11 +26,11 @@ func streamOf[T any](list iter.Seq2[T, error], convert func(T) (any, bool)) stre
 	}
 }
 
-// streamChunk is how many bytes of an array are made before they are sent.
+// streamChunk is how many bytes of an array are collected before they are sent.
 const streamChunk = 64 << 10
 
-// sendStream writes the array. An error before the first chunk is answered like any other. After it there is no status
-// any more: the connection is cut, so that the client sees half an array and never takes it for a whole one.
+// sendStream writes the array. An error before the first chunk is answered like any other. After it the status has
+// been sent: the connection is aborted, so that the client never takes an incomplete array for a complete one.
 func (a *API) sendStream(w http.ResponseWriter, r *http.Request, list streamed) {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
@@ -56,7 +56,7 @@ func (a *API) sendStream(w http.ResponseWriter, r *http.Request, list streamed) 
 		if b.Len() >= streamChunk {
 			w.Header().Set("Content-Type", "application/json")
 			if _, err := w.Write(b.Bytes()); err != nil {
-				return // nobody reads it any more
+				return // the client has gone
 			}
 			sent = true
 			b.Reset()

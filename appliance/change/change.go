@@ -1,7 +1,8 @@
-// Package change commits what changes how this cluster answers: settings, origins, and the hosts that an import brings.
+// Package change commits changes of what this cluster serves: settings, origins, and the hosts of an import.
 //
-// It promises that a change of what is enabled is one step: the records, and an intermediate of the CA for exactly the
-// names that are enabled, are one conditional batch. What another node changed meanwhile is planned again.
+// It promises that a change of the enabled names is atomic: the records, and an intermediate of the CA for exactly
+// the enabled names, are one conditional batch. If another node changed them in the meantime, the change is planned
+// again.
 package change
 
 import (
@@ -30,16 +31,16 @@ type Changes struct {
 	Tree    *cluster.Tree
 	CA      *pki.CA
 	Current *current.Reader
-	// Refresh takes up what was changed, before the change is answered.
+	// Refresh applies a committed change on this node, before the request is answered.
 	Refresh func() error
-	// DNSAddrs are the addresses at which this node's DNS listens.
+	// DNSAddrs returns the addresses on which this node's DNS listens.
 	DNSAddrs func() []netip.AddrPort
 	Log      *slog.Logger
 
 	mu sync.Mutex
 }
 
-// subBatch is a batch for a directory of the tree: what pki writes into a batch of ours lands in its own part.
+// subBatch is a batch for a directory of the tree: pki writes to its own part of our batch.
 type subBatch struct {
 	cluster.Batch
 	dir string
@@ -53,8 +54,8 @@ func (u subBatch) LinkWeak(name, digest string)       { u.Batch.LinkWeak(u.dir+"
 func (u subBatch) Remove(name string)                 { u.Batch.Remove(u.dir + "/" + name) }
 func (u subBatch) Expect(name string, version uint64) { u.Batch.Expect(u.dir+"/"+name, version) }
 
-// Commit commits a change of what is enabled: the records, and an intermediate for exactly the names of set, in
-// one conditional batch. If the CA or what plan expects of the tree changed meanwhile, plan is asked again.
+// Commit commits a change of the enabled names: the records, and an intermediate for exactly the names of set, in one
+// conditional batch. If the CA, or what plan expects of the tree, changed in the meantime, plan is called again.
 func (c *Changes) Commit(ctx context.Context,
 	plan func() (set *origin.Set, edit func(cluster.Batch) error, err error)) error {
 	c.mu.Lock()
@@ -78,7 +79,7 @@ func (c *Changes) Commit(ctx context.Context,
 			return write(subBatch{b, "pki"})
 		})
 		if errors.Is(err, fs.ErrExist) && try < 5 {
-			continue // the CA or the record changed in between, on another node or by a renewal
+			continue // the CA or the record changed in the meantime, by another node or a renewal
 		}
 		if err != nil {
 			return err
@@ -87,7 +88,7 @@ func (c *Changes) Commit(ctx context.Context,
 	}
 }
 
-// version is what a conditional batch expects of a file: 0 for one that is not there.
+// version returns the version of a file that a conditional batch expects: 0 if it does not exist.
 func (c *Changes) version(name string) (uint64, error) {
 	info, err := c.Tree.Stat(name)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -102,8 +103,8 @@ func (c *Changes) version(name string) (uint64, error) {
 	return tree.VersionOf(info), nil
 }
 
-// AddOrigin adds an origin and enables it: record, DNS and certificates at one moment. One that the root does not
-// permit is refused with the command that changes that, and nothing is stored.
+// AddOrigin adds an origin and enables it: record, DNS and certificates in one step. If the root does not permit it,
+// the error has the command that changes that, and nothing is stored.
 func (c *Changes) AddOrigin(ctx context.Context, host string, aliases []string) (origin.Origin, error) {
 	host = origin.Fold(host)
 	var made origin.Origin
@@ -124,7 +125,8 @@ func (c *Changes) AddOrigin(ctx context.Context, host string, aliases []string) 
 		}
 		for _, n := range o.Names() {
 			if hostname.Overlap(n, v.Settings.Domain) {
-				return nil, nil, usage.Errorf("an origin must be apart from the own zone %s, got %s", v.Settings.Domain, n)
+				return nil, nil, usage.Errorf("an origin must not overlap the own zone %s, got %s",
+					v.Settings.Domain, n)
 			}
 			if err := origin.Check(n); err != nil {
 				return nil, nil, err
@@ -162,7 +164,7 @@ func (c *Changes) AddOrigin(ctx context.Context, host string, aliases []string) 
 	return made, nil
 }
 
-// RemoveOrigin removes an origin from DNS and certificates at once. What is held under its name stays.
+// RemoveOrigin removes an origin from DNS and certificates at once. Its content stays stored.
 func (c *Changes) RemoveOrigin(ctx context.Context, host string) error {
 	host = origin.Fold(host)
 	err := c.Commit(ctx, func() (*origin.Set, func(cluster.Batch) error, error) {
@@ -172,7 +174,8 @@ func (c *Changes) RemoveOrigin(ctx context.Context, host string) error {
 			return nil, nil, fmt.Errorf("there is no origin %s: %w", host, fs.ErrNotExist)
 		}
 		if o.Host != host {
-			return nil, nil, fmt.Errorf("%s is an alias of the origin %s, which can be removed: %w", host, o.Host, fs.ErrInvalid)
+			return nil, nil, fmt.Errorf("%s is an alias of the origin %s: remove that instead: %w", host, o.Host,
+				fs.ErrInvalid)
 		}
 		version, err := c.version("origins/" + host)
 		if err != nil {
@@ -197,8 +200,8 @@ func (c *Changes) RemoveOrigin(ctx context.Context, host string) error {
 	return err
 }
 
-// SetSetting changes one setting, or puts its default back (nil). A setting that changes what is enabled changes the
-// intermediate with it.
+// SetSetting changes one setting, or resets it to its default (nil). A setting that changes the enabled names changes
+// the intermediate too.
 func (c *Changes) SetSetting(ctx context.Context, key string, value *string) error {
 	if key == "pki.issuer" {
 		return c.setIssuer(ctx, value)
@@ -208,7 +211,7 @@ func (c *Changes) SetSetting(ctx context.Context, key string, value *string) err
 	}
 	if key == "domain" {
 		return usage.Errorf("setting domain is fixed at init, because certificates carry it: " +
-			"make a new cluster for another domain")
+			"create a new cluster for another domain")
 	}
 	err := c.Commit(ctx, func() (*origin.Set, func(cluster.Batch) error, error) {
 		texts, err := settings.Read(c.Tree.Sub("settings"))
@@ -259,11 +262,11 @@ func (c *Changes) SetSetting(ctx context.Context, key string, value *string) err
 	return err
 }
 
-// setIssuer makes an enterprise's CA certificate the one that signs. value is PEM: its private key, the certificate,
-// and those above it. It is no text in the settings directory, because the key must be sealed: the CA keeps it.
+// setIssuer makes an enterprise's CA certificate the signing one. value is PEM: its private key, the certificate, and
+// those above it. It is not stored in the settings directory, because the key must be sealed: the CA stores it.
 func (c *Changes) setIssuer(ctx context.Context, value *string) error {
 	if value == nil {
-		return usage.Errorf("setting pki.issuer has no default to go back to: clients trust the enterprise's root now")
+		return usage.Errorf("setting pki.issuer cannot be reset: clients trust the enterprise's root now")
 	}
 	var chain, key []byte
 	for rest := []byte(*value); ; {
@@ -278,7 +281,8 @@ func (c *Changes) setIssuer(ctx context.Context, value *string) error {
 		}
 	}
 	if chain == nil || key == nil {
-		return usage.Errorf("setting pki.issuer must be PEM with the CA certificate, those above it, and its private key")
+		return usage.Errorf("setting pki.issuer must be PEM with the CA certificate, those above it, and its private " +
+			"key")
 	}
 	return c.CA.UseEnterprise(ctx, chain, key)
 }

@@ -11,14 +11,15 @@ import (
 	"casemate/pki"
 )
 
-// HostPlan is what an import makes of the hosts that its content comes from.
+// HostPlan is what an import changes about the hosts of its content.
 type HostPlan struct {
-	set     *origin.Set     // with them
-	write   []origin.Origin // records that are new or change
+	set     *origin.Set     // including the new ones
+	write   []origin.Origin // records that are new or changed
 	Outcome content.Origins
 }
 
-// PlanHosts says which hosts become origins: those that the root permits. What an operator decided about a host stays.
+// PlanHosts decides which hosts become origins: those that the root permits. An operator's decision about a host
+// stays.
 func (c *Changes) PlanHosts(hosts []content.Host) (p HostPlan, err error) {
 	v := c.Current.State()
 	p.set = v.Origins
@@ -61,8 +62,8 @@ func (c *Changes) PlanHosts(hosts []content.Host) (p HostPlan, err error) {
 	return p, nil
 }
 
-// PublishImport commits the names of an import with what makes its hosts origins: records, and an intermediate for
-// them.
+// PublishImport commits the names of an import together with the records that make its hosts origins, and an
+// intermediate for them.
 func (c *Changes) PublishImport(ctx context.Context, hosts []content.Host,
 	write func(cluster.Batch, content.Origins) error) error {
 	if p, err := c.PlanHosts(hosts); err != nil {

@@ -8,23 +8,23 @@ import (
 	"time"
 )
 
-// Body bounds how long reading a request's body may wait for the client, over the whole request: as for writes, it
-// is the time in which somebody waited for it, over stallChunk bytes. It lies around the body, not the connection,
-// because the server reads the connection on its own while a handler sends, and a deadline there would end a download.
+// Body limits how long reading a request's body may wait for the client, over the whole request: as for writes, it
+// counts the time spent waiting in reads, over stallChunk bytes. It wraps the body, not the connection, because the
+// server reads the connection on its own while a handler sends, and a deadline there would end a download.
 type Body struct {
 	io.ReadCloser
 	deadline func(time.Time) error // http.ResponseController's SetReadDeadline
 	stall    time.Duration
-	expects  bool // the client waits for 100 Continue, which reading sends
+	expects  bool // the client waits for 100 Continue, which the first read sends
 
-	mu      sync.Mutex // of whoever reads
+	mu      sync.Mutex // held by a reader
 	waited  time.Duration
 	got     int
 	touched bool
-	done    bool // all of it was read, or it was closed
+	done    bool // read completely, or closed
 }
 
-// NewBody returns the body of r, whose answer goes to w.
+// NewBody returns the body of r, whose response is w.
 func NewBody(w http.ResponseWriter, r *http.Request, stall time.Duration) *Body {
 	return &Body{
 		ReadCloser: r.Body, deadline: http.NewResponseController(w).SetReadDeadline, stall: stall,
@@ -32,7 +32,7 @@ func NewBody(w http.ResponseWriter, r *http.Request, stall time.Duration) *Body 
 	}
 }
 
-// What a server reads of a body that nobody wants, so that the connection can be used again.
+// How much a server reads of a body that the handler did not read, to reuse the connection.
 const (
 	DrainTime  = 10 * time.Second
 	drainBytes = 256 << 10
@@ -66,15 +66,15 @@ func (b *Body) Close() error {
 	return err
 }
 
-// Drain reads what is left of the body before an answer begins, as the server does, but for a bounded time. It reports
-// whether the connection can be used again.
+// Drain reads the rest of the body before a response begins, like the server, but for a limited time. It reports
+// whether the connection can be reused.
 func (b *Body) Drain() bool {
 	if !b.mu.TryLock() {
-		return true // somebody reads it
+		return true // a reader is active
 	}
 	defer b.mu.Unlock()
 	if b.done || b.expects && !b.touched {
-		return true // there is nothing, or the server closes the connection
+		return true // there is no rest, or the server closes the connection
 	}
 	b.deadline(time.Now().Add(DrainTime))
 	if _, err := io.CopyN(io.Discard, b.ReadCloser, drainBytes); err != io.EOF {
@@ -85,7 +85,7 @@ func (b *Body) Drain() bool {
 	return true
 }
 
-// Finish bounds what the server itself reads after the handler.
+// Finish limits what the server itself reads after the handler.
 func (b *Body) Finish() {
 	b.mu.Lock()
 	defer b.mu.Unlock()

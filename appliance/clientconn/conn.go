@@ -1,5 +1,5 @@
-// Package clientconn bounds the connections of clients: how many one may have, how long it may make no progress, and
-// whose turn it is to get a large answer.
+// Package clientconn limits client connections: how many one client may have, how long it may make no progress, and
+// in which order clients get large responses.
 package clientconn
 
 import (
@@ -19,39 +19,39 @@ import (
 	"casemate/cluster/share"
 )
 
-// How long a client may make no progress, and how much progress counts. A big file over a slow line takes as long as it
-// takes; a client that has stopped reading, or reads a byte now and then, is cut off.
+// How long a client may make no progress, and how much counts as progress. A big file over a slow line takes as long
+// as it takes; a client that has stopped reading, or reads a byte now and then, is disconnected.
 const (
 	StallTimeout = 2 * time.Minute
-	stallChunk   = 1 << 20 // bytes that must have left within StallTimeout: 9 KB/s
+	stallChunk   = 1 << 20 // bytes that must be sent within StallTimeout: 9 KB/s
 )
 
-// Conn bounds how long writes may wait for the client. It stays an io.ReaderFrom, so that net/http hands
-// *os.File to the kernel (sendfile) as on a bare *net.TCPConn; but in pieces, each with its own deadline.
+// Conn limits how long writes may wait for the client. It remains an io.ReaderFrom, so that net/http passes *os.File
+// to the kernel (sendfile) as on a bare *net.TCPConn; but in pieces, each with its own deadline.
 //
-// What counts is the time in which a write waited, over as many writes as stallChunk takes: TLS writes in small
-// records, and a client that takes one of them now and then makes no progress that is worth a connection. The time in
-// which nothing was written is not the client's fault.
+// It counts the time that writes spent waiting, over as many writes as stallChunk takes: TLS writes in small records,
+// and a client that accepts one of them now and then makes too little progress. Time in which nothing was written is
+// not counted.
 type Conn struct {
 	*net.TCPConn
 	stall    time.Duration
 	place    *share.Place
-	waited   atomic.Int64 // nanoseconds that writes waited since
-	sent     atomic.Int64 // so many bytes
-	deadline atomic.Int64 // what extendDeadline set, in Unix nanoseconds; 0 when somebody else has set one
+	waited   atomic.Int64 // nanoseconds that writes waited for the current chunk
+	sent     atomic.Int64 // bytes of the current chunk
+	deadline atomic.Int64 // the deadline that extendDeadline set, in Unix nanoseconds; 0 if another caller has set one
 
-	// For large copies (turns.go). turn and raw belong to whoever writes.
-	turns  *share.Turns // nil: they are not bounded
-	client string       // who takes turns
-	turn   bool         // it is this connection's turn
+	// For large copies (turns.go). The writer owns turn and raw.
+	turns  *share.Turns // nil: unlimited
+	client string       // the client that takes turns
+	turn   bool         // this connection has the turn
 	raw    syscall.RawConn
 
 	gathering sync.Mutex
 	gathered  []byte // what was written and is not sent yet; nil: writes go to the socket
 }
 
-// extendDeadline gives the client what is left of stall for what is written next. A deadline that is nearly the right
-// one is left.
+// extendDeadline gives the client the rest of stall for the next write. It does not change a deadline that is nearly
+// right.
 func (c *Conn) extendDeadline() (start time.Time) {
 	start = time.Now()
 	left := c.stall - time.Duration(c.waited.Load())
@@ -64,7 +64,7 @@ func (c *Conn) extendDeadline() (start time.Time) {
 	return start
 }
 
-// wrote takes account of a write.
+// wrote accounts for a write.
 func (c *Conn) wrote(start time.Time, n int64) {
 	c.waited.Add(int64(time.Since(start)))
 	if c.sent.Add(n) >= stallChunk {
@@ -81,13 +81,13 @@ func (c *Conn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// SetDeadline is what net/http calls around a handshake.
+// SetDeadline is called by net/http around a handshake.
 func (c *Conn) SetDeadline(t time.Time) error {
 	c.deadline.Store(0)
 	return c.TCPConn.SetDeadline(t)
 }
 
-// SetWriteDeadline lasts until the next write.
+// SetWriteDeadline sets a deadline that lasts until the next write.
 func (c *Conn) SetWriteDeadline(t time.Time) error {
 	c.deadline.Store(0)
 	return c.TCPConn.SetWriteDeadline(t)
@@ -114,7 +114,7 @@ func (c *Conn) Write(p []byte) (n int, err error) {
 	return n, nil
 }
 
-// ReadFrom is what net/http and io.Copy call for a body that is a file.
+// ReadFrom is called by net/http and io.Copy for a body that is a file.
 func (c *Conn) ReadFrom(r io.Reader) (n int64, err error) {
 	limit := int64(1<<63 - 1)
 	outer, limited := r.(*io.LimitedReader)
@@ -130,7 +130,7 @@ func (c *Conn) ReadFrom(r io.Reader) (n int64, err error) {
 		}
 	}
 	for limit > 0 {
-		// The kernel takes a file itself or one in an *io.LimitedReader, not deeper: so the outer one was taken off
+		// The kernel takes a file itself or one in an *io.LimitedReader, not deeper: so the outer one was removed
 		// above.
 		piece := &io.LimitedReader{R: r, N: min(limit, stallChunk)}
 		want := piece.N
@@ -154,10 +154,10 @@ func (c *Conn) Close() error {
 	return c.TCPConn.Close()
 }
 
-// connKey is the key of a request's context under which its connection is.
+// connKey is the context key of a request's connection.
 type connKey struct{}
 
-// WithConn is an http.Server's ConnContext.
+// WithConn is the ConnContext of an http.Server.
 func WithConn(ctx context.Context, c net.Conn) context.Context {
 	if t, ok := c.(*tls.Conn); ok {
 		c = t.NetConn()
@@ -168,14 +168,14 @@ func WithConn(ctx context.Context, c net.Conn) context.Context {
 	return ctx
 }
 
-// Of returns the connection that a request came on, nil if it did not come through a Listener.
+// Of returns the connection of a request, nil if it did not come through a Listener.
 func Of(ctx context.Context) *Conn {
 	c, _ := ctx.Value(connKey{}).(*Conn)
 	return c
 }
 
-// Begin notes that a request begins on the connection; the function that it returns that the request has ended, and
-// whether the client asked for something that it may have.
+// Begin records that a request begins on the connection. The returned function records its end, and whether the
+// request was permitted.
 func (c *Conn) Begin() (end func(good bool)) {
 	c.place.Begin()
 	return c.place.End
@@ -184,22 +184,21 @@ func (c *Conn) Begin() (end func(good bool)) {
 // InTurns reports whether large copies on the connection wait for a turn.
 func (c *Conn) InTurns() bool { return c.turns != nil }
 
-// NewPlaces divides the connections of ports 80 and 443. known reports the addresses of nodes.
+// NewPlaces limits the connections of ports 80 and 443. known reports the addresses of nodes.
 func NewPlaces(max int, known func(client string) bool) *share.Places {
-	// Three eighths for one client: a thousand downloads may come from one host. Whoever has none gets one all the
-	// same.
+	// Three eighths for one client: a thousand downloads may come from one host. A client without a connection always
+	// gets one.
 	return share.New(share.Config{Max: max, PerClient: (max*3 + 7) / 8, Kept: min(512, max/8), Known: known})
 }
 
-// An answer that was made in memory stays there until its client has taken it, for as long as Conn lets it
-// take.
+// A response that was generated in memory stays there until its client has received it, for as long as Conn allows.
 const (
-	LargeAnswer  = 64 << 10 // bytes from which it counts
-	LargeAnswers = 64       // under way at a time; the registry's lists and manifests have up to 4 MiB
+	LargeAnswer  = 64 << 10 // size in bytes from which a response counts
+	LargeAnswers = 64       // in progress at a time; the registry's lists and manifests have up to 4 MiB
 )
 
-// NewLarge divides the large answers that are under way among clients. All count as idle, so there is always room for
-// one more: the oldest one goes, of the client that holds most.
+// NewLarge divides the places for large responses among clients. All responses count as idle, so there is always a
+// place for one more: the oldest response of the client with most places is aborted.
 func NewLarge(max int) *share.Places {
 	return share.New(share.Config{Max: max, PerClient: (max*3 + 7) / 8})
 }
@@ -210,18 +209,18 @@ func (c *Conn) Abort() {
 	c.Close()
 }
 
-// Listener bounds the connections, all together and those of one client, so that nobody keeps the others out by
-// holding them open.
+// Listener limits the connections, in total and for each client, so that no client can keep others out by holding
+// connections open.
 type Listener struct {
 	net.Listener
 	Places *share.Places
-	Turns  *share.Turns // for large copies; nil: they are not bounded
+	Turns  *share.Turns // for large copies; nil: unlimited
 	Stall  time.Duration
 	Log    *slog.Logger
 }
 
-// Accept returns the next connection for which there is room; the others are closed at once, which a client sees and
-// may try again.
+// Accept returns the next connection for which there is a place. It closes others at once, which clients notice and
+// may retry.
 func (l *Listener) Accept() (net.Conn, error) {
 	for {
 		c, err := l.Listener.Accept()
@@ -251,7 +250,7 @@ func addrOf(a net.Addr) netip.Addr {
 	return netip.Addr{}
 }
 
-// AddrOf is the address of who sent r.
+// AddrOf returns the address of the sender of r.
 func AddrOf(r *http.Request) netip.Addr {
 	a, _ := netip.ParseAddrPort(r.RemoteAddr)
 	return a.Addr().Unmap().WithZone("")

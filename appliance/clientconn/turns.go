@@ -13,9 +13,9 @@ import (
 	"casemate/cluster/share"
 )
 
-// Large answers are copied in turns (share.Turns): as many copies run at a time as there are cores, a piece each, and
-// the others wait in a queue of ours, in which clients go round. Without that a hundred downloads are a hundred
-// goroutines that are ready to run, each for up to ten milliseconds, and a small request waits behind all of them.
+// Large responses are copied in turns (share.Turns): as many copies run at a time as there are cores, one piece each,
+// and the others wait in a queue that alternates between clients. Without this, a hundred downloads are a hundred
+// runnable goroutines, each for up to ten milliseconds, and a small request waits for all of them.
 const (
 	LargeWrite = 8 << 10 // bytes from which a write needs a turn
 
@@ -26,10 +26,10 @@ const (
 	turnChunk = 64 << 10
 )
 
-// NewTurns leaves one of the processors that the scheduler may use to what is small.
+// NewTurns leaves one of the scheduler's processors to small requests.
 func NewTurns() *share.Turns { return share.NewTurns(runtime.GOMAXPROCS(0) - 1) }
 
-// take waits for a turn; whoever writes on c calls it.
+// take waits for a turn; the writer of c calls it.
 func (c *Conn) take() {
 	if !c.turn {
 		c.turns.Take(c.client)
@@ -37,7 +37,7 @@ func (c *Conn) take() {
 	}
 }
 
-// yield gives the turn back, if c has it.
+// yield returns the turn, if c has it.
 func (c *Conn) yield() {
 	if c.turn {
 		c.turn = false
@@ -67,8 +67,8 @@ func (c *Conn) writable() error {
 	return err
 }
 
-// send has try make one system call that moves up to want bytes. If the client takes none now, the turn is given back,
-// and send returns 0 when it may take some.
+// send calls try for one system call that sends up to want bytes. If the client accepts none now, send returns the
+// turn, and then 0 once the client may accept some.
 func (c *Conn) send(try func(fd uintptr) (int, error)) (n int, err error) {
 	if err := c.open(); err != nil {
 		return 0, err
@@ -100,10 +100,10 @@ func (c *Conn) send(try func(fd uintptr) (int, error)) (n int, err error) {
 	return n, errors.Join(werr, err)
 }
 
-// writeInTurns is Write for what is large.
+// writeInTurns is Write for large data.
 func (c *Conn) writeInTurns(p []byte) (n int, err error) {
 	if !c.turn {
-		defer c.yield() // else somebody further up goes on with the turn, if it was not lost
+		defer c.yield() // else a caller further up continues with the turn, if it was not lost
 	}
 	for n < len(p) {
 		piece := p[n:min(len(p), n+stallChunk)]
@@ -229,7 +229,7 @@ func (c *Conn) release() error {
 	}
 }
 
-// FileOf returns the file that r reads, and how much of it; nil if it is none.
+// FileOf returns the file that r reads, and how much of it; nil if r does not read a file.
 func FileOf(r io.Reader) (*os.File, int64) {
 	limit := int64(1<<63 - 1)
 	if l, ok := r.(*io.LimitedReader); ok {

@@ -9,7 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// prefetch waits until the next n bytes of a file are in memory, so that nobody waits for a disk with a turn.
+// prefetch waits until the next n bytes of a file are in memory, so that no connection waits for a disk while holding
+// a turn.
 func prefetch(f *os.File, n int64) {
 	raw, err := f.SyscallConn()
 	if err != nil {
@@ -23,15 +24,15 @@ func prefetch(f *os.File, n int64) {
 		var last [1]byte
 		end := at + n - 1
 		if _, err := unix.Preadv2(int(fd), [][]byte{last[:]}, end, unix.RWF_NOWAIT); err != unix.EAGAIN {
-			return // it is there, behind the end, or the file system cannot say
+			return // in memory, beyond the end, or unknown to the file system
 		}
 		unix.Fadvise(int(fd), at, n, unix.FADV_WILLNEED)
 		unix.Pread(int(fd), last[:], end)
 	})
 }
 
-// sendFile copies up to limit bytes of a file with the kernel. ok is false if the kernel does not take this file; then
-// nothing was sent.
+// sendFile copies up to limit bytes of a file in the kernel. ok is false if the kernel does not support this file;
+// then nothing was sent.
 func (c *Conn) sendFile(f *os.File, limit int64) (n int64, ok bool, err error) {
 	src, err := f.SyscallConn()
 	if err != nil {
@@ -62,7 +63,8 @@ func (c *Conn) sendFile(f *os.File, limit int64) (n int64, ok bool, err error) {
 	if err == nil {
 		err = cerr
 	}
-	if n == 0 && (errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ENOSYS) || errors.Is(err, syscall.EOPNOTSUPP)) {
+	if n == 0 && (errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ENOSYS) ||
+		errors.Is(err, syscall.EOPNOTSUPP)) {
 		return 0, false, nil
 	}
 	return n, true, err

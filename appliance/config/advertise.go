@@ -13,7 +13,7 @@ type hostAddr struct {
 	addr  netip.Addr
 }
 
-// hostAddrs are the addresses of the interfaces that are up.
+// hostAddrs returns the addresses of the interfaces that are up.
 func hostAddrs() (list []hostAddr) {
 	ifaces, err := net.Interfaces()
 	if err != nil {
@@ -33,14 +33,15 @@ func hostAddrs() (list []hostAddr) {
 	return list
 }
 
-// ofContainers are how the interfaces begin that container runtimes, virtual machines and Kubernetes make for what runs
-// on the host: clients do not reach the host there.
-var ofContainers = []string{"docker", "br-", "podman", "cni", "veth", "virbr", "lxc", "lxd", "flannel", "cali", "cilium",
+// ofContainers are the name prefixes of interfaces that container runtimes, virtual machines and Kubernetes create
+// for workloads on the host: clients do not reach the host through them.
+var ofContainers = []string{"docker", "br-", "podman", "cni", "veth", "virbr", "lxc", "lxd", "flannel", "cali",
+	"cilium",
 	"kube-", "nodelocaldns", "vxlan"}
 
-// onlyAddrs guesses, on a host without a default route, at which addresses clients reach it: its only IPv4 address, and
-// its only IPv6 address. Where there are several of a family it is not for us to choose: those of IPv6 beside one of
-// IPv4 are left out (privacy addresses come and go), all others are an error that names them.
+// onlyAddrs chooses, on a host without a default route, the addresses at which clients reach it: its only IPv4
+// address, and its only IPv6 address. If an IPv4 address exists, several IPv6 addresses are ignored (privacy
+// addresses change); otherwise several addresses of a family are an error that lists them.
 func onlyAddrs(all []hostAddr) ([]netip.Addr, error) {
 	const set = "set advertise (or --advertise) to the addresses at which clients reach this host"
 	const unset = "advertise is not set and this host has no default route"
@@ -72,9 +73,10 @@ func onlyAddrs(all []hostAddr) ([]netip.Addr, error) {
 	case len(v4) == 0 && len(v6) == 1:
 		return v6, nil
 	case len(named) > 0:
-		return nil, fmt.Errorf("%s, and several addresses could be meant (%s): %s", unset, strings.Join(named, ", "), set)
+		return nil, fmt.Errorf("%s, and the host has several addresses (%s): %s", unset, strings.Join(named, ", "), set)
 	case len(skipped) > 0:
-		return nil, fmt.Errorf("%s, and no address that clients could use (only %s): %s", unset, strings.Join(skipped, ", "), set)
+		return nil, fmt.Errorf("%s, and the host has no address that clients could use (only %s): %s", unset,
+			strings.Join(skipped, ", "), set)
 	}
-	return nil, fmt.Errorf("%s and no address: connect it to the clients' network, or %s", unset, set)
+	return nil, fmt.Errorf("%s and no address: connect the host to the clients' network, or %s", unset, set)
 }

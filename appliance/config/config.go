@@ -1,4 +1,5 @@
-// Package config is a node's own config: reading, checking and writing casemate.yaml, and the logger that it asks for.
+// Package config is a node's own config: it reads, validates and writes casemate.yaml, and creates the logger that
+// the config describes.
 package config
 
 import (
@@ -23,37 +24,37 @@ import (
 	"casemate/appliance/usage"
 )
 
-// DefaultFile is where the node's config lies unless --config names another.
+// DefaultFile is the path of the node's config unless --config sets another.
 const DefaultFile = "/etc/casemate/casemate.yaml"
 
-// DefaultSocket is where the admin socket lies unless listen.admin, --socket or CASEMATE_SOCKET names another.
+// DefaultSocket is the path of the admin socket unless listen.admin, --socket or CASEMATE_SOCKET sets another.
 const DefaultSocket = "/run/casemate/admin.sock"
 
-// maxConfig bounds a config file; a real one has a few hundred bytes.
+// maxConfig limits a config file's size in bytes; a typical one has a few hundred.
 const maxConfig = 1 << 20
 
-// Config is a node's own config. What is the same on every node lives in the tree (Settings).
-// Parse reads it from YAML; the zero value of every field has a documented default, which Complete fills in.
+// Config is a node's own config. Configuration that is the same on every node is in the tree (Settings). Parse reads
+// it from YAML; the zero value of every field has a documented default, which Complete sets.
 type Config struct {
 	// Node is the node's name, a DNS label. Default: the host's short name.
 	Node string
 	// Data is the directory that the node owns. Default: /var/lib/casemate.
 	Data string
-	// Advertise are the addresses that DNS answers give for this node and at which peers find it. Default: those of the
+	// Advertise are the addresses that DNS returns for this node and at which peers find it. Default: those of the
 	// default routes.
 	Advertise []netip.Addr
-	// Listen says where the node listens.
+	// Listen has the addresses on which the node listens.
 	Listen Listen
-	// Peers says where other nodes' peer ports are, by name, if they are not found where they were: see
-	// `casemate member address`, which does the same without a restart. Default: what each node says of itself.
+	// Peers are the addresses of other nodes' peer ports, by name, if they have moved: see `casemate member address`,
+	// which does the same without a restart. Default: what each node publishes.
 	Peers map[string]netip.AddrPort
-	// Log says what is logged and how.
+	// Log configures the log.
 	Log Log
 }
 
 // Listen holds the sockets' addresses, "address:port" each; port 0 lets the kernel choose. An empty list means the
-// advertised addresses at the usual port, or whatever systemd hands over under that name. DNS and the peer port never
-// listen on a wildcard.
+// advertised addresses with the usual port, or the sockets that systemd passes under that name. DNS and the peer port
+// never listen on a wildcard.
 type Listen struct {
 	HTTP  []netip.AddrPort // default port 80
 	HTTPS []netip.AddrPort // default port 443
@@ -62,20 +63,21 @@ type Listen struct {
 	Admin string           // path of a unix socket, default DefaultSocket
 }
 
-// Log says what is logged and how.
+// Log configures the log.
 type Log struct {
-	// Level is debug, info, warn or error. Default: info. It follows a reload (SIGHUP).
+	// Level is debug, info, warn or error. Default: info. A reload (SIGHUP) applies a change.
 	Level slog.Level
-	// Format is auto (journal when there, else text), text or json. Default: auto.
+	// Format is auto (journal if it is available, else text), text or json. Default: auto.
 	Format string
 }
 
-// Load reads the config file at path. A file that is not there is a usage.Error which says how to make one.
+// Load reads the config file at path. A missing file is a usage.Error that says how to create one.
 func Load(path string) (Config, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
-			return Config{}, usage.Errorf("config %s does not exist: casemate init writes it, --config names another", path)
+			return Config{}, usage.Errorf("config %s does not exist: casemate init writes it, --config sets another "+
+				"path", path)
 		}
 		return Config{}, usage.Errorf("config: %w", err)
 	}
@@ -87,9 +89,9 @@ func Load(path string) (Config, error) {
 	return Parse(path, data)
 }
 
-// Parse reads a config from YAML. It is strict: an unknown key, a key given twice or a value of the wrong type is
-// a usage.Error with the file's name and the line. It looks at nothing but data, so defaults that depend on the host
-// are left to Complete.
+// Parse reads a config from YAML. It is strict: an unknown key, a duplicate key or a value of the wrong type is a
+// usage.Error with the file's name and the line. It depends on data only, so defaults that depend on the host are
+// left to Complete.
 func Parse(name string, data []byte) (Config, error) {
 	var c Config
 	if len(data) > maxConfig {
@@ -102,7 +104,7 @@ func Parse(name string, data []byte) (Config, error) {
 	}
 	var second yaml.Node
 	if err := dec.Decode(&second); !errors.Is(err, io.EOF) {
-		return c, usage.Errorf("config %s: the file must hold one YAML document, and a second one follows", name)
+		return c, usage.Errorf("config %s: the file must contain one YAML document, got a second one", name)
 	}
 	p := parser{file: name, lines: map[string]int{}}
 	if len(doc.Content) > 0 {
@@ -132,7 +134,7 @@ func Parse(name string, data []byte) (Config, error) {
 		return Config{}, p.err
 	}
 	if err := c.Validate(); err != nil {
-		// Validate's sentences begin with the key.
+		// The sentences of Validate begin with the key.
 		if key, _, _ := strings.Cut(err.Error(), " "); p.lines[key] > 0 {
 			return Config{}, usage.Errorf("config %s line %d: %w", name, p.lines[key], err)
 		}
@@ -141,10 +143,10 @@ func Parse(name string, data []byte) (Config, error) {
 	return c, nil
 }
 
-// parser walks the YAML nodes and keeps the first mistake.
+// parser walks the YAML nodes and records the first error.
 type parser struct {
 	file  string
-	lines map[string]int // where each key's value stands
+	lines map[string]int // line of each key's value
 	err   error
 }
 
@@ -156,7 +158,7 @@ func (p *parser) fail(n *yaml.Node, format string, args ...any) {
 
 func (p *parser) mapping(at string, n *yaml.Node, keys map[string]func(string, *yaml.Node)) {
 	if n.Kind == yaml.ScalarNode && n.Tag == "!!null" {
-		return // "listen:" with nothing behind it
+		return // "listen:" without a value
 	}
 	what := "the config"
 	if at != "" {
@@ -176,11 +178,11 @@ func (p *parser) mapping(at string, n *yaml.Node, keys map[string]func(string, *
 				known = append(known, k)
 			}
 			slices.Sort(known)
-			p.fail(key, "unknown key %q, %s has %s", key.Value, what, strings.Join(known, ", "))
+			p.fail(key, "unknown key %q; the keys of %s are %s", key.Value, what, strings.Join(known, ", "))
 			return
 		}
 		if seen[key.Value] {
-			p.fail(key, "key %q is given twice", key.Value)
+			p.fail(key, "key %q is duplicated", key.Value)
 			return
 		}
 		seen[key.Value] = true
@@ -230,17 +232,17 @@ func (p *parser) addrPort(key string, n *yaml.Node) netip.AddrPort {
 	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
 }
 
-// byNode reads addresses by the names of nodes.
+// byNode reads addresses by node name.
 func (p *parser) byNode(key string, n *yaml.Node) map[string]netip.AddrPort {
 	if n.Kind != yaml.MappingNode || len(n.Content) > 2*64 {
-		p.fail(n, "%s must be at most 64 nodes' names, each with an address and a port, got %s", key, describe(n))
+		p.fail(n, "%s must have at most 64 node names, each with an address and a port, got %s", key, describe(n))
 		return nil
 	}
 	peers := map[string]netip.AddrPort{}
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		name := p.text(key, n.Content[i])
 		if _, twice := peers[name]; twice {
-			p.fail(n.Content[i], "%s must name each node once, got %q twice", key, name)
+			p.fail(n.Content[i], "%s must have each node once, got %q twice", key, name)
 		}
 		if err := checkNode(name); err != nil && p.err == nil {
 			p.fail(n.Content[i], "%s: %v", key, err)
@@ -285,7 +287,7 @@ func each[T any](p *parser, key string, n *yaml.Node, one func(string, *yaml.Nod
 	return list
 }
 
-// Validate says what rule a value breaks and what it is. Fields that are still zero are fine: Complete fills them in.
+// Validate returns the rule that a value breaks, and the value. Fields that are zero are valid: Complete sets them.
 func (c *Config) Validate() error {
 	if c.Node != "" {
 		if err := checkNode(c.Node); err != nil {
@@ -308,7 +310,7 @@ func (c *Config) Validate() error {
 			return fmt.Errorf("advertise must be addresses at which clients reach this node, got %q", a)
 		}
 		if slices.Contains(c.Advertise[:i], a) {
-			return fmt.Errorf("advertise must name each address once, got %s twice", a)
+			return fmt.Errorf("advertise must have each address once, got %s twice", a)
 		}
 	}
 	for _, l := range []struct {
@@ -326,40 +328,42 @@ func (c *Config) Validate() error {
 				continue
 			}
 			if !l.wildcard && a.Addr().IsUnspecified() {
-				return fmt.Errorf("%s must be addresses of this host, never a wildcard (a resolver of the host may hold "+
+				return fmt.Errorf("%s must be addresses of this host, never a wildcard (a resolver of the host may "+
+					"use "+
 					"127.0.0.53), got %s", l.key, a)
 			}
 			for _, b := range l.list {
 				if a.Addr().IsUnspecified() && b != a && b.Port() == a.Port() && a.Port() != 0 &&
 					(a.Addr().Is6() || b.Addr().Is4()) {
-					return fmt.Errorf("%s must name each address once: %s is %s too", l.key, a, b)
+					return fmt.Errorf("%s must have each address once: %s is the same as %s", l.key, a, b)
 				}
 			}
 			if a.Port() != 0 && slices.Contains(l.list[:i], a) {
-				return fmt.Errorf("%s must name each address once, got %s twice", l.key, a)
+				return fmt.Errorf("%s must have each address once, got %s twice", l.key, a)
 			}
 		}
 	}
 	return nil
 }
 
-// reserved are the labels of the own zone that mean something else than a node.
+// reserved are the labels of the own zone that have another meaning than a node.
 var reserved = []string{"registry", "files", "ns", "www", "localhost"}
 
 func checkNode(name string) error {
 	if !hostname.IsLabel(name) {
-		return fmt.Errorf("node must be a DNS label (a-z, 0-9 and -, at most 63, beginning and ending with a letter or "+
+		return fmt.Errorf("node must be a DNS label (a-z, 0-9 and -, at most 63, beginning and ending with a letter "+
+			"or "+
 			"digit), got %q", name)
 	}
 	if slices.Contains(reserved, name) {
-		return fmt.Errorf("node must not be one of %s, which mean something in the own zone, got %q",
+		return fmt.Errorf("node must not be one of %s, which are reserved in the own zone, got %q",
 			strings.Join(reserved, ", "), name)
 	}
 	return nil
 }
 
-// Complete fills in the defaults that depend on the host: its name and its addresses. What the default is at a
-// listening address is decided when the sockets are bound, because systemd may have handed them over.
+// Complete sets the defaults that depend on the host: its name and its addresses. The default of a listening address
+// is decided when the sockets are bound, because systemd may have passed them.
 func (c *Config) Complete() error {
 	if c.Node == "" {
 		name, err := os.Hostname()
@@ -368,7 +372,7 @@ func (c *Config) Complete() error {
 		}
 		name, _, _ = strings.Cut(strings.ToLower(name), ".")
 		if err := checkNode(name); err != nil {
-			return usage.Errorf("the host's name cannot be the node's name, set node (or --name): %w", err)
+			return usage.Errorf("the host's name is not valid as the node's name, set node (or --name): %w", err)
 		}
 		c.Node = name
 	}
@@ -393,8 +397,8 @@ func (c *Config) Complete() error {
 	return c.Validate()
 }
 
-// routeAddrs returns the local addresses of the default routes. Connecting a UDP socket sends nothing: it only asks the
-// routing table.
+// routeAddrs returns the local addresses of the default routes. Connecting a UDP socket sends nothing: it only
+// consults the routing table.
 func routeAddrs() []netip.Addr {
 	var list []netip.Addr
 	for _, to := range []string{"192.0.2.1:9", "[2001:db8::1]:9"} {
@@ -411,14 +415,15 @@ func routeAddrs() []netip.Addr {
 	return list
 }
 
-// YAML writes the config as a file that Parse reads: every key with what it means, those that are not set as
+// YAML writes the config as a file that Parse reads: every key with its description; keys that are not set are
 // comments with their default.
 func (c *Config) YAML() []byte {
 	var b strings.Builder
-	b.WriteString("# The config of this Casemate node. Every key is optional; a # stands before what is not set, " +
-		"with its default or an example.\n" +
-		"# What is the same on every node is set with: casemate config set\n" +
-		"# A change is taken up with: systemctl reload casemate, which says what needs a restart. " +
+	b.WriteString("# The config of this Casemate node. Every key is optional; keys that are not set are commented " +
+		"out, " +
+		"with their default or an example.\n" +
+		"# Settings that are the same on every node are changed with: casemate config set\n" +
+		"# To apply a change: systemctl reload casemate, which reports what needs a restart. " +
 		"After one of advertise, listen or data: casemate sockets\n")
 	key := func(indent, name, value, def, help string) {
 		mark := ""
@@ -458,7 +463,7 @@ func (c *Config) YAML() []byte {
 		peer = c.Listen.Peer.String()
 	}
 	if len(c.Listen.HTTP)+len(c.Listen.HTTPS)+len(c.Listen.DNS) == 0 && peer == "" && admin == "" {
-		b.WriteString("#") // a listen with nothing below it is fine, but looks as if something were missing
+		b.WriteString("#") // a "listen:" without keys is valid YAML, but looks incomplete
 	}
 	b.WriteString("listen:\n")
 	key("  ", "http", ports(c.Listen.HTTP), `["10.0.0.11:80"]`, "Default: the advertised addresses, port 80.")
@@ -467,7 +472,7 @@ func (c *Config) YAML() []byte {
 		"UDP and TCP; never a wildcard. Default: the advertised addresses, port 53.")
 	key("  ", "peer", text(peer), `"10.0.0.11:7443"`,
 		"For the other nodes. Default: the first advertised address, port 7443.")
-	key("  ", "admin", text(admin), strconv.Quote(DefaultSocket), "The socket that the command line talks to.")
+	key("  ", "admin", text(admin), strconv.Quote(DefaultSocket), "The socket that the command line connects to.")
 	var peers []string
 	for _, name := range slices.Sorted(maps.Keys(c.Peers)) {
 		peers = append(peers, fmt.Sprintf("%s: %q", name, c.Peers[name]))
@@ -478,8 +483,8 @@ func (c *Config) YAML() []byte {
 	}
 	b.WriteString("\n")
 	key("", "peers", where, `{n2: "10.0.0.12:7443"}`,
-		"Where other nodes' peer ports are, if they are not found where they were. "+
-			"Default: what each node says of itself.")
+		"Addresses of other nodes' peer ports, if they have moved. "+
+			"Default: what each node publishes.")
 	b.WriteString("\n")
 	level, format := "", c.Log.Format
 	if c.Log.Level != 0 {
@@ -490,6 +495,6 @@ func (c *Config) YAML() []byte {
 	}
 	b.WriteString("log:\n")
 	key("  ", "level", level, "info", "debug, info, warn or error.")
-	key("  ", "format", format, "auto", "auto (for the journal where there is one, else text), text or json.")
+	key("  ", "format", format, "auto", "auto (journal format if the journal is available, else text), text or json.")
 	return []byte(b.String())
 }

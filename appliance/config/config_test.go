@@ -31,7 +31,8 @@ func TestConfigIsReadWhole(t *testing.T) {
 		t.Fatal(err)
 	}
 	if c.Node != "n1" || c.Data != "/var/lib/casemate" || len(c.Advertise) != 2 || len(c.Listen.HTTPS) != 2 ||
-		c.Listen.Peer != netip.MustParseAddrPort("10.0.0.11:7443") || c.Log.Level.String() != "WARN" || c.Log.Format != "json" ||
+		c.Listen.Peer != netip.MustParseAddrPort("10.0.0.11:7443") || c.Log.Level.String() != "WARN" ||
+		c.Log.Format != "json" ||
 		c.Peers["n2"] != netip.MustParseAddrPort("10.0.0.12:7443") || len(c.Peers) != 2 {
 		t.Fatalf("got %+v", c)
 	}
@@ -48,31 +49,36 @@ func TestConfigIsReadWhole(t *testing.T) {
 
 func TestConfigErrorsNameTheLineTheRuleAndTheValue(t *testing.T) {
 	for _, c := range []struct{ in, want string }{
-		{"nodes: n1\n", `c.yaml line 1: unknown key "nodes", the config has advertise, data, listen, log, node, peers`},
-		{"node: n1\nlisten:\n  htp: []\n", `c.yaml line 3: unknown key "htp", listen has admin, dns, http, https, peer`},
-		{"node: n1\nnode: n2\n", `c.yaml line 2: key "node" is given twice`},
+		{"nodes: n1\n", `c.yaml line 1: unknown key "nodes"; the keys of the config are advertise, data, listen, log, node, peers`},
+		{"node: n1\nlisten:\n  htp: []\n",
+			`c.yaml line 3: unknown key "htp"; the keys of listen are admin, dns, http, https, peer`},
+		{"node: n1\nnode: n2\n", `c.yaml line 2: key "node" is duplicated`},
 		{"node: N1\n", `node must be a DNS label`},
-		{"node: files\n", `mean something in the own zone, got "files"`},
+		{"node: files\n", `are reserved in the own zone, got "files"`},
 		{"data: var\n", `data must be an absolute path, got "var"`},
 		{"node: [a]\n", `line 1: node must be text, got a list`},
 		{"advertise: 10.0.0.1\n", `line 1: advertise must be a list with at least one entry, got "10.0.0.1"`},
 		{"advertise:\n- 10.0.0.1\n- 10.0.0\n", `line 3: advertise must be an IP address, got "10.0.0"`},
 		{"advertise: [0.0.0.0]\n", `advertise must be addresses at which clients reach this node, got "0.0.0.0"`},
-		{"advertise: [10.0.0.1, 10.0.0.1]\n", `advertise must name each address once, got 10.0.0.1 twice`},
-		{"listen:\n  http: [\"0.0.0.0:80\", \"[::]:80\"]\n", `listen.http must name each address once: [::]:80 is 0.0.0.0:80 too`},
-		{"listen:\n  https: [\"10.0.0.1:443\", \"0.0.0.0:443\"]\n", `listen.https must name each address once: 0.0.0.0:443 is 10.0.0.1:443 too`},
+		{"advertise: [10.0.0.1, 10.0.0.1]\n", `advertise must have each address once, got 10.0.0.1 twice`},
+		{"listen:\n  http: [\"0.0.0.0:80\", \"[::]:80\"]\n",
+			`listen.http must have each address once: [::]:80 is the same as 0.0.0.0:80`},
+		{"listen:\n  https: [\"10.0.0.1:443\", \"0.0.0.0:443\"]\n",
+			`listen.https must have each address once: 0.0.0.0:443 is the same as 10.0.0.1:443`},
 		{"listen: 80\n", `line 1: listen must be keys and values, got "80"`},
-		{"listen: {dns: [\"0.0.0.0:53\"]}\n", `listen.dns must be addresses of this host, never a wildcard (a resolver of the host may hold 127.0.0.53), got 0.0.0.0:53`},
-		{"listen: {http: [\"10.0.0.1\"]}\n", `line 1: listen.http must be an IP address and a port, like 10.0.0.11:443 or [fd00::1]:443, got "10.0.0.1"`},
+		{"listen: {dns: [\"0.0.0.0:53\"]}\n",
+			`listen.dns must be addresses of this host, never a wildcard (a resolver of the host may use 127.0.0.53), got 0.0.0.0:53`},
+		{"listen: {http: [\"10.0.0.1\"]}\n",
+			`line 1: listen.http must be an IP address and a port, like 10.0.0.11:443 or [fd00::1]:443, got "10.0.0.1"`},
 		{"listen: {admin: a.sock}\n", `listen.admin must be an absolute path of at most 107 bytes, got "a.sock"`},
-		{"peers: [n2]\n", `line 1: peers must be at most 64 nodes' names, each with an address and a port, got a list`},
+		{"peers: [n2]\n", `line 1: peers must have at most 64 node names, each with an address and a port, got a list`},
 		{"peers: {n2: 10.0.0.12}\n", `line 1: peers.n2 must be an IP address and a port`},
 		{"peers: {N2: \"10.0.0.12:1\"}\n", `line 1: peers: node must be a DNS label`},
 		{"peers:\n  n2: \"0.0.0.0:1\"\n", `line 2: peers.n2 must be an address that can be reached, got 0.0.0.0:1`},
 		{"log: {level: loud}\n", `line 1: log.level must be debug, info, warn or error, got "loud"`},
 		{"log: {format: xml}\n", `log.format must be auto, text or json, got "xml"`},
 		{"node: n1\na: b: c\n", `line 2: mapping values are not allowed`},
-		{"node: a\n---\nnode: b\n", `a second one follows`},
+		{"node: a\n---\nnode: b\n", `got a second one`},
 		{"- a\n", `line 1: the config must be keys and values, got a list`},
 		{"node: &x n1\ndata: *x\n", `line 2: data must be text, got a YAML alias`},
 	} {
@@ -87,7 +93,8 @@ func TestConfigErrorsNameTheLineTheRuleAndTheValue(t *testing.T) {
 func TestConfigFileThatIsNotThere(t *testing.T) {
 	_, err := Load(filepath.Join(t.TempDir(), "none.yaml"))
 	var mistake *usage.Error
-	if !errors.As(err, &mistake) || !strings.Contains(err.Error(), "casemate init writes it") || errors.Is(err, os.ErrExist) {
+	if !errors.As(err, &mistake) || !strings.Contains(err.Error(), "casemate init writes it") ||
+		errors.Is(err, os.ErrExist) {
 		t.Fatalf("got %v", err)
 	}
 }

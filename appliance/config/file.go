@@ -10,8 +10,8 @@ import (
 	"casemate/appliance/service"
 )
 
-// Blank reports a config file that sets nothing, like the one of a fresh package, or that does not exist: it is written
-// for the operator.
+// Blank reports a config file that sets nothing, like the one of a new package, or that does not exist: casemate
+// writes it for the operator.
 func Blank(path string) bool {
 	if _, err := os.Lstat(path); err != nil {
 		return true
@@ -20,21 +20,21 @@ func Blank(path string) bool {
 	return err == nil && reflect.DeepEqual(cfg, Config{})
 }
 
-// Stage writes the config beside its place before anything else is done, so that a place that cannot be written to is
-// known early; the function that it returns moves it there or removes it. A file that is not blank is left alone, and
+// Stage writes the config next to its path before anything else is done, so that a path that cannot be written is
+// found early. The returned function moves it to its path or removes it. A file that is not blank is not changed, and
 // with "" nothing is written.
 func Stage(path string, cfg Config) (func(ok bool) error, error) {
 	if path == "" || !Blank(path) {
 		return func(bool) error { return nil }, nil
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return nil, fmt.Errorf("config %s cannot be written, name another with --config: %w", path, err)
+		return nil, fmt.Errorf("config %s cannot be written, give another path with --config: %w", path, err)
 	}
 	f, err := os.CreateTemp(filepath.Dir(path), ".casemate-*.yaml")
 	if err != nil {
-		return nil, fmt.Errorf("config %s cannot be written, name another with --config: %w", path, err)
+		return nil, fmt.Errorf("config %s cannot be written, give another path with --config: %w", path, err)
 	}
-	// What is the default anyway stands there as a comment.
+	// A default value is written as a comment.
 	if cfg.Data == service.DataDir {
 		cfg.Data = ""
 	}

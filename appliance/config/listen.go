@@ -28,7 +28,7 @@ func (c *Config) AdvertisedAt(port uint16) []netip.AddrPort {
 	return list
 }
 
-// PeerListen returns where this node listens for the others.
+// PeerListen returns the address on which this node listens for peers.
 func (c *Config) PeerListen() netip.AddrPort {
 	if c.Listen.Peer.IsValid() {
 		return c.Listen.Peer
@@ -36,8 +36,8 @@ func (c *Config) PeerListen() netip.AddrPort {
 	return c.AdvertisedAt(portPeer)[0]
 }
 
-// PeerDial returns what other nodes dial for this one, whose peer port is bound at an address: behind a wildcard, the
-// first advertised address.
+// PeerDial returns the address that other nodes dial for this one, whose peer port is bound to bound: for a wildcard,
+// the first advertised address.
 func (c *Config) PeerDial(bound netip.AddrPort) string {
 	if bound.Addr().IsUnspecified() && len(c.Advertise) > 0 {
 		bound = netip.AddrPortFrom(c.Advertise[0], bound.Port())
@@ -45,7 +45,7 @@ func (c *Config) PeerDial(bound netip.AddrPort) string {
 	return bound.String()
 }
 
-// HasDNSPort reports whether DNS listens at a's port, if a is an address of this node.
+// HasDNSPort reports whether DNS listens on a's port, if a is an address of this node.
 func (c *Config) HasDNSPort(a netip.AddrPort) bool {
 	if len(c.Listen.DNS) == 0 {
 		return a.Port() == portDNS
@@ -53,7 +53,7 @@ func (c *Config) HasDNSPort(a netip.AddrPort) bool {
 	return slices.Contains(c.Listen.DNS, a)
 }
 
-// Units returns what systemd's units have to know of the config.
+// Units returns the part of the config that systemd's units need.
 func (c *Config) Units() service.Config {
 	u := service.Config{Data: c.Data, HTTP: c.Listen.HTTP, HTTPS: c.Listen.HTTPS, DNS: c.Listen.DNS}
 	if len(u.HTTP) == 0 {
@@ -68,7 +68,7 @@ func (c *Config) Units() service.Config {
 	return u
 }
 
-// PeerAddr completes an address with the usual port.
+// PeerAddr adds the usual port to an address without one.
 func PeerAddr(s string) (string, error) {
 	if a, err := netip.ParseAddr(s); err == nil {
 		return netip.AddrPortFrom(a, portPeer).String(), nil
@@ -78,7 +78,7 @@ func PeerAddr(s string) (string, error) {
 	}
 	host, port, err := net.SplitHostPort(s)
 	if err != nil || host == "" || port == "" {
-		return "", usage.Errorf("the address of a member must be host, address or address:port, got %q", s)
+		return "", usage.Errorf("a member's address must be host, address or address:port, got %q", s)
 	}
 	return s, nil
 }

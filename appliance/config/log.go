@@ -10,11 +10,11 @@ import (
 	"github.com/coreos/go-systemd/v22/journal"
 )
 
-// NewLogger returns the logger that the config asks for, writing to w (standard error), and the level that Reload
+// NewLogger returns the logger that the config describes, writing to w (standard error), and the level that Reload
 // changes.
 //
-// With format auto, lines carry the journal's priority (sd-daemon(3), "<6>") and no time where standard error is the
-// journal, and are text elsewhere.
+// With format auto, if standard error is the journal, lines have the journal's priority (sd-daemon(3), "<6>") and no
+// time; otherwise they are text.
 func NewLogger(cfg Log, w io.Writer) (*slog.Logger, *slog.LevelVar) {
 	level := &slog.LevelVar{}
 	level.Set(cfg.Level)
@@ -30,7 +30,7 @@ func NewLogger(cfg Log, w io.Writer) (*slog.Logger, *slog.LevelVar) {
 	return slog.New(slog.NewTextHandler(w, opt)), level
 }
 
-// journalHandler writes one line a record with the priority in front; the journal adds the time.
+// journalHandler writes one line per record, prefixed with the priority; the journal adds the time.
 type journalHandler struct {
 	slog.Handler
 	out *journalWriter

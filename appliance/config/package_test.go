@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// The config of the packages says nothing, so that init writes the one of this host in its place.
+// The packaged config sets nothing, so that init replaces it with the config of the host.
 func TestPackagedConfigIsBlank(t *testing.T) {
 	const path = "../../packaging/casemate.yaml"
 	data, err := os.ReadFile(path)

@@ -11,8 +11,8 @@ import (
 	"casemate/bundle/lists"
 )
 
-// chart checks the repository's index and the archive that it names. indexes keeps what was read for the charts that
-// follow.
+// chart checks the repository's index and the archive that it lists. indexes caches the indexes that were read, for
+// later charts of the same repository.
 func (c *Checker) chart(ctx context.Context, w lists.Chart, indexes map[string]*lists.ChartIndex) (*Finding, error) {
 	version := w.Version
 	if version == "" {
@@ -54,7 +54,7 @@ func (c *Checker) chart(ctx context.Context, w lists.Chart, indexes map[string]*
 	return f.because(archive.Name, archive), nil
 }
 
-// because makes f say what was found about the part of it at name.
+// because adds to f the finding about its part called name.
 func (f *Finding) because(name string, found *Finding) *Finding {
 	where, kind, whole := f.Where, f.Kind, f.Name
 	*f = *found
@@ -63,14 +63,15 @@ func (f *Finding) because(name string, found *Finding) *Finding {
 	return f
 }
 
-// readChartIndex reads the index.yaml at a URL that is here. fs.ErrInvalid: it cannot be read as one.
+// readChartIndex reads the index.yaml stored for a URL. fs.ErrInvalid: it cannot be parsed.
 func (c *Checker) readChartIndex(ctx context.Context, at string) (*lists.ChartIndex, error) {
 	info, _, err := c.Files.Resolve(ctx, at)
 	if err != nil {
 		return nil, err
 	}
 	if info.Size > lists.MaxChartIndex {
-		return nil, fmt.Errorf("%s has %d bytes, at most %d are read: %w", at, info.Size, lists.MaxChartIndex, fs.ErrInvalid)
+		return nil, fmt.Errorf("%s has %d bytes, at most %d are supported: %w", at, info.Size, lists.MaxChartIndex,
+			fs.ErrInvalid)
 	}
 	b, err := c.Open(ctx, info.Digest)
 	if err != nil {

@@ -16,34 +16,36 @@ import (
 	"casemate/registry"
 )
 
-// Verdict says in one word what a check found.
+// Verdict classifies a finding in one word.
 type Verdict string
 
-// A client that asks for what is Missing, Unreached or not for its Platform gets a miss, for what has another Digest or
-// Checksum the wrong bytes, and refuses what has another Size. Luck and Sparse are warnings: it works, by something
-// that is not meant to be relied on, or not for everybody.
+// A client that requests something Missing, Unreached or not for its Platform gets a miss; a different Digest or
+// Checksum gives it the wrong bytes; it refuses content of a different Size. Luck and Sparse are warnings: the
+// request works, but relies on a fallback, or does not work for every client.
 const (
-	VerdictMissing   Verdict = "missing"   // not here, or here and of no use; Detail says why
-	VerdictPlatform  Verdict = "platform"  // here, but not for every platform that was asked for
-	VerdictUnreached Verdict = "unreached" // its host is not answered for, so no node gets it, whether or not it is here
-	VerdictDigest    Verdict = "digest"    // another manifest is here than the one pinned
-	VerdictChecksum  Verdict = "checksum"  // other bytes are here than the checksum says
-	VerdictSize      Verdict = "size"      // a manifest states a size that its content does not have
-	VerdictOptional  Verdict = "optional"  // not here, which matters to some installations only
-	VerdictLuck      Verdict = "luck"      // another name answers: a tolerance, a redirect of the settings
-	VerdictSparse    Verdict = "sparse"    // an index is here without some of what it lists, and nobody asked for a platform
+	VerdictMissing  Verdict = "missing"  // not stored, or stored but unusable; Detail has the reason
+	VerdictPlatform Verdict = "platform" // stored, but not for every requested platform
+	// its host is not an enabled origin, so no node gets it, whether or not it is stored
+	VerdictUnreached Verdict = "unreached"
+	VerdictDigest    Verdict = "digest"   // another manifest is stored than the one pinned
+	VerdictChecksum  Verdict = "checksum" // the stored bytes do not match the checksum
+	VerdictSize      Verdict = "size"     // a manifest states a size that differs from its content's
+	VerdictOptional  Verdict = "optional" // not stored, but only some installations need it
+	VerdictLuck      Verdict = "luck"     // served under another name: a fallback, or a redirect of the settings
+	// an index is stored without some of its manifests, and no platform was requested
+	VerdictSparse Verdict = "sparse"
 )
 
-// CheckRequest is what a check is asked: is all of this here?
+// CheckRequest lists what must be stored.
 type CheckRequest struct {
 	lists.Wanted
-	// Platforms must all be here of every image that has platforms ("linux/amd64", "linux/arm64/v8"). None: it is
-	// enough that something can be pulled.
+	// Platforms must all be available for every image that has platforms ("linux/amd64", "linux/arm64/v8"). If empty,
+	// one that can be pulled is enough.
 	Platforms []string `json:"platforms,omitempty"`
 }
 
-// Report is what a check found. Asked is Here + Missing + Differs + Optional; those that are here by luck, or sparse,
-// count as here.
+// Report is the result of a check. Asked is Here + Missing + Differs + Optional; VerdictLuck and VerdictSparse count
+// as Here.
 type Report struct {
 	Asked   int `json:"asked"`
 	Here    int `json:"here"`
@@ -53,32 +55,32 @@ type Report struct {
 	Sparse  int `json:"sparse,omitempty"`
 	// Optional counts VerdictOptional.
 	Optional int `json:"optional"`
-	// Findings are what is not as it was asked for, in the order of the lists, at most one for each thing.
+	// Findings are the items that differ from the request, in the order of the lists, at most one per item.
 	Findings []Finding `json:"findings"`
 }
 
-// Finding is one thing that is not as it was asked for.
+// Finding is one item that differs from the request.
 type Finding struct {
 	Kind    string  `json:"kind"`            // "image", "file", "redirect" or "chart"
 	Name    string  `json:"name"`            // the reference, the URL, or "NAME VERSION of REPOSITORY"
 	Where   string  `json:"where,omitempty"` // FILE:LINE of the list
 	Verdict Verdict `json:"verdict"`
-	// Detail is the rest in words.
+	// Detail explains the verdict in words.
 	Detail string `json:"detail,omitempty"`
-	// Want and Got are digests, with VerdictDigest and VerdictChecksum. Known says who knows Want.
+	// Want and Got are digests, with VerdictDigest and VerdictChecksum. Known is the source of Want.
 	Want  string `json:"want,omitempty"`
 	Got   string `json:"got,omitempty"`
 	Known string `json:"known,omitempty"`
-	// Platforms are those that are here, with VerdictPlatform and VerdictSparse.
+	// Platforms are the stored platforms, with VerdictPlatform and VerdictSparse.
 	Platforms []string `json:"platforms,omitempty"`
-	// Tags are others of the same repository that are here, with Missing.
+	// Tags are other stored tags of the same repository, with VerdictMissing.
 	Tags []string `json:"tags,omitempty"`
 }
 
-// Checker answers whether things are here as a node would get them. All fields but Has are required, and they are used
-// from one goroutine for each Check.
+// Checker checks whether a node would get the listed items. All fields but Has are required; each Check uses them
+// from one goroutine.
 type Checker struct {
-	// Images and Files answer as they answer clients; *registry.Registry and *fileserver.Server do.
+	// Images and Files resolve names as for clients; *registry.Registry and *fileserver.Server implement them.
 	Images interface {
 		Resolve(ctx context.Context, repository, tag, digest string) (registry.Resolution, error)
 	}
@@ -87,30 +89,33 @@ type Checker struct {
 	}
 	// Open opens a blob.
 	Open func(ctx context.Context, digest string) (io.ReadSeekCloser, error)
-	// Has says whether a blob's bytes can be had: syscall.EIO if they are damaged or lost. Nil: all can.
+	// Has returns an error if a blob's bytes are unavailable: syscall.EIO if they are damaged or lost. Nil: all blobs
+	// are available.
 	Has func(ctx context.Context, digest string) (int64, error)
 	// Tags returns the tags of a canonical repository.
 	Tags func(repository string) []string
-	// Unreached says why clients that ask a host do not come here, and the way out; "" if they do.
+	// Unreached returns why requests for a host do not reach the bastions, and what to do; "" if they do.
 	Unreached func(host string) string
 }
 
-// maxPlatforms bounds what a request may ask of every image.
+// maxPlatforms limits the platforms in a request.
 const maxPlatforms = 64
 
-// Check looks for everything that req wants. Its error is the context's, that of a disk, or fs.ErrInvalid for a request
-// that nobody can mean.
+// Check checks everything that req lists. It returns the context's error, a disk error, or fs.ErrInvalid for an
+// invalid request.
 func (c *Checker) Check(ctx context.Context, req CheckRequest) (*Report, error) {
 	if len(req.Platforms) > maxPlatforms {
-		return nil, fmt.Errorf("at most %d platforms can be asked for, got %d: %w", maxPlatforms, len(req.Platforms), fs.ErrInvalid)
+		return nil, fmt.Errorf("at most %d platforms can be given, got %d: %w", maxPlatforms, len(req.Platforms),
+			fs.ErrInvalid)
 	}
 	for _, p := range req.Platforms {
 		if !validPlatform(p) {
-			return nil, fmt.Errorf("a platform is written like linux/amd64 or linux/arm64/v8, got %q: %w", p, fs.ErrInvalid)
+			return nil, fmt.Errorf("a platform must have the form linux/amd64 or linux/arm64/v8, got %q: %w", p,
+				fs.ErrInvalid)
 		}
 	}
 	if len(req.Images)+len(req.Files)+len(req.Charts)+len(req.Redirects)+len(req.Git) == 0 {
-		return nil, fmt.Errorf("nothing is asked for: a check needs an image, a file or a chart: %w", fs.ErrInvalid)
+		return nil, fmt.Errorf("the request is empty: a check needs an image, a file or a chart: %w", fs.ErrInvalid)
 	}
 	r := &Report{Findings: []Finding{}}
 	for _, w := range req.Images {
@@ -128,12 +133,12 @@ func (c *Checker) Check(ctx context.Context, req CheckRequest) (*Report, error) 
 		r.count(f, w.Optional)
 	}
 	indexes := map[string]*lists.ChartIndex{}
-	for _, w := range req.Git { // a clone that finds the refs finds what they name: they came together
+	for _, w := range req.Git { // if the refs of a clone are stored, so are their objects: they were imported together
 		f, err := c.file(ctx, lists.File{URL: w.Refs(), Where: w.Where})
 		if err != nil {
 			return nil, err
 		}
-		if f != nil && f.Verdict == VerdictLuck { // with or without .git, as it is asked for
+		if f != nil && f.Verdict == VerdictLuck { // with or without .git, as requested
 			f = nil
 		}
 		r.count(f, false)
@@ -155,7 +160,7 @@ func (c *Checker) Check(ctx context.Context, req CheckRequest) (*Report, error) 
 	return r, nil
 }
 
-// count adds one thing; nil is one that is as it was asked for.
+// count counts one item; a nil finding means that it is as requested.
 func (r *Report) count(f *Finding, optional bool) {
 	r.Asked++
 	if f == nil {
@@ -188,13 +193,13 @@ func (r *Report) count(f *Finding, optional bool) {
 	r.Findings = append(r.Findings, *f)
 }
 
-// image checks one reference. Where a list pins a tag to a digest both names must lead there: some clients pull by the
-// one and some by the other.
+// image checks one reference. Where a list pins a tag to a digest, both the tag and the digest must resolve to it:
+// clients pull by either.
 func (c *Checker) image(ctx context.Context, w lists.Image, platforms []string) (*Finding, error) {
 	f := &Finding{Kind: "image", Name: w.Ref(), Where: w.Where}
 	asked := w.Repository
 	found, here, err := c.resolve(ctx, w.Repository, w.Tag, w.Digest, f)
-	if err == nil && !here { // where a host has no place of its own it is called otherwise here
+	if err == nil && !here { // a host that is not an origin is stored under another name
 		if place, perr := lists.Place(w.Repository); perr == nil && place != w.Repository {
 			found, here, err = c.resolve(ctx, place, w.Tag, w.Digest, f)
 			w.Repository = place
@@ -215,25 +220,27 @@ func (c *Checker) image(ctx context.Context, w lists.Image, platforms []string) 
 		case tagHere && tagged.Digest != w.Digest:
 			f.Verdict, f.Detail, f.Want, f.Got = VerdictDigest, "", w.Digest, tagged.Digest
 			if here {
-				f.Detail = "the pinned one is here too, without the tag"
+				f.Detail = "the pinned digest is stored too, but without the tag"
 			}
 			return f, nil
 		case here && !tagHere:
-			f.Verdict, f.Detail, f.Tags = VerdictMissing, "the pinned digest is here, without the tag", nearest(c.Tags(found.Repository), w.Tag)
+			f.Verdict, f.Detail, f.Tags = VerdictMissing, "the pinned digest is stored, but without the tag",
+				nearest(c.Tags(found.Repository), w.Tag)
 			return f, nil
 		}
 	}
-	lacks, wrong := lacking(found, platforms), mattering(found.Wrong, platforms)
+	absent, wrong := lacking(found, platforms), mattering(found.Wrong, platforms)
 	switch {
 	case !here:
 		f.Tags = nearest(c.Tags(w.Repository), w.Tag)
-	case len(found.Lost) > 0 && (len(platforms) == 0 || len(found.Platforms) == 0 || len(lacks) > 0):
+	case len(found.Lost) > 0 && (len(platforms) == 0 || len(found.Platforms) == 0 || len(absent) > 0):
 		f.lose(found.Lost)
 	case len(found.Missing) > 0 && !found.Sparse:
 		f.Verdict, f.Detail = VerdictMissing,
-			"its manifest is here without "+strings.Join(found.Missing[:min(len(found.Missing), 3)], ", ")
-	case len(lacks) > 0:
-		f.Verdict, f.Detail, f.Platforms = VerdictPlatform, "not for "+strings.Join(lacks, ", "), realPlatforms(found.Platforms)
+			"its manifest is stored without "+strings.Join(found.Missing[:min(len(found.Missing), 3)], ", ")
+	case len(absent) > 0:
+		f.Verdict, f.Detail, f.Platforms = VerdictPlatform, "not for "+strings.Join(absent, ", "),
+			realPlatforms(found.Platforms)
 	case hollow(found) != "":
 		f.Verdict, f.Detail = VerdictMissing, hollow(found)
 	case len(wrong) > 0:
@@ -248,8 +255,9 @@ func (c *Checker) image(ctx context.Context, w lists.Image, platforms []string) 
 	return f, nil
 }
 
-// resolve is Images.Resolve with a miss, which f tells, apart from an error.
-func (c *Checker) resolve(ctx context.Context, repository, tag, digest string, f *Finding) (found registry.Resolution, here bool, err error) {
+// resolve calls Images.Resolve. A miss is recorded in f; any other error is returned.
+func (c *Checker) resolve(ctx context.Context, repository, tag, digest string, f *Finding) (found registry.Resolution,
+	here bool, err error) {
 	found, err = c.Images.Resolve(ctx, repository, tag, digest)
 	if f.missed(err) {
 		return found, false, nil
@@ -257,8 +265,7 @@ func (c *Checker) resolve(ctx context.Context, repository, tag, digest string, f
 	return found, err == nil, err
 }
 
-// missed reports whether err says that a client would get a miss, and then makes f say so, with the reason if there is
-// more to say than that.
+// missed reports whether err is a miss; if so, it sets f's verdict, with the reason if err has one.
 func (f *Finding) missed(err error) bool {
 	if errors.Is(err, syscall.EIO) {
 		f.lose(nil)
@@ -267,7 +274,7 @@ func (f *Finding) missed(err error) bool {
 	if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrInvalid) {
 		return false
 	}
-	// The errors have the form "image NAME: reason: sentinel", and the reason may be left out.
+	// The errors have the form "image NAME: reason: sentinel"; the reason is optional.
 	_, reason, _ := strings.Cut(err.Error(), ": ")
 	for _, e := range []error{fs.ErrNotExist, fs.ErrInvalid} {
 		reason = strings.TrimSuffix(strings.TrimSuffix(reason, e.Error()), ": ")
@@ -276,7 +283,7 @@ func (f *Finding) missed(err error) bool {
 	return true
 }
 
-// lose makes f say that it is here by name only: a client would not get its bytes.
+// lose records in f that only the name is stored: a client would not get the bytes.
 func (f *Finding) lose(digests []string) {
 	f.Verdict, f.Detail = VerdictMissing, lostDetail
 	if n := len(digests); n > 0 {
@@ -288,13 +295,13 @@ func (f *Finding) lose(digests []string) {
 	}
 }
 
-const lostDetail = "its bytes are damaged or lost here: import or push it again"
+const lostDetail = "its bytes are damaged or lost: import or push it again"
 
-// maxTags is how many other tags a finding names.
+// maxTags is how many other tags a finding lists.
 const maxTags = 5
 
-// nearest returns those of tags that are most like tag, the likest first: what the installer asks for is often one
-// version beside. Tags of signatures and the like (sha256-….sig) are nobody's version.
+// nearest returns those of tags that are most similar to tag, the most similar first: an installer often requests a
+// neighbouring version. Tags of signatures and the like (sha256-….sig) are skipped.
 func nearest(tags []string, tag string) []string {
 	alike := func(t string) (n int) {
 		for n < min(len(t), len(tag)) && t[n] == tag[n] {
@@ -307,20 +314,20 @@ func nearest(tags []string, tag string) []string {
 	return tags[:min(len(tags), maxTags)]
 }
 
-// unreached reports whether clients that ask host do not come here, and then makes f say so.
+// unreached reports whether requests for host do not reach the bastions; if so, it sets f's verdict.
 func (c *Checker) unreached(host string, here bool, f *Finding) bool {
 	why := c.Unreached(host)
 	if why == "" {
 		return false
 	}
-	f.Verdict, f.Detail = VerdictUnreached, "it is not here, and "+why
+	f.Verdict, f.Detail = VerdictUnreached, "it is not stored, and "+why
 	if here {
-		f.Detail = "it is here, but " + why
+		f.Detail = "it is stored, but " + why
 	}
 	return true
 }
 
-// file checks one URL. A sha256 stands in the tree; for a sha512 the file is read.
+// file checks one URL. The sha256 is in the tree; for a sha512 the file is read.
 func (c *Checker) file(ctx context.Context, w lists.File) (*Finding, error) {
 	f := &Finding{Kind: "file", Name: w.URL, Where: w.Where}
 	info, luck, err := c.Files.Resolve(ctx, w.URL)
@@ -328,7 +335,7 @@ func (c *Checker) file(ctx context.Context, w lists.File) (*Finding, error) {
 	if err != nil && !missed {
 		return nil, err
 	}
-	if !missed && c.Has != nil { // what is made is no blob
+	if !missed && c.Has != nil { // generated content has no blob
 		if _, err := c.Has(ctx, info.Digest); errors.Is(err, syscall.EIO) {
 			f.lose([]string{info.Digest})
 			missed = true
@@ -354,7 +361,7 @@ func (c *Checker) file(ctx context.Context, w lists.File) (*Finding, error) {
 	return nil, nil
 }
 
-// redirect checks that a URL leads to where the list says, and that this is answered.
+// redirect checks that a URL redirects to the target in the list, and that the target is served.
 func (c *Checker) redirect(ctx context.Context, w lists.Redirect) (*Finding, error) {
 	f := &Finding{Kind: KindRedirect, Name: w.From, Where: w.Where, Known: w.Where}
 	info, luck, err := c.Files.Resolve(ctx, w.From)
@@ -379,7 +386,7 @@ func (c *Checker) redirect(ctx context.Context, w lists.Redirect) (*Finding, err
 	return f, nil
 }
 
-// hostOf is the host of a URL as it stands there, with its port.
+// hostOf returns the host of a URL as written, with its port.
 func hostOf(url string) string {
 	if _, rest, ok := strings.Cut(url, "://"); ok {
 		url = rest

@@ -19,7 +19,7 @@ import (
 	"casemate/registry"
 )
 
-// shelf is a fake of everything that a check asks: what is not on it is a miss.
+// shelf is a fake of everything that a check queries: a name that is not on it is a miss.
 type shelf struct {
 	t       *testing.T
 	images  map[string]registry.Resolution // by repository:tag and repository@digest
@@ -104,13 +104,16 @@ func TestCheckImages(t *testing.T) {
 	amd, arm, v7 := "linux/amd64", "linux/arm64/v8", "linux/arm/v7"
 	s := &shelf{t: t,
 		images: map[string]registry.Resolution{
-			"registry.k8s.io/pause:3.10":      {Digest: one, Platforms: []string{amd, arm, v7, two}, Sparse: true, Absent: []string{"linux/s390x"}},
-			"registry.k8s.io/pause@" + one:    {Digest: one, Platforms: []string{amd, arm}},
-			"quay.io/chart:1":                 {Digest: one},
-			"quay.io/plain:1":                 {Digest: one, Platforms: []string{"linux/arm64"}},
-			"quay.io/hollow:1":                {Digest: one, Sparse: true, Absent: []string{amd}},
-			"quay.io/only:arm":                {Digest: one, Platforms: []string{arm, two}, Sparse: true, Absent: []string{amd}},
-			"quay.io/a/etcd:1":                {Digest: one, Repository: "etcd", Luck: "answered by etcd:1", Platforms: []string{amd}},
+			"registry.k8s.io/pause:3.10": {Digest: one, Platforms: []string{amd, arm, v7, two}, Sparse: true,
+				Absent: []string{"linux/s390x"}},
+			"registry.k8s.io/pause@" + one: {Digest: one, Platforms: []string{amd, arm}},
+			"quay.io/chart:1":              {Digest: one},
+			"quay.io/plain:1":              {Digest: one, Platforms: []string{"linux/arm64"}},
+			"quay.io/hollow:1":             {Digest: one, Sparse: true, Absent: []string{amd}},
+			"quay.io/only:arm": {Digest: one, Platforms: []string{arm, two}, Sparse: true,
+				Absent: []string{amd}},
+			"quay.io/a/etcd:1": {Digest: one, Repository: "etcd", Luck: "answered by etcd:1",
+				Platforms: []string{amd}},
 			"quay.io/tagless@" + one:          {Digest: one},
 			"quay.io/moved:1":                 {Digest: two},
 			"quay.io/moved@" + one:            {Digest: one},
@@ -119,8 +122,10 @@ func TestCheckImages(t *testing.T) {
 			"team/app:1":                      {Digest: one},
 			"registry.casemate.internal/ok:1": {Digest: one},
 		},
-		tags: map[string][]string{"registry.k8s.io/pause": {"1.0", "3.10", "3.8", "3.9", "sha256-abc.sig"}, "quay.io/tagless": {"0"}},
-		away: map[string]string{"charts.example:5000": "charts.example is not an origin", "gone.example": "gone.example is not an origin"},
+		tags: map[string][]string{"registry.k8s.io/pause": {"1.0", "3.10", "3.8", "3.9", "sha256-abc.sig"},
+			"quay.io/tagless": {"0"}},
+		away: map[string]string{"charts.example:5000": "charts.example is not an origin",
+			"gone.example": "gone.example is not an origin"},
 	}
 	for _, c := range []struct {
 		name      string
@@ -129,32 +134,52 @@ func TestCheckImages(t *testing.T) {
 		want      *Finding // without what follows from w
 	}{
 		{"here, but not for all", lists.Image{Repository: "registry.k8s.io/pause", Tag: "3.10"}, nil,
-			&Finding{Verdict: VerdictSparse, Detail: "others that it lists are not here", Platforms: []string{amd, arm,
-				v7}}},
-		{"here for all that is asked", lists.Image{Repository: "registry.k8s.io/pause", Tag: "3.10"}, []string{"linux/amd64", "linux/arm64", "linux/arm64/v8", "linux/arm", "linux/aarch64", "LINUX/x86_64"}, nil},
-		{"a variant that nobody writes", lists.Image{Repository: "quay.io/plain", Tag: "1"}, []string{"linux/arm64/v8"}, nil},
+			&Finding{Verdict: VerdictSparse, Detail: "other manifests that it lists are not stored",
+				Platforms: []string{amd, arm,
+					v7}}},
+		{"here for all that is asked", lists.Image{Repository: "registry.k8s.io/pause", Tag: "3.10"},
+			[]string{"linux/amd64", "linux/arm64", "linux/arm64/v8", "linux/arm", "linux/aarch64", "LINUX/x86_64"},
+			nil},
+		{"a variant that nobody writes", lists.Image{Repository: "quay.io/plain", Tag: "1"}, []string{"linux/arm64/v8"},
+			nil},
 		{"a local one has no host to reach", lists.Image{Repository: "team/app", Tag: "1"}, nil, nil},
-		{"a chart is for every platform", lists.Image{Repository: "quay.io/chart", Tag: "1"}, []string{"linux/amd64"}, nil},
+		{"a chart is for every platform", lists.Image{Repository: "quay.io/chart", Tag: "1"}, []string{"linux/amd64"},
+			nil},
 		{"pinned and tagged", lists.Image{Repository: "registry.k8s.io/pause", Tag: "3.10", Digest: one}, nil, nil},
 		{"the own name", lists.Image{Repository: "registry.casemate.internal/ok", Tag: "1"}, nil, nil},
 
 		{"missing", lists.Image{Repository: "quay.io/x", Tag: "1"}, nil, &Finding{Verdict: VerdictMissing}},
-		{"missing, with the likeliest tags", lists.Image{Repository: "registry.k8s.io/pause", Tag: "3.11"}, nil, &Finding{Verdict: VerdictMissing, Tags: []string{"3.10", "3.8", "3.9", "1.0"}}},
-		{"another platform", lists.Image{Repository: "quay.io/only", Tag: "arm"}, []string{"linux/amd64"}, &Finding{Verdict: VerdictPlatform, Detail: "not for linux/amd64", Platforms: []string{arm}}},
-		{"another variant", lists.Image{Repository: "registry.k8s.io/pause", Tag: "3.10"}, []string{"linux/arm/v6"}, &Finding{Verdict: VerdictPlatform, Detail: "not for linux/arm/v6", Platforms: []string{amd, arm, v7}}},
-		{"an index alone", lists.Image{Repository: "quay.io/hollow", Tag: "1"}, nil, &Finding{Verdict: VerdictMissing, Detail: "its index is here and nothing that it lists"}},
-		{"an index alone, for a platform", lists.Image{Repository: "quay.io/hollow", Tag: "1"}, []string{amd}, &Finding{Verdict: VerdictPlatform, Detail: "not for linux/amd64"}},
-		{"luck", lists.Image{Repository: "quay.io/a/etcd", Tag: "1"}, nil, &Finding{Verdict: VerdictLuck, Detail: "answered by etcd:1"}},
-		{"the digest without the tag", lists.Image{Repository: "quay.io/tagless", Tag: "1", Digest: one}, nil, &Finding{Verdict: VerdictMissing, Detail: "the pinned digest is here, without the tag", Tags: []string{"0"}}},
-		{"the tag leads elsewhere", lists.Image{Repository: "quay.io/moved", Tag: "1", Digest: one}, nil, &Finding{Verdict: VerdictDigest, Detail: "the pinned one is here too, without the tag", Want: one, Got: two}},
-		{"another digest", lists.Image{Repository: "quay.io/other", Tag: "1", Digest: one}, nil, &Finding{Verdict: VerdictDigest, Want: one, Got: two}},
-		{"a digest alone", lists.Image{Repository: "quay.io/other", Digest: three}, nil, &Finding{Verdict: VerdictMissing}},
-		{"here and not reached", lists.Image{Repository: "charts.example:5000/there", Tag: "1"}, nil, &Finding{Verdict: VerdictUnreached, Detail: "it is here, but charts.example is not an origin"}},
-		{"neither", lists.Image{Repository: "gone.example/x", Tag: "1"}, nil, &Finding{Verdict: VerdictUnreached, Detail: "it is not here, and gone.example is not an origin"}},
+		{"missing, with the likeliest tags", lists.Image{Repository: "registry.k8s.io/pause", Tag: "3.11"}, nil,
+			&Finding{Verdict: VerdictMissing, Tags: []string{"3.10", "3.8", "3.9", "1.0"}}},
+		{"another platform", lists.Image{Repository: "quay.io/only", Tag: "arm"}, []string{"linux/amd64"},
+			&Finding{Verdict: VerdictPlatform, Detail: "not for linux/amd64", Platforms: []string{arm}}},
+		{"another variant", lists.Image{Repository: "registry.k8s.io/pause", Tag: "3.10"}, []string{"linux/arm/v6"},
+			&Finding{Verdict: VerdictPlatform, Detail: "not for linux/arm/v6", Platforms: []string{amd, arm, v7}}},
+		{"an index alone", lists.Image{Repository: "quay.io/hollow", Tag: "1"}, nil,
+			&Finding{Verdict: VerdictMissing, Detail: "its index is stored, but none of its manifests"}},
+		{"an index alone, for a platform", lists.Image{Repository: "quay.io/hollow", Tag: "1"}, []string{amd},
+			&Finding{Verdict: VerdictPlatform, Detail: "not for linux/amd64"}},
+		{"luck", lists.Image{Repository: "quay.io/a/etcd", Tag: "1"}, nil,
+			&Finding{Verdict: VerdictLuck, Detail: "answered by etcd:1"}},
+		{"the digest without the tag", lists.Image{Repository: "quay.io/tagless", Tag: "1", Digest: one}, nil,
+			&Finding{Verdict: VerdictMissing, Detail: "the pinned digest is stored, but without the tag",
+				Tags: []string{"0"}}},
+		{"the tag leads elsewhere", lists.Image{Repository: "quay.io/moved", Tag: "1", Digest: one}, nil,
+			&Finding{Verdict: VerdictDigest, Detail: "the pinned digest is stored too, but without the tag", Want: one,
+				Got: two}},
+		{"another digest", lists.Image{Repository: "quay.io/other", Tag: "1", Digest: one}, nil,
+			&Finding{Verdict: VerdictDigest, Want: one, Got: two}},
+		{"a digest alone", lists.Image{Repository: "quay.io/other", Digest: three}, nil,
+			&Finding{Verdict: VerdictMissing}},
+		{"here and not reached", lists.Image{Repository: "charts.example:5000/there", Tag: "1"}, nil,
+			&Finding{Verdict: VerdictUnreached, Detail: "it is stored, but charts.example is not an origin"}},
+		{"neither", lists.Image{Repository: "gone.example/x", Tag: "1"}, nil,
+			&Finding{Verdict: VerdictUnreached, Detail: "it is not stored, and gone.example is not an origin"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			c.w.Where = "list:1"
-			r, err := s.checker().Check(t.Context(), CheckRequest{Wanted: lists.Wanted{Images: []lists.Image{c.w}}, Platforms: c.platforms})
+			r, err := s.checker().Check(t.Context(), CheckRequest{Wanted: lists.Wanted{Images: []lists.Image{c.w}},
+				Platforms: c.platforms})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -162,7 +187,8 @@ func TestCheckImages(t *testing.T) {
 		})
 	}
 	s.missing = "ambiguous, held with different content: quay.io/b/x, quay.io/c/x"
-	r, err := s.checker().Check(t.Context(), CheckRequest{Wanted: lists.Wanted{Images: []lists.Image{{Repository: "quay.io/x", Tag: "1", Where: "list:1"}}}})
+	r, err := s.checker().Check(t.Context(), CheckRequest{
+		Wanted: lists.Wanted{Images: []lists.Image{{Repository: "quay.io/x", Tag: "1", Where: "list:1"}}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -195,7 +221,8 @@ func expect(t *testing.T, r *Report, want *Finding, kind, name string) {
 
 func TestCheckFiles(t *testing.T) {
 	const url = "https://dl.k8s.io/kubelet"
-	s := &shelf{t: t, files: map[string]string{url: "kubelet", "https://dl.k8s.io/short": "short", "https://gone.example/x": "x"},
+	s := &shelf{t: t, files: map[string]string{url: "kubelet", "https://dl.k8s.io/short": "short",
+		"https://gone.example/x": "x"},
 		luck: map[string]string{"https://dl.k8s.io/short": "files.redirects leads to elsewhere"},
 		away: map[string]string{"gone.example": "it was removed", "other.example:8443": "it is none"}}
 	for _, c := range []struct {
@@ -207,16 +234,22 @@ func TestCheckFiles(t *testing.T) {
 		{"with its sha256", lists.File{URL: url, Digest: sha256Of("kubelet")}, nil},
 		{"with its sha512", lists.File{URL: url, Digest: sha512Of("kubelet")}, nil},
 		{"missing", lists.File{URL: "https://dl.k8s.io/kubeadm"}, &Finding{Verdict: VerdictMissing}},
-		{"other sha256", lists.File{URL: url, Digest: one, Known: "sums:3"}, &Finding{Verdict: VerdictChecksum, Want: one, Got: sha256Of("kubelet"), Known: "sums:3"}},
-		{"other sha512", lists.File{URL: url, Digest: sha512Of("?")}, &Finding{Verdict: VerdictChecksum, Want: sha512Of("?"), Got: sha512Of("kubelet")}},
-		{"luck", lists.File{URL: "https://dl.k8s.io/short"}, &Finding{Verdict: VerdictLuck, Detail: "files.redirects leads to elsewhere"}},
-		{"not reached", lists.File{URL: "https://gone.example/x"}, &Finding{Verdict: VerdictUnreached, Detail: "it is here, but it was removed"}},
-		{"nor here", lists.File{URL: "https://user@other.example:8443?x"}, &Finding{Verdict: VerdictUnreached, Detail: "it is not here, and it is none"}},
+		{"other sha256", lists.File{URL: url, Digest: one, Known: "sums:3"},
+			&Finding{Verdict: VerdictChecksum, Want: one, Got: sha256Of("kubelet"), Known: "sums:3"}},
+		{"other sha512", lists.File{URL: url, Digest: sha512Of("?")},
+			&Finding{Verdict: VerdictChecksum, Want: sha512Of("?"), Got: sha512Of("kubelet")}},
+		{"luck", lists.File{URL: "https://dl.k8s.io/short"},
+			&Finding{Verdict: VerdictLuck, Detail: "files.redirects leads to elsewhere"}},
+		{"not reached", lists.File{URL: "https://gone.example/x"},
+			&Finding{Verdict: VerdictUnreached, Detail: "it is stored, but it was removed"}},
+		{"nor here", lists.File{URL: "https://user@other.example:8443?x"},
+			&Finding{Verdict: VerdictUnreached, Detail: "it is not stored, and it is none"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s.opened = nil
 			c.w.Where = "list:1"
-			r, err := s.checker().Check(t.Context(), CheckRequest{Wanted: lists.Wanted{Files: []lists.File{c.w}}, Platforms: []string{"linux/amd64"}})
+			r, err := s.checker().Check(t.Context(), CheckRequest{Wanted: lists.Wanted{Files: []lists.File{c.w}},
+				Platforms: []string{"linux/amd64"}})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -244,22 +277,30 @@ func TestCheckRefuses(t *testing.T) {
 		}
 	}
 	s.fail = errors.New("the disk is broken")
-	if _, err := s.checker().Check(t.Context(), CheckRequest{Wanted: lists.Wanted{Images: []lists.Image{{Repository: "quay.io/x", Tag: "1"}}}}); !errors.Is(err, s.fail) {
+	if _, err := s.checker().Check(t.Context(), CheckRequest{
+		Wanted: lists.Wanted{Images: []lists.Image{{Repository: "quay.io/x", Tag: "1"}}}}); !errors.Is(err, s.fail) {
 		t.Errorf("a broken disk is %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := s.checker().Check(ctx, CheckRequest{Wanted: lists.Wanted{Files: []lists.File{{URL: "https://dl.k8s.io/x", Digest: sha512Of("x")}}}}); !errors.Is(err, context.Canceled) {
+	if _, err := s.checker().Check(ctx, CheckRequest{
+		Wanted: lists.Wanted{Files: []lists.File{{URL: "https://dl.k8s.io/x", Digest: sha512Of("x")}}}}); !errors.Is(
+		err, context.Canceled) {
 		t.Errorf("nobody waits any more: %v", err)
 	}
 }
 
-// What only some installations need is mentioned and is not missing; wrong content of it is wrong all the same.
+// Content that only some installations need is reported but not counted as missing; wrong content is an error all the
+// same.
 func TestCheckOptional(t *testing.T) {
-	s := &shelf{t: t, images: map[string]registry.Resolution{"quay.io/moved:1": {Digest: two}, "quay.io/moved@" + one: {Digest: one}}, files: map[string]string{"https://a.example/here": "x"}}
+	s := &shelf{t: t, images: map[string]registry.Resolution{"quay.io/moved:1": {Digest: two}, "quay.io/moved@" + one: {
+		Digest: one}}, files: map[string]string{"https://a.example/here": "x"}}
 	r, err := s.checker().Check(context.Background(), CheckRequest{Wanted: lists.Wanted{
-		Images: []lists.Image{{Repository: "quay.io/addon", Tag: "1", Optional: true}, {Repository: "quay.io/moved", Tag: "1", Digest: one, Optional: true}, {Repository: "quay.io/needed", Tag: "1"}},
-		Files:  []lists.File{{URL: "https://a.example/addon", Optional: true}, {URL: "https://a.example/here", Optional: true}},
+		Images: []lists.Image{{Repository: "quay.io/addon", Tag: "1", Optional: true}, {
+			Repository: "quay.io/moved", Tag: "1", Digest: one, Optional: true}, {
+			Repository: "quay.io/needed", Tag: "1"}},
+		Files: []lists.File{{URL: "https://a.example/addon", Optional: true}, {
+			URL: "https://a.example/here", Optional: true}},
 	}})
 	if err != nil {
 		t.Fatal(err)
@@ -271,7 +312,8 @@ func TestCheckOptional(t *testing.T) {
 	for _, f := range r.Findings {
 		verdicts = append(verdicts, f.Verdict)
 	}
-	if want := []Verdict{VerdictOptional, VerdictDigest, VerdictMissing, VerdictOptional}; !reflect.DeepEqual(verdicts, want) {
+	if want := []Verdict{VerdictOptional, VerdictDigest, VerdictMissing, VerdictOptional}; !reflect.DeepEqual(
+		verdicts, want) {
 		t.Errorf("got %v, want %v", verdicts, want)
 	}
 }

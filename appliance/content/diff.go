@@ -18,8 +18,8 @@ const (
 	ChangeNew   = "new"
 	ChangeOther = "changed"
 	ChangeNone  = "same"
-	// ChangeHidden is a name that this content brought before and that a newer import, or a push, hides. Importing it
-	// again does not change that.
+	// ChangeHidden is a name of this content that was imported before and is hidden by a newer import or a push.
+	// Importing it again does not change that.
 	ChangeHidden = "hidden"
 )
 
@@ -28,12 +28,12 @@ type Change struct {
 	What string `json:"what"`
 	Kind string `json:"kind"`
 	Name string `json:"name"`
-	// From is the digest that the name has now, To the one that the import brings.
+	// From is the current digest of the name, To the digest in the import.
 	From string `json:"from,omitempty"`
 	To   string `json:"to"`
 }
 
-// changes compares names with the tree. Those of the import itself, if it was here before, are looked at as well.
+// changes compares names with the tree. If the import exists already, its own claims are compared as well.
 func (e *Engine) changes(names []Name, importName string) []Change {
 	list := make([]Change, 0, len(names))
 	for _, n := range names {
@@ -54,7 +54,7 @@ func (e *Engine) changes(names []Name, importName string) []Change {
 	return list
 }
 
-// dryRun says what would change. A bundle is not read further than its index.
+// dryRun reports what would change. It reads a bundle only up to the end of its index.
 func (j *job) dryRun(ctx context.Context) (*Result, error) {
 	e := j.e
 	s := &dry{e: e, small: map[string][]byte{}, put: map[string]int64{}}
@@ -70,7 +70,8 @@ func (j *job) dryRun(ctx context.Context) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := Record{Name: j.base, Kind: c.Kind, ID: c.ID, Signer: c.Signer, Sources: sources(j.req.Inputs), Time: e.cfg.Now().UTC(), Notes: c.Notes}
+	r := Record{Name: j.base, Kind: c.Kind, ID: c.ID, Signer: c.Signer, Sources: sources(j.req.Inputs),
+		Time: e.cfg.Now().UTC(), Notes: c.Notes}
 	held, ok, err := e.holding(c.ID)
 	if err != nil {
 		return nil, err
@@ -92,21 +93,24 @@ func (j *job) dryRun(ctx context.Context) (*Result, error) {
 			r.BytesNew += b.Size
 		}
 	}
-	res := &Result{State: Planned, Record: r, Parts: c.Parts, Have: c.Numbers, Need: r.BytesNew, Changes: e.changes(names, r.Name)}
+	res := &Result{State: Planned, Record: r, Parts: c.Parts, Have: c.Numbers, Need: r.BytesNew,
+		Changes: e.changes(names, r.Name)}
 	for _, ch := range res.Changes {
 		res.tally(ch)
 	}
-	res.Message = "nothing is written; an import would make: " + changesText(res.Record)
+	res.Message = "dry run; an import would make: " + changesText(res.Record)
 	if ok {
-		res.Message = fmt.Sprintf("nothing would change: the same content was imported as %s on %s", held.Name, held.Time.Format("2006-01-02 15:04"))
+		res.Message = fmt.Sprintf("nothing would change: the same content was imported as %s on %s", held.Name,
+			held.Time.Format("2006-01-02 15:04"))
 		if r.BytesNew > 0 {
-			res.Message += fmt.Sprintf("; %s of it that are damaged or lost here would be brought again", BytesText(r.BytesNew))
+			res.Message += fmt.Sprintf("; %s of it that are damaged or lost here would be restored",
+				BytesText(r.BytesNew))
 		}
 	}
 	return res, nil
 }
 
-// dry is a sink that keeps nothing but small documents, which are needed to understand the rest.
+// dry is a sink that stores nothing but small documents, which are needed to interpret the rest.
 type dry struct {
 	e *Engine
 
@@ -116,7 +120,7 @@ type dry struct {
 	put   map[string]int64 // size by digest
 }
 
-// maxSmall bounds the documents that a dry run keeps in memory.
+// maxSmall limits the documents that a dry run holds in memory.
 const maxSmall = 256 << 20
 
 func (d *dry) Has(digest string) (int64, bool) {
@@ -157,11 +161,12 @@ func (d *dry) Put(ctx context.Context, digest string, size int64, r io.Reader) (
 	d.mu.Lock()
 	d.put[got] = n
 	d.mu.Unlock()
-	if text := bytes.TrimLeft(head.Bytes(), " \t\r\n"); n <= maxManifest && len(text) > 0 && (text[0] == '{' || text[0] == '[') {
+	if text := bytes.TrimLeft(head.Bytes(), " \t\r\n"); n <= maxManifest && len(text) > 0 &&
+		(text[0] == '{' || text[0] == '[') {
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		if d.bytes += head.Len(); d.bytes > maxSmall {
-			return "", 0, errors.New("too many documents for a dry run: import it without")
+			return "", 0, errors.New("too many documents for a dry run: import without --dry-run")
 		}
 		d.small[got] = head.Bytes()
 	}
@@ -182,7 +187,7 @@ type document struct{ *bytes.Reader }
 
 func (document) Close() error { return nil }
 
-// namesOfIndex are the names that an index will have, without a look into its manifests.
+// namesOfIndex returns the names that an index will create, without reading its manifests.
 func (e *Engine) namesOfIndex(ix *bundle.Index) ([]Name, []Host, error) {
 	l := &edits{at: map[string]int{}}
 	for _, m := range ix.Images {

@@ -30,10 +30,13 @@ func TestADryRunSaysWhatWouldChange(t *testing.T) {
 	for _, kind := range []string{bundle.KindBundle, bundle.KindTree} {
 		t.Run(kind, func(t *testing.T) {
 			s := newSite(t, func(c *Config) {
-				c.Origins = func(h []Host) (Origins, error) { return Origins{NotPermitted: []string{fmt.Sprint(h)}}, nil }
+				c.Origins = func(h []Host) (Origins, error) {
+					return Origins{NotPermitted: []string{fmt.Sprint(h)}}, nil
+				}
 			})
 			one, two := newPack("one.tar"), newPack("two.tar")
-			const app, kubeadm, same, fresh = "quay.io/team/app:2", "https://dl.k8s.io/v1/kubeadm", "https://dl.k8s.io/v1/same", "https://get.helm.sh/fresh"
+			const app, kubeadm, same, fresh = "quay.io/team/app:2", "https://dl.k8s.io/v1/kubeadm",
+				"https://dl.k8s.io/v1/same", "https://get.helm.sh/fresh"
 			one.kind, two.kind = kind, kind
 			app1, app2 := one.image(app, []byte("one")), two.image(app, bytes.Repeat([]byte("two"), 1<<20))
 			file1, file2 := one.addFile(kubeadm, []byte("one")), two.addFile(kubeadm, []byte("two"))
@@ -42,19 +45,21 @@ func TestADryRunSaysWhatWouldChange(t *testing.T) {
 			s.must("", one)
 			before, applied := s.world(), s.node.Status().Applied
 			if kind == bundle.KindBundle {
-				two.gate = func(string) { t.Error("more than the index was read") }
+				two.beforePut = func(string) { t.Error("more than the index was read") }
 			}
 			r, err := s.plan(two)
 			if err != nil {
 				t.Fatal(err)
 			}
 			want := []Change{
-				{ChangeOther, KindFile, kubeadm, file1, file2}, {ChangeNone, KindFile, same, held, held}, {ChangeNew, KindFile, fresh, "", new}, {ChangeOther, KindImage, app, app1, app2},
+				{ChangeOther, KindFile, kubeadm, file1, file2}, {ChangeNone, KindFile, same, held, held}, {
+					ChangeNew, KindFile, fresh, "", new}, {ChangeOther, KindImage, app, app1, app2},
 			}
 			if fmt.Sprint(r.Changes) != fmt.Sprint(want) {
 				t.Errorf("%v, want %v", r.Changes, want)
 			}
-			if r.State != Planned || r.New != 1 || r.Changed != 2 || r.Unchanged != 1 || r.Images != 1 || r.Files != 3 || r.Need < 3<<20 || r.Need != r.BytesNew || r.Bytes != r.Need+4 ||
+			if r.State != Planned || r.New != 1 || r.Changed != 2 || r.Unchanged != 1 || r.Images != 1 ||
+				r.Files != 3 || r.Need < 3<<20 || r.Need != r.BytesNew || r.Bytes != r.Need+4 ||
 				fmt.Sprint(r.Origins.NotPermitted) != "[[{dl.k8s.io false} {get.helm.sh false} {quay.io true}]]" {
 				t.Errorf("%+v", r)
 			}
@@ -62,12 +67,13 @@ func TestADryRunSaysWhatWouldChange(t *testing.T) {
 				t.Errorf("%d entries were written", now-applied)
 			}
 			differ(t, s.world(), before)
-			two.gate = nil
+			two.beforePut = nil
 			done := s.must("", two)
 			if done.ID != r.ID || done.New != r.New || done.Changed != r.Changed || done.BytesNew != r.BytesNew {
 				t.Errorf("planned %+v, done %+v", r, done)
 			}
-			if r, err = s.plan(one); err != nil || r.Name != "one" || !strings.Contains(r.Message, "nothing would change: the same content was imported as one") {
+			if r, err = s.plan(one); err != nil || r.Name != "one" ||
+				!strings.Contains(r.Message, "nothing would change: the same content was imported as one") {
 				t.Errorf("%+v %v", r, err)
 			}
 			what := map[string]string{}

@@ -12,8 +12,8 @@ import (
 	"strings"
 )
 
-// digest returns the digest of the blob have by the algorithm of want. Only if that is another algorithm the blob is
-// read.
+// digest returns the digest of the blob have in the algorithm of want. It reads the blob only if the algorithms
+// differ.
 func (c *Checker) digest(ctx context.Context, have, want string) (string, error) {
 	algorithm, _, _ := strings.Cut(want, ":")
 	if strings.HasPrefix(have, algorithm+":") {
@@ -26,7 +26,7 @@ func (c *Checker) digest(ctx context.Context, have, want string) (string, error)
 	case "sha512":
 		h = sha512.New()
 	default:
-		return "", fmt.Errorf("a digest is sha256:… or sha512:…, got %.80q: %w", want, fs.ErrInvalid)
+		return "", fmt.Errorf("a digest must be sha256:… or sha512:…, got %.80q: %w", want, fs.ErrInvalid)
 	}
 	b, err := c.Open(ctx, have)
 	if err != nil {
@@ -39,7 +39,7 @@ func (c *Checker) digest(ctx context.Context, have, want string) (string, error)
 	return algorithm + ":" + hex.EncodeToString(h.Sum(nil)), nil
 }
 
-// cancelled ends reading when nobody waits for the answer any more.
+// cancelled ends reading when the request is cancelled.
 type cancelled struct {
 	ctx context.Context
 	io.Reader

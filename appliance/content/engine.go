@@ -1,23 +1,23 @@
-// Package content brings what crossed the gap into the tree, as a whole, and tells what an import brought, what it
-// would change and what it hides.
+// Package content imports content that crossed the gap into the tree, each import as a whole, and reports what an
+// import brought, what it would change and what it hides.
 //
-// It promises: the names of an import appear at one log entry, after every byte is durable, or not at all; what was
-// read before an interruption need not be read again; importing the same content again writes nothing; and an import
-// that is removed leaves what older imports or people wrote.
+// It promises: the names of an import appear in one log entry, after every byte is durable, or not at all. What was
+// read before an interruption need not be read again. Importing the same content again writes nothing. Removing an
+// import leaves the content of older imports and of pushes.
 //
-// An import NAME has, all under the claim NAME so that dropping the claim drops all of it:
+// An import NAME has the following entries, all under the claim NAME, so that dropping the claim removes all of them:
 //
 //	imports/NAME/record    Record, JSON
 //	imports/NAME/index     a link to its index document
 //
-// One that is not complete has, under no claim:
+// An incomplete import has, without a claim:
 //
 //	imports/pending/KEY/record        pending, JSON
-//	imports/pending/KEY/index         a link to its index document, once that is known
-//	imports/pending/KEY/new/DIGEST    links that keep the blobs that came with it
-//	imports/pending/KEY/held/DIGEST   links that keep the blobs that were there before
+//	imports/pending/KEY/index         a link to its index document, once it is known
+//	imports/pending/KEY/new/DIGEST    links that retain the blobs that came with it
+//	imports/pending/KEY/held/DIGEST   links that retain the blobs that were stored before
 //
-// KEY is the bundle's id, else made of the import's name. A DIGEST is written with "-" for ":".
+// KEY is the bundle's id, or else derived from the import's name. A DIGEST is written with "-" for ":".
 package content
 
 import (
@@ -38,8 +38,8 @@ import (
 	"casemate/registry"
 )
 
-// Tree is what the engine needs of the whole tree; *cluster.Tree has it. The contract, errors included, is in
-// cluster/treetest and there.
+// Tree is what the engine needs of the tree; *cluster.Tree implements it. The contract, errors included, is
+// documented there and in cluster/treetest.
 type Tree interface {
 	Stat(name string) (fs.FileInfo, error)
 	ReadFile(name string) ([]byte, error)
@@ -49,7 +49,8 @@ type Tree interface {
 	StatBlob(digest string) (int64, error)
 	HasBlob(ctx context.Context, digest string) (int64, error)
 	OpenBlob(ctx context.Context, digest string) (io.ReadSeekCloser, error)
-	// CreateBlob's writers must have Sum, which is the sha256 digest of what was written, and its size.
+	// The writers of CreateBlob must have the method Sum, which returns the sha256 digest of what was written, and
+	// its size.
 	CreateBlob(id string) (cluster.BlobWriter, error)
 	CommitBlobs(ctx context.Context, writers []cluster.BlobWriter, digests []string) ([]string, error)
 	ResumeBlob(id string) (cluster.BlobWriter, error)
@@ -60,7 +61,7 @@ type Tree interface {
 	Kept() iter.Seq2[string, int64]
 }
 
-// Images is what the engine needs of the registry. Batches and names are of the registry's own part of the tree,
+// Images is what the engine needs of the registry. Batches and names are relative to the registry's part of the tree,
 // registry/.
 type Images interface {
 	Link(b registry.Batch, im registry.Import) error
@@ -68,58 +69,59 @@ type Images interface {
 	TreeName(repository, tag, digest string) (string, error)
 }
 
-// Host is one host that an import brings content of.
+// Host is one host whose content is in an import.
 type Host struct {
-	Name     string // folded
-	Registry bool   // images come from it
+	Name     string // canonical
+	Registry bool   // it serves images
 }
 
-// Origins says what became of the hosts of an import that were not enabled origins before.
+// Origins reports what happened to the hosts of an import that were not enabled origins before.
 type Origins struct {
-	// Enabled are answered from now on: DNS, certificates.
+	// Enabled hosts are served from now on: DNS, certificates.
 	Enabled []string `json:"enabled,omitempty"`
-	// NotPermitted are stored and recorded, but the CA's root permits no certificate for them.
+	// NotPermitted hosts are stored and recorded, but the CA's root permits no certificate for them.
 	NotPermitted []string `json:"not_permitted,omitempty"`
-	// Removed are built-in origins that the operator removed; they stay so.
+	// Removed are built-in origins that the operator removed; they stay removed.
 	Removed []string `json:"removed,omitempty"`
-	// Refused can be no origins: addresses, names without a dot, names in the own zone.
+	// Refused hosts cannot be origins: addresses, names without a dot, names in the own zone.
 	Refused []string `json:"refused,omitempty"`
 }
 
-// Config is what an Engine is given. Tree and Images are required.
+// Config is the engine's configuration. Tree and Images are required.
 type Config struct {
 	Tree   Tree
 	Images Images
-	// Canonical folds a host to the origin that it is a name of, else to its plain form. Nil: hosts stay as they are.
+	// Canonical maps a host to its origin if it is an alias, else to its normalized form. Nil: hosts are used as they
+	// are.
 	Canonical func(host string) string
 	// Read reads inputs; nil is bundle.Read.
 	Read func(context.Context, []bundle.Input, bundle.Sink, bundle.ReadOptions) (*bundle.Contents, error)
-	// Policy is asked at the beginning of each import. Nil: nothing need be signed.
+	// Policy is called at the start of each import. Nil: no signature is required.
 	Policy func() Policy
-	// Origins says what Publish would make of hosts. Nil: nothing.
+	// Origins returns what Publish would do with hosts. Nil: nothing.
 	Origins func([]Host) (Origins, error)
-	// Publish commits what write adds to a batch, together with what makes hosts origins, at one entry; it may call
-	// write several times, with what will have become of the hosts. Nil: hosts are not looked at.
+	// Publish commits the changes that write adds to a batch, and makes hosts origins, in one log entry. It may call
+	// write several times, with the resulting state of the hosts. Nil: hosts are ignored.
 	Publish func(ctx context.Context, hosts []Host, write func(cluster.Batch, Origins) error) error
-	// Room is how many bytes may still be written. Nil: it is not looked at.
+	// Room returns how many bytes may still be written. Nil: unlimited.
 	Room func() int64
-	// Discard frees unnamed blobs among digests at once and returns the number of bytes freed. Nil: they are collected
-	// when their pins end.
+	// Discard frees the unreferenced blobs among digests at once and returns the number of bytes freed. Nil: they are
+	// collected when their pins expire.
 	Discard func(ctx context.Context, digests []string) (freed int64, err error)
-	// Node is this node's name, which records carry.
+	// Node is this node's name, which is stored in records.
 	Node string
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
 	// Log gets a line for each import; nil: nothing is logged.
 	Log *slog.Logger
 
-	flushEvery time.Duration // how often blobs that were put are linked below pending; 0 is ten seconds
-	flushAt    int           // how many of them do not wait for that; 0 is 512
-	groupAt    int           // small blobs that are committed together, their files open meanwhile; 0 is 512
-	largeAt    int64         // bytes from which a blob can be resumed; 0 is 64 MiB
+	flushEvery time.Duration // how often stored blobs are linked below pending; 0 is ten seconds
+	flushAt    int           // number of blobs after which they are linked at once; 0 is 512
+	groupAt    int           // number of small blobs committed together, with their files open until then; 0 is 512
+	largeAt    int64         // size in bytes from which a blob can be resumed; 0 is 64 MiB
 }
 
-// Engine imports. Its methods are safe for concurrent use; one import runs at a time. Close must be called.
+// Engine runs imports. Its methods are safe for concurrent use; one import runs at a time. Close must be called.
 type Engine struct {
 	cfg  Config
 	base context.Context // ends with Close
@@ -130,11 +132,11 @@ type Engine struct {
 	closed  bool
 	running *job
 
-	read, took atomic.Int64 // bytes of blobs taken, nanoseconds of imports, for metrics
+	read, took atomic.Int64 // bytes of blobs read, and nanoseconds of imports, for metrics
 }
 
 // errStopping ends imports when the node stops.
-var errStopping = errors.New("this node is stopping: import the same again, it goes on where it was")
+var errStopping = errors.New("this node is stopping: run the same import again; it continues where it stopped")
 
 // New returns an engine; it does no I/O.
 func New(cfg Config) *Engine {
@@ -178,7 +180,7 @@ func New(cfg Config) *Engine {
 	return e
 }
 
-// Close ends a running import, which keeps what it has for the next time, and waits for it. It is safe to call it more
+// Close ends a running import, whose progress is retained for the next run, and waits for it. It is safe to call more
 // than once.
 func (e *Engine) Close() {
 	e.mu.Lock()
@@ -188,10 +190,10 @@ func (e *Engine) Close() {
 	e.wg.Wait()
 }
 
-// Context ends when Close is called.
+// Context is done when Close is called.
 func (e *Engine) Context() context.Context { return e.base }
 
-// Running is the name by which the import that is read now was asked for, "" if none is.
+// Running returns the requested name of the running import, "" if none is running.
 func (e *Engine) Running() string {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -201,15 +203,15 @@ func (e *Engine) Running() string {
 	return e.running.base
 }
 
-// Totals are bytes of blobs that imports of this process took and the time that they ran, for metrics.
+// Totals returns the bytes of blobs that this process's imports read and the time that they ran, for metrics.
 func (e *Engine) Totals() (bytes int64, took time.Duration) {
 	return e.read.Load(), time.Duration(e.took.Load())
 }
 
-// begin makes j the running import. fs.ErrExist: another one runs. It must be followed by end.
+// begin makes j the running import. fs.ErrExist: another import is running. Every begin must be followed by end.
 //
-// It waits for one whose command is gone, which ends by itself in a moment: who interrupts an import is told to run the
-// same command again.
+// If the running import's command has gone away, begin waits for that import to end, which takes a moment: a user who
+// interrupts an import is told to run the same command again.
 func (e *Engine) begin(ctx context.Context, j *job) error {
 	j.ctx, j.ended = ctx, make(chan struct{})
 	for {
@@ -228,14 +230,15 @@ func (e *Engine) begin(ctx context.Context, j *job) error {
 	}
 }
 
-// beginNow is begin without waiting, under the lock.
+// beginNow is begin without waiting. The caller holds the lock.
 func (e *Engine) beginNow(j *job) error {
 	switch {
 	case e.closed:
 		return errStopping
 	case j.dry:
 	case e.running != nil:
-		return fmt.Errorf("the import %s runs since %s: wait for its end: %w", e.running.base, e.running.started.UTC().Format(time.RFC3339), fs.ErrExist)
+		return fmt.Errorf("the import %s is running since %s: wait until it ends: %w", e.running.base,
+			e.running.started.UTC().Format(time.RFC3339), fs.ErrExist)
 	default:
 		e.running = j
 	}

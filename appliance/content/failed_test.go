@@ -256,7 +256,7 @@ func TestAnInterruptedImportKeepsItsBytes(t *testing.T) {
 			if perr != nil || len(list) != 1 || list[0].BytesNew == 0 || !list[0].KeptUntil.After(s.clock()) {
 				t.Fatalf("%v: pending %+v, %v", err, list, perr)
 			}
-			if !strings.Contains(err.Error(), "is kept until 2026-02-01: import the same again") ||
+			if !strings.Contains(err.Error(), "is kept until 2026-02-01: run the same import again") ||
 				!strings.Contains(err.Error(), "casemate import remove x") {
 				t.Errorf("it does not say what is kept: %v", err)
 			}

@@ -29,7 +29,8 @@ func TestResumesAtEveryStep(t *testing.T) {
 	}
 	for _, kind := range []string{bundle.KindBundle, bundle.KindTree} {
 		for first, how := range []string{"it failed", "it failed but happened", "killed", "cut off for days"} {
-			if kind == bundle.KindTree && how != "killed" { // the sink does not know of kinds, only digests that are not known make a difference
+			// the sink does not know of kinds, only digests that are not known make a difference
+			if kind == bundle.KindTree && how != "killed" {
 				continue
 			}
 			t.Run(kind+", "+how, func(t *testing.T) {
@@ -74,7 +75,8 @@ func TestResumesAtEveryStep(t *testing.T) {
 						s.pass(72 * time.Hour)
 						s.gc()
 					}
-					if r := s.must("", p); r.Name != "b" || err == nil && r.State != Unchanged || r.Bytes != r.BytesNew {
+					if r := s.must("", p); r.Name != "b" || err == nil && r.State != Unchanged ||
+						r.Bytes != r.BytesNew {
 						t.Errorf("step %d, %v: %+v", at, err, r)
 					}
 					s.gc()
@@ -136,7 +138,8 @@ func TestALargeBlobGoesOn(t *testing.T) {
 			n := s.written()
 			k := newSink(s.Engine)
 			got, size, err := k.Put(t.Context(), d, int64(len(data)), r)
-			if !errors.Is(err, c.err) || *n != c.writes || err == nil && (got != d || size != int64(len(data)) || len(k.unfinished()) != 0) {
+			if !errors.Is(err, c.err) || *n != c.writes || err == nil &&
+				(got != d || size != int64(len(data)) || len(k.unfinished()) != 0) {
 				t.Fatalf("%s %d %v, %d written, %v", got, size, err, *n, k.unfinished())
 			}
 			if err != nil { // once more helps
@@ -181,7 +184,8 @@ func TestPutHoldsItsContract(t *testing.T) {
 				d := "sha256:" + hexOf(data)
 				for _, digest := range []string{d, ""} {
 					k := newSink(s.Engine)
-					if _, _, err := k.Put(t.Context(), d, int64(len(data)), bytes.NewReader(data)); known && err != nil {
+					if _, _, err := k.Put(t.Context(), d, int64(len(data)), bytes.NewReader(data)); known &&
+						err != nil {
 						t.Fatal(err)
 					} else if !known {
 						s.gc()
@@ -192,8 +196,10 @@ func TestPutHoldsItsContract(t *testing.T) {
 						want = nil
 					}
 					got, n, err := k.Put(t.Context(), digest, c.size, once{bytes.NewReader(c.data)})
-					if !errors.Is(err, want) || err == nil && (n != int64(len(c.data)) || got != "sha256:"+hexOf(c.data)) {
-						t.Errorf("%s, known %v, digest %.9q, %d bytes: %s %d %v", c.name, known, digest, len(data), got, n, err)
+					if !errors.Is(err, want) || err == nil &&
+						(n != int64(len(c.data)) || got != "sha256:"+hexOf(c.data)) {
+						t.Errorf("%s, known %v, digest %.9q, %d bytes: %s %d %v", c.name, known, digest, len(data),
+							got, n, err)
 					}
 				}
 			}
@@ -201,7 +207,8 @@ func TestPutHoldsItsContract(t *testing.T) {
 	}
 	sum := "sha512:" + fmt.Sprintf("%x", sha512.Sum512(small))
 	for range 2 {
-		if got, _, err := newSink(s.Engine).Put(t.Context(), sum, -1, bytes.NewReader(small)); err != nil || got != sum {
+		if got, _, err := newSink(s.Engine).Put(t.Context(), sum, -1, bytes.NewReader(small)); err != nil ||
+			got != sum {
 			t.Error(got, err)
 		}
 	}
@@ -251,10 +258,10 @@ func TestTheSameBlobTwiceAtOnce(t *testing.T) {
 // TestACollectionInBetween: what only a pin kept goes, and the import finds that out in time.
 func TestACollectionInBetween(t *testing.T) {
 	t.Parallel()
-	s := newSite(t, func(c *Config) { c.groupAt = 1 }) // else nothing is there yet to be collected
+	s := newSite(t, func(c *Config) { c.groupAt = 1 }) // otherwise there is nothing to collect yet
 	p := sample("b.tar")
 	n := 0
-	p.gate = func(string) {
+	p.beforePut = func(string) {
 		if n++; n == 6 {
 			if _, err := s.node.GCNow(t.Context(), false); err != nil {
 				t.Error(err)
@@ -268,12 +275,13 @@ func TestACollectionInBetween(t *testing.T) {
 	if got := s.sees(p); !maps.Equal(got, none(p)) {
 		t.Errorf("%v: %v", err, got)
 	}
-	p.gate = nil
+	p.beforePut = nil
 	s.must("", p)
 	differ(t, s.sees(p), wanted(p))
 }
 
-// TestWhatOnlyPinsKeptIsKept: what an earlier attempt left behind without links is linked before anything is read.
+// TestWhatOnlyPinsKeptIsKept: blobs that an earlier attempt left behind without links are linked before anything is
+// read.
 func TestWhatOnlyPinsKeptIsKept(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -284,7 +292,7 @@ func TestWhatOnlyPinsKeptIsKept(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	p.gate = func(d string) {
+	p.beforePut = func(d string) {
 		if d == p.order[0] {
 			if _, err := s.node.GCNow(t.Context(), false); err != nil {
 				t.Error(err)
@@ -300,13 +308,13 @@ func TestWhatOnlyPinsKeptIsKept(t *testing.T) {
 	}
 }
 
-// TestFlushesByItself: an import that takes long keeps what it has, without one more Put.
+// TestFlushesByItself: a long import links what it has stored without another Put.
 func TestFlushesByItself(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, func(c *Config) { c.flushEvery = time.Millisecond })
 	p := sample("b.tar")
 	n := 0
-	p.gate = func(string) {
+	p.beforePut = func(string) {
 		if n++; n != 6 {
 			return
 		}
@@ -328,7 +336,7 @@ func TestFlushesByItself(t *testing.T) {
 	differ(t, s.sees(p), wanted(p))
 }
 
-// TestRemovedWithItsScratch: what is left of a large blob goes with the import that was interrupted, also by a kill.
+// TestRemovedWithItsScratch: removing an interrupted import, also after a kill, removes its partial large blob.
 func TestRemovedWithItsScratch(t *testing.T) {
 	for _, how := range []string{"killed", "failed"} {
 		t.Run(how, func(t *testing.T) {

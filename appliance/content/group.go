@@ -14,45 +14,46 @@ import (
 	"casemate/cluster/tree"
 )
 
-// Small blobs are committed in groups, because the syncs and the log entry of each would take longer than its bytes do.
+// Small blobs are committed in groups, because syncing and a log entry for each of them would take longer than
+// writing their bytes.
 const (
-	smallMax   = 1 << 20  // bytes below which a blob is small
+	smallMax   = 1 << 20  // size in bytes below which a blob is small
 	groupBlobs = 512      // Config.groupAt
-	groupBytes = 32 << 20 // bytes after which a group takes no more
+	groupBytes = 32 << 20 // bytes after which a group is full
 )
 
 func (s *sink) isSmall(digest string, size int64) bool {
 	return size >= 0 && size < min(smallMax, s.e.cfg.largeAt) && (digest == "" || strings.HasPrefix(digest, "sha256:"))
 }
 
-// linger is ctx, and lasts a while longer, for what is under way when that ends.
+// linger returns a context that ends a while after ctx, for work in progress when ctx ends.
 func linger(ctx context.Context, while time.Duration) (context.Context, context.CancelFunc) {
 	longer, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	context.AfterFunc(ctx, func() { time.AfterFunc(while, cancel) })
 	return longer, cancel
 }
 
-// small is a blob that was read whole and is not known to the tree yet.
+// small is a blob that was read completely and is not known to the tree yet.
 type small struct {
-	w      cluster.BlobWriter
-	digest string
-	size   int64
-	mends  bool // the tree knew it, and did not have it whole
+	w       cluster.BlobWriter
+	digest  string
+	size    int64
+	repairs bool // the tree knew it, but its bytes were damaged or lost
 }
 
-// group is the small blobs of a sink: those that are being committed, and those that come meanwhile. What an import is
-// told of the latter by Put is that they were read and are right; that they are durable it learns from finish. Until
-// then nothing names them, and a crash costs that they are read again.
+// group collects the small blobs of a sink: those being committed, and those that arrive meanwhile. When Put returns,
+// the latter have been read and verified; they are durable when finish returns. Until then no name refers to them,
+// and after a crash they are read again.
 type group struct {
 	s    *sink
 	life context.Context // of commits
 
 	mu    sync.Mutex
-	next  []*small          // that wait, at most Config.groupAt and one for each Put
+	next  []*small          // waiting blobs, at most Config.groupAt plus one for each Put
 	bytes int64             // of next
-	by    map[string]*small // next and those that are being committed
-	under chan struct{}     // closed when those are; nil if there are none
-	err   error             // of the first that could not be committed; no more are taken
+	by    map[string]*small // next and those being committed
+	under chan struct{}     // closed when the running commit ends; nil if none is running
+	err   error             // of the first failed commit; after it no blob is accepted
 }
 
 // writeSmall reads a small blob.
@@ -74,7 +75,7 @@ func readSmall(ctx context.Context, w cluster.BlobWriter, digest string, size in
 	}
 	summer, ok := w.(tree.Summer)
 	if !ok {
-		return nil, fmt.Errorf("the tree's writer %T cannot say its digest before it is committed", w)
+		return nil, fmt.Errorf("the tree's writer %T cannot return its digest before it is committed", w)
 	}
 	sum, _, err := summer.Sum()
 	if err != nil {
@@ -97,7 +98,7 @@ func (g *group) has(digest string) (int64, bool) {
 	return b.size, true
 }
 
-// add takes a blob, which is the group's from then on. It waits while as many wait as may.
+// add adds a blob and takes ownership of it. It blocks while the group is full.
 func (g *group) add(ctx context.Context, b *small) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -120,7 +121,7 @@ func (g *group) add(ctx context.Context, b *small) error {
 	if g.err != nil {
 		return errors.Join(g.err, b.w.Close())
 	}
-	if g.by[b.digest] != nil || g.s.made(b.digest) { // the same bytes came before, under another name
+	if g.by[b.digest] != nil || g.s.made(b.digest) { // the same bytes were read before, under another name
 		return b.w.Close()
 	}
 	g.next, g.by[b.digest] = append(g.next, b), b
@@ -131,10 +132,10 @@ func (g *group) add(ctx context.Context, b *small) error {
 	return nil
 }
 
-// full reports whether no more should wait. g.mu is held.
+// full reports whether add must wait. The caller holds g.mu.
 func (g *group) full() bool { return len(g.next) >= g.s.e.cfg.groupAt || g.bytes >= groupBytes }
 
-// begin commits what waits, unless something is being committed.
+// begin commits the waiting blobs, unless a commit is running.
 func (g *group) begin() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -143,7 +144,7 @@ func (g *group) begin() {
 	}
 }
 
-// start commits what waits. g.mu is held, and nothing else is being committed.
+// start commits the waiting blobs. The caller holds g.mu, and no commit is running.
 func (g *group) start(ctx context.Context) {
 	list, under := g.next, make(chan struct{})
 	g.next, g.bytes, g.under = nil, 0, under
@@ -161,7 +162,7 @@ func (g *group) start(ctx context.Context) {
 	}()
 }
 
-// commit makes blobs of a list. What could not be committed is closed.
+// commit commits the blobs of a list. It cancels those that could not be committed.
 func (g *group) commit(ctx context.Context, list []*small) error {
 	writers, digests := make([]cluster.BlobWriter, len(list)), make([]string, len(list))
 	for i, b := range list {
@@ -170,14 +171,14 @@ func (g *group) commit(ctx context.Context, list []*small) error {
 	done, err := g.s.e.cfg.Tree.CommitBlobs(ctx, writers, digests)
 	for i, b := range list {
 		if done[i] != "" {
-			g.s.took(b.digest, b.size, b.mends)
+			g.s.took(b.digest, b.size, b.repairs)
 		}
 		err = errors.Join(err, b.w.Close())
 	}
 	return errors.Join(err, g.s.flushFull(ctx))
 }
 
-// finish commits all that was added and returns when it is durable and known, or the first error.
+// finish commits all added blobs and returns when they are durable and known to the tree, or the first error.
 func (g *group) finish(ctx context.Context) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -186,7 +187,7 @@ func (g *group) finish(ctx context.Context) error {
 		case g.under != nil:
 			under := g.under
 			g.mu.Unlock()
-			<-under // it ends with the context that it was started with
+			<-under // the commit ends with the context that it was started with
 			g.mu.Lock()
 		case g.err != nil || len(g.next) == 0:
 			return g.err
@@ -196,7 +197,7 @@ func (g *group) finish(ctx context.Context) error {
 	}
 }
 
-// drop waits for what is being committed, and gives up what waits. Nothing may be added any more.
+// drop waits for the running commit, and cancels the waiting blobs. No blob may be added after it.
 func (g *group) drop() {
 	g.mu.Lock()
 	defer g.mu.Unlock()

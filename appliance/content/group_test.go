@@ -68,7 +68,7 @@ func TestSmallBlobsComeInGroups(t *testing.T) {
 	}
 }
 
-// A disk that fills up: what was committed stays, the import ends with the reason, and nothing more is written.
+// The disk fills up: committed blobs stay, the import ends with the reason, and nothing more is written.
 func TestDiskFullAmongSmallBlobs(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, func(c *Config) { c.groupAt = 10 })

@@ -38,7 +38,7 @@ func overwrite(path string) error {
 	return errors.Join(err, f.Close())
 }
 
-// whole says how many of the pack's blobs can be had.
+// whole returns how many of the pack's blobs are available.
 func (s *site) whole(p *pack) (n int) {
 	for _, d := range p.order {
 		if _, err := s.tree.HasBlob(s.t.Context(), d); err == nil {
@@ -48,7 +48,7 @@ func (s *site) whole(p *pack) (n int) {
 	return n
 }
 
-// Whatever has happened to the bytes, the same content brought again repairs them and changes nothing else, and says
+// Whatever happened to the bytes, importing the same content again repairs them, changes nothing else, and reports
 // how many.
 func TestImportRepairs(t *testing.T) {
 	t.Parallel()
@@ -69,7 +69,8 @@ func TestImportRepairs(t *testing.T) {
 				if n := s.whole(p); n != 0 {
 					t.Fatalf("%d blobs are whole", n)
 				}
-				dry, err := s.Import(t.Context(), Request{Inputs: []bundle.Input{{Name: p.file, File: p}}, DryRun: true})
+				dry, err := s.Import(t.Context(), Request{Inputs: []bundle.Input{{Name: p.file, File: p}},
+					DryRun: true})
 				if err != nil || dry.Need == 0 || dry.BytesNew != dry.Bytes {
 					t.Errorf("dry run: %+v, %v", dry, err)
 				}
@@ -79,13 +80,14 @@ func TestImportRepairs(t *testing.T) {
 				}
 				// The import's own document is one more. What a tree's reader puts has no digest before it is read, and
 				// is not counted.
-				text := fmt.Sprint("; ", r.Mended, " blobs that were damaged or lost here are whole again")
+				text := fmt.Sprint("; ", r.Repaired, " blobs that were damaged or lost here are restored")
 				said := strings.Contains(r.Message, text)
-				if kind != bundle.KindTree && (r.Mended != len(p.order)+1 || !said) {
-					t.Errorf("mended %d: %s", r.Mended, r.Message)
+				if kind != bundle.KindTree && (r.Repaired != len(p.order)+1 || !said) {
+					t.Errorf("repaired %d: %s", r.Repaired, r.Message)
 				}
 				differ(t, s.world(), before)
-				if r := s.must("", p); r.State != Unchanged || r.Mended != 0 || strings.Contains(r.Message, "whole again") {
+				if r := s.must("", p); r.State != Unchanged || r.Repaired != 0 ||
+					strings.Contains(r.Message, "restored") {
 					t.Errorf("once more: %+v", r)
 				}
 			})
@@ -103,12 +105,12 @@ func TestAnotherImportRepairs(t *testing.T) {
 	s.hurt(overwrite)
 	r := s.must("", other)
 	n := s.whole(p)
-	if r.State != Imported || n != len(p.order) || r.Mended != n || !strings.Contains(r.Message, "whole again") {
+	if r.State != Imported || n != len(p.order) || r.Repaired != n || !strings.Contains(r.Message, "restored") {
 		t.Errorf("%+v; %d of %d are whole", r, n, len(p.order))
 	}
 }
 
-// A bundle that left out what is damaged here cannot bring it, and says so before anything is read.
+// A bundle that left out blobs that are damaged here cannot bring them, and is refused before anything is read.
 func TestDamagedIsNotPromised(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -123,14 +125,14 @@ func TestDamagedIsNotPromised(t *testing.T) {
 	}
 	s.hurt(overwrite)
 	_, err := s.do("", later)
-	if !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "does not hold any more, or not whole") {
+	if !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "no longer has completely") {
 		t.Errorf("%v", err)
 	}
 	s.must("", p)
 	s.must("", later)
 }
 
-// What is here by name only does not count as here.
+// Content of which only the name is stored does not count as present.
 func TestCheckCountsBytes(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)

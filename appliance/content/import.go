@@ -18,25 +18,25 @@ import (
 	"casemate/cluster/tree"
 )
 
-// Request is what an operator asks to be imported.
+// Request is an operator's import request.
 type Request struct {
-	// Name is the import's; "" finds one by the first input's name.
+	// Name is the import's name; "" derives one from the first input's name.
 	Name   string
 	Inputs []bundle.Input
-	// Keys are those of which one must have signed it, none for any.
+	// Keys are the keys of which one must have signed the content; none: any.
 	Keys []ed25519.PublicKey
-	// Repository names the images that name none themselves.
+	// Repository is the repository for images without a name.
 	Repository string
-	// DryRun says what would change, and changes nothing.
+	// DryRun reports what would change, and changes nothing.
 	DryRun bool
-	// Partial leaves out names that cannot be taken, and says so in Result.Refused; without it they are all said, and
-	// nothing is imported.
+	// Partial leaves out names that cannot be imported and lists them in Result.Refused. Without it they are all
+	// reported, and nothing is imported.
 	Partial bool
-	// Progress is told now and then, from any goroutine. Nil: nobody is.
+	// Progress is called periodically, from any goroutine. Nil: not called.
 	Progress func(Progress)
 }
 
-// Progress is how far an import is: bytes of the inputs, total is -1 when it is not known.
+// Progress is the progress of an import in bytes of the inputs; total is -1 if unknown.
 type Progress struct {
 	Phase       string // PhaseReading, PhasePublishing
 	Done, Total int64
@@ -48,65 +48,66 @@ const (
 	PhasePublishing = "publishing"
 )
 
-// States of an import and of what asking for one came to.
+// States of an import, and results of an import request.
 const (
-	Imported   = "imported"   // its names are there
-	Unchanged  = "unchanged"  // they were there before, nothing was written
+	Imported   = "imported"   // its names are published
+	Unchanged  = "unchanged"  // they were published before, nothing was written
 	Incomplete = "incomplete" // parts of it are missing
 	Planned    = "planned"    // it was a dry run
 )
 
-// Result is what an import came to.
+// Result is the result of an import.
 type Result struct {
 	State string `json:"state"`
 	// Message is one sentence for the operator.
 	Message string `json:"message"`
 	Record
-	// Parts, Have and Missing are the numbers of a split bundle's parts.
+	// Parts, Have and Missing are the part numbers of a split bundle.
 	Parts   int   `json:"parts,omitempty"`
 	Have    []int `json:"have,omitempty"`
 	Missing []int `json:"missing,omitempty"`
-	// Mended is how many blobs were damaged or lost here and were brought again.
-	Mended int `json:"mended,omitempty"`
-	// Need is how many bytes a dry run says would be written at the most, and Changes what would change.
+	// Repaired is how many blobs were damaged or lost here and were restored.
+	Repaired int `json:"mended,omitempty"`
+	// Need is how many bytes at most an import would write, and Changes what it would change, in a dry run.
 	Need    int64    `json:"need,omitempty"`
 	Changes []Change `json:"changes,omitempty"`
-	// Refused are names that could not be taken and were left out, because the request allowed it. LeftOut are files
-	// that nobody meant to be imported.
+	// Refused are names that could not be imported and were left out, as the request allowed. LeftOut are files that
+	// were not meant to be imported.
 	Refused []bundle.Skipped `json:"refused,omitempty"`
 	LeftOut []bundle.Skipped `json:"left_out,omitempty"`
 }
 
-// job is one import under way.
+// job is one running import.
 type job struct {
 	e       *Engine
 	req     Request
-	base    string // the name that was asked for, or one made of the first input's
+	base    string // the requested name, or one derived from the first input's name
 	dry     bool
 	started time.Time
-	ctx     context.Context // of the command; done when that went away
+	ctx     context.Context // the command's context; done when the command went away
 	ended   chan struct{}   // closed by end
 	keys    []ed25519.PublicKey
 	policy  Policy
 	keeper  keeper
-	before  bool // there was something pending under its key
+	before  bool // a pending import with its key existed before
 	need    int64
-	done    *Result // found before everything was read
+	done    *Result // known before everything was read
 	reading bool    // the content is being read
-	fate    string  // what became of the bytes of an import that failed, for the operator
+	fate    string  // what happened to the bytes of a failed import, for the operator
 	refused []bundle.Skipped
 	left    []bundle.Skipped
 }
 
-// Import reads the inputs and makes their names appear, all at one entry, or says why not; then nothing is visible, and
-// what was read is kept so that the same import goes on there, unless the content is damaged.
+// Import reads the inputs and publishes their names, all in one log entry, or returns an error. After an error
+// nothing is visible, and what was read is retained so that the same import can continue, unless the content is
+// damaged.
 //
-// fs.ErrPermission: it is not signed as it must be. fs.ErrExist: another import runs, or the name belongs to other
-// content. fs.ErrInvalid: the content or the name is not right. syscall.EBADMSG: the content is damaged.
-// syscall.ENOSPC: there is no room. syscall.EAGAIN: no majority now.
+// fs.ErrPermission: a required signature is missing. fs.ErrExist: another import is running, or the name belongs to
+// other content. fs.ErrInvalid: the content or the name is invalid. syscall.EBADMSG: the content is damaged.
+// syscall.ENOSPC: the disk is full. syscall.EAGAIN: there is no majority.
 func (e *Engine) Import(ctx context.Context, req Request) (*Result, error) {
 	if len(req.Inputs) == 0 {
-		return nil, fmt.Errorf("there is nothing to import: name a file or directory: %w", fs.ErrInvalid)
+		return nil, fmt.Errorf("there is nothing to import: give a file or directory: %w", fs.ErrInvalid)
 	}
 	j := &job{e: e, req: req, base: req.Name, dry: req.DryRun, started: e.cfg.Now(), policy: e.cfg.Policy()}
 	if req.Name == "" {
@@ -135,7 +136,7 @@ func (e *Engine) Import(ctx context.Context, req Request) (*Result, error) {
 		res, err = j.run(ctx)
 	}
 	if err != nil {
-		// What ended it, rather than what that broke first.
+		// Report what ended the import, not the failures that this caused.
 		if e.base.Err() != nil {
 			err = errStopping
 		} else if cause := context.Cause(ctx); cause != nil && errors.Is(err, context.Canceled) {
@@ -150,16 +151,17 @@ func (e *Engine) Import(ctx context.Context, req Request) (*Result, error) {
 		return nil, fmt.Errorf("import %s: %w", j.base, err)
 	}
 	if res.Refused, res.LeftOut = j.refused, j.left; len(j.refused) > 0 {
-		res.Message += fmt.Sprintf("; %s could not be taken", count(len(j.refused), "name"))
+		res.Message += fmt.Sprintf("; %s could not be imported", count(len(j.refused), "name"))
 	}
 	if !j.dry {
-		e.cfg.Log.Info("import", "import", res.Name, "state", res.State, "kind", res.Kind, "id", res.ID, "signer", res.Signer, "images", res.Images, "files", res.Files,
+		e.cfg.Log.Info("import", "import", res.Name, "state", res.State, "kind", res.Kind, "id", res.ID, "signer",
+			res.Signer, "images", res.Images, "files", res.Files,
 			"bytes", res.Bytes, "bytes_new", res.BytesNew, "took", e.cfg.Now().Sub(j.started))
 	}
 	return res, nil
 }
 
-// run imports.
+// run runs the import.
 func (j *job) run(ctx context.Context) (_ *Result, err error) {
 	s := newSink(j.e)
 	life, cut := linger(ctx, abortTime)
@@ -214,15 +216,15 @@ func (j *job) run(ctx context.Context) (_ *Result, err error) {
 	if r, ok, err := j.e.holding(c.ID); err != nil {
 		return nil, err
 	} else if ok {
-		if !j.e.hasDocument(ctx, r) { // its names are here, its bytes were lost
+		if !j.e.hasDocument(ctx, r) { // the names exist, but their bytes were lost
 			if _, err := j.document(ctx, c.Index); err != nil {
 				return nil, err
 			}
-			s.mended.Add(1)
+			s.repaired.Add(1)
 		}
 		res, err := j.unchanged(ctx, r)
 		if err == nil {
-			res.Message += res.mended(s)
+			res.Message += res.repaired(s)
 		}
 		return res, err
 	}
@@ -232,7 +234,7 @@ func (j *job) run(ctx context.Context) (_ *Result, err error) {
 	return j.publish(ctx, s, c)
 }
 
-// read reads the inputs into a sink. planned is called before the first byte of content is put.
+// read reads the inputs into a sink. It calls planned before the first byte of content is put.
 func (j *job) read(ctx context.Context, s bundle.Sink, planned func(*bundle.Contents) error) (*bundle.Contents, error) {
 	called := false
 	plan := func(c *bundle.Contents, need int64) error {
@@ -241,7 +243,7 @@ func (j *job) read(ctx context.Context, s bundle.Sink, planned func(*bundle.Cont
 		if err := j.policy.check(c); err != nil {
 			return err
 		}
-		if c.Index != nil { // what would be refused in the end is refused now
+		if c.Index != nil { // refuse early what publishing would refuse
 			if err := j.fit(c); err != nil {
 				return err
 			}
@@ -251,8 +253,11 @@ func (j *job) read(ctx context.Context, s bundle.Sink, planned func(*bundle.Cont
 			if err != nil {
 				return err
 			}
-			// With all of its bytes: if some are lost, the bundle is read again and brings them.
-			if ok && j.e.hasDocument(ctx, r) && !slices.ContainsFunc(c.Index.Blobs, func(b bundle.Blob) bool { _, ok := j.e.held(ctx, b.Digest); return !ok }) {
+			// Only if all bytes are present: if some are lost, the bundle is read again and restores them.
+			if ok && j.e.hasDocument(ctx, r) && !slices.ContainsFunc(c.Index.Blobs, func(b bundle.Blob) bool {
+				_, ok := j.e.held(ctx, b.Digest)
+				return !ok
+			}) {
 				if j.done, err = j.unchanged(ctx, r); err != nil {
 					return err
 				}
@@ -285,12 +290,12 @@ func (j *job) read(ctx context.Context, s bundle.Sink, planned func(*bundle.Cont
 	return c, err
 }
 
-// room refuses what does not fit on the disk before it is half written.
+// room refuses content that does not fit on the disk before writing it.
 func (j *job) room(c *bundle.Contents, need int64) error {
 	if j.e.cfg.Room == nil || need <= 0 {
 		return nil
 	}
-	if c.Index != nil && !j.dry { // what an interrupted import left of large blobs lies on the disk already
+	if c.Index != nil && !j.dry { // large blobs of an interrupted import are on the disk already
 		for _, b := range c.Index.Blobs {
 			if b.Size >= j.e.cfg.largeAt {
 				if w, err := j.e.cfg.Tree.ResumeBlob(scratchID(b.Digest)); err == nil {
@@ -303,13 +308,14 @@ func (j *job) room(c *bundle.Contents, need int64) error {
 		}
 	}
 	if room := j.e.cfg.Room(); need > room {
-		return fmt.Errorf("it needs up to %s and %s are free besides the disk's reserve: delete content and run casemate gc --now, or give the data directory a larger disk: %w",
+		return fmt.Errorf("it needs up to %s, but only %s are free besides the disk's reserve: delete content and "+
+			"run casemate gc --now, or give the data directory a larger disk: %w",
 			BytesText(need), BytesText(max(room, 0)), syscall.ENOSPC)
 	}
 	return nil
 }
 
-// BytesText is a number of bytes as people write it.
+// BytesText formats a number of bytes.
 func BytesText(n int64) string {
 	switch {
 	case n >= 1<<30:
@@ -331,7 +337,7 @@ func sources(inputs []bundle.Input) []string {
 	return list
 }
 
-// holding finds the import that brought this content and still has all of it.
+// holding returns the import that brought this content and still has all of it.
 func (e *Engine) holding(id string) (Record, bool, error) {
 	records, err := e.records()
 	if err != nil {
@@ -345,7 +351,7 @@ func (e *Engine) holding(id string) (Record, bool, error) {
 	return Record{}, false, nil
 }
 
-// hasDocument says whether the bytes of the import's index document are here.
+// hasDocument reports whether the bytes of the import's index document are present.
 func (e *Engine) hasDocument(ctx context.Context, r Record) bool {
 	info, err := e.cfg.Tree.Stat(indexName(r.Name))
 	if err != nil {
@@ -355,7 +361,7 @@ func (e *Engine) hasDocument(ctx context.Context, r Record) bool {
 	return ok
 }
 
-// unchanged answers for content that is here. What was kept for this reading of it is not needed.
+// unchanged returns the result for content that was imported before, and drops what this reading retained.
 func (j *job) unchanged(ctx context.Context, r Record) (*Result, error) {
 	all, err := j.e.pendings()
 	if err != nil {
@@ -369,18 +375,20 @@ func (j *job) unchanged(ctx context.Context, r Record) (*Result, error) {
 		}
 	}
 	res := &Result{State: Unchanged, Record: r}
-	res.Message = fmt.Sprintf("nothing changes: the same content was imported as %s on %s", r.Name, r.Time.Format(time.RFC3339))
+	res.Message = fmt.Sprintf("nothing changed: the same content was imported as %s on %s", r.Name,
+		r.Time.Format(time.RFC3339))
 	if behind := j.e.behind(r.Name); len(behind) > 0 {
-		res.Message += fmt.Sprintf("; some of its names are hidden behind newer imports or pushes: %s", strings.Join(behind, ", "))
+		res.Message += fmt.Sprintf("; some of its names are hidden behind newer imports or pushes: %s",
+			strings.Join(behind, ", "))
 	}
 	return res, nil
 }
 
-// abortTime is how long an import that ends before its time may take to keep what it has read.
+// abortTime limits how long an aborted import may take to retain what it has read.
 const abortTime = 10 * time.Second
 
-// abort ends an import that did not come to its end. What an interrupted one has read is linked below pending, so that
-// the next time goes on there; what a failed one has written is freed, since reading the same again would fail again.
+// abort ends an import early. The progress of an interrupted import is linked below pending, so that the next run
+// continues there. The blobs of a failed import are freed, since reading the same content again would fail again.
 func (j *job) abort(ctx context.Context, s *sink, cause error) error {
 	if !s.isOpen() {
 		return nil
@@ -389,7 +397,7 @@ func (j *job) abort(ctx context.Context, s *sink, cause error) error {
 	failed := j.failed(ctx, cause)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abortTime)
 	defer cancel()
-	// A bundle says what its blobs are, and a part of it, or another copy, may bring those that this one does not.
+	// A bundle's index lists its blobs, and another part or another copy may contain those that this one does not.
 	if failed && p.Parts == 0 && (!j.before || p.ID == "") {
 		s.small.drop()
 		p.Scratch = s.unfinished()
@@ -399,32 +407,33 @@ func (j *job) abort(ctx context.Context, s *sink, cause error) error {
 		j.free(ctx, s)
 		return nil
 	}
-	_ = s.small.finish(ctx) // what it cannot commit is read again; why the import ends is known
+	_ = s.small.finish(ctx) // blobs that it cannot commit are read again; the import already has an error to report
 	if !s.idle() || len(s.unfinished()) > 0 {
 		if err := s.flush(ctx); err != nil {
 			return err
 		}
 	}
 	if n := s.keeps(); n > 0 {
-		j.fate = fmt.Sprintf("what was read of it, %s, is kept until %s: import the same again and it goes on there, "+
+		j.fate = fmt.Sprintf("what was read of it, %s, is kept until %s: run the same import again to continue, "+
 			"or casemate import remove %s",
 			BytesText(n), j.e.cfg.Now().Add(pendingAge).UTC().Format(time.DateOnly), p.Name)
 	}
 	return nil
 }
 
-// failed reports whether reading the same again would fail again. An import that was ended, or met a fault of this
-// node or of the medium that it is read from, was interrupted.
+// failed reports whether reading the same content again would fail again. An import is interrupted, not failed, if it
+// was cancelled, or met a fault of this node or of the medium that it reads.
 func (j *job) failed(ctx context.Context, cause error) bool {
 	if damaged(cause) || errors.Is(cause, errTaken) {
 		return true
 	}
 	var errno syscall.Errno
 	switch {
-	case !j.reading, ctx.Err() != nil, errors.As(cause, new(ours)), errors.As(cause, &errno), errors.Is(cause, errStale),
+	case !j.reading, ctx.Err() != nil, errors.As(cause, new(ours)), errors.As(cause, &errno),
+		errors.Is(cause, errStale),
 		errors.Is(cause, context.Canceled), errors.Is(cause, context.DeadlineExceeded), errors.Is(cause, fs.ErrExist):
 		return false
-	case errors.Is(cause, io.ErrUnexpectedEOF): // a pipe may have been cut off, and come whole the next time
+	case errors.Is(cause, io.ErrUnexpectedEOF): // a pipe may have been cut off, and be complete the next time
 		return !slices.ContainsFunc(j.req.Inputs, func(in bundle.Input) bool {
 			if in.File == nil {
 				return false
@@ -436,7 +445,8 @@ func (j *job) failed(ctx context.Context, cause error) bool {
 	return true
 }
 
-// free gives back what a failed import has written. What cannot be freed now is collected when its pin ends.
+// free frees the blobs that a failed import has written. Those that cannot be freed now are collected when their pins
+// expire.
 func (j *job) free(ctx context.Context, s *sink) {
 	if j.e.cfg.Discard == nil {
 		return
@@ -449,18 +459,18 @@ func (j *job) free(ctx context.Context, s *sink) {
 	}
 	freed, err := j.e.cfg.Discard(ctx, wrote)
 	if err != nil {
-		j.e.cfg.Log.Warn("what a failed import has written is freed within the hour", "import", j.base, "err", err)
+		j.e.cfg.Log.Warn("the blobs of a failed import will be freed within the hour", "import", j.base, "err", err)
 		return
 	}
-	j.e.cfg.Log.Info("what a failed import has written is freed", "import", j.base, "bytes", freed)
+	j.e.cfg.Log.Info("the blobs of a failed import were freed", "import", j.base, "bytes", freed)
 }
 
-// damaged reports whether reading the same again would fail again.
+// damaged reports whether err means that the content itself is damaged.
 func damaged(err error) bool {
 	return errors.Is(err, syscall.EBADMSG) || errors.Is(err, fs.ErrInvalid) || errors.Is(err, fs.ErrPermission)
 }
 
-// parts adds the numbers of the parts that were read to those of before.
+// add adds the numbers of the parts that were just read.
 func (p *pending) add(parts []int) {
 	p.Have = append(slices.Clone(p.Have), parts...)
 	slices.Sort(p.Have)

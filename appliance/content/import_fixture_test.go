@@ -30,8 +30,8 @@ import (
 	"go.uber.org/goleak"
 )
 
-// Each of distribution's handlers.App has one goroutine that it has no way to end; it waits for events that nobody
-// sends.
+// Each of distribution's handlers.App has one goroutine that cannot be stopped; it waits for events that are never
+// sent.
 func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/docker/go-events.(*Broadcaster).run"))
 }
@@ -54,7 +54,7 @@ func newSite(t testing.TB, tune ...func(*Config)) *site {
 	s := &site{t: t, now: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}
 	s.cfg = cluster.Config{
 		Dir: filepath.Join(t.TempDir(), "cluster"), Node: "n1", Log: slog.New(slog.DiscardHandler), Now: s.clock,
-		LeaderWait: 10 * time.Minute, // a busy machine is slow, and no test is about that
+		LeaderWait: 10 * time.Minute, // for busy machines; no test depends on it
 	}
 	if err := cluster.Bootstrap(s.cfg); err != nil {
 		t.Fatal(err)
@@ -87,7 +87,8 @@ func (s *site) open(tune ...func(*Config)) {
 	canonical := func(host string) (string, bool) {
 		return strings.Replace(host, "index.docker.io", "docker.io", 1), strings.HasSuffix(host, "docker.io")
 	}
-	s.reg, err = registry.Open(registry.Config{Tree: s.node.Tree().Sub("registry"), Canonical: canonical, Origins: func() []string { return []string{"docker.io", "quay.io"} }})
+	s.reg, err = registry.Open(registry.Config{Tree: s.node.Tree().Sub("registry"), Canonical: canonical,
+		Origins: func() []string { return []string{"docker.io", "quay.io"} }})
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -122,7 +123,7 @@ func (s *site) gc() {
 	}
 }
 
-// do imports packs, which are the parts of one thing or one thing alone.
+// do imports packs, which are the parts of one bundle or one complete input.
 func (s *site) do(name string, packs ...*pack) (*Result, error) {
 	req := Request{Name: name}
 	for _, p := range packs {
@@ -146,7 +147,8 @@ func (s *site) tag(ref string) string {
 	repo, tag, _ := strings.Cut(ref, ":")
 	host, path, _ := strings.Cut(repo, "/")
 	w := httptest.NewRecorder()
-	s.reg.Serve(w, httptest.NewRequest("GET", "/v2/"+path+"/manifests/"+tag, nil), registry.View{Origin: host, Host: host})
+	s.reg.Serve(w, httptest.NewRequest("GET", "/v2/"+path+"/manifests/"+tag, nil),
+		registry.View{Origin: host, Host: host})
 	switch w.Code {
 	case 200:
 		return w.Header().Get("Docker-Content-Digest")
@@ -325,8 +327,8 @@ type pack struct {
 	signer string
 	broken bool // its last blob has other bytes than it says
 
-	// gate, if it is not nil, is called before each Put.
-	gate func(digest string)
+	// beforePut, if it is not nil, is called before each Put.
+	beforePut func(digest string)
 }
 
 func (p *pack) Stat() (fs.FileInfo, error) { return nil, fs.ErrInvalid }
@@ -358,7 +360,8 @@ const (
 func (p *pack) image(ref string, layer []byte) string {
 	config := p.blob([]byte(`{"architecture":"amd64","os":"linux","x":"` + hexOf(layer) + `"}`))
 	l := p.blob(layer)
-	m := fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":%q,"size":%d},"layers":[{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":%q,"size":%d}]}`,
+	m := fmt.Sprintf(
+		`{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":%q,"size":%d},"layers":[{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":%q,"size":%d}]}`,
 		mediaManifest, config, len(p.blobs[config]), l, len(layer))
 	return p.manifest(ref, mediaManifest, m)
 }
@@ -366,7 +369,8 @@ func (p *pack) image(ref string, layer []byte) string {
 func (p *pack) manifest(ref, media, text string) string {
 	d := p.blob([]byte(text))
 	repo, tag, _ := strings.Cut(ref, ":")
-	p.index.Images = append(p.index.Images, bundle.Image{Repository: repo, Tag: tag, Digest: d, MediaType: media, Size: int64(len(text))})
+	p.index.Images = append(p.index.Images, bundle.Image{Repository: repo, Tag: tag, Digest: d, MediaType: media,
+		Size: int64(len(text))})
 	return d
 }
 
@@ -376,9 +380,12 @@ func (p *pack) multi(ref string, layers ...string) string {
 	var list []string
 	for i, l := range layers {
 		d := p.image(repo, []byte(l))
-		list = append(list, fmt.Sprintf(`{"mediaType":%q,"digest":%q,"size":%d,"platform":{"os":"linux","architecture":"a%d"}}`, mediaManifest, d, len(p.blobs[d]), i))
+		list = append(list,
+			fmt.Sprintf(`{"mediaType":%q,"digest":%q,"size":%d,"platform":{"os":"linux","architecture":"a%d"}}`,
+				mediaManifest, d, len(p.blobs[d]), i))
 	}
-	return p.manifest(ref, mediaIndex, fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"manifests":[%s]}`, mediaIndex, strings.Join(list, ",")))
+	return p.manifest(ref, mediaIndex, fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"manifests":[%s]}`, mediaIndex,
+		strings.Join(list, ",")))
 }
 
 func (p *pack) addFile(url string, data []byte) string {
@@ -387,7 +394,7 @@ func (p *pack) addFile(url string, data []byte) string {
 	return d
 }
 
-// split deals the blobs to parts, round and round.
+// split distributes the blobs to parts in turn.
 func (p *pack) split(n int) []*pack {
 	var parts []*pack
 	for i := range n {
@@ -405,14 +412,17 @@ func (p *pack) split(n int) []*pack {
 }
 
 // readPack is a reader as bundle.Read is one, for packs.
-func readPack(ctx context.Context, inputs []bundle.Input, sink bundle.Sink, opt bundle.ReadOptions) (*bundle.Contents, error) {
+func readPack(ctx context.Context, inputs []bundle.Input, sink bundle.Sink, opt bundle.ReadOptions) (*bundle.Contents,
+	error) {
 	first := inputs[0].File.(*pack)
 	c := &bundle.Contents{Kind: first.kind, Parts: first.parts, Signer: first.signer}
 	doc, err := first.index.Encode()
 	if err != nil {
 		return nil, err
 	}
-	if len(opt.Keys) > 0 && !slices.ContainsFunc(opt.Keys, func(k ed25519.PublicKey) bool { return signing.KeyName(k) == first.signer }) {
+	if len(opt.Keys) > 0 && !slices.ContainsFunc(opt.Keys, func(k ed25519.PublicKey) bool {
+		return signing.KeyName(k) == first.signer
+	}) {
 		return nil, fmt.Errorf("not signed by a trusted key: %w", fs.ErrPermission)
 	}
 	whole := *first.index
@@ -443,8 +453,8 @@ func readPack(ctx context.Context, inputs []bundle.Input, sink bundle.Sink, opt 
 	for _, in := range inputs {
 		p := in.File.(*pack)
 		for i, d := range p.order {
-			if p.gate != nil {
-				p.gate(d)
+			if p.beforePut != nil {
+				p.beforePut(d)
 			}
 			if _, ok := sink.Has(d); ok {
 				continue

@@ -42,7 +42,7 @@ func TestAnImportAppearsAsAWhole(t *testing.T) {
 			}
 		}
 	})
-	p.gate = func(string) {
+	p.beforePut = func(string) {
 		if got := s.sees(p); !maps.Equal(got, none(p)) {
 			t.Errorf("names before the end: %v", got)
 		}
@@ -51,10 +51,12 @@ func TestAnImportAppearsAsAWhole(t *testing.T) {
 	close(done)
 	wg.Wait()
 	differ(t, s.sees(p), wanted(p))
-	if r.State != Imported || r.Name != "kubespray-2.31" || r.New != 6 || r.Images != 2 || r.Manifests != 2 || r.Files != 2 || r.Blobs != len(p.order) || r.Bytes != r.BytesNew || r.Bytes == 0 {
+	if r.State != Imported || r.Name != "kubespray-2.31" || r.New != 6 || r.Images != 2 || r.Manifests != 2 ||
+		r.Files != 2 || r.Blobs != len(p.order) || r.Bytes != r.BytesNew || r.Bytes == 0 {
 		t.Errorf("%+v", r)
 	}
-	if list, err := s.List(); err != nil || len(list) != 1 || list[0].State != Imported || list[0].Claims != r.Claims || !list[0].Time.Equal(s.clock()) {
+	if list, err := s.List(); err != nil || len(list) != 1 || list[0].State != Imported || list[0].Claims != r.Claims ||
+		!list[0].Time.Equal(s.clock()) {
 		t.Errorf("%+v %v", list, err)
 	}
 	// All of it is kept by its names alone.
@@ -79,7 +81,8 @@ func TestTheSameAgainWritesNothing(t *testing.T) {
 			applied := s.node.Status().Applied
 			for _, name := range []string{"", "other"} {
 				r := s.must(name, p)
-				if r.State != Unchanged || r.Name != "a" || !strings.Contains(r.Message, "as a on 2026-01-02T03:04:05Z") {
+				if r.State != Unchanged || r.Name != "a" ||
+					!strings.Contains(r.Message, "as a on 2026-01-02T03:04:05Z") {
 					t.Errorf("%+v", r)
 				}
 			}
@@ -136,10 +139,12 @@ func TestClaimsAreInOrder(t *testing.T) {
 		t.Error("the newer import does not show")
 	}
 	d, err := s.Show("one")
-	if err != nil || len(d.Names) != 3 || d.Names[0].Behind != "" || d.Names[1].Behind != "two" || d.Names[1].Name.Name != kubeadm || d.Names[2].Digest != app1 || !d.Intact {
+	if err != nil || len(d.Names) != 3 || d.Names[0].Behind != "" || d.Names[1].Behind != "two" ||
+		d.Names[1].Name.Name != kubeadm || d.Names[2].Digest != app1 || !d.Intact {
 		t.Errorf("%+v %v", d, err)
 	}
-	if r := s.must("", one); r.State != Unchanged || !strings.Contains(r.Message, "hidden behind newer imports or pushes: two") {
+	if r := s.must("", one); r.State != Unchanged ||
+		!strings.Contains(r.Message, "hidden behind newer imports or pushes: two") {
 		t.Errorf("%+v", r)
 	}
 	// A push by hand goes before both.
@@ -148,7 +153,8 @@ func TestClaimsAreInOrder(t *testing.T) {
 		t.Errorf("%+v", d.Names)
 	}
 	r, err := s.Remove(t.Context(), "two")
-	if err != nil || len(r.Vanished) != 1 || r.Vanished[0].Name != only || len(r.Back) != 1 || r.Back[0].Name.Name != app || r.Back[0].Digest != app1 || r.Back[0].From != app2 ||
+	if err != nil || len(r.Vanished) != 1 || r.Vanished[0].Name != only || len(r.Back) != 1 ||
+		r.Back[0].Name.Name != app || r.Back[0].Digest != app1 || r.Back[0].From != app2 ||
 		r.Back[0].By != "one" || r.Kept != 2 {
 		t.Errorf("%+v %v", r, err)
 	}
@@ -158,7 +164,10 @@ func TestClaimsAreInOrder(t *testing.T) {
 	if _, err := s.Remove(t.Context(), "two"); !errors.Is(err, fs.ErrNotExist) {
 		t.Error(err)
 	}
-	if err := s.tree.Update(t.Context(), func(b cluster.Batch) error { b.Remove("files/dl.k8s.io/v1/kubeadm?"); return nil }); err != nil {
+	if err := s.tree.Update(t.Context(), func(b cluster.Batch) error {
+		b.Remove("files/dl.k8s.io/v1/kubeadm?")
+		return nil
+	}); err != nil {
 		t.Fatal(err)
 	}
 	if r, err := s.Remove(t.Context(), "one"); err != nil || len(r.Vanished) != 2 || s.tag(app) != "" || file1 == "" {
@@ -189,7 +198,10 @@ func (s *site) put(url, text string) string {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	if err := s.node.Tree().Update(s.t.Context(), func(b cluster.Batch) error { b.Link("files/"+key, d); return nil }); err != nil {
+	if err := s.node.Tree().Update(s.t.Context(), func(b cluster.Batch) error {
+		b.Link("files/"+key, d)
+		return nil
+	}); err != nil {
 		s.t.Fatal(err)
 	}
 	return d
@@ -212,7 +224,8 @@ func TestNamesOfImports(t *testing.T) {
 			t.Errorf("%+v %v", list, err)
 		}
 		three.kind = kind
-		if _, err := s.do("x", three); !errors.Is(err, fs.ErrExist) || !strings.Contains(err.Error(), "--name") || s.file("https://a.io/3") != "" {
+		if _, err := s.do("x", three); !errors.Is(err, fs.ErrExist) || !strings.Contains(err.Error(), "--name") ||
+			s.file("https://a.io/3") != "" {
 			t.Error(kind, err)
 		}
 	}
@@ -222,8 +235,10 @@ func TestNamesOfImports(t *testing.T) {
 		}
 	}
 	for source, want := range map[string]string{
-		"/mnt/Bundle.TAR": "bundle", "k8s-1.35.4.tar.gz": "k8s-1.35.4", "b.part01of05.tar": "b", "b.tar.part2": "b", "b.tar.003": "b", "-": "import", "": "import", "pending.tar": "import",
-		"/srv/mirror/": "mirror", "Größe x.tar": "gr--e-x", "b-2-of-5.tar": "b", strings.Repeat("n", 99): strings.Repeat("n", 56), "a.tar.zst": "a",
+		"/mnt/Bundle.TAR": "bundle", "k8s-1.35.4.tar.gz": "k8s-1.35.4", "b.part01of05.tar": "b", "b.tar.part2": "b",
+		"b.tar.003": "b", "-": "import", "": "import", "pending.tar": "import",
+		"/srv/mirror/": "mirror", "Größe x.tar": "gr--e-x", "b-2-of-5.tar": "b",
+		strings.Repeat("n", 99): strings.Repeat("n", 56), "a.tar.zst": "a",
 	} {
 		if got := defaultName(source); got != want {
 			t.Errorf("%s: %s, want %s", source, got, want)
@@ -245,20 +260,24 @@ func TestPartsComeInAnyOrder(t *testing.T) {
 				in[n] = true
 				r := s.must("", parts[n-1])
 				if i == len(order)-1 {
-					if r.State != Imported || r.BytesNew != r.Bytes || !slices.Equal(r.Sources, []string{"b.tar.part1", "b.tar.part2", "b.tar.part3"}) {
+					if r.State != Imported || r.BytesNew != r.Bytes ||
+						!slices.Equal(r.Sources, []string{"b.tar.part1", "b.tar.part2", "b.tar.part3"}) {
 						t.Errorf("%+v", r)
 					}
 					break
 				}
-				if r.State != Incomplete || len(r.Have) != len(in) || len(r.Missing) != 3-len(in) || !strings.HasPrefix(r.Message, fmt.Sprintf("part %d of 3 is in; missing: ", n)) {
+				if r.State != Incomplete || len(r.Have) != len(in) || len(r.Missing) != 3-len(in) ||
+					!strings.HasPrefix(r.Message, fmt.Sprintf("part %d of 3 is in; missing: ", n)) {
 					t.Errorf("%+v", r)
 				}
 				differ(t, s.sees(whole), none(whole))
 				list, err := s.List()
-				if err != nil || len(list) != 1 || list[0].State != Incomplete || list[0].Name != "b" || !slices.Equal(list[0].Missing, r.Missing) || list[0].Bytes == 0 {
+				if err != nil || len(list) != 1 || list[0].State != Incomplete || list[0].Name != "b" ||
+					!slices.Equal(list[0].Missing, r.Missing) || list[0].Bytes == 0 {
 					t.Errorf("%+v %v", list, err)
 				}
-				if d, err := s.Show("b"); err != nil || len(d.Names) == 0 || d.New != len(d.Names) || d.Images+d.Manifests+d.Files != len(d.Names) {
+				if d, err := s.Show("b"); err != nil || len(d.Names) == 0 || d.New != len(d.Names) ||
+					d.Images+d.Manifests+d.Files != len(d.Names) {
 					t.Errorf("%+v %v", d, err)
 				}
 				s.pass(72 * time.Hour) // days between the parts
@@ -309,12 +328,13 @@ func TestWhatAnInventoryPromisedIsNotHere(t *testing.T) {
 	p.index.Blobs[0].Omitted = true
 	first := p.order[0]
 	p.order = p.order[1:]
-	p.gate = func(string) { t.Error("it was read") }
-	if _, err := s.do("", p); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "without --since") || !strings.Contains(err.Error(), first) {
+	p.beforePut = func(string) { t.Error("it was read") }
+	if _, err := s.do("", p); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "without --since") ||
+		!strings.Contains(err.Error(), first) {
 		t.Error(err)
 	}
 	differ(t, s.world(), map[string]string{})
-	p.gate = nil
+	p.beforePut = nil
 	q := newPack("q")
 	q.addFile("https://a.io/1", p.blobs[first])
 	s.must("", q)
@@ -329,14 +349,15 @@ func TestBlobsThatNobodyBrings(t *testing.T) {
 	s := newSite(t)
 	p := sample("b.tar")
 	p.order = p.order[1:]
-	if _, err := s.do("", p); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "not in it") {
+	if _, err := s.do("", p); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "neither in it") {
 		t.Error(err)
 	}
 	differ(t, s.sees(p), none(p))
 	p = newPack("two.tar")
 	p.image("docker.io/library/nginx:1", []byte("1"))
 	p.image("index.docker.io/library/nginx:1", []byte("2"))
-	if _, err := s.do("", p); !errors.Is(err, fs.ErrInvalid) || !strings.Contains(err.Error(), "two of its names mean the same") {
+	if _, err := s.do("", p); !errors.Is(err, fs.ErrInvalid) ||
+		!strings.Contains(err.Error(), "two of its names resolve to the same name") {
 		t.Error(err)
 	}
 }
@@ -371,7 +392,8 @@ func TestRoom(t *testing.T) {
 	s := newSite(t, func(c *Config) { c.Room = func() int64 { return room } })
 	p := sample("b.tar")
 	_, err := s.do("", p)
-	if !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), "98.0 KiB") || !strings.Contains(err.Error(), "100 bytes") || strings.Contains(err.Error(), "\n") {
+	if !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), "98.0 KiB") ||
+		!strings.Contains(err.Error(), "100 bytes") || strings.Contains(err.Error(), "\n") {
 		t.Error(err)
 	}
 	differ(t, s.world(), map[string]string{})
@@ -384,7 +406,7 @@ func TestOneAtATimeAndStopping(t *testing.T) {
 	s := newSite(t)
 	p := sample("b.tar")
 	inside, on := make(chan struct{}, 99), make(chan struct{})
-	p.gate = func(string) { inside <- struct{}{}; <-on }
+	p.beforePut = func(string) { inside <- struct{}{}; <-on }
 	failed := make(chan error)
 	go func() {
 		_, err := s.do("", p)
@@ -393,7 +415,8 @@ func TestOneAtATimeAndStopping(t *testing.T) {
 	<-inside
 	q := newPack("q")
 	q.addFile("https://a.io/1", []byte("1"))
-	if _, err := s.do("", q); !errors.Is(err, fs.ErrExist) || !strings.Contains(err.Error(), "import b runs since") {
+	if _, err := s.do("", q); !errors.Is(err, fs.ErrExist) ||
+		!strings.Contains(err.Error(), "import b is running since") {
 		t.Error(err)
 	}
 	closed := make(chan struct{})
@@ -409,18 +432,18 @@ func TestOneAtATimeAndStopping(t *testing.T) {
 	}
 	differ(t, s.sees(p), none(p))
 	s.restart()
-	p.gate = nil
+	p.beforePut = nil
 	s.must("", p)
 	differ(t, s.sees(p), wanted(p))
 }
 
-// Who interrupts an import and runs it again at once does not have to guess when the first has ended.
+// A user who interrupts an import and runs it again at once does not have to wait for the end of the first.
 func TestOneThatEndsIsWaitedFor(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	p, q := sample("b.tar"), sample("b.tar")
 	inside, on := make(chan struct{}, 99), make(chan struct{})
-	p.gate = func(string) { inside <- struct{}{}; <-on }
+	p.beforePut = func(string) { inside <- struct{}{}; <-on }
 	ctx, cancel := context.WithCancel(t.Context())
 	gone := make(chan error)
 	go func() {
@@ -432,7 +455,8 @@ func TestOneThatEndsIsWaitedFor(t *testing.T) {
 	waits := make(chan struct{})
 	again := make(chan error, 1)
 	go func() {
-		_, err := s.Import(&firstLook{t.Context(), waits, &sync.Once{}}, Request{Inputs: []bundle.Input{{Name: q.file, File: q}}})
+		_, err := s.Import(&firstLook{t.Context(), waits, &sync.Once{}},
+			Request{Inputs: []bundle.Input{{Name: q.file, File: q}}})
 		again <- err
 	}()
 	select {
@@ -471,7 +495,7 @@ func TestTheCommandGoesAway(t *testing.T) {
 	p := sample("b.tar")
 	ctx, cancel := context.WithCancel(t.Context())
 	n := 0
-	p.gate = func(string) {
+	p.beforePut = func(string) {
 		if n++; n == 4 {
 			cancel()
 		}
@@ -484,7 +508,7 @@ func TestTheCommandGoesAway(t *testing.T) {
 	if list, _ := s.List(); len(list) != 1 || list[0].State != Incomplete || list[0].Blobs < 2 {
 		t.Errorf("%+v", list)
 	}
-	p.gate = nil
+	p.beforePut = nil
 	s.must("", p)
 	differ(t, s.sees(p), wanted(p))
 }

@@ -104,7 +104,7 @@ func TestCheckIndexes(t *testing.T) {
 	size := func(platform string) registry.WrongSize {
 		return registry.WrongSize{Of: one, Digest: two, Says: 3, Has: 7, Platform: platform}
 	}
-	wrong := one + " says that " + two + " has 3 bytes, it has 7: containerd refuses it"
+	wrong := one + " states that " + two + " has 3 bytes, but it has 7: containerd refuses it"
 	for _, c := range []struct {
 		name      string
 		found     registry.Resolution
@@ -113,25 +113,31 @@ func TestCheckIndexes(t *testing.T) {
 	}{
 		{"whole", registry.Resolution{Platforms: []string{amd, arm}}, nil, nil},
 		{"sparse", registry.Resolution{Platforms: []string{amd, two}, Absent: []string{arm}, Sparse: true}, nil,
-			&Finding{Verdict: VerdictSparse, Detail: "others that it lists are not here", Platforms: []string{amd}}},
+			&Finding{Verdict: VerdictSparse, Detail: "other manifests that it lists are not stored",
+				Platforms: []string{amd}}},
 		{"sparse, and the platform is here", registry.Resolution{Platforms: []string{amd}, Absent: []string{arm},
 			Sparse: true}, []string{amd}, nil},
 		{"sparse, and it is not", registry.Resolution{Platforms: []string{amd}, Absent: []string{arm}, Sparse: true},
 			[]string{arm}, &Finding{Verdict: VerdictPlatform, Detail: "not for linux/arm64", Platforms: []string{amd}}},
 		{"a build cache", registry.Resolution{Platforms: []string{one, two}}, []string{amd}, nil},
-		{"a build cache in part", registry.Resolution{Platforms: []string{one, two}, Absent: []string{three}, Sparse: true},
-			nil, &Finding{Verdict: VerdictSparse, Detail: "2 of the 3 that it lists are here"}},
+		{"a build cache in part", registry.Resolution{Platforms: []string{one, two}, Absent: []string{three},
+			Sparse: true},
+			nil, &Finding{Verdict: VerdictSparse, Detail: "2 of the 3 that it lists are stored"}},
 		{"the same for a platform", registry.Resolution{Platforms: []string{one, two}, Absent: []string{three},
 			Sparse: true}, []string{amd}, &Finding{Verdict: VerdictSparse,
-			Detail: "2 of the 3 that it lists are here"}},
-		{"a build cache of which nothing is here", registry.Resolution{Absent: []string{three}, Sparse: true}, []string{amd},
-			&Finding{Verdict: VerdictMissing, Detail: "its index is here and nothing that it lists"}},
-		{"only attestations are here", registry.Resolution{Platforms: []string{one}, Absent: []string{amd}, Sparse: true},
+			Detail: "2 of the 3 that it lists are stored"}},
+		{"a build cache of which nothing is here", registry.Resolution{Absent: []string{three}, Sparse: true},
+			[]string{amd},
+			&Finding{Verdict: VerdictMissing, Detail: "its index is stored, but none of its manifests"}},
+		{"only attestations are here", registry.Resolution{Platforms: []string{one}, Absent: []string{amd},
+			Sparse: true},
 			[]string{amd}, &Finding{Verdict: VerdictPlatform, Detail: "not for linux/amd64"}},
-		{"the same without a platform", registry.Resolution{Platforms: []string{one}, Absent: []string{amd}, Sparse: true},
-			nil, &Finding{Verdict: VerdictMissing, Detail: "its index is here and none of its platforms"}},
-		{"an image without a layer", registry.Resolution{Platforms: []string{amd}, Missing: []string{two}}, []string{amd},
-			&Finding{Verdict: VerdictMissing, Detail: "its manifest is here without " + two}},
+		{"the same without a platform", registry.Resolution{Platforms: []string{one}, Absent: []string{amd},
+			Sparse: true},
+			nil, &Finding{Verdict: VerdictMissing, Detail: "its index is stored, but none of its platforms"}},
+		{"an image without a layer", registry.Resolution{Platforms: []string{amd}, Missing: []string{two}},
+			[]string{amd},
+			&Finding{Verdict: VerdictMissing, Detail: "its manifest is stored without " + two}},
 		{"a wrong size for all", registry.Resolution{Platforms: []string{amd}, Wrong: []registry.WrongSize{size(""),
 			size("")}}, []string{amd}, &Finding{Verdict: VerdictSize, Detail: wrong + "; and 1 more"}},
 		{"a wrong size for the platform", registry.Resolution{Platforms: []string{amd},

@@ -8,9 +8,10 @@ import (
 	"casemate/bundle"
 )
 
-// SignInventory returns the signed document that says which blobs kept yields: those that a name keeps. With it, a
-// bundle made on the other side leaves them out.
-func SignInventory(kept iter.Seq2[string, int64], domain string, now time.Time, key ed25519.PrivateKey) ([]byte, error) {
+// SignInventory returns the signed document that lists the blobs in kept: those that a name refers to. A bundle made
+// with it leaves them out.
+func SignInventory(kept iter.Seq2[string, int64], domain string, now time.Time, key ed25519.PrivateKey) ([]byte,
+	error) {
 	inv := bundle.Inventory{Version: bundle.InventoryVersion, Domain: domain, Time: now.UTC().Truncate(time.Second)}
 	for digest, size := range kept {
 		inv.Blobs = append(inv.Blobs, bundle.Blob{Digest: digest, Size: size})

@@ -12,7 +12,7 @@ import (
 	"casemate/cluster"
 )
 
-// writeLarge writes into a scratch file that outlives an interruption, and goes on with one that did.
+// writeLarge writes to a scratch file that survives an interruption, or continues an existing one.
 func (s *sink) writeLarge(ctx context.Context, digest string, size int64, r io.Reader) (string, int64, error) {
 	s.setLarge(digest, true)
 	id := scratchID(digest)
@@ -38,9 +38,10 @@ func (s *sink) writeLarge(ctx context.Context, digest string, size int64, r io.R
 	return got, n, errors.Join(err, w.Close())
 }
 
-// resume goes on with what an interrupted import left of a blob. again says that the scratch file was of no use, and r
-// is where it was.
-func (s *sink) resume(ctx context.Context, w cluster.BlobWriter, digest string, size int64, r io.Reader) (again bool, err error) {
+// resume continues a blob of an interrupted import. again means that the scratch file was useless, and that r is back
+// at its start.
+func (s *sink) resume(ctx context.Context, w cluster.BlobWriter, digest string, size int64, r io.Reader) (again bool,
+	err error) {
 	skip := w.Size()
 	if skip > size {
 		return true, w.Cancel()
@@ -67,19 +68,19 @@ func (s *sink) resume(ctx context.Context, w cluster.BlobWriter, digest string, 
 	case !errors.Is(err, syscall.EBADMSG):
 		return false, err
 	}
-	// The bytes from before may be damaged (by a power cut), or those that came now. Once more from the beginning
-	// tells.
+	// The earlier bytes may be damaged (by a power cut), or the new ones. Reading again from the beginning decides.
 	if err := w.Cancel(); err != nil {
 		return false, err
 	}
 	if back == nil {
-		return false, fmt.Errorf("what an interrupted import left of it does not fit what comes now, and this input cannot be read twice; import it again: %w", errStale)
+		return false, fmt.Errorf("the partial blob of an interrupted import is damaged, and this input cannot be "+
+			"read twice; import it again: %w", errStale)
 	}
 	_, err = back.Seek(at, io.SeekStart)
 	return true, err
 }
 
-// errStale is no EBADMSG: the content is not known to be damaged.
+// errStale does not wrap EBADMSG: the content itself may be intact.
 var errStale = errors.New("a scratch file was damaged")
 
 func (s *sink) setLarge(digest string, unfinished bool) {
@@ -92,13 +93,14 @@ func (s *sink) setLarge(digest string, unfinished bool) {
 	}
 }
 
-// scratchID is the id of a large blob's scratch file. That of a sha512 is cut, an id has at most 128 characters.
+// scratchID returns the id of a large blob's scratch file. A sha512 is truncated, because an id has at most 128
+// characters.
 func scratchID(digest string) string {
 	id := "import-" + fileOf(digest)
 	return id[:min(len(id), 128)]
 }
 
-// unfinished are the digests of large blobs of which a scratch file is left.
+// unfinished returns the digests of large blobs that have a scratch file.
 func (s *sink) unfinished() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()

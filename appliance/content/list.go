@@ -14,23 +14,23 @@ import (
 	"casemate/cluster/tree"
 )
 
-// Import is one import as lists show it.
+// Import is one import in a list.
 type Import struct {
 	State string `json:"state"` // Imported, Incomplete
 	Record
 	Parts   int   `json:"parts,omitempty"`
 	Have    []int `json:"have,omitempty"`
 	Missing []int `json:"missing,omitempty"`
-	// KeptUntil is when an import that is not complete is dropped with what was read of it, if nobody goes on with it.
+	// KeptUntil is when an incomplete import is dropped, together with what was read of it, unless it is continued.
 	KeptUntil time.Time `json:"kept_until,omitzero"`
-	// Running says that this node reads it now.
+	// Running reports that this node is reading it now.
 	Running bool `json:"running,omitempty"`
 }
 
-// List returns all imports, the complete ones and then the others, by time.
+// List returns all imports, complete ones first, ordered by time.
 func (e *Engine) List() ([]Import, error) { return e.ListFor(context.Background()) }
 
-// ListFor is List until ctx ends: what an import will bring that is not complete is compared with what is there.
+// ListFor is List with a context: the names of incomplete imports are compared with the tree, which takes time.
 func (e *Engine) ListFor(ctx context.Context) ([]Import, error) {
 	records, err := e.records()
 	if err != nil {
@@ -56,7 +56,7 @@ func (e *Engine) ListFor(ctx context.Context) ([]Import, error) {
 	return list, nil
 }
 
-// Counts are how many imports there are. It reads none of them: metrics are for anybody.
+// Counts returns the numbers of imports. It reads no records, so that metrics stay cheap.
 func (e *Engine) Counts() (complete, incomplete int, err error) {
 	entries, err := e.cfg.Tree.ReadDir(importsDir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -79,8 +79,8 @@ func (e *Engine) Counts() (complete, incomplete int, err error) {
 	return complete, incomplete, nil
 }
 
-// Pending returns how many imports are complete and, by name, those that are not, without the names that they will
-// have: what it costs does not depend on how many those are.
+// Pending returns how many imports are complete, and the incomplete ones by name, without the names that they will
+// publish: its cost does not depend on their number.
 func (e *Engine) Pending() (complete int, list []Import, err error) {
 	if complete, _, err = e.Counts(); err != nil {
 		return 0, nil, err
@@ -95,8 +95,8 @@ func (e *Engine) Pending() (complete int, list []Import, err error) {
 	return complete, list, err
 }
 
-// pendingImport tells of an import that is not complete: its blobs are those that it has so far, its names those that
-// it will have, as far as they are known.
+// pendingImport describes an incomplete import: its blobs are those stored so far, its names as they it will
+// publish, as far as known.
 func (e *Engine) pendingImport(p pending) Import {
 	i := e.pendingBlobs(p)
 	if ix, err := e.readIndex(p.dir() + "/index"); err == nil {
@@ -132,23 +132,23 @@ func (e *Engine) pendingBlobs(p pending) Import {
 // Shown is one name of an import, and whether clients get it.
 type Shown struct {
 	Name
-	// Behind is whose newer word hides it: an import's name, or "by hand". "": it shows.
+	// Behind is the newer claim that hides it: an import's name, or "by hand". "": it is not hidden.
 	Behind string `json:"behind,omitempty"`
 }
 
-// ByHand stands for what people wrote, in place of an import's name.
+// ByHand stands for pushes and other manual changes, in place of an import's name.
 const ByHand = "by hand"
 
-// Details are an import with its names.
+// Details is an import with its names.
 type Details struct {
 	Import
-	// Intact says that nothing of it was deleted by hand.
+	// Intact reports that nothing of it was deleted by hand.
 	Intact bool    `json:"intact"`
 	Names  []Shown `json:"names"`
 }
 
-// Show returns an import with its names; of one that is not complete those that it will have, as far as that is known.
-// fs.ErrNotExist: there is none.
+// Show returns an import with its names; for an incomplete one the names that it will publish, as far as known.
+// fs.ErrNotExist: there is no such import.
 func (e *Engine) Show(name string) (*Details, error) {
 	if err := CheckName(name); err != nil {
 		return nil, err
@@ -179,7 +179,7 @@ func (e *Engine) Show(name string) (*Details, error) {
 	return d, err
 }
 
-// pendingNamed finds an import that is not complete.
+// pendingNamed returns the incomplete import of that name.
 func (e *Engine) pendingNamed(name string) (pending, bool, error) {
 	all, err := e.pendings()
 	for _, p := range all {
@@ -190,7 +190,7 @@ func (e *Engine) pendingNamed(name string) (pending, bool, error) {
 	return pending{}, false, err
 }
 
-// shown are the names of an import as the tree has them now.
+// shown returns the names of an import with their current state in the tree.
 func (e *Engine) shown(importName string) []Shown {
 	var names []Name
 	for path, info := range e.cfg.Tree.Claimed(importName) {
@@ -210,7 +210,8 @@ func (e *Engine) shown(importName string) []Shown {
 	list := []Shown{}
 	for _, n := range tidy(names) {
 		s := Shown{Name: n}
-		if claims := e.cfg.Tree.ClaimsOf(n.path); len(claims) > 0 && claims[0].Claim != importName && claimDigest(n.path, claims[0]) != n.Digest {
+		if claims := e.cfg.Tree.ClaimsOf(n.path); len(claims) > 0 && claims[0].Claim != importName &&
+			claimDigest(n.path, claims[0]) != n.Digest {
 			s.Behind = cmp.Or(claims[0].Claim, ByHand)
 		}
 		list = append(list, s)
@@ -218,7 +219,7 @@ func (e *Engine) shown(importName string) []Shown {
 	return list
 }
 
-// behind are those who hide names of an import, sorted.
+// behind returns the claims that hide names of an import, sorted.
 func (e *Engine) behind(importName string) []string {
 	var list []string
 	for _, s := range e.shown(importName) {
@@ -230,27 +231,27 @@ func (e *Engine) behind(importName string) []string {
 	return slices.Compact(list)
 }
 
-// Removed is what the removal of an import changed.
+// Removed is the result of removing an import.
 type Removed struct {
 	Name string `json:"name"`
-	// Vanished are names that are not there any more.
+	// Vanished are names that no longer exist.
 	Vanished []Name `json:"vanished"`
-	// Back are names that show again what an older import or a person had said, with its digest and whose it is.
+	// Back are names whose older content, of an import or a push, reappeared, with its digest and its claim.
 	Back []Returned `json:"back"`
-	// Kept is how many of its names go on to be there unchanged, because others say the same or had hidden them.
+	// Kept is how many of its names stay unchanged, because another claim has the same content or had hidden them.
 	Kept int `json:"kept"`
 }
 
-// Returned is a name that shows something older again.
+// Returned is a name whose older content reappeared.
 type Returned struct {
 	Name
-	From string `json:"from"` // the digest that it had until now
+	From string `json:"from"` // the digest before the removal
 	By   string `json:"by"`   // an import's name, or ByHand
 }
 
-// Remove drops an import, all of it at one entry: what older imports and people said shows again. One that is not
-// complete goes with what was read of it. Origins that it enabled stay. fs.ErrNotExist: there is none. fs.ErrExist: it
-// is being read now.
+// Remove undoes an import in one log entry; the content of older imports and of pushes reappears. An incomplete
+// import is removed together with what was read of it. Origins that it enabled stay enabled. fs.ErrNotExist: there is
+// no such import. fs.ErrExist: it is being read now.
 func (e *Engine) Remove(ctx context.Context, name string) (*Removed, error) {
 	if err := CheckName(name); err != nil {
 		return nil, err
@@ -264,7 +265,7 @@ func (e *Engine) Remove(ctx context.Context, name string) (*Removed, error) {
 		case !ok:
 			return nil, fmt.Errorf("there is no import %s: %w", name, fs.ErrNotExist)
 		case e.isRunning(p.Key):
-			return nil, fmt.Errorf("import %s is being read now: end its command first: %w", name, fs.ErrExist)
+			return nil, fmt.Errorf("import %s is being read now: stop its command first: %w", name, fs.ErrExist)
 		}
 		return out, e.dropPending(ctx, p)
 	} else if err != nil {
@@ -289,6 +290,7 @@ func (e *Engine) Remove(ctx context.Context, name string) (*Removed, error) {
 		back.Digest = d
 		out.Back = append(out.Back, back)
 	}
-	e.cfg.Log.Info("import removed", "import", name, "vanished", len(out.Vanished), "back", len(out.Back), "kept", out.Kept)
+	e.cfg.Log.Info("import removed", "import", name, "vanished", len(out.Vanished), "back", len(out.Back), "kept",
+		out.Kept)
 	return out, nil
 }

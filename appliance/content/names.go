@@ -28,9 +28,9 @@ const maxManifest = 4 << 20
 // Kinds of names.
 const (
 	KindImage    = "image"    // a tag
-	KindManifest = "manifest" // a manifest that has no tag in the import: a child of an index, a referrer
+	KindManifest = "manifest" // a manifest without a tag in the import: a child of an index, a referrer
 	KindFile     = "file"
-	KindRedirect = "redirect" // a URL that leads elsewhere; its digest is that of the other address
+	KindRedirect = "redirect" // a URL that redirects elsewhere; its digest is that of the target's address
 )
 
 // Name is one name that clients ask for.
@@ -38,19 +38,19 @@ type Name struct {
 	Kind   string `json:"kind"`
 	Name   string `json:"name"` // "registry.k8s.io/pause:3.10", "registry.k8s.io/pause@sha256:…", "https://dl.k8s.io/…"
 	Digest string `json:"digest"`
-	path   string // in the tree
+	path   string // path in the tree
 }
 
-// edit is a link, or a record, that an import is going to make. It is a Batch that was written down, because it is
-// counted, compared and tried again.
+// edit is a link or a record that an import will write. It is stored as data and not applied to a Batch at once,
+// because edits are counted, compared and retried.
 type edit struct {
 	name, digest string
 	holds        []string
 	weak         bool
-	record       []byte // then it is no link
+	record       []byte // if set, it is a record and not a link
 }
 
-// edits are the links and records of an import by name, each once, in the order in which they came.
+// edits is a list of links and records of an import, unique by name, in insertion order.
 type edits struct {
 	list []edit
 	at   map[string]int
@@ -60,7 +60,8 @@ type edits struct {
 func (l *edits) add(e edit) {
 	if i, ok := l.at[e.name]; ok {
 		if l.list[i].digest != e.digest {
-			l.err = errors.Join(l.err, fmt.Errorf("%s would be %s and %s: two of its names mean the same: %w", e.name, l.list[i].digest, e.digest, fs.ErrInvalid))
+			l.err = errors.Join(l.err, fmt.Errorf("%s would be %s and %s: two of its names resolve to the same name: "+
+				"%w", e.name, l.list[i].digest, e.digest, fs.ErrInvalid))
 		}
 		l.list[i] = e
 		return
@@ -69,7 +70,7 @@ func (l *edits) add(e edit) {
 	l.list = append(l.list, e)
 }
 
-// into is a Batch of the part of the tree below dir, which writes to l.
+// into is a Batch of the part of the tree below dir; it appends to l.
 type into struct {
 	l   *edits
 	dir string
@@ -85,14 +86,14 @@ func (b into) Put(name string, data []byte) {
 	b.l.add(edit{name: b.dir + "/" + name, record: slices.Clone(data)})
 }
 
-// An import only adds. Anything else is a mistake in the program, which must not be lost silently.
+// An import only adds. Any other operation is a programming error, which must not be ignored silently.
 func (b into) Remove(name string)           { b.refuse(name) }
 func (b into) Expect(name string, _ uint64) { b.refuse(name) }
 func (b into) refuse(name string) {
 	b.l.err = errors.Join(b.l.err, fmt.Errorf("import: %s is neither a link nor a record: %w", name, fs.ErrInvalid))
 }
 
-// write adds them to a batch of the whole tree.
+// write adds them to a batch of the tree.
 func (l *edits) write(b cluster.Batch) {
 	for _, e := range l.list {
 		switch {
@@ -111,15 +112,16 @@ type opener interface {
 	Open(ctx context.Context, digest string) (io.ReadSeekCloser, error)
 }
 
-// linksOf turns an index into the links that make its names. The manifests are read through blobs. An image that cannot
-// be linked ends it, unless skip, which may be nil, says nil of it: then it is left out.
-func (e *Engine) linksOf(ctx context.Context, ix *bundle.Index, blobs opener, skip func(repository, digest string, err error) error) (*edits, error) {
+// linksOf converts an index to the links that create its names. The manifests are read through blobs. An image that
+// cannot be linked is an error, unless skip is set and returns nil: then the image is left out.
+func (e *Engine) linksOf(ctx context.Context, ix *bundle.Index, blobs opener,
+	skip func(repository, digest string, err error) error) (*edits, error) {
 	l := &edits{at: make(map[string]int, len(ix.Images)+len(ix.Files))}
 	with := make(map[string]bool, len(ix.Blobs))
 	for _, b := range ix.Blobs {
 		with[b.Digest] = true
 	}
-	manifests := make(map[[2]string]bool, len(ix.Images)) // repository and digest
+	manifests := make(map[[2]string]bool, len(ix.Images)) // by repository and digest
 	for _, m := range ix.Images {
 		manifests[[2]string{m.Repository, m.Digest}] = true
 	}
@@ -190,12 +192,12 @@ func readManifest(ctx context.Context, blobs opener, digest string) ([]byte, err
 	return data, err
 }
 
-// fileKey is the name of a file below files/, whether its host is an origin or not.
+// fileKey returns the name of a file below files/, whether or not its host is an origin.
 func (e *Engine) fileKey(url string) (string, error) {
 	return fileserver.KeyIn(url, func(host string) (string, bool) { return e.cfg.Canonical(host), true })
 }
 
-// names are what clients ask for among the links: tags, manifests without a tag, files; sorted.
+// names returns the names that clients request: tags, manifests without a tag, files; sorted.
 func (e *Engine) names(l *edits) []Name {
 	var list []Name
 	for _, ed := range l.list {
@@ -206,7 +208,7 @@ func (e *Engine) names(l *edits) []Name {
 	return tidy(list)
 }
 
-// nameOf reads a name of the tree.
+// nameOf parses a name of the tree.
 func (e *Engine) nameOf(path, digest string) (Name, bool) {
 	if key, ok := strings.CutPrefix(path, filesDir+"/"); ok {
 		return Name{KindFile, fileserver.URL(key), digest, path}, true
@@ -229,7 +231,7 @@ func (e *Engine) nameOf(path, digest string) (Name, bool) {
 	}
 }
 
-// tidy sorts names and leaves out the manifests for which a tag of the same repository speaks.
+// tidy sorts names and removes manifests that have a tag in the same repository.
 func tidy(list []Name) []Name {
 	spoken := map[string]bool{}
 	for _, n := range list {
@@ -238,13 +240,15 @@ func tidy(list []Name) []Name {
 		}
 	}
 	list = slices.DeleteFunc(list, func(n Name) bool { return n.Kind == KindManifest && spoken[n.Name] })
-	slices.SortFunc(list, func(a, b Name) int { return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name)) })
+	slices.SortFunc(list, func(a, b Name) int {
+		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name))
+	})
 	return list
 }
 
-// hostsOf are the hosts that the links lie under, sorted.
+// hostsOf returns the hosts of the links, sorted.
 func hostsOf(l *edits) []Host {
-	found := map[string]bool{} // host → images come from it
+	found := map[string]bool{} // host → it serves images
 	for _, ed := range l.list {
 		if rest, ok := strings.CutPrefix(ed.name, imagesDir+"/repositories/"); ok {
 			if host, _, _ := strings.Cut(rest, "/"); strings.Contains(host, ".") {

@@ -10,7 +10,7 @@ import (
 	"casemate/bundle"
 )
 
-// prepare finds the name under which it will stand, and what is pending of it.
+// prepare determines the import's name, and loads its pending record.
 func (j *job) prepare(c *bundle.Contents, id string) error {
 	records, err := j.e.records()
 	if err != nil {
@@ -26,16 +26,18 @@ func (j *job) prepare(c *bundle.Contents, id string) error {
 	name := j.base
 	delete(all, key)
 	if j.req.Name != "" {
-		if r, ok := records[name]; ok && id != "" && r.ID != id && !j.req.Partial { // what is left out in the end makes another ID
+		// what is left out in the end changes the ID
+		if r, ok := records[name]; ok && id != "" && r.ID != id && !j.req.Partial {
 			return taken(r)
 		}
 		for _, other := range all {
 			if other.Name == name {
-				return fmt.Errorf("the name belongs to an import of other content that is not complete (touched %s): complete it, remove it, or give another --name: %w",
+				return fmt.Errorf("the name belongs to an incomplete import of other content (last changed %s): "+
+					"complete it, remove it, or give another --name: %w",
 					other.Touched.Format(time.RFC3339), errTaken)
 			}
 		}
-	} else if r, ok := mends(records, id); ok {
+	} else if r, ok := repairs(records, id); ok {
 		name = r.Name
 	} else if before {
 		name = p.Name
@@ -45,12 +47,12 @@ func (j *job) prepare(c *bundle.Contents, id string) error {
 	j.keeper.edit(func(n *pending) {
 		*n = p
 		n.Key, n.Name, n.Kind, n.ID, n.Signer = key, name, c.Kind, id, c.Signer
-		if before && p.Parts != c.Parts { // of another splitting: its numbers mean other parts
+		if before && p.Parts != c.Parts { // of a different split: its numbers mean other parts
 			n.Have, n.Sources = nil, nil
 		}
 		n.Touched, n.Parts, n.Node = j.e.cfg.Now(), c.Parts, j.e.cfg.Node
 		read := sources(j.req.Inputs)
-		if c.Parts > 1 { // it comes from all the files that its parts came from
+		if c.Parts > 1 { // the sources of all its parts
 			for _, source := range n.Sources {
 				if !slices.Contains(read, source) {
 					read = append(read, source)
@@ -67,16 +69,17 @@ func (j *job) prepare(c *bundle.Contents, id string) error {
 }
 
 func taken(r Record) error {
-	return fmt.Errorf("the name belongs to an import of other content (%s, %s): give another --name, or remove it first with casemate import remove %s: %w",
+	return fmt.Errorf("the name belongs to an import of other content (%s, %s): give another --name, or remove that "+
+		"import first with casemate import remove %s: %w",
 		r.Time.Format(time.RFC3339), strings.Join(r.Sources, ", "), r.Name, errTaken)
 }
 
 // errTaken is fs.ErrExist: the name belongs to something else.
 var errTaken = fmt.Errorf("the name is taken: %w", fs.ErrExist)
 
-// mends finds an import of the same content: it is done again under its own name, because something of it was deleted
-// by hand.
-func mends(records map[string]Record, id string) (Record, bool) {
+// repairs returns an import of the same content. It is imported again under the same name, because some of it was
+// deleted by hand.
+func repairs(records map[string]Record, id string) (Record, bool) {
 	for _, r := range records {
 		if id != "" && r.ID == id {
 			return r, true
@@ -85,7 +88,7 @@ func mends(records map[string]Record, id string) (Record, bool) {
 	return Record{}, false
 }
 
-// free is base, or base-2 and so on, whichever no import has.
+// free returns base, or base-2 and so on, whichever is not in use.
 func free(base string, records map[string]Record, all map[string]pending) string {
 	taken := map[string]bool{}
 	for _, p := range all {

@@ -11,9 +11,9 @@ import (
 	"casemate/bundle"
 )
 
-// fit takes what has no place here out of what was read, and makes an error of it unless the import may be partial. It
-// is called as soon as the names are known, and again when everything was read; what brings no name at all is refused,
-// because it is something else than the operator meant.
+// fit removes what cannot be stored here from the index, or returns an error unless the import may be partial. It is
+// called when the names are known, and again when everything was read. An import without any name is refused, because
+// the operator must have meant something else.
 func (j *job) fit(c *bundle.Contents) error {
 	var o bundle.NameErrors
 	fitting := j.e.fitting(c.Index, &o)
@@ -26,16 +26,16 @@ func (j *job) fit(c *bundle.Contents) error {
 		}
 	}
 	if len(fitting.Images)+len(fitting.Files)+len(fitting.Redirects) == 0 {
-		why := "it brings no image and no file: look what it holds (casemate bundle inspect, tar tf)"
+		why := "it has no image and no file: check its content (casemate bundle inspect, tar tf)"
 		if len(c.Refused) > 0 {
-			why = fmt.Sprintf("nothing of it has a place here: %s: %s", c.Refused[0].Name, c.Refused[0].Why)
+			why = fmt.Sprintf("nothing of it can be stored here: %s: %s", c.Refused[0].Name, c.Refused[0].Why)
 		}
 		return fmt.Errorf("%s: %w", why, fs.ErrInvalid)
 	}
 	return j.without(c, fitting, len(o.List) > 0)
 }
 
-// without gives contents another index. What was left out of makes other content, with an ID of its own: the whole can
+// without replaces the contents' index. The reduced index is other content, with an ID of its own, so the whole can
 // be imported later.
 func (j *job) without(c *bundle.Contents, ix *bundle.Index, other bool) error {
 	c.Index = ix
@@ -48,7 +48,8 @@ func (j *job) without(c *bundle.Contents, ix *bundle.Index, other bool) error {
 	return err
 }
 
-// fitting is ix without the names that the rooms refuse, and without those of which two are one here.
+// fitting returns ix without the names that the services refuse, and without pairs of names that resolve to the same
+// name.
 func (e *Engine) fitting(ix *bundle.Index, o *bundle.NameErrors) *bundle.Index {
 	kept := *ix
 	kept.Images, kept.Files, kept.Redirects = []bundle.Image{}, []bundle.File{}, nil
@@ -59,13 +60,14 @@ func (e *Engine) fitting(ix *bundle.Index, o *bundle.NameErrors) *bundle.Index {
 		old, ok := at[path]
 		if ok && old.digest != digest {
 			double[path] = true
-			o.Add(said, fmt.Errorf("%s is %s, and %s is %s: two of its names mean the same", said, digest, old.said, old.digest))
+			o.Add(said, fmt.Errorf("%s is %s, and %s is %s: two of its names resolve to the same name", said, digest,
+				old.said, old.digest))
 			return false
 		}
 		at[path] = name{said, digest}
 		return true
 	}
-	paths := map[string]string{} // by the name as it is said
+	paths := map[string]string{} // by path, the name as written in the index
 	for _, m := range ix.Images {
 		said := m.Repository + ":" + m.Tag
 		if m.Tag == "" {
@@ -97,7 +99,7 @@ func (e *Engine) fitting(ix *bundle.Index, o *bundle.NameErrors) *bundle.Index {
 			kept.Redirects = append(kept.Redirects, r)
 		}
 	}
-	// Nobody can say which of two was meant.
+	// It is undecidable which of the two was meant.
 	kept.Images = slices.DeleteFunc(kept.Images, func(m bundle.Image) bool {
 		said := m.Repository + ":" + m.Tag
 		if m.Tag == "" {
@@ -110,8 +112,8 @@ func (e *Engine) fitting(ix *bundle.Index, o *bundle.NameErrors) *bundle.Index {
 	return &kept
 }
 
-// links are the links of what was read. A partial import leaves out the images whose layers nobody has, and the files
-// that are not here.
+// links returns the links of what was read. A partial import leaves out images with missing layers, and missing
+// files.
 func (j *job) links(ctx context.Context, c *bundle.Contents, s opener) (*edits, error) {
 	if !j.req.Partial {
 		return j.e.linksOf(ctx, c.Index, s, nil)
@@ -125,7 +127,8 @@ func (j *job) links(ctx context.Context, c *bundle.Contents, s opener) (*edits, 
 	before := len(c.Refused)
 	kept.Files = slices.DeleteFunc(slices.Clone(kept.Files), func(f bundle.File) bool {
 		if absent[f.Digest] {
-			c.Refused = append(c.Refused, bundle.Skipped{Name: f.URL, Why: "its bytes are neither in it nor here"})
+			c.Refused = append(c.Refused, bundle.Skipped{Name: f.URL,
+				Why: "its bytes are neither in the import nor stored here"})
 		}
 		return absent[f.Digest]
 	})
@@ -145,7 +148,8 @@ func (j *job) links(ctx context.Context, c *bundle.Contents, s opener) (*edits, 
 			return false
 		}
 		if m.Tag != "" {
-			c.Refused = append(c.Refused, bundle.Skipped{Name: m.Repository + ":" + m.Tag, Why: "some of it is neither in it nor here"})
+			c.Refused = append(c.Refused, bundle.Skipped{Name: m.Repository + ":" + m.Tag,
+				Why: "some of it is neither in the import nor stored here"})
 		}
 		return true
 	})
@@ -153,7 +157,7 @@ func (j *job) links(ctx context.Context, c *bundle.Contents, s opener) (*edits, 
 		return links, j.without(c, c.Index, false)
 	}
 	if len(kept.Images)+len(kept.Files) == 0 {
-		return nil, fmt.Errorf("nothing of it is whole: %w", fs.ErrNotExist)
+		return nil, fmt.Errorf("nothing of it is complete: %w", fs.ErrNotExist)
 	}
 	return links, j.without(c, &kept, true)
 }

@@ -27,8 +27,8 @@ func refusedNames(r *Result) (list []string) {
 	return list
 }
 
-// TestObstaclesAtOnce: everything that an import cannot place is said at once and nothing is imported, or it is left
-// out with its reason.
+// TestObstaclesAtOnce: everything that an import cannot store is reported at once and nothing is imported, or it is
+// left out with its reason.
 func TestObstaclesAtOnce(t *testing.T) {
 	for _, kind := range []string{bundle.KindBundle, bundle.KindLayout} {
 		s := newSite(t)
@@ -41,7 +41,8 @@ func TestObstaclesAtOnce(t *testing.T) {
 		if err == nil || !errors.Is(err, fs.ErrInvalid) {
 			t.Fatalf("%s: got %v", kind, err)
 		}
-		for _, want := range []string{"3 names cannot be imported", "looks like a host", "two of its names mean the same", strings.Repeat("x", 100)} {
+		for _, want := range []string{"3 names cannot be imported", "looks like a host",
+			"two of its names resolve to the same name", strings.Repeat("x", 100)} {
 			if !strings.Contains(err.Error(), want) {
 				t.Errorf("%s: %v does not say %q", kind, err, want)
 			}
@@ -51,11 +52,13 @@ func TestObstaclesAtOnce(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		want := []string{"https://dl.k8s.io/" + strings.Repeat("x", 256), "index.docker.io/library/nginx:1.29", "no.path:1.0"}
+		want := []string{"https://dl.k8s.io/" + strings.Repeat("x", 256), "index.docker.io/library/nginx:1.29",
+			"no.path:1.0"}
 		if got := refusedNames(r); r.State != Imported || !slices.Equal(got, want) || r.Refused[0].Why == "" {
 			t.Errorf("%s: %+v", kind, r)
 		}
-		if s.tag("docker.io/library/nginx:1.29") != "" || s.tag("quay.io/team/app:2") == "" || s.file("https://dl.k8s.io/v1/kubeadm") == "" {
+		if s.tag("docker.io/library/nginx:1.29") != "" || s.tag("quay.io/team/app:2") == "" ||
+			s.file("https://dl.k8s.io/v1/kubeadm") == "" {
 			t.Errorf("%s: not what was to be seen", kind)
 		}
 		// The same again changes nothing, and still says what it leaves out.
@@ -97,20 +100,21 @@ func TestPartialWithoutLayers(t *testing.T) {
 	differ(t, s.sees(whole), wanted(whole))
 }
 
-// TestNothingIsNoImport: what brings no name is something else than was meant.
+// TestNothingIsNoImport: an input without any name is refused.
 func TestNothingIsNoImport(t *testing.T) {
 	s := newSite(t)
 	defer s.close()
 	for _, kind := range []string{bundle.KindBundle, bundle.KindHaul} {
 		p := newPack("empty.tar")
 		p.kind = kind
-		if _, err := s.do("", p); !errors.Is(err, fs.ErrInvalid) || !strings.Contains(err.Error(), "it brings no image and no file") {
+		if _, err := s.do("", p); !errors.Is(err, fs.ErrInvalid) ||
+			!strings.Contains(err.Error(), "it has no image and no file") {
 			t.Errorf("%s: got %v", kind, err)
 		}
 	}
 	p := newPack("refused.tar")
 	p.image("no.path:1", []byte("x"))
-	if _, err := s.partly("", p); err == nil || !strings.Contains(err.Error(), "nothing of it has a place here") {
+	if _, err := s.partly("", p); err == nil || !strings.Contains(err.Error(), "nothing of it can be stored here") {
 		t.Errorf("got %v", err)
 	}
 	if list, err := s.List(); err != nil || len(list) != 0 {

@@ -15,30 +15,31 @@ import (
 	"casemate/cluster"
 )
 
-// pendingAge is how long an import that is not complete is kept when nobody goes on with it.
+// pendingAge is how long an incomplete import is retained if it is not continued.
 const pendingAge = 30 * 24 * time.Hour
 
-// pending is the record of an import that is not complete: interrupted, or without some of its parts.
+// pending is the record of an incomplete import: interrupted, or without some of its parts.
 type pending struct {
-	Key     string    `json:"key"`
-	Name    string    `json:"name"`
-	Kind    string    `json:"kind,omitempty"`
-	ID      string    `json:"id,omitempty"`
-	Sources []string  `json:"sources"` // of a split bundle those of all parts that were read, else of the last reading
+	Key  string `json:"key"`
+	Name string `json:"name"`
+	Kind string `json:"kind,omitempty"`
+	ID   string `json:"id,omitempty"`
+	// for a split bundle those of all parts that were read, else those of the last reading
+	Sources []string  `json:"sources"`
 	Signer  string    `json:"signer,omitempty"`
 	Started time.Time `json:"started"`
 	Touched time.Time `json:"touched"`
-	Node    string    `json:"node,omitempty"` // where its scratch files lie
-	// Parts is how many there are, 0 if it is no split bundle; Have are the numbers of those that were read.
+	Node    string    `json:"node,omitempty"` // where its scratch files are
+	// Parts is the number of parts, 0 if the bundle is not split; Have are the numbers of those that were read.
 	Parts int   `json:"parts,omitempty"`
 	Have  []int `json:"have,omitempty"`
-	// Absent is how many blobs are still missing.
+	// Absent is how many blobs are missing.
 	Absent int `json:"absent,omitempty"`
-	// Scratch are the digests of large blobs of which a part is there.
+	// Scratch are the digests of large blobs that are partly written.
 	Scratch []string `json:"scratch,omitempty"`
 }
 
-// missing are the numbers of the parts that were not read yet.
+// missing returns the numbers of the parts that were not read yet.
 func (p pending) missing() []int {
 	var list []int
 	for n := 1; n <= p.Parts; n++ {
@@ -51,7 +52,7 @@ func (p pending) missing() []int {
 
 func (p pending) dir() string { return pendingDir + "/" + p.Key }
 
-// keyOf is the directory of what is read with that id; one without an id goes by its name.
+// keyOf returns the directory name of the pending import with that id; without an id it is derived from the name.
 func keyOf(id, name string) string {
 	if id != "" {
 		return fileOf(id)
@@ -60,7 +61,7 @@ func keyOf(id, name string) string {
 }
 
 func (p pending) encode() []byte {
-	all, room := p.Sources, 2000 // bytes of them
+	all, room := p.Sources, 2000 // bytes of Sources that fit
 	p.Sources = nil
 	for _, s := range all {
 		if len(s) > 200 {
@@ -73,18 +74,18 @@ func (p pending) encode() []byte {
 	}
 	p.Scratch = p.Scratch[:min(len(p.Scratch), 8)]
 	data, err := json.Marshal(p)
-	if err != nil || len(data) > maxRecord { // which parts are here matters more than what their files were called
+	if err != nil || len(data) > maxRecord { // which parts were read matters more than the names of their files
 		p.Sources = nil
 		data, err = json.Marshal(p)
 	}
 	if err != nil || len(data) > maxRecord {
-		p.Have, p.Scratch = nil, nil // bounded all the same; the parts can be read again
+		p.Have, p.Scratch = nil, nil // must fit all the same; the parts can be read again
 		data, _ = json.Marshal(p)
 	}
 	return data
 }
 
-// keeper makes the record that the sink writes beside its links. It is changed while the import goes on.
+// keeper makes the record that the sink writes together with its links. It changes while the import runs.
 type keeper struct {
 	mu sync.Mutex
 	p  pending
@@ -102,7 +103,7 @@ func (k *keeper) get() pending {
 	return k.p
 }
 
-// pendings are the imports that are not complete, by key.
+// pendings returns the incomplete imports, by key.
 func (e *Engine) pendings() (map[string]pending, error) {
 	entries, err := e.cfg.Tree.ReadDir(pendingDir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -118,7 +119,7 @@ func (e *Engine) pendings() (map[string]pending, error) {
 		if err == nil {
 			err = json.Unmarshal(data, &p)
 		}
-		if err != nil || p.Key != entry.Name() { // it can still be removed
+		if err != nil || p.Key != entry.Name() { // an unreadable one can still be removed
 			p = pending{Key: entry.Name(), Name: entry.Name()[:min(len(entry.Name()), 40)], Touched: e.cfg.Now()}
 		}
 		list[p.Key] = p
@@ -126,7 +127,7 @@ func (e *Engine) pendings() (map[string]pending, error) {
 	return list, nil
 }
 
-// dropPending forgets an import that is not complete, with its scratch files on this node.
+// dropPending removes an incomplete import, with its scratch files on this node.
 func (e *Engine) dropPending(ctx context.Context, p pending) error {
 	if err := e.cfg.Tree.Update(ctx, func(b cluster.Batch) error { b.Remove(p.dir()); return nil }); err != nil {
 		return fmt.Errorf("import %s: %w", p.Name, err)
@@ -134,7 +135,7 @@ func (e *Engine) dropPending(ctx context.Context, p pending) error {
 	for _, d := range p.Scratch {
 		e.dropScratch(d)
 	}
-	// After a power cut the record does not say them; what the index names tells.
+	// After a power cut the record may not list them; the index does.
 	if ix, err := e.readIndex(p.dir() + "/index"); err == nil {
 		for _, b := range ix.Blobs {
 			if b.Size >= e.cfg.largeAt {
@@ -152,7 +153,8 @@ func (e *Engine) dropScratch(digest string) {
 		err = w.Cancel()
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		e.cfg.Log.Warn("a scratch file stays until it is a day old", "blob", digest, "err", err)
+		e.cfg.Log.Warn("a scratch file cannot be removed, it will be swept when it is a day old", "blob", digest,
+			"err", err)
 	}
 }
 
@@ -165,7 +167,7 @@ func (e *Engine) readIndex(name string) (*bundle.Index, error) {
 	return bundle.DecodeIndex(data)
 }
 
-// Upkeep drops imports that are not complete and were not gone on with for 30 days.
+// Upkeep drops incomplete imports that were not continued for 30 days.
 func (e *Engine) Upkeep(ctx context.Context) error {
 	list, err := e.pendings()
 	if err != nil {
@@ -176,7 +178,8 @@ func (e *Engine) Upkeep(ctx context.Context) error {
 			if err := e.dropPending(ctx, p); err != nil {
 				return err
 			}
-			e.cfg.Log.Info("an import that was not completed is dropped", "import", p.Name, "touched", p.Touched, "parts", p.Parts, "have", p.Have)
+			e.cfg.Log.Info("an incomplete import was dropped", "import", p.Name, "touched", p.Touched, "parts", p.Parts,
+				"have", p.Have)
 		}
 	}
 	return nil

@@ -10,12 +10,13 @@ import (
 
 func validPlatform(p string) bool {
 	n := strings.Count(p, "/")
-	return len(p) <= 64 && (n == 1 || n == 2) && !strings.HasPrefix(p, "/") && !strings.HasSuffix(p, "/") && !strings.Contains(p, "//") &&
+	return len(p) <= 64 && (n == 1 || n == 2) && !strings.HasPrefix(p, "/") && !strings.HasSuffix(p, "/") &&
+		!strings.Contains(p, "//") &&
 		strings.Trim(p, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._/-") == ""
 }
 
-// lacking returns those of want that cannot be pulled. What has no platforms at all (a chart, a signature, a build
-// cache) is for every one.
+// lacking returns those of want that cannot be pulled. Content without platforms (a chart, a signature, a build
+// cache) matches every platform.
 func lacking(found registry.Resolution, want []string) []string {
 	var list []string
 	here := realPlatforms(found.Platforms)
@@ -30,28 +31,28 @@ func lacking(found registry.Resolution, want []string) []string {
 	return list
 }
 
-// hollow says why nobody can use an index that is here, "" if somebody can.
+// hollow returns why a stored index is unusable, "" if it is usable.
 func hollow(found registry.Resolution) string {
 	switch {
 	case !found.Sparse:
 	case len(found.Platforms) == 0:
-		return "its index is here and nothing that it lists"
+		return "its index is stored, but none of its manifests"
 	case len(realPlatforms(found.Platforms)) == 0 && len(realPlatforms(found.Absent)) > 0:
-		return "its index is here and none of its platforms"
+		return "its index is stored, but none of its platforms"
 	}
 	return ""
 }
 
-// sparse says in words what is here of an index that lists more.
+// sparse describes which part of an index is stored.
 func sparse(found registry.Resolution) string {
 	if len(realPlatforms(found.Platforms)) > 0 {
-		return "others that it lists are not here"
+		return "other manifests that it lists are not stored"
 	}
-	return fmt.Sprintf("%d of the %d that it lists are here", len(found.Platforms),
+	return fmt.Sprintf("%d of the %d that it lists are stored", len(found.Platforms),
 		len(found.Platforms)+len(found.Absent))
 }
 
-// mattering returns the wrong sizes that a client for one of the platforms meets (nil: for any).
+// mattering returns the wrong sizes that affect a client for one of the platforms (nil: for any).
 func mattering(list []registry.WrongSize, platforms []string) []registry.WrongSize {
 	return slices.DeleteFunc(slices.Clone(list), func(w registry.WrongSize) bool {
 		return len(platforms) > 0 && w.Platform != "" && !slices.ContainsFunc(platforms,
@@ -59,25 +60,26 @@ func mattering(list []registry.WrongSize, platforms []string) []registry.WrongSi
 	})
 }
 
-// sizesText says in words what is wrong with sizes.
+// sizesText describes wrong sizes.
 func sizesText(list []registry.WrongSize) string {
 	w := list[0]
-	text := fmt.Sprintf("%s says that %s has %d bytes, it has %d: containerd refuses it", w.Of, w.Digest, w.Says, w.Has)
+	text := fmt.Sprintf("%s states that %s has %d bytes, but it has %d: containerd refuses it", w.Of, w.Digest,
+		w.Says, w.Has)
 	if len(list) > 1 {
 		text += fmt.Sprintf("; and %d more", len(list)-1)
 	}
 	return text
 }
 
-// serves reports whether a client that wants one platform is content with another: without a variant any is taken, and
-// arm64 is arm64/v8.
+// serves reports whether content for the platform have satisfies a client that wants want: without a variant any
+// variant does, and arm64 is arm64/v8.
 func serves(have, want string) bool {
 	have, want = plain(have), plain(want)
 	return have == want || strings.Count(want, "/") == 1 && strings.HasPrefix(have, want+"/")
 }
 
-// plain is a platform in one spelling: lower case, the processor as Go names it and not as uname does, without the only
-// variant of arm64.
+// plain normalizes a platform: lower case, the architecture as in GOARCH and not as in uname, and arm64 without its
+// only variant.
 func plain(platform string) string {
 	p := strings.Split(strings.ToLower(platform), "/")
 	if len(p) < 2 {
@@ -95,7 +97,7 @@ func plain(platform string) string {
 	return strings.Join(p, "/")
 }
 
-// realPlatforms leaves out entries of which nobody says a platform, which stand as their digests.
+// realPlatforms leaves out entries with an unknown platform, which are listed by digest.
 func realPlatforms(list []string) []string {
 	var real []string
 	for _, p := range list {

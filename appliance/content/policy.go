@@ -13,17 +13,17 @@ import (
 	"casemate/bundle/signing"
 )
 
-// Policy says whose bundles are taken.
+// Policy decides whose bundles are accepted.
 type Policy struct {
-	// Require takes nothing but bundles that a trusted key signed (import.require_signature).
+	// Require accepts only bundles that a trusted key signed (import.require_signature).
 	Require bool
 	// Keys are trusted (import.keys).
 	Keys []ed25519.PublicKey
 }
 
-// admit returns the keys of which one must have signed what is read, none if nothing need be signed. asked are those
-// that the request names: they narrow what the policy trusts, and are all that is trusted where it requires a signature
-// and knows no key.
+// admit returns the keys of which one must have signed the content, none if no signature is required. asked are the
+// keys in the request: they narrow the keys of the policy, and are the only trusted keys if the policy requires a
+// signature and has no keys.
 func (p Policy) admit(asked []ed25519.PublicKey) ([]ed25519.PublicKey, error) {
 	if !p.Require {
 		return asked, nil
@@ -31,7 +31,8 @@ func (p Policy) admit(asked []ed25519.PublicKey) ([]ed25519.PublicKey, error) {
 	keys := p.Keys
 	switch {
 	case len(p.Keys) == 0 && len(asked) == 0:
-		return nil, fmt.Errorf("import.require_signature is on and no key is trusted: set import.keys, or name one with --key: %w", fs.ErrPermission)
+		return nil, fmt.Errorf("import.require_signature is on, but no key is trusted: set import.keys, or give one "+
+			"with --key: %w", fs.ErrPermission)
 	case len(p.Keys) == 0:
 		keys = asked
 	case len(asked) > 0:
@@ -42,26 +43,28 @@ func (p Policy) admit(asked []ed25519.PublicKey) ([]ed25519.PublicKey, error) {
 			}
 		}
 		if len(keys) == 0 {
-			return nil, fmt.Errorf("import.require_signature is on and no --key is one of import.keys: %w", fs.ErrPermission)
+			return nil, fmt.Errorf("import.require_signature is on, but no --key is one of import.keys: %w",
+				fs.ErrPermission)
 		}
 	}
 	return keys, nil
 }
 
-// check refuses, where keys are known, a bundle that none of them signed, also where no signature is required: leaving
-// one out is no way past it. What is no bundle has no signature that could be looked at.
+// check refuses a bundle that none of the known keys signed, even if no signature is required: otherwise removing the
+// signature would bypass the check. Inputs other than bundles have no signature to check.
 func (p Policy) check(c *bundle.Contents) error {
 	signer := c.Signer
 	switch {
 	case len(p.Keys) == 0 || signer == "" && c.Kind != bundle.KindBundle:
 		return nil
 	case signer == "":
-		return fmt.Errorf("it is not signed, and import.keys says whose signature is expected: %w", fs.ErrPermission)
+		return fmt.Errorf("it is not signed, but import.keys requires a signature by one of its keys: %w",
+			fs.ErrPermission)
 	}
 	if slices.ContainsFunc(p.Keys, func(k ed25519.PublicKey) bool { return signing.KeyName(k) == signer }) {
 		return nil
 	}
-	return fmt.Errorf("it is signed by %s, which is none of import.keys: %w", signer, fs.ErrPermission)
+	return fmt.Errorf("it is signed by %s, which is not one of import.keys: %w", signer, fs.ErrPermission)
 }
 
 // ParseKeys reads public keys as bundle.ReadPublicKey does, several of them: PEM blocks one after another, or base64

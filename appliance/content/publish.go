@@ -14,7 +14,7 @@ import (
 	"casemate/cluster/tree"
 )
 
-// publish makes the names appear.
+// publish publishes the names.
 func (j *job) publish(ctx context.Context, s *sink, c *bundle.Contents) (*Result, error) {
 	e := j.e
 	links, err := j.links(ctx, c, s)
@@ -37,7 +37,8 @@ func (j *job) publish(ctx context.Context, s *sink, c *bundle.Contents) (*Result
 		return nil, err
 	}
 	pend := j.keeper.get().dir()
-	// If we were to crash before this, nothing is visible and the next reading finds the blobs; after it, all is there.
+	// If we were to crash before this, nothing would be visible and the next import would find the blobs; after it,
+	// everything is visible.
 	err = e.cfg.Publish(ctx, hostsOf(links), func(b cluster.Batch, o Origins) error {
 		r.Origins = o
 		data, err := r.encode()
@@ -56,20 +57,21 @@ func (j *job) publish(ctx context.Context, s *sink, c *bundle.Contents) (*Result
 		return nil, collected(err)
 	}
 	res := &Result{State: Imported, Record: r, Parts: c.Parts}
-	res.Message = fmt.Sprintf("%s is imported: %s", r.Name, changesText(r)) + res.mended(s)
+	res.Message = fmt.Sprintf("%s is imported: %s", r.Name, changesText(r)) + res.repaired(s)
 	return res, nil
 }
 
-// collected explains the error that something is not here although all of it was read.
+// collected explains the error that a blob is missing although all of them were read.
 func collected(err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("something of it was collected while it was imported (casemate gc --now?), import it again: %w", err)
+		return fmt.Errorf("some of its blobs were deleted during the import (casemate gc --now?): import it again: %w",
+			err)
 	}
 	return err
 }
 
-// happened looks whether the batch that failed was committed all the same: the answer was lost, or the import ended
-// before it came.
+// happened reports whether the batch that failed was committed all the same: the response was lost, or the import
+// ended before it arrived.
 func (j *job) happened(r Record) bool {
 	want, err := r.encode()
 	if err != nil {
@@ -79,8 +81,7 @@ func (j *job) happened(r Record) bool {
 	return err == nil && bytes.Equal(got, want)
 }
 
-// name settles the name that the import gets, now that its content is known, and the version of the record that it
-// replaces.
+// name determines the import's name, now that its content is known, and the version of the record that it replaces.
 func (j *job) name(c *bundle.Contents) (Record, uint64, error) {
 	records, err := j.e.records()
 	if err != nil {
@@ -91,9 +92,9 @@ func (j *job) name(c *bundle.Contents) (Record, uint64, error) {
 		if r, ok := records[name]; ok && r.ID != c.ID {
 			return Record{}, 0, taken(r)
 		}
-	} else if r, ok := mends(records, c.ID); ok {
+	} else if r, ok := repairs(records, c.ID); ok {
 		name = r.Name
-	} else if _, ok := records[name]; ok { // since it was chosen
+	} else if _, ok := records[name]; ok { // the name was taken since it was chosen
 		all, err := j.e.pendings()
 		if err != nil {
 			return Record{}, 0, err
@@ -110,7 +111,7 @@ func (j *job) name(c *bundle.Contents) (Record, uint64, error) {
 	return Record{Name: name}, version, nil
 }
 
-// document makes the index document a blob.
+// document stores the index document as a blob.
 func (j *job) document(ctx context.Context, ix *bundle.Index) (string, error) {
 	data, err := ix.Encode()
 	if err != nil {
@@ -127,8 +128,8 @@ func (j *job) document(ctx context.Context, ix *bundle.Index) (string, error) {
 	return w.Commit(ctx, "")
 }
 
-// promised refuses a bundle that left out, by --since, what is not held here: no part of it can bring that. It is asked
-// before anything is read.
+// promised refuses a bundle that left out, by --since, blobs that are not stored here: no part of it can bring them.
+// It is called before anything is read.
 func (e *Engine) promised(ix *bundle.Index) error {
 	var absent []string
 	for _, b := range ix.Blobs {
@@ -142,18 +143,21 @@ func (e *Engine) promised(ix *bundle.Index) error {
 	if len(absent) == 0 {
 		return nil
 	}
-	return fmt.Errorf("it left out %s that the cluster does not hold any more, or not whole (%s): make it again with a new inventory, or without --since: %w",
+	return fmt.Errorf("it left out %s that the cluster no longer has completely (%s): create it again with a new "+
+		"inventory, or without --since: %w",
 		count(len(absent), "blob"), strings.Join(absent[:min(len(absent), 3)], ", "), fs.ErrNotExist)
 }
 
-// incomplete lets an import stand that lacks parts.
+// incomplete stores the state of an import with missing parts.
 func (j *job) incomplete(ctx context.Context, s *sink, c *bundle.Contents) (*Result, error) {
 	if c.Parts == 0 {
-		return nil, fmt.Errorf("%s that its names need are not in it (%s), nor held here; if casemate gc --now ran meanwhile, import it again: %w", count(len(c.Absent), "blob"), strings.Join(c.Absent[:min(len(c.Absent), 3)], ", "), fs.ErrNotExist)
+		return nil, fmt.Errorf("%s that its names need are neither in it nor stored here (%s); if casemate gc --now "+
+			"ran meanwhile, import it again: %w", count(len(c.Absent), "blob"),
+			strings.Join(c.Absent[:min(len(c.Absent), 3)], ", "), fs.ErrNotExist)
 	}
 	j.keeper.edit(func(p *pending) {
 		p.add(c.Numbers)
-		if len(p.missing()) == 0 { // something of what was read before was lost
+		if len(p.missing()) == 0 { // some blobs of an earlier reading were lost
 			p.Have = c.Numbers
 		}
 	})
@@ -162,14 +166,18 @@ func (j *job) incomplete(ctx context.Context, s *sink, c *bundle.Contents) (*Res
 	if err != nil {
 		return nil, err
 	}
-	if err := j.e.cfg.Tree.Update(ctx, func(b cluster.Batch) error { b.Link(p.dir()+"/index", index); return nil }); err != nil {
+	if err := j.e.cfg.Tree.Update(ctx, func(b cluster.Batch) error {
+		b.Link(p.dir()+"/index", index)
+		return nil
+	}); err != nil {
 		return nil, err
 	}
 	if err := s.flush(ctx); err != nil {
 		return nil, err
 	}
 	res := &Result{State: Incomplete, Parts: p.Parts, Have: p.Have, Missing: p.missing()}
-	res.Record = Record{Name: p.Name, Kind: c.Kind, ID: c.ID, Signer: c.Signer, Sources: p.Sources, Time: p.Touched, Notes: c.Notes, Node: j.e.cfg.Node}
+	res.Record = Record{Name: p.Name, Kind: c.Kind, ID: c.ID, Signer: c.Signer, Sources: p.Sources, Time: p.Touched,
+		Notes: c.Notes, Node: j.e.cfg.Node}
 	res.count(c.Index, s)
 	names, _, err := j.e.namesOfIndex(c.Index)
 	if err != nil {
@@ -178,18 +186,19 @@ func (j *job) incomplete(ctx context.Context, s *sink, c *bundle.Contents) (*Res
 	for _, ch := range j.e.changes(names, p.Name) {
 		res.tally(ch)
 	}
-	res.Message = fmt.Sprintf("%s %s of %d %s in; missing: %s", plural(len(c.Numbers), "part", "parts"), numbers(c.Numbers), p.Parts, plural(len(c.Numbers), "is", "are"), numbers(p.missing()))
-	res.Message += res.mended(s)
+	res.Message = fmt.Sprintf("%s %s of %d %s in; missing: %s", plural(len(c.Numbers), "part", "parts"),
+		numbers(c.Numbers), p.Parts, plural(len(c.Numbers), "is", "are"), numbers(p.missing()))
+	res.Message += res.repaired(s)
 	return res, nil
 }
 
-// mended notes how many blobs of the inputs were damaged or lost here, and says so.
-func (r *Result) mended(s *sink) string {
-	if r.Mended = int(s.mended.Load()); r.Mended == 0 {
+// repaired counts the input blobs that were damaged or lost here, and describes them.
+func (r *Result) repaired(s *sink) string {
+	if r.Repaired = int(s.repaired.Load()); r.Repaired == 0 {
 		return ""
 	}
-	was, is := plural(r.Mended, "was", "were"), plural(r.Mended, "is", "are")
-	return fmt.Sprintf("; %s that %s damaged or lost here %s whole again", count(r.Mended, "blob"), was, is)
+	was, is := plural(r.Repaired, "was", "were"), plural(r.Repaired, "is", "are")
+	return fmt.Sprintf("; %s that %s damaged or lost here %s restored", count(r.Repaired, "blob"), was, is)
 }
 
 func plural(n int, one, many string) string {
@@ -205,7 +214,7 @@ func numbers(list []int) string {
 	return strings.Trim(fmt.Sprint(list), "[]")
 }
 
-// count fills in what the index says of blobs.
+// count sets the counts of blobs from the index.
 func (r *Record) count(ix *bundle.Index, s *sink) {
 	for _, b := range ix.Blobs {
 		r.Blobs++
@@ -238,7 +247,7 @@ func (r *Record) tally(c Change) {
 	}
 }
 
-// changesText says in one sentence what an import brings.
+// changesText describes in one sentence what an import changes.
 func changesText(r Record) string {
 	var list []string
 	for _, c := range []struct {
@@ -269,7 +278,7 @@ func changesText(r Record) string {
 		{r.Origins.Enabled, "origins enabled"},
 		{r.Origins.NotPermitted, "stored but not permitted by the root"},
 		{r.Origins.Removed, "stored but removed as origins"},
-		{r.Origins.Refused, "stored but no origins"},
+		{r.Origins.Refused, "stored but cannot be origins"},
 	} {
 		if len(o.hosts) > 0 {
 			text += "; " + o.what + ": " + strings.Join(o.hosts, ", ")

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// Where imports stand in the tree.
+// Names of imports in the tree.
 const (
 	importsDir = "imports"
 	pendingDir = importsDir + "/pending"
@@ -21,32 +21,33 @@ const (
 func recordName(name string) string { return importsDir + "/" + name + "/record" }
 func indexName(name string) string  { return importsDir + "/" + name + "/index" }
 
-// Record is what is kept of an import. Its JSON has at most maxRecord bytes: lists are cut.
+// Record describes an import. Its JSON has at most maxRecord bytes: lists are cut.
 type Record struct {
 	Name string `json:"name"`
-	// Kind is what the inputs were: one of bundle's kinds.
+	// Kind is the kind of the inputs: one of bundle's kinds.
 	Kind string `json:"kind"`
-	// ID is the content's digest: of a bundle's index document, else of its names.
+	// ID is the content's digest: of the index document of a bundle, else of its names.
 	ID string `json:"id"`
 	// Sources are the names of the inputs, as the operator wrote them.
 	Sources []string `json:"sources"`
 	// Signer is the public key whose signature was verified, base64; "" if nothing was signed.
 	Signer string    `json:"signer,omitempty"`
-	Time   time.Time `json:"time"` // when its names appeared
+	Time   time.Time `json:"time"` // when its names were published
 	Node   string    `json:"node,omitempty"`
 
 	Images int `json:"images"` // tags
-	// Manifests are those without a tag in it: children of indexes, referrers, images that are pulled by digest alone.
+	// Manifests counts those without a tag in it: children of indexes, referrers, images that are pulled by digest
+	// only.
 	Manifests int `json:"manifests,omitempty"`
 	Files     int `json:"files"`
-	// Redirects are URLs that lead elsewhere.
+	// Redirects counts URLs that redirect elsewhere.
 	Redirects int `json:"redirects,omitempty"`
-	// New, Changed and Unchanged are how many names of all kinds were not there before, named something else
-	// before, and named the same.
+	// New, Changed and Unchanged count the names of all kinds that did not exist before, had another digest before,
+	// and had the same digest.
 	New       int `json:"new"`
 	Changed   int `json:"changed"`
 	Unchanged int `json:"unchanged"`
-	// Blobs and Bytes are all that the names need; BytesNew is what was not here before.
+	// Blobs and Bytes count everything that the names need; BytesNew only what was not stored before.
 	Blobs    int   `json:"blobs"`
 	Bytes    int64 `json:"bytes"`
 	BytesNew int64 `json:"bytes_new"`
@@ -54,17 +55,17 @@ type Record struct {
 	Origins Origins  `json:"origins"`
 	Notes   []string `json:"notes,omitempty"`
 
-	// Claims is how many names of the tree carry the import's claim, these two included; fewer are there when some were
-	// deleted by hand.
+	// Claims is how many names of the tree have the import's claim, including record and index; fewer exist if some
+	// were deleted by hand.
 	Claims int `json:"claims"`
-	// Cut is how many elements of lists were left out because the record is small.
+	// Cut is how many list elements were left out to fit the record's size limit.
 	Cut int `json:"cut,omitempty"`
 }
 
-// maxRecord is the most that the tree keeps in a record, in bytes.
+// maxRecord is the size limit of a record in the tree, in bytes.
 const maxRecord = 4096
 
-// encode writes the record, its longest lists cut until it fits.
+// encode encodes the record, cutting its longest lists until it fits.
 func (r Record) encode() ([]byte, error) {
 	r.Sources, r.Notes = slices.Clone(r.Sources), slices.Clone(r.Notes)
 	for _, list := range [][]string{r.Sources, r.Notes} {
@@ -80,13 +81,15 @@ func (r Record) encode() ([]byte, error) {
 			return data, err
 		}
 		longest, most := (*[]string)(nil), 0
-		for _, list := range []*[]string{&r.Notes, &r.Sources, &r.Origins.Enabled, &r.Origins.NotPermitted, &r.Origins.Removed, &r.Origins.Refused} {
+		for _, list := range []*[]string{&r.Notes, &r.Sources, &r.Origins.Enabled, &r.Origins.NotPermitted,
+			&r.Origins.Removed, &r.Origins.Refused} {
 			if n := size(*list); n > most {
 				longest, most = list, n
 			}
 		}
 		if longest == nil {
-			return nil, fmt.Errorf("import %s: its record has %d bytes, at most %d are kept: %w", r.Name, len(data), maxRecord, fs.ErrInvalid)
+			return nil, fmt.Errorf("import %s: its record has %d bytes, more than %d: %w", r.Name, len(data), maxRecord,
+				fs.ErrInvalid)
 		}
 		*longest = slices.Clone((*longest)[:len(*longest)-1])
 		r.Cut++
@@ -100,7 +103,7 @@ func size(list []string) (n int) {
 	return n
 }
 
-// readRecord reads the record of an import; fs.ErrNotExist if there is none of that name.
+// readRecord reads the record of an import; fs.ErrNotExist if there is no such import.
 func (e *Engine) readRecord(name string) (Record, error) {
 	var r Record
 	data, err := e.cfg.Tree.ReadFile(recordName(name))
@@ -111,12 +114,13 @@ func (e *Engine) readRecord(name string) (Record, error) {
 		err = json.Unmarshal(data, &r)
 	}
 	if err != nil {
-		return r, fmt.Errorf("import %s: its record cannot be read, remove the import and import it again: %w", name, err)
+		return r, fmt.Errorf("import %s: its record cannot be read, remove the import and import it again: %w",
+			name, err)
 	}
 	return r, nil
 }
 
-// records are those of all complete imports, by name. One that cannot be read stands there with its name alone.
+// records returns those of all complete imports, by name. One that cannot be read has its name only.
 func (e *Engine) records() (map[string]Record, error) {
 	entries, err := e.cfg.Tree.ReadDir(importsDir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -139,7 +143,7 @@ func (e *Engine) records() (map[string]Record, error) {
 	return list, nil
 }
 
-// intact reports whether all that the import brought still carries its claim.
+// intact reports whether everything that the import brought still has its claim.
 func (e *Engine) intact(r Record) bool {
 	for claim, n := range e.cfg.Tree.Claims() {
 		if claim == r.Name {
@@ -151,19 +155,21 @@ func (e *Engine) intact(r Record) bool {
 
 var (
 	nameForm = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`)
-	// extensions are left out of default names, so are the numbers of parts.
-	extensions = regexp.MustCompile(`(?i)(\.(tar|tgz|gz|zst|zstd|xz|bz2|casemate|bundle|oci|haul|json)|[._-]part[._-]?[0-9]+([._-]?of[._-]?[0-9]+)?|[._-][0-9]+[._-]?of[._-]?[0-9]+|\.[0-9]{3,4})$`)
+	// extensions and part numbers are stripped from default names.
+	extensions = regexp.MustCompile(
+		`(?i)(\.(tar|tgz|gz|zst|zstd|xz|bz2|casemate|bundle|oci|haul|json)|[._-]part[._-]?[0-9]+([._-]?of[._-]?[0-9]+)?|[._-][0-9]+[._-]?of[._-]?[0-9]+|\.[0-9]{3,4})$`)
 )
 
-// CheckName says why an import cannot have this name.
+// CheckName returns why an import cannot have this name.
 func CheckName(name string) error {
 	if !nameForm.MatchString(name) || name == path.Base(pendingDir) {
-		return fmt.Errorf("the name of an import is 1 to 63 of a-z 0-9 . _ -, begins with a letter or digit and is not %s, got %.80q: %w", path.Base(pendingDir), name, fs.ErrInvalid)
+		return fmt.Errorf("the name of an import must have 1 to 63 characters of a-z 0-9 . _ -, must begin with a "+
+			"letter or digit and must not be %s, got %.80q: %w", path.Base(pendingDir), name, fs.ErrInvalid)
 	}
 	return nil
 }
 
-// defaultName makes a name of an input's.
+// defaultName derives an import's name from an input's name.
 func defaultName(source string) string {
 	s := strings.ToLower(path.Base(strings.TrimRight(strings.ReplaceAll(source, "\\", "/"), "/")))
 	for {

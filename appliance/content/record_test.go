@@ -24,12 +24,14 @@ func TestRecordsFit(t *testing.T) {
 		return list
 	}
 	for name, r := range map[string]Record{
-		"small":       {Name: "x"},
-		"notes":       {Name: "x", Notes: long(100, strings.Repeat("note ", 20))},
-		"one note":    {Name: "x", Notes: []string{strings.Repeat("é", 5000)}},
-		"sources":     {Name: "x", Sources: long(500, "/mnt/parts/part")},
-		"origins":     {Name: "x", Origins: Origins{Enabled: long(300, "host.example."), NotPermitted: long(300, "other.example.")}, Notes: []string{"kept"}},
-		"all of them": {Name: strings.Repeat("n", 63), Notes: long(500, "<&>"), Sources: long(500, "\x00"), Origins: Origins{Removed: long(500, "r"), Refused: long(500, "f")}},
+		"small":    {Name: "x"},
+		"notes":    {Name: "x", Notes: long(100, strings.Repeat("note ", 20))},
+		"one note": {Name: "x", Notes: []string{strings.Repeat("é", 5000)}},
+		"sources":  {Name: "x", Sources: long(500, "/mnt/parts/part")},
+		"origins": {Name: "x", Origins: Origins{Enabled: long(300, "host.example."),
+			NotPermitted: long(300, "other.example.")}, Notes: []string{"kept"}},
+		"all of them": {Name: strings.Repeat("n", 63), Notes: long(500, "<&>"), Sources: long(500, "\x00"),
+			Origins: Origins{Removed: long(500, "r"), Refused: long(500, "f")}},
 	} {
 		before := fmt.Sprint(r)
 		data, err := r.encode()
@@ -37,7 +39,8 @@ func TestRecordsFit(t *testing.T) {
 			t.Errorf("%s: %d bytes, %v", name, len(data), err)
 		}
 		var got Record
-		if err := json.Unmarshal(data, &got); err != nil || got.Name != r.Name || (got.Cut > 0) != (name != "small" && name != "one note") {
+		if err := json.Unmarshal(data, &got); err != nil || got.Name != r.Name ||
+			(got.Cut > 0) != (name != "small" && name != "one note") {
 			t.Errorf("%s: %+v %v", name, got, err)
 		}
 		if len(data) < maxRecord/2 && got.Cut > 0 {
@@ -47,13 +50,16 @@ func TestRecordsFit(t *testing.T) {
 			t.Errorf("%s: the caller's record was changed", name)
 		}
 	}
-	p := pending{Key: strings.Repeat("k", 100), Name: strings.Repeat("n", 63), Sources: long(99, strings.Repeat("s", 999)), Scratch: long(99, strings.Repeat("d", 71)), Started: time.Now(), Touched: time.Now()}
+	p := pending{Key: strings.Repeat("k", 100), Name: strings.Repeat("n", 63),
+		Sources: long(99, strings.Repeat("s", 999)), Scratch: long(99, strings.Repeat("d", 71)), Started: time.Now(),
+		Touched: time.Now()}
 	for n := range 2000 {
 		p.Have = append(p.Have, n)
 	}
 	data := p.encode()
 	var got pending
-	if err := json.Unmarshal(data, &got); err != nil || len(data) > maxRecord || got.Name != p.Name || got.Key != p.Key {
+	if err := json.Unmarshal(data, &got); err != nil || len(data) > maxRecord || got.Name != p.Name ||
+		got.Key != p.Key {
 		t.Errorf("%d bytes, %v", len(data), err)
 	}
 }
@@ -78,7 +84,8 @@ func TestPolicies(t *testing.T) {
 		{true, keys{a}, keys{b, a}, keys{a}, false},
 	} {
 		got, err := Policy{c.require, c.trusted}.admit(c.request)
-		if c.refused != errors.Is(err, fs.ErrPermission) || !slices.EqualFunc(got, c.want, func(x, y ed25519.PublicKey) bool { return x.Equal(y) }) {
+		if c.refused != errors.Is(err, fs.ErrPermission) ||
+			!slices.EqualFunc(got, c.want, func(x, y ed25519.PublicKey) bool { return x.Equal(y) }) {
 			t.Errorf("%+v: %v %v", c, got, err)
 		}
 	}
@@ -105,8 +112,10 @@ func TestParseKeys(t *testing.T) {
 	}
 	pem := readFile(t, file)
 	for text, n := range map[string]int{
-		"": 0, " \n": 0, signing.KeyName(pub): 1, signing.KeyName(pub) + ", " + signing.KeyName(pub): 2, pem: 1, pem + pem: 2, pem + signing.KeyName(pub): 2, signing.KeyName(pub) + "\n" + pem: 2,
-		"-----BEGIN PUBLIC KEY-----\n": -1, pem[:len(pem)-40]: -1, "x": -1, pem + "x": -1, "x\n" + pem: -1, readFile(t, base+".key"): -1,
+		"": 0, " \n": 0, signing.KeyName(pub): 1, signing.KeyName(pub) + ", " + signing.KeyName(pub): 2, pem: 1,
+		pem + pem: 2, pem + signing.KeyName(pub): 2, signing.KeyName(pub) + "\n" + pem: 2,
+		"-----BEGIN PUBLIC KEY-----\n": -1, pem[:len(pem)-40]: -1, "x": -1, pem + "x": -1, "x\n" + pem: -1,
+		readFile(t, base+".key"): -1,
 	} {
 		keys, err := ParseKeys(text)
 		if n < 0 && !errors.Is(err, fs.ErrInvalid) || n >= 0 && (err != nil || len(keys) != n) {
@@ -117,7 +126,8 @@ func TestParseKeys(t *testing.T) {
 
 func FuzzParseKeys(f *testing.F) {
 	f.Add("MCowBQYDK2VwAyEA")
-	f.Add("-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=\n-----END PUBLIC KEY-----\n")
+	f.Add("-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=\n-----END PUBLIC " +
+		"KEY-----\n")
 	f.Fuzz(func(t *testing.T, text string) {
 		keys, err := ParseKeys(text)
 		if err != nil && !errors.Is(err, fs.ErrInvalid) {

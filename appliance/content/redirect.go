@@ -14,12 +14,12 @@ import (
 	"casemate/fileserver"
 )
 
-// RedirectsDir is the part of the tree with the redirects that imports brought. A record there is named as the file
-// server names a file of the URL, and its content is the address to which the URL leads. It carries the import's claim:
-// of several imports the newest decides, and removing it brings back what the one before said.
+// RedirectsDir is the part of the tree with the redirects of imports. A record there is named like the URL's file in
+// the file server, and its content is the target address. It has the import's claim: of several imports the newest
+// applies, and removing it makes the previous redirect reappear.
 const RedirectsDir = "redirects"
 
-// Redirects reads the redirects that imports brought: addresses by URL, as fileserver.CheckRedirect has them.
+// Redirects returns the redirects of imports: target addresses by URL, in the form of fileserver.CheckRedirect.
 func Redirects(tree interface {
 	Walk(dir, after string) iter.Seq2[string, fs.FileInfo]
 	ReadFile(name string) ([]byte, error)
@@ -38,18 +38,18 @@ func Redirects(tree interface {
 	return list, nil
 }
 
-// redirectURL is the URL of a record below RedirectsDir.
+// redirectURL returns the URL of a record below RedirectsDir.
 func redirectURL(name string) string {
 	return fileserver.URL(strings.TrimPrefix(name, RedirectsDir+"/"))
 }
 
-// redirect writes one redirect, or says why there can be none.
+// redirect writes one redirect, or returns why it is invalid.
 func (e *Engine) redirect(l *edits, r bundle.Redirect) error {
 	if err := fileserver.CheckRedirect(r.From, r.To); err != nil {
 		return err
 	}
 	if strings.HasSuffix(r.From, "/*") {
-		return fmt.Errorf("redirect of %s: an import redirects single URLs: %w", r.From, fs.ErrInvalid)
+		return fmt.Errorf("redirect of %s: an import can only redirect single URLs: %w", r.From, fs.ErrInvalid)
 	}
 	key, err := e.fileKey(r.From)
 	if err != nil {
@@ -59,10 +59,10 @@ func (e *Engine) redirect(l *edits, r bundle.Redirect) error {
 	return nil
 }
 
-// textDigest stands for the content of a record where those of links are compared.
+// textDigest returns a digest of a record's content, for comparison where links have digests.
 func textDigest(text string) string { return fmt.Sprintf("sha256:%x", sha256.Sum256([]byte(text))) }
 
-// claimDigest is the digest of what a claim has under a name.
+// claimDigest returns the digest of what a claim has under a name.
 func claimDigest(name string, c cluster.Claim) string {
 	if strings.HasPrefix(name, RedirectsDir+"/") {
 		return textDigest(c.Data)

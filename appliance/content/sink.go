@@ -18,24 +18,24 @@ import (
 	"casemate/cluster/tree"
 )
 
-// sink takes the blobs of one import. What it took, or had, it keeps below dir, in batches: until a batch is written a
-// blob is kept by its pin of an hour.
+// sink stores the blobs of one import. It links them below dir, in batches: until its batch is written, a blob is
+// retained by its pin of an hour.
 type sink struct {
 	e *Engine
 
 	mu     sync.Mutex
 	dir    string                // "imports/pending/KEY"; "" before the reading begins: then nothing is linked
-	record func([]string) []byte // what is written beside the links, given what large has
-	told   []string              // of large, what was written last
-	kept   map[string]int64      // what published names kept when the import began
-	have   map[string]kept       // what this import has taken or found, this time or before
-	queue  []string              // of have, not yet linked below dir
-	oldest time.Time             // since when something that only a pin keeps is in queue; zero if nothing is
+	record func([]string) []byte // returns the record to write together with the links, given the digests in large
+	told   []string              // the digests in large that were last written
+	kept   map[string]int64      // the blobs that published names referred to when the import began
+	have   map[string]kept       // the blobs that this import has stored or found, in this or an earlier reading
+	queue  []string              // blobs in have that are not linked below dir yet
+	oldest time.Time             // when the first blob that only a pin retains was queued; zero if there is none
 	busy   map[string]chan bool  // digests that a Put is writing
-	wrote  map[string]bool       // digests of blobs that this reading has made
+	wrote  map[string]bool       // digests of blobs that this reading has stored
 	large  map[string]bool       // digests whose scratch file a Put has begun and not finished
 
-	mended atomic.Int64 // blobs that the tree knew, and did not have whole
+	repaired atomic.Int64 // blobs that the tree knew, but whose bytes were damaged or lost
 
 	flushing sync.Mutex
 
@@ -48,7 +48,7 @@ type kept struct {
 	fresh bool // it came with this import
 }
 
-// newSink returns a sink, whose small blobs are to be finished or dropped in the end.
+// newSink returns a sink; the caller must finish or drop its small blobs.
 func newSink(e *Engine) *sink {
 	s := &sink{e: e, kept: map[string]int64{}, have: map[string]kept{}, busy: map[string]chan bool{},
 		wrote: map[string]bool{}, large: map[string]bool{}}
@@ -59,7 +59,7 @@ func newSink(e *Engine) *sink {
 	return s
 }
 
-// open lets the sink link below dir, and takes up what an earlier reading left there. known are blobs that the import
+// open lets the sink link below dir, and loads what an earlier reading linked there. known are blobs that the import
 // is known to need.
 func (s *sink) open(ctx context.Context, dir string, record func(unfinished []string) []byte, known []string) error {
 	s.mu.Lock()
@@ -83,7 +83,7 @@ func (s *sink) open(ctx context.Context, dir string, record func(unfinished []st
 	s.mu.Unlock()
 	for _, d := range known {
 		if n, ok := s.e.held(ctx, d); ok {
-			s.note(d, n)
+			s.enqueue(d, n)
 		}
 	}
 	if s.idle() {
@@ -95,8 +95,8 @@ func (s *sink) open(ctx context.Context, dir string, record func(unfinished []st
 func fileOf(digest string) string { return strings.Replace(digest, ":", "-", 1) }
 func digestOf(file string) string { return strings.Replace(file, "-", ":", 1) }
 
-// note adds a blob that the tree knows. It reports whether only a pin keeps it, so that it must be linked soon.
-func (s *sink) note(digest string, size int64) (urgent bool) {
+// enqueue adds a blob that the tree knows. It reports whether only a pin retains it, so that it must be linked soon.
+func (s *sink) enqueue(digest string, size int64) (urgent bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, ok := s.have[digest]; ok {
@@ -111,9 +111,8 @@ func (s *sink) note(digest string, size int64) (urgent bool) {
 	return !held
 }
 
-// held says whether the tree knows a blob and has its bytes. When they were damaged, or after a restore without blobs,
-// it may know some that it does not have:
-// an import brings them again.
+// held returns the size of a blob if the tree knows it and has its bytes. After damage, or a restore without blobs,
+// the tree may know blobs whose bytes it does not have: an import restores them.
 func (e *Engine) held(ctx context.Context, digest string) (int64, bool) {
 	n, err := e.cfg.Tree.HasBlob(ctx, digest)
 	return n, err == nil
@@ -129,8 +128,8 @@ func (s *sink) Has(digest string) (int64, bool) {
 		return 0, false
 	}
 	var err error
-	if s.note(digest, n) && s.isOpen() {
-		// Nothing but a pin of unknown age keeps it: if it cannot be linked now, it is better sent again.
+	if s.enqueue(digest, n) && s.isOpen() {
+		// Only a pin of unknown age retains it: if it cannot be linked now, the caller should send it again.
 		if err := s.flush(s.e.base); err != nil {
 			return 0, false
 		}
@@ -187,23 +186,23 @@ func (s *sink) Put(ctx context.Context, digest string, size int64, r io.Reader) 
 		return "", 0, err
 	}
 	if b != nil {
-		b.mends = before >= 0
+		b.repairs = before >= 0
 		return b.digest, b.size, s.small.add(ctx, b)
 	}
 	s.took(got, n, before >= 0)
 	return got, n, s.flushFull(ctx)
 }
 
-// took notes a blob that was written.
-func (s *sink) took(digest string, size int64, mends bool) {
+// took records a blob that was written.
+func (s *sink) took(digest string, size int64, repairs bool) {
 	s.mu.Lock()
 	s.wrote[digest] = true
 	s.mu.Unlock()
 	s.e.read.Add(size)
-	if mends {
-		s.mended.Add(1)
+	if repairs {
+		s.repaired.Add(1)
 	}
-	s.note(digest, size)
+	s.enqueue(digest, size)
 }
 
 // made reports whether this reading has committed a blob, and the tree still knows it.
@@ -218,7 +217,7 @@ func (s *sink) made(digest string) bool {
 	return err == nil
 }
 
-// flushFull flushes if there is enough for it.
+// flushFull flushes if the queue is long enough.
 func (s *sink) flushFull(ctx context.Context) error {
 	s.mu.Lock()
 	full := len(s.queue) >= s.e.cfg.flushAt && s.dir != "" && !s.oldest.IsZero()
@@ -229,18 +228,18 @@ func (s *sink) flushFull(ctx context.Context) error {
 	return s.flush(ctx)
 }
 
-// ours is an error of the tree, and not of the content that an import reads: the same import may succeed later.
+// ours marks an error of the tree, as opposed to one of the content: the same import may succeed later.
 type ours struct{ error }
 
 func (o ours) Unwrap() error { return o.error }
 
-// source is what a blob is read from. It remembers whether it failed.
+// source is the reader of a blob's bytes. It records whether reading failed.
 type source struct {
 	r   io.Reader
 	err error
 }
 
-// reader is the source, or the file itself where that can be shared with the tree.
+// reader returns the source, or the file itself if its blocks can be shared with the tree.
 func (s *source) reader() io.Reader {
 	switch s.r.(type) {
 	case *os.File, *io.SectionReader:
@@ -262,12 +261,12 @@ func (s *source) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// failed reports whether err is because of the content: it cannot be read, or is not what it should be.
+// failed reports whether err is a fault of the content: unreadable, or not matching its digest.
 func (s *source) failed(err error) bool {
 	return s.err != nil || errors.Is(err, syscall.EBADMSG) || errors.Is(err, io.ErrUnexpectedEOF)
 }
 
-// turn waits until nobody else writes the blob: two writers of one scratch file would spoil it.
+// turn waits until no other Put writes the blob: two writers would corrupt one scratch file.
 func (s *sink) turn(ctx context.Context, digest string) (done func(), err error) {
 	for {
 		s.mu.Lock()
@@ -292,14 +291,15 @@ func (s *sink) turn(ctx context.Context, digest string) (done func(), err error)
 	}
 }
 
-// write makes a blob of r.
+// write stores r as a blob.
 func (s *sink) write(ctx context.Context, digest string, size int64, r io.Reader) (string, int64, error) {
 	if digest != "" && size >= s.e.cfg.largeAt {
 		return s.writeLarge(ctx, digest, size, r)
 	}
 	if s.e.cfg.Room != nil && size >= s.e.cfg.largeAt {
-		if room := s.e.cfg.Room(); size > room { // before the disk is full of a part of it
-			return "", 0, fmt.Errorf("a blob has %s and %s are free besides the disk's reserve: %w", BytesText(size),
+		if room := s.e.cfg.Room(); size > room { // check before the disk fills up with a part of it
+			return "", 0, fmt.Errorf("a blob has %s, but only %s are free besides the disk's reserve: %w",
+				BytesText(size),
 				BytesText(max(room, 0)), syscall.ENOSPC)
 		}
 	}
@@ -311,7 +311,7 @@ func (s *sink) write(ctx context.Context, digest string, size int64, r io.Reader
 	return commit(ctx, w, digest, size, r)
 }
 
-// commit writes r to w, exactly size bytes if that is not -1, and makes it the blob digest.
+// commit writes r to w, exactly size bytes if size is not -1, and commits it as the blob digest.
 func commit(ctx context.Context, w cluster.BlobWriter, digest string, size int64, r io.Reader) (string, int64, error) {
 	n, err := fillExactly(ctx, w, size, r)
 	if err != nil {
@@ -321,10 +321,10 @@ func commit(ctx context.Context, w cluster.BlobWriter, digest string, size int64
 	return got, n, err
 }
 
-// fillExactly appends exactly size bytes of r to w, all there are if it is -1, and returns their number.
+// fillExactly appends exactly size bytes of r to w, or all of r if size is -1, and returns their number.
 func fillExactly(ctx context.Context, w cluster.BlobWriter, size int64, r io.Reader) (int64, error) {
 	switch r.(type) {
-	case *os.File, *io.SectionReader: // as they are, so that the writer can share their blocks
+	case *os.File, *io.SectionReader: // unwrapped, so that the writer can share their blocks
 	default:
 		r = bounded(ctx, r, size)
 	}
@@ -335,8 +335,8 @@ func fillExactly(ctx context.Context, w cluster.BlobWriter, size int64, r io.Rea
 	return n, err
 }
 
-// fill appends r to w until ctx ends, which closes w. io.Copy would let the reader do the work where it can, behind
-// which the writer cannot see a file.
+// fill appends r to w until ctx ends, which closes w. io.Copy would call the reader's WriteTo where it exists, which
+// hides a file from the writer.
 func fill(ctx context.Context, w cluster.BlobWriter, r io.Reader) (n int64, err error) {
 	stop := context.AfterFunc(ctx, func() { w.Close() })
 	if to, ok := w.(io.ReaderFrom); ok {
@@ -354,7 +354,7 @@ func wrongSize(got, want int64) error {
 	return fmt.Errorf("%d bytes instead of %d: %w", got, want, io.ErrUnexpectedEOF)
 }
 
-// bounded is r, which ends with ctx and a byte behind size.
+// bounded returns r limited to one byte more than size, and ending with ctx.
 func bounded(ctx context.Context, r io.Reader, size int64) io.Reader {
 	r = cancelable{ctx, r}
 	if size >= 0 {
@@ -376,7 +376,7 @@ func (c cancelable) Read(p []byte) (int, error) {
 	return c.r.Read(p)
 }
 
-// verify reads what need not be written.
+// verify reads a blob that need not be written, and verifies its digest.
 func verify(ctx context.Context, digest string, size int64, r io.Reader) (string, int64, error) {
 	h := tree.NewHash(digest)
 	n, err := io.Copy(h, bounded(ctx, r, size))
@@ -392,8 +392,8 @@ func verify(ctx context.Context, digest string, size int64, r io.Reader) (string
 	return digest, n, nil
 }
 
-// flush links what is in the queue below the pending directory. What was collected in between leaves the import: the
-// reader has it again, or the end of the import finds that it is missing.
+// flush links the queued blobs below the pending directory. A blob that was collected in the meantime is removed from
+// the import: it is read again, or the end of the import finds it missing.
 func (s *sink) flush(ctx context.Context) error {
 	s.flushing.Lock()
 	defer s.flushing.Unlock()
@@ -427,7 +427,7 @@ func (s *sink) flush(ctx context.Context) error {
 			return nil
 		})
 		if errors.Is(err, fs.ErrNotExist) && try < 5 {
-			continue // a collection came in between
+			continue // a collection ran in the meantime
 		}
 		if err != nil {
 			s.mu.Lock()
@@ -436,7 +436,7 @@ func (s *sink) flush(ctx context.Context) error {
 				s.oldest = oldest
 			}
 			s.mu.Unlock()
-			return fmt.Errorf("keep what was read: %w", err)
+			return fmt.Errorf("retain what was read: %w", err)
 		}
 		s.mu.Lock()
 		s.told = unfinished
@@ -445,7 +445,7 @@ func (s *sink) flush(ctx context.Context) error {
 	}
 }
 
-// run flushes now and then until ctx is done.
+// run flushes periodically until ctx is done.
 func (s *sink) run(ctx context.Context) {
 	tick := time.NewTicker(s.e.cfg.flushEvery)
 	defer tick.Stop()
@@ -456,28 +456,28 @@ func (s *sink) run(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		s.small.begin() // what comes slowly is not to be read again for that
+		s.small.begin() // slow input: do not risk reading it again after a crash
 		s.mu.Lock()
-		// What other names keep waits: an import of what is here writes nothing, unless it takes so long that those
-		// names may go.
+		// Blobs that other names retain can wait: importing content that is already stored writes nothing, unless it
+		// takes so long that those names may be deleted.
 		due := s.dir != "" && len(s.queue) > 0 && (!s.oldest.IsZero() || s.e.cfg.Now().Sub(began) > heldWait)
 		begun := s.dir != "" && len(s.large) > 0
 		told := s.told
 		s.mu.Unlock()
-		// A large blob that was begun is told, so that whoever removes the import removes its scratch file.
+		// The record lists a large blob as soon as it is begun, so that removing the import removes its scratch file.
 		due = due || begun && !slices.Equal(s.unfinished(), told)
 		if due {
 			if err := s.flush(ctx); err != nil && ctx.Err() == nil {
-				s.e.cfg.Log.Warn("what an import has read cannot be kept yet, it is tried again", "err", err)
+				s.e.cfg.Log.Warn("the progress of an import cannot be saved yet, retrying", "err", err)
 			}
 		}
 	}
 }
 
-// heldWait is how long an import relies on what other names keep, before it keeps that as well.
+// heldWait is how long an import relies on blobs that other names retain, before it links them itself.
 const heldWait = 10 * time.Minute
 
-// keeps is how many bytes came with this import and are kept, now and from an earlier reading of it.
+// keeps returns how many bytes came with this import and are retained, in this and earlier readings.
 func (s *sink) keeps() (n int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -489,14 +489,14 @@ func (s *sink) keeps() (n int64) {
 	return n
 }
 
-// idle reports whether nothing in the queue is kept by a pin alone.
+// idle reports whether no blob in the queue is retained by a pin alone.
 func (s *sink) idle() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.oldest.IsZero()
 }
 
-// fresh reports whether the blob came with this import, now or in an earlier reading of it.
+// fresh reports whether the blob came with this import, in this or an earlier reading.
 func (s *sink) fresh(digest string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

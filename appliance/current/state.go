@@ -1,4 +1,5 @@
-// Package current is what the tree says now about how to answer: the settings, the origins and the nodes.
+// Package current holds the current state of the tree that requests are answered from: the settings, the origins and
+// the nodes.
 package current
 
 import (
@@ -16,32 +17,32 @@ import (
 	"casemate/fileserver"
 )
 
-// A State is what the tree said at one moment. It is immutable.
+// A State is the content of the tree at one moment. It is immutable.
 type State struct {
 	Settings    *settings.Settings
 	Origins     *origin.Set
 	Hosts       *routing.Hosts
 	CertNames   map[string]bool // names and addresses that get a certificate
 	OriginHosts []string        // enabled origins, in order
-	// Redirects are those of files: of the settings and, where these say nothing, of imports. It stays the same map as
+	// Redirects are those of files: from the settings and, for other URLs, from imports. It stays the same map as
 	// long as nothing changes.
 	Redirects map[string]string
 }
 
-// A Reader reads States, and holds the last one for everybody.
+// A Reader reads States, and holds the last one.
 type Reader struct {
 	Tree *cluster.Tree
 	Self nodes.Node
-	// Addrs are the addresses at which this node can be asked.
+	// Addrs returns the addresses on which this node answers.
 	Addrs func() []netip.Addr
 
 	state atomic.Pointer[State]
 }
 
-// State returns what was read last, nil before the first Read.
+// State returns the last state that was read, nil before the first Read.
 func (r *Reader) State() *State { return r.state.Load() }
 
-// Read reads what the tree says now. On an error the last state stays.
+// Read reads the current state of the tree. On an error the last state stays.
 func (r *Reader) Read() error {
 	texts, err := settings.Read(r.Tree.Sub("settings"))
 	if err != nil {
@@ -80,15 +81,15 @@ func (r *Reader) Read() error {
 	return nil
 }
 
-// redirects are those of the settings and, where they say nothing, of imports.
+// redirects returns those of the settings and, for other URLs, of imports.
 func (r *Reader) redirects(s *State) (map[string]string, error) {
 	all, err := content.Redirects(r.Tree)
 	if err != nil {
 		return nil, err
 	}
-	// Imports' are spelled as the tree spells them.
+	// URLs of imports are normalized like names of the tree.
 	spelled := func(url string) string {
-		key, _ := fileserver.KeyIn(url, s.Origins.Canonical) // refused: ""
+		key, _ := fileserver.KeyIn(url, s.Origins.Canonical) // "" if invalid
 		return key
 	}
 	byKey := map[string]string{}

@@ -24,21 +24,23 @@ import (
 	"casemate/appliance/nodeconf"
 )
 
-// door is an address of a bastion. Its errors say what of it cannot be reached; nil is that it can.
-type door struct {
+// endpoint is one address of a bastion. Its errors record which of its ports cannot be reached; nil means reachable.
+type endpoint struct {
 	addr netip.Addr
-	name string // the bastion's, "" if none says
+	name string // the bastion's name, "" if unknown
 
 	http, https, tcp, udp error
 	site                  *nodeconf.Site
-	behind                time.Duration // how far this node's clock is behind the bastion's
+	behind                time.Duration // how far this node's clock is behind the bastion's clock
 	dated                 bool
 }
 
-func (d *door) whole() bool { return d.http == nil && d.https == nil && d.tcp == nil && d.udp == nil }
+func (d *endpoint) whole() bool {
+	return d.http == nil && d.https == nil && d.tcp == nil && d.udp == nil
+}
 
-// discover finds the bastions: those that are named, those that this node was enrolled with, or those among its
-// resolvers that say that they are; and with them all others that the first that answers names.
+// discover finds the bastions: those given as arguments, those that the node was enrolled with, or those among its
+// resolvers that identify themselves as bastions. It adds every other bastion that the first one to answer lists.
 func (r *run) discover(ctx context.Context) error {
 	var found []netip.Addr
 	sure := true
@@ -60,42 +62,42 @@ func (r *run) discover(ctx context.Context) error {
 		r.source, sure = "by "+r.node.file, false
 		found = r.node.servers
 	}
-	var doors []*door
+	var endpoints []*endpoint
 	at := func(a netip.Addr) int {
-		return slices.IndexFunc(doors, func(d *door) bool { return d.addr == a.Unmap() })
+		return slices.IndexFunc(endpoints, func(d *endpoint) bool { return d.addr == a.Unmap() })
 	}
 	add := func(a netip.Addr, name string) {
 		if i := at(a); i >= 0 {
-			doors[i].name = name
-		} else if len(doors) < maxBastions {
-			doors = append(doors, &door{addr: a.Unmap(), name: name})
+			endpoints[i].name = name
+		} else if len(endpoints) < maxBastions {
+			endpoints = append(endpoints, &endpoint{addr: a.Unmap(), name: name})
 		}
 	}
 	for _, a := range found {
 		add(a, "")
 	}
-	r.try(ctx, doors)
-	if !sure { // a resolver that is no bastion is no bastion that is down
-		doors = slices.DeleteFunc(doors, func(d *door) bool { return d.site == nil })
+	r.try(ctx, endpoints)
+	if !sure { // a resolver that is not a bastion must not count as a bastion that is down
+		endpoints = slices.DeleteFunc(endpoints, func(d *endpoint) bool { return d.site == nil })
 	}
-	for _, d := range doors {
+	for _, d := range endpoints {
 		if d.site != nil {
 			r.site = *d.site
 			break
 		}
 	}
-	known := len(doors)
+	known := len(endpoints)
 	for _, n := range r.site.Nodes {
 		for _, a := range n.Addrs {
 			add(a, n.Name)
 		}
 	}
-	r.try(ctx, doors[known:])
-	r.doors, r.roots = doors, parseCerts([]byte(r.site.Roots))
+	r.try(ctx, endpoints[known:])
+	r.endpoints, r.roots = endpoints, parseCerts([]byte(r.site.Roots))
 	return nil
 }
 
-// bastion is what an argument means: an address, or a name that this node knows.
+// bastion resolves an argument: an address, or a name that this node can resolve.
 func (r *run) bastion(ctx context.Context, arg string) ([]netip.Addr, error) {
 	if a, err := netip.ParseAddr(strings.Trim(arg, "[]")); err == nil {
 		return []netip.Addr{a}, nil
@@ -107,15 +109,16 @@ func (r *run) bastion(ctx context.Context, arg string) ([]netip.Addr, error) {
 	defer cancel()
 	list, err := r.lookup(ctx, strings.ToLower(strings.TrimSuffix(arg, ".")))
 	if err != nil {
-		return nil, fmt.Errorf("this node finds no address of the bastion %s, so give the address: %s", arg, clip(why(err)))
+		return nil, fmt.Errorf("this node cannot resolve the bastion's name %s; give its address instead: %s", arg,
+			clip(why(err)))
 	}
 	return list, nil
 }
 
-// try tries doors, all at once. Whether nodes with mirrors reach port 53 is of no matter.
-func (r *run) try(ctx context.Context, doors []*door) {
+// try tries all endpoints concurrently. Nodes with mirrors do not need port 53, so it is not reported for them.
+func (r *run) try(ctx context.Context, endpoints []*endpoint) {
 	var wg sync.WaitGroup
-	for _, d := range doors {
+	for _, d := range endpoints {
 		wg.Go(func() { d.http = r.fetchSite(ctx, d) })
 		wg.Go(func() { d.https = reach(ctx, netip.AddrPortFrom(d.addr, r.cfg.Ports.HTTPS)) })
 		if r.mirror {
@@ -133,7 +136,7 @@ func (r *run) try(ctx context.Context, doors []*door) {
 	wg.Wait()
 }
 
-// errRefused is the answer of a resolver that does not want this client.
+// errRefused means that the resolver refuses to answer this client.
 var errRefused = errors.New("REFUSED")
 
 func reach(ctx context.Context, to netip.AddrPort) error {
@@ -144,15 +147,15 @@ func reach(ctx context.Context, to netip.AddrPort) error {
 	return err
 }
 
-// fetchSite asks for what a bastion says of itself. It is not verified in any way: only names and addresses are used,
-// and roots to compare with.
-func (r *run) fetchSite(ctx context.Context, d *door) error {
+// fetchSite fetches a bastion's /site.json. The document is not authenticated, so only names and addresses are used,
+// and the roots only for comparison.
+func (r *run) fetchSite(ctx context.Context, d *endpoint) error {
 	begun := r.cfg.Now()
 	var site nodeconf.Site
 	resp, err := r.plain(ctx, d, "/site.json", maxSite, &site)
 	if resp != nil {
 		if date, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
-			// A Date is cut to seconds, and was written somewhere between the question and the answer.
+			// Date has a resolution of one second and was written between the request and the response.
 			d.behind, d.dated = date.Add(time.Second/2).Sub(begun.Add(r.cfg.Now().Sub(begun)/2)), true
 		}
 	}
@@ -166,15 +169,16 @@ func (r *run) fetchSite(ctx context.Context, d *door) error {
 	return nil
 }
 
-// errAnswer is an answer, and not the one that a bastion gives.
-var errAnswer = errors.New("no answer of a bastion")
+// errAnswer means that the response does not come from a bastion.
+var errAnswer = errors.New("not a response of a bastion")
 
-// plain gets a JSON document over plain http.
-func (r *run) plain(ctx context.Context, d *door, path string, most int64, into any) (*http.Response, error) {
+// plain gets a JSON document over plain HTTP.
+func (r *run) plain(ctx context.Context, d *endpoint, path string, most int64, into any) (*http.Response, error) {
 	ctx, cancel := context.WithTimeout(ctx, siteTime)
 	defer cancel()
 	t := &http.Transport{DisableKeepAlives: true, DialContext: (&net.Dialer{Timeout: probeTime * second}).DialContext}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+netip.AddrPortFrom(d.addr, r.cfg.Ports.HTTP).String()+path, nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet,
+		"http://"+netip.AddrPortFrom(d.addr, r.cfg.Ports.HTTP).String()+path, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -196,10 +200,10 @@ func (r *run) plain(ctx context.Context, d *door, path string, most int64, into 
 	return resp, nil
 }
 
-// errSilent is a connection that was made and on which then nothing came, or not all.
+// errSilent means that a connection was made, but no response or an incomplete one came.
 var errSilent = errors.New("no answer")
 
-// silence tells it from a connection that was not made.
+// silence turns a timeout after the connection was made into errSilent.
 func silence(err error) error {
 	var op *net.OpError
 	if timeout(err) && !(errors.As(err, &op) && op.Op == "dial") {
@@ -208,13 +212,13 @@ func silence(err error) error {
 	return err
 }
 
-// stay follows no redirect: where it leads is not what is checked.
+// stay follows no redirect: the redirect's target is not what is checked.
 func stay(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
-// checkSite refuses what cannot be a bastion's, so that what we print and ask for are names.
+// checkSite refuses a document with malformed names, so that what is printed and requested later are valid names.
 func checkSite(s *nodeconf.Site) error {
 	if len(s.Nodes) == 0 || len(s.Addrs()) == 0 || len(s.Addrs()) > maxBastions || !hostName(s.Domain) {
-		return fmt.Errorf("%w: it names no bastions", errAnswer)
+		return fmt.Errorf("%w: it lists no bastions", errAnswer)
 	}
 	n := 0
 	for _, node := range s.Nodes {
@@ -234,11 +238,12 @@ func checkSite(s *nodeconf.Site) error {
 
 func hostName(s string) bool {
 	return s != "" && len(s) <= maxText && !strings.ContainsFunc(s, func(r rune) bool {
-		return !(r == '-' || r == '.' || r == '_' || r == ':' || r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z')
+		return !(r == '-' || r == '.' || r == '_' || r == ':' || r >= '0' && r <= '9' || r >= 'a' && r <= 'z' ||
+			r >= 'A' && r <= 'Z')
 	})
 }
 
-// parseAddrs reads one address a line; comments and what is none are left out.
+// parseAddrs reads one address per line; it skips comments and invalid addresses.
 func parseAddrs(text string) (list []netip.Addr) {
 	for line := range strings.Lines(text) {
 		line, _, _ = strings.Cut(line, "#")
@@ -261,7 +266,7 @@ func parseCerts(data []byte) (list []*x509.Certificate) {
 	}
 }
 
-// readUpTo reads all, which must not be more than most bytes.
+// readUpTo reads everything, which must be at most most bytes.
 func readUpTo(from io.Reader, most int64) ([]byte, error) {
 	data, err := io.ReadAll(io.LimitReader(from, most+1))
 	if err == nil && int64(len(data)) > most {
@@ -270,25 +275,25 @@ func readUpTo(from io.Reader, most int64) ([]byte, error) {
 	return data, err
 }
 
-// checkBastions: can each be reached?
+// checkBastions checks that each bastion can be reached.
 func (r *run) checkBastions(_ context.Context, c *Check) {
-	if len(r.doors) == 0 && r.mirror {
+	if len(r.endpoints) == 0 && r.mirror {
 		c.fail("not-enrolled", values{"file": hostsFile, "detail": EnrolledFile})
-		c.Text = "no bastion is found"
+		c.Text = "no bastion was found"
 		return
 	}
-	if len(r.doors) == 0 {
+	if len(r.endpoints) == 0 {
 		servers := some(texts(r.node.servers))
 		if servers == "" {
 			servers = "it asks none"
 		}
 		c.fail("no-bastion", values{"detail": servers})
-		c.Text = "no bastion is found"
+		c.Text = "no bastion was found"
 		return
 	}
-	whole := map[string]bool{} // by bastion: some address of it works
+	whole := map[string]bool{} // by bastion: at least one of its addresses works
 	all := map[string]bool{}
-	for _, d := range r.doors {
+	for _, d := range r.endpoints {
 		all[d.key()] = true
 		whole[d.key()] = whole[d.key()] || d.whole()
 	}
@@ -298,11 +303,11 @@ func (r *run) checkBastions(_ context.Context, c *Check) {
 			up++
 		}
 	}
-	for _, d := range r.doors {
+	for _, d := range r.endpoints {
 		if d.whole() || whole[d.key()] && errors.Is(d.http, syscall.ENETUNREACH) {
-			continue // a node without IPv6 does not miss the IPv6 address of a bastion
+			continue // a node without IPv6 does not need the bastion's IPv6 address
 		}
-		// Others do what this one cannot: clients go on to them, only later.
+		// As long as another bastion works, clients fail over to it, only later: a warning.
 		report := c.fail
 		if up > 0 {
 			report = c.warn
@@ -312,17 +317,20 @@ func (r *run) checkBastions(_ context.Context, c *Check) {
 			port uint16
 			what string
 			err  error
-		}{{r.cfg.Ports.HTTP, "tcp", d.http}, {r.cfg.Ports.HTTPS, "tcp", d.https}, {r.cfg.Ports.DNS, "tcp", d.tcp}, {r.cfg.Ports.DNS, "udp", d.udp}} {
+		}{{r.cfg.Ports.HTTP, "tcp", d.http}, {r.cfg.Ports.HTTPS, "tcp", d.https}, {r.cfg.Ports.DNS, "tcp", d.tcp}, {
+			r.cfg.Ports.DNS, "udp", d.udp}} {
 			if p.err != nil {
 				byID[reachID(p.err)] = append(byID[reachID(p.err)], fmt.Sprintf("%d/%s", p.port, p.what))
 			}
 		}
 		for id, ports := range byID {
-			if id == "stall" { // clients choose it, and hang
-				c.fail(id, values{"name": "http://" + d.addr.String() + "/site.json", "bastion": d.addr.String(), "detail": "the connection was made, and no whole answer came"})
+			if id == "stall" { // clients choose this bastion and hang
+				c.fail(id, values{"name": "http://" + d.addr.String() + "/site.json", "bastion": d.addr.String(),
+					"detail": "the connection was made, but no complete response came"})
 				continue
 			}
-			report(id, values{"bastion": d.addr.String(), "detail": d.addr.String() + " port " + strings.Join(ports, ", ")})
+			report(id, values{"bastion": d.addr.String(), "detail": d.addr.String() + " port " +
+				strings.Join(ports, ", ")})
 		}
 	}
 	ports := fmt.Sprintf("%d, %d and %d (udp, tcp)", r.cfg.Ports.HTTP, r.cfg.Ports.HTTPS, r.cfg.Ports.DNS)
@@ -333,14 +341,14 @@ func (r *run) checkBastions(_ context.Context, c *Check) {
 }
 
 // key is the same for all addresses of a bastion.
-func (d *door) key() string {
+func (d *endpoint) key() string {
 	if d.name != "" {
 		return d.name
 	}
 	return d.addr.String()
 }
 
-// reachID is the trouble that an error of a connection stands for.
+// reachID returns the id of the trouble that a connection error means.
 func reachID(err error) string {
 	switch {
 	case errors.Is(err, errRefused):
@@ -355,28 +363,28 @@ func reachID(err error) string {
 	return "unreachable"
 }
 
-// Limits on the difference between two clocks. Certificates are back-dated by a day, so five minutes break nothing yet:
-// tokens, logs and other people's certificates.
+// Limits for the difference between two clocks. Certificates are back-dated by a day, so five minutes do not break
+// TLS; they do break tokens, logs and certificates of other CAs.
 const (
 	clockWarn = 30 * time.Second
 	clockFail = 5 * time.Minute
 )
 
-// checkClock compares the clocks, by the Date of the answers.
+// checkClock compares the clocks, using the Date header of the responses.
 func (r *run) checkClock(_ context.Context, c *Check) {
 	var all []time.Duration
-	for _, d := range r.doors {
+	for _, d := range r.endpoints {
 		if d.dated && d.site != nil {
 			all = append(all, d.behind)
 		}
 	}
 	if len(all) == 0 {
-		c.State, c.Text = Skipped, "no bastion says what time it is"
+		c.State, c.Text = Skipped, "no bastion reports its time"
 		return
 	}
 	slices.Sort(all)
 	middle := all[len(all)/2]
-	for _, d := range r.doors {
+	for _, d := range r.endpoints {
 		if off := d.behind - middle; d.dated && d.site != nil && off.Abs() > clockWarn {
 			c.warn("bastion-clock", values{"bastion": d.addr.String(), "detail": off.Abs().Round(time.Second).String()})
 		}
@@ -396,28 +404,30 @@ func (r *run) checkClock(_ context.Context, c *Check) {
 	c.Text = text + " from the bastions'"
 }
 
-// open1 is a bastion's address for a command in a cure.
+// open1 returns one reachable bastion's address, to be filled into the command of a cure.
 func (r *run) open1() string {
-	for _, d := range r.doors {
+	for _, d := range r.endpoints {
 		if d.whole() {
 			return d.addr.String()
 		}
 	}
-	if len(r.doors) > 0 {
-		return r.doors[0].addr.String()
+	if len(r.endpoints) > 0 {
+		return r.endpoints[0].addr.String()
 	}
 	return "BASTION"
 }
 
-// client asks by names, at one bastion, and trusts what the node trusts.
-func (r *run) client(d *door) *http.Client {
+// client returns a client that sends requests for every name to one bastion and uses the node's trust store.
+func (r *run) client(d *endpoint) *http.Client {
 	t := &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return (&net.Dialer{Timeout: probeTime * second}).DialContext(ctx, "tcp", netip.AddrPortFrom(d.addr, r.cfg.Ports.HTTPS).String())
+			return (&net.Dialer{Timeout: probeTime * second}).DialContext(ctx, "tcp",
+				netip.AddrPortFrom(d.addr, r.cfg.Ports.HTTPS).String())
 		},
-		TLSClientConfig: &tls.Config{RootCAs: r.trust, Time: r.cfg.Now}, TLSHandshakeTimeout: (probeTime + 1) * second, ResponseHeaderTimeout: 8 * second,
-		ForceAttemptHTTP2: true, MaxIdleConnsPerHost: 2, MaxResponseHeaderBytes: 64 << 10,
-		DisableCompression: true, // bytes are compared
+		TLSClientConfig: &tls.Config{RootCAs: r.trust, Time: r.cfg.Now}, TLSHandshakeTimeout: (probeTime + 1) * second,
+		ResponseHeaderTimeout: 8 * second,
+		ForceAttemptHTTP2:     true, MaxIdleConnsPerHost: 2, MaxResponseHeaderBytes: 64 << 10,
+		DisableCompression: true, // the bytes are compared
 	}
 	if r.mirror {
 		return &http.Client{CheckRedirect: stay, Transport: &anonymous{t, "registry." + r.site.Domain}}

@@ -7,7 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// since is when a file got its content: when it was written last, or made, which a copy that keeps times does not hide.
+// since returns when a file got its content: the later of its modification and its birth time, because a copy may
+// preserve the modification time.
 func since(name string, info fs.FileInfo) time.Time {
 	at := info.ModTime()
 	var st unix.Statx_t

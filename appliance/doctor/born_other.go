@@ -7,5 +7,5 @@ import (
 	"time"
 )
 
-// since is when a file got its content; it is only asked on Linux.
+// since returns when a file got its content; it is called on Linux only.
 func since(_ string, info fs.FileInfo) time.Time { return info.ModTime() }

@@ -20,29 +20,31 @@ import (
 	"casemate/cluster/tree"
 )
 
-// Sample is what a bastion proposes to try with: GET /doctor.json. Absent is what it does not hold.
+// Sample is the content that a bastion proposes for the checks: GET /doctor.json. A field is empty if the bastion has
+// nothing suitable.
 type Sample struct {
-	Image string `json:"image,omitempty"` // a small one, "registry.k8s.io/pause:3.10"
-	File  string `json:"file,omitempty"`  // the URL of a file that is not large
-	Large string `json:"large,omitempty"` // an image with some MiB
+	Image string `json:"image,omitempty"` // a small image, "registry.k8s.io/pause:3.10"
+	File  string `json:"file,omitempty"`  // the URL of a file of moderate size
+	Large string `json:"large,omitempty"` // an image of some MiB
 }
 
 const (
 	maxManifest = 4 << 20
-	maxLayer    = 64 << 20 // a layer beyond it is not pulled
-	maxTransfer = 16 << 20 // of a large one so much is read
-	maxWhole    = 8 << 20  // of a file so much is compared
+	maxLayer    = 64 << 20 // larger layers are not pulled
+	maxTransfer = 16 << 20 // how much of a large layer is read
+	maxWhole    = 8 << 20  // how much of a file is compared
 	minLarge    = 1 << 20
 )
 
-// stallTime is how long a body may stand still. Tests make it longer, and shorter where one does.
+// stallTime is how long a body may deliver no data. Tests change it.
 var stallTime = 5 * time.Second
 
-// accept is what containerd asks for (core/remotes/docker/resolver.go).
-var accept = strings.Join([]string{"application/vnd.docker.distribution.manifest.v2+json", "application/vnd.docker.distribution.manifest.list.v2+json",
+// accept is the Accept header of containerd (core/remotes/docker/resolver.go).
+var accept = strings.Join([]string{"application/vnd.docker.distribution.manifest.v2+json",
+	"application/vnd.docker.distribution.manifest.list.v2+json",
 	"application/vnd.oci.image.manifest.v1+json", "application/vnd.oci.image.index.v1+json", "*/*"}, ", ")
 
-// ref is an image's name taken apart: the host that is asked, the repository there.
+// ref is a parsed image name: the host to ask, and the repository there.
 type ref struct{ host, repo, tag, digest string }
 
 func (f ref) String() string {
@@ -56,10 +58,10 @@ func (f ref) String() string {
 	return s
 }
 
-// dockerHub is where clients ask for what is called docker.io.
+// dockerHub is the host that clients ask for images of docker.io.
 const dockerHub = "registry-1.docker.io"
 
-// parseRef reads a name as people write it; docker.io is asked where clients ask it.
+// parseRef parses an image name; names of docker.io get the host that clients use for it.
 func parseRef(s string) (f ref, err error) {
 	rest, digest, _ := strings.Cut(s, "@")
 	f.digest = digest
@@ -80,14 +82,16 @@ func parseRef(s string) (f ref, err error) {
 		f.tag = "latest"
 	}
 	f.host, f.repo = host, repo
-	ok := hostName(host) && !slices.ContainsFunc(strings.Split(repo, "/"), func(e string) bool { return !hostName(e) || strings.Trim(e, ".") == "" }) && (f.tag == "" || hostName(f.tag)) && (f.digest == "" || tree.ValidDigest(f.digest))
+	ok := hostName(host) && !slices.ContainsFunc(strings.Split(repo, "/"), func(e string) bool {
+		return !hostName(e) || strings.Trim(e, ".") == ""
+	}) && (f.tag == "" || hostName(f.tag)) && (f.digest == "" || tree.ValidDigest(f.digest))
 	if !ok {
 		return f, fmt.Errorf("the image must be HOST/REPOSITORY:TAG or @DIGEST, got %q: %w", clip(s), fs.ErrInvalid)
 	}
 	return f, nil
 }
 
-// checkFile refuses what is no URL to try.
+// checkFile refuses a string that is not a URL.
 func checkFile(s string) error {
 	if u, err := url.Parse(s); s != "" && (err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "") {
 		return fmt.Errorf("the file must be a URL, got %q: %w", clip(s), fs.ErrInvalid)
@@ -95,7 +99,7 @@ func checkFile(s string) error {
 	return nil
 }
 
-// propose asks the bastions what to try with, once.
+// propose asks the bastions once for content to check with.
 func (r *run) propose(ctx context.Context) {
 	if r.sample == (Sample{}) {
 		for _, d := range r.open() {
@@ -105,7 +109,8 @@ func (r *run) propose(ctx context.Context) {
 				break
 			}
 		}
-		// They come over plain http, and what they name is asked for over verified TLS; here it only must be a name.
+		// The proposals come over plain HTTP. Their content is fetched over verified TLS later; here only their
+		// syntax is checked.
 		if _, err := parseRef(r.sample.Image); err != nil {
 			r.sample.Image = ""
 		}
@@ -119,8 +124,9 @@ func (r *run) propose(ctx context.Context) {
 	r.sample.Image, r.sample.File = cmp.Or(r.cfg.Image, r.sample.Image), cmp.Or(r.cfg.File, r.sample.File)
 }
 
-// get asks one bastion. The caller closes the body.
-func get(ctx context.Context, c *http.Client, method, address string, header map[string]string) (*http.Response, error) {
+// get sends a request to one bastion. The caller closes the body.
+func get(ctx context.Context, c *http.Client, method, address string, header map[string]string) (*http.Response,
+	error) {
 	req, err := http.NewRequestWithContext(ctx, method, address, nil)
 	if err != nil {
 		return nil, err
@@ -131,8 +137,8 @@ func get(ctx context.Context, c *http.Client, method, address string, header map
 	return c.Do(req)
 }
 
-// each bastion is asked at once; there are few.
-func (r *run) eachDoor(ctx context.Context, f func(d *door, c *http.Client)) {
+// All bastions are asked concurrently; there are few.
+func (r *run) eachEndpoint(ctx context.Context, f func(d *endpoint, c *http.Client)) {
 	open := r.open()
 	each(ctx, len(open), parallel, func(i int) {
 		c := r.client(open[i])
@@ -141,26 +147,26 @@ func (r *run) eachDoor(ctx context.Context, f func(d *door, c *http.Client)) {
 	})
 }
 
-// checkRegistries: does /v2/ answer without a challenge, so that nobody goes for a token?
+// checkRegistries checks that /v2/ answers without a challenge, so that clients do not request a token.
 func (r *run) checkRegistries(ctx context.Context, c *Check) {
 	names := r.site.Registries()
 	if r.mirror {
 		names = []string{"registry." + r.site.Domain}
 	}
-	r.eachDoor(ctx, func(d *door, client *http.Client) {
+	r.eachEndpoint(ctx, func(d *endpoint, client *http.Client) {
 		for _, n := range names {
 			resp, err := get(ctx, client, http.MethodGet, "https://"+n+"/v2/", nil)
 			v := values{"names": n, "name": n, "bastion": d.addr.String()}
 			if err != nil {
 				r.failGet(c, err, v)
-				return // the others would say the same
+				return // the other registries would fail in the same way
 			}
 			resp.Body.Close()
 			v["detail"] = resp.Status
 			switch {
 			case resp.StatusCode == http.StatusUnauthorized || resp.Header.Get("WWW-Authenticate") != "":
 				c.fail("challenge", v)
-				return // it is a setting for all
+				return // the setting applies to all registries
 			case resp.StatusCode != http.StatusOK:
 				c.fail("registry-status", v)
 			}
@@ -168,14 +174,14 @@ func (r *run) checkRegistries(ctx context.Context, c *Check) {
 	})
 	c.Text = fmt.Sprintf("%d answer without a challenge", len(names))
 	if r.mirror {
-		c.Text = names[0] + " answers, if need be for a token that anybody gets"
+		c.Text = names[0] + " answers, with an anonymous token if one is required"
 	}
 	if len(c.Troubles) > 0 {
 		c.Text = fmt.Sprintf("%d asked", len(names))
 	}
 }
 
-// failGet reports a request that got no answer, or whose answer broke off.
+// failGet reports a request that got no response or an incomplete one.
 func (r *run) failGet(c *Check, err error, v values) {
 	var stalled *stallError
 	id, detail := r.explainTLS(err)
@@ -196,7 +202,7 @@ func (r *run) failGet(c *Check, err error, v values) {
 	c.fail(id, v)
 }
 
-// descriptor is what an index or a manifest names.
+// descriptor is an entry of an index or a manifest.
 type descriptor struct {
 	Digest   string `json:"digest"`
 	Size     int64  `json:"size"`
@@ -212,12 +218,12 @@ type manifest struct {
 	Manifests []descriptor `json:"manifests"`
 }
 
-// problem is something that a pull met: a trouble and what to fill it with.
+// problem is a fault met during a pull: the id of a trouble, and the detail to fill in.
 type problem struct{ id, detail string }
 
 func (p *problem) Error() string { return p.id + ": " + p.detail }
 
-// resolve gets the manifest of an image for this node's platform as containerd does: HEAD by tag, then GET by digest.
+// resolve gets the manifest of an image for this node's platform like containerd: HEAD by tag, then GET by digest.
 func resolve(ctx context.Context, client *http.Client, f ref) (m manifest, err error) {
 	base := "https://" + f.host + "/v2/" + f.repo + "/manifests/"
 	want := f.digest
@@ -231,7 +237,7 @@ func resolve(ctx context.Context, client *http.Client, f ref) (m manifest, err e
 			return m, err
 		}
 		if want = resp.Header.Get("Docker-Content-Digest"); !tree.ValidDigest(want) {
-			return m, &problem{"registry-status", "no digest to " + f.String()}
+			return m, &problem{"registry-status", "no digest for " + f.String()}
 		}
 		byTag, err := manifestAt(ctx, client, base+f.tag, want)
 		if err != nil {
@@ -242,17 +248,17 @@ func resolve(ctx context.Context, client *http.Client, f ref) (m manifest, err e
 			return m, err
 		}
 		if !bytes.Equal(byTag, byDigest) {
-			return m, &problem{"digest", "its tag and its digest give different bytes"}
+			return m, &problem{"digest", "the tag and its digest return different bytes"}
 		}
 	}
-	for range 3 { // an index may name an index, and what a bastion says must end
+	for range 3 { // an index may contain an index; the depth is bounded because the bastion's response is not trusted
 		data, err := manifestAt(ctx, client, base+want, want)
 		if err != nil {
 			return m, err
 		}
 		m = manifest{}
 		if err := json.Unmarshal(data, &m); err != nil {
-			return m, &problem{"registry-status", "a manifest that is no JSON"}
+			return m, &problem{"registry-status", "a manifest that is not valid JSON"}
 		}
 		if len(m.Manifests) == 0 {
 			return m, nil
@@ -265,10 +271,10 @@ func resolve(ctx context.Context, client *http.Client, f ref) (m manifest, err e
 		}
 		want = m.Manifests[i].Digest
 	}
-	return m, &problem{"registry-status", "an index without an end"}
+	return m, &problem{"registry-status", "indexes nested too deeply"}
 }
 
-// status200 is a problem unless the answer is 200.
+// status200 returns a problem unless the status is 200.
 func status200(resp *http.Response, name string) error {
 	switch resp.StatusCode {
 	case http.StatusOK:
@@ -278,7 +284,7 @@ func status200(resp *http.Response, name string) error {
 	case http.StatusUnauthorized:
 		return &problem{"challenge", clip(resp.Status)}
 	}
-	return &problem{"registry-status", clip(resp.Status) + " to " + name}
+	return &problem{"registry-status", clip(resp.Status) + " for " + name}
 }
 
 func manifestAt(ctx context.Context, client *http.Client, address, want string) ([]byte, error) {
@@ -300,7 +306,8 @@ func manifestAt(ctx context.Context, client *http.Client, address, want string) 
 	return data, nil
 }
 
-// blob reads a blob, or the first bytes of one that is larger than most, and verifies it if it was read to its end.
+// blob reads a blob, or the first bytes of a blob larger than most. It verifies the digest if it read the blob to its
+// end.
 func blob(ctx context.Context, client *http.Client, f ref, b descriptor, most int64) (int64, error) {
 	resp, err := get(ctx, client, http.MethodGet, "https://"+f.host+"/v2/"+f.repo+"/blobs/"+b.Digest, nil)
 	if err != nil {
@@ -321,8 +328,8 @@ func blob(ctx context.Context, client *http.Client, f ref, b descriptor, most in
 	return n, nil
 }
 
-// tell reports what a pull or a download met.
-func (r *run) tell(c *Check, err error, v values) {
+// failWith adds the fault of a pull or download to the check.
+func (r *run) failWith(c *Check, err error, v values) {
 	var p *problem
 	if !errors.As(err, &p) {
 		r.failGet(c, err, v)
@@ -332,11 +339,11 @@ func (r *run) tell(c *Check, err error, v values) {
 	c.fail(p.id, v)
 }
 
-// checkPull pulls a small image from every bastion: by tag, by digest, the config and a layer.
+// checkPull pulls a small image from every bastion: by tag, by digest, its config and a layer.
 func (r *run) checkPull(ctx context.Context, c *Check) {
 	r.propose(ctx)
 	if r.sample.Image == "" {
-		c.State, c.Text = Skipped, "the bastions hold no image to try with; name one with --image"
+		c.State, c.Text = Skipped, "the bastions have no suitable image; name one with --image"
 		return
 	}
 	f, err := parseRef(r.sample.Image)
@@ -345,7 +352,7 @@ func (r *run) checkPull(ctx context.Context, c *Check) {
 		return
 	}
 	f = r.asAsked(f)
-	r.eachDoor(ctx, func(d *door, client *http.Client) {
+	r.eachEndpoint(ctx, func(d *endpoint, client *http.Client) {
 		m, err := resolve(ctx, client, f)
 		if err == nil {
 			small := slices.Clone(m.Layers)
@@ -357,23 +364,23 @@ func (r *run) checkPull(ctx context.Context, c *Check) {
 			}
 		}
 		if err != nil {
-			r.tell(c, err, values{"name": f.String(), "bastion": d.addr.String()})
+			r.failWith(c, err, values{"name": f.String(), "bastion": d.addr.String()})
 		}
 	})
 	c.Text = f.String() + " by tag and by digest"
 }
 
-// checkFile downloads a file from every bastion, and a part of it, which must be the same bytes.
+// checkFile downloads a file from every bastion, and a range of it, and compares the bytes.
 func (r *run) checkFile(ctx context.Context, c *Check) {
 	r.propose(ctx)
 	if r.sample.File == "" {
-		c.State, c.Text = Skipped, "the bastions hold no file to try with; name one with --file"
+		c.State, c.Text = Skipped, "the bastions have no suitable file; name one with --file"
 		return
 	}
 	name := r.fileAsAsked(r.sample.File)
-	r.eachDoor(ctx, func(d *door, client *http.Client) {
+	r.eachEndpoint(ctx, func(d *endpoint, client *http.Client) {
 		if err := ranged(ctx, client, name); err != nil {
-			r.tell(c, err, values{"name": name, "bastion": d.addr.String()})
+			r.failWith(c, err, values{"name": name, "bastion": d.addr.String()})
 		}
 	})
 	c.Text = name + ", whole and in part"
@@ -397,10 +404,11 @@ func ranged(ctx context.Context, client *http.Client, name string) error {
 		return io.ErrUnexpectedEOF
 	}
 	if len(whole) == 0 {
-		return nil // of nothing there is no part
+		return nil // an empty file has no range
 	}
 	from, to := len(whole)/3, len(whole)/3*2
-	part, err := get(ctx, client, http.MethodGet, address, map[string]string{"Range": fmt.Sprintf("bytes=%d-%d", from, to)})
+	part, err := get(ctx, client, http.MethodGet, address,
+		map[string]string{"Range": fmt.Sprintf("bytes=%d-%d", from, to)})
 	if err != nil {
 		return err
 	}
@@ -418,16 +426,17 @@ func ranged(ctx context.Context, client *http.Client, name string) error {
 	return nil
 }
 
-// checkTransfer reads some MiB from every bastion, one after the other: what only large packets show.
+// checkTransfer reads some MiB from every bastion, one bastion at a time, to find faults that only large packets
+// show.
 func (r *run) checkTransfer(ctx context.Context, c *Check) {
 	r.propose(ctx)
 	f, err := parseRef(cmp.Or(r.sample.Large, r.sample.Image))
 	if err != nil {
-		c.State, c.Text = Skipped, "the bastions hold nothing large to try with"
+		c.State, c.Text = Skipped, "the bastions have no suitable large content"
 		return
 	}
 	f = r.asAsked(f)
-	var told []string
+	var transfers []string
 	for _, d := range r.open() {
 		client := r.client(d)
 		v := values{"name": f.String(), "bastion": d.addr.String()}
@@ -446,21 +455,22 @@ func (r *run) checkTransfer(ctx context.Context, c *Check) {
 		client.CloseIdleConnections()
 		switch {
 		case err != nil:
-			r.tell(c, err, v)
+			r.failWith(c, err, v)
 		case n > 0:
-			told = append(told, fmt.Sprintf("%.1f MiB in %s from %s", float64(n)/(1<<20), time.Since(begun).Round(10*time.Millisecond), d.addr))
+			transfers = append(transfers, fmt.Sprintf("%.1f MiB in %s from %s", float64(n)/(1<<20),
+				time.Since(begun).Round(10*time.Millisecond), d.addr))
 		}
 	}
-	if c.Text = some(told); told == nil && len(c.Troubles) == 0 {
-		c.State, c.Text = Skipped, "the bastions hold no layer of a MiB or more to try with"
+	if c.Text = some(transfers); transfers == nil && len(c.Troubles) == 0 {
+		c.State, c.Text = Skipped, "the bastions have no layer of 1 MiB or more"
 	}
 }
 
-// stallError is a body that stood still.
+// stallError means that a body delivered no data for stallTime.
 type stallError struct{ got int64 }
 
 func (e *stallError) Error() string {
-	return fmt.Sprintf("nothing more after %d bytes for %s", e.got, stallTime)
+	return fmt.Sprintf("no data for %[2]s after %[1]d bytes", e.got, stallTime)
 }
 
 // moving returns a reader of body that fails when no data arrives for stallTime. A response that starts and then stalls

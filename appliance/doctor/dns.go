@@ -15,7 +15,7 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// question is one that is asked, and what came back.
+// question is one DNS query and its response.
 type question struct {
 	name  string
 	kind  dnsmessage.Type
@@ -25,16 +25,16 @@ type question struct {
 }
 
 const (
-	window  = 32   // questions under way at once, over one socket
-	again   = 1    // seconds after which a UDP question is asked once more
-	maxUDP  = 1232 // bytes that we say we take (the DNS flag day's size: it fits every path)
-	maxText = 253  // bytes of a name
-	tcpWait = 4    // seconds between two answers of one connection
+	window  = 32   // concurrent queries on one socket
+	again   = 1    // seconds after which a UDP query is sent again
+	maxUDP  = 1232 // advertised EDNS0 buffer size in bytes (DNS flag day 2020: fits every path)
+	maxText = 253  // longest name in bytes
+	tcpWait = 4    // seconds between two responses on one connection
 )
 
-// ask puts questions to one server over one socket, "udp" or "tcp", a window at a time, and returns how many bytes of
-// answers came. Over TCP the answers of a window together are larger than any packet. An error says that not all were
-// answered; those that were have got set.
+// ask sends queries to one server over one socket, "udp" or "tcp", a window at a time, and returns how many bytes of
+// responses arrived. Over TCP the responses of a window together are larger than any packet. An error means that some
+// queries got no response; the others have got set.
 func ask(ctx context.Context, network string, server netip.AddrPort, list []*question) (total int, err error) {
 	conn, err := (&net.Dialer{Timeout: probeTime * second}).DialContext(ctx, network, server.String())
 	if err != nil {
@@ -56,7 +56,7 @@ func ask(ctx context.Context, network string, server netip.AddrPort, list []*que
 		left := len(part)
 		for try := 0; left > 0; try++ {
 			if try == tries {
-				return total, errors.Join(err, fmt.Errorf("%d of %d questions were not answered", left, len(part)))
+				return total, errors.Join(err, fmt.Errorf("%d of %d queries got no response", left, len(part)))
 			}
 			if err = send(conn, network, ids); err != nil {
 				return total, err
@@ -74,7 +74,7 @@ func ask(ctx context.Context, network string, server netip.AddrPort, list []*que
 	return total, nil
 }
 
-// send sends those of a window that are not answered.
+// send sends those queries of a window that have no response yet.
 func send(conn net.Conn, network string, ids map[uint16]*question) error {
 	var all []byte
 	for id, q := range ids {
@@ -105,16 +105,19 @@ func pack(id uint16, q *question) ([]byte, error) {
 	}
 	b := dnsmessage.NewBuilder(nil, dnsmessage.Header{ID: id, RecursionDesired: true})
 	var opt dnsmessage.ResourceHeader
-	err = errors.Join(b.StartQuestions(), b.Question(dnsmessage.Question{Name: name, Type: q.kind, Class: dnsmessage.ClassINET}),
-		b.StartAdditionals(), opt.SetEDNS0(maxUDP, dnsmessage.RCodeSuccess, false), b.OPTResource(opt, dnsmessage.OPTResource{}))
+	err = errors.Join(b.StartQuestions(), b.Question(
+		dnsmessage.Question{Name: name, Type: q.kind, Class: dnsmessage.ClassINET}),
+		b.StartAdditionals(), opt.SetEDNS0(maxUDP, dnsmessage.RCodeSuccess, false),
+		b.OPTResource(opt, dnsmessage.OPTResource{}))
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", clip(q.name), err)
 	}
 	return b.Finish()
 }
 
-// receive reads answers until none is left or the time for this try is over.
-func receive(ctx context.Context, conn net.Conn, network string, ids map[uint16]*question, left int) (total, still int, err error) {
+// receive reads responses until none is outstanding or the time of this try is over.
+func receive(ctx context.Context, conn net.Conn, network string, ids map[uint16]*question, left int) (total, still int,
+	err error) {
 	wait := again * second
 	if network == "tcp" {
 		wait = tcpWait * second
@@ -122,7 +125,7 @@ func receive(ctx context.Context, conn net.Conn, network string, ids map[uint16]
 	buf := make([]byte, 64<<10)
 	for left > 0 && ctx.Err() == nil {
 		conn.SetReadDeadline(time.Now().Add(wait))
-		if ctx.Err() != nil { // the deadline of its end was just written over
+		if ctx.Err() != nil { // setting the deadline may just have overwritten the one set by the context's end
 			break
 		}
 		var n int
@@ -145,7 +148,7 @@ func receive(ctx context.Context, conn net.Conn, network string, ids map[uint16]
 	return total, left, nil
 }
 
-// take reads one answer into the question that it belongs to, and reports whether it was waited for.
+// take assigns one response to its query, and reports whether it was expected.
 func take(msg []byte, ids map[uint16]*question) bool {
 	var p dnsmessage.Parser
 	h, err := p.Start(msg)
@@ -154,7 +157,8 @@ func take(msg []byte, ids map[uint16]*question) bool {
 		return false
 	}
 	asked, err := p.AllQuestions()
-	if err != nil || len(asked) > 1 || len(asked) == 1 && !strings.EqualFold(strings.TrimSuffix(asked[0].Name.String(), "."), strings.TrimSuffix(q.name, ".")) {
+	if err != nil || len(asked) > 1 || len(asked) == 1 &&
+		!strings.EqualFold(strings.TrimSuffix(asked[0].Name.String(), "."), strings.TrimSuffix(q.name, ".")) {
 		return false
 	}
 	q.got, q.rcode = true, h.RCode

@@ -1,10 +1,10 @@
-// Package doctor finds out, on a node, why it cannot use the bastions: it checks in the order of the causes and says
-// for each failure the text that people will have seen, its cause and its cure.
+// Package doctor finds out, on a node, why the node cannot use the bastions. It checks causes in their order of
+// dependency, and reports for each failure the error texts that programs show, the cause and the cure.
 //
-// It promises: nothing is written; every wait is bounded, and all of a run takes less than a minute even if everything
-// is dead; nothing that comes over plain http is believed beyond names and addresses, what it asks by those names is
-// verified against the trust of the node and nothing else; what it may not read without root it names, and does not
-// guess.
+// It promises: it writes nothing. Every wait is bounded, and a run takes less than a minute even if nothing answers.
+// From responses over plain HTTP it uses only names and addresses; what it requests by those names is verified with
+// the node's trust store alone. Files that it cannot read without root are listed, and it does not guess their
+// content.
 package doctor
 
 import (
@@ -31,40 +31,41 @@ const (
 	maxSite     = 4 << 20 // bytes of /site.json
 	maxConfig   = 1 << 20 // bytes of a file of the node
 	parallel    = 8
-	lookups     = 32   // names that are resolved at once: each may wait for a resolver that is dead
-	maxNames    = 2000 // origins with their aliases that are checked
+	lookups     = 32   // names resolved concurrently: each may have to wait for a dead resolver
+	maxNames    = 2000 // origins, with their aliases, that are checked
 	maxBastions = 32   // addresses
 )
 
-// second is what the limits of a run are counted in, and siteTime is what an answer on port 80 may take. Tests make
+// second is the unit of the limits of a run, and siteTime is the time limit for a response on port 80. Tests make
 // them longer, for busy machines.
 var (
 	second   = time.Second
 	siteTime = (probeTime + 1) * second
 )
 
-// EnrolledFile is where the enrol script leaves the mode of the node ("mode mirror") and the addresses of the bastions,
-// one on a line.
+// EnrolledFile is where the enrol script stores the node's mode ("mode mirror") and the bastions' addresses, one per
+// line.
 const EnrolledFile = "/etc/casemate/bastions"
 
-// Modes are how a node finds the bastions: "dns" asks them for names, "mirror" knows their own names and has mirrors.
+// Modes are the ways in which a node finds the bastions: "dns" uses the bastions as resolvers, "mirror" uses the
+// bastions' own names and registry mirrors.
 var Modes = []string{"dns", "mirror"}
 
-// Ports are where a bastion is asked; zero is the well-known one.
+// Ports are the bastion's ports; zero is the well-known one.
 type Ports struct{ HTTP, HTTPS, DNS uint16 }
 
-// Config says what to check. The zero value checks this node as it stands.
+// Config selects what to check. The zero value checks this node.
 type Config struct {
-	// Bastions are addresses or names; none: they are looked for.
+	// Bastions are addresses or names; if empty, they are discovered.
 	Bastions []string
-	// Mode is one of Modes; "": what the enrol script has left, or "dns".
+	// Mode is one of Modes; if "", the one in EnrolledFile, or "dns".
 	Mode string
-	// Image and File are what is pulled and downloaded; "": what the bastions name.
+	// Image and File are what is pulled and downloaded; if "", what the bastions propose.
 	Image, File string
-	// Root is where /etc, /run and /proc of the node are; "" is "/". With another one names are resolved by what stands
-	// there.
+	// Root is the directory that contains the node's /etc, /run and /proc; "" is "/". With another root, names are
+	// resolved with that root's configuration.
 	Root string
-	// Ports are the bastions'.
+	// Ports are the bastions' ports.
 	Ports Ports
 	// Env is the environment; nil is the process's.
 	Env []string
@@ -72,17 +73,17 @@ type Config struct {
 	Now func() time.Time
 }
 
-// State is how a check ended.
+// State is the result of a check.
 type State string
 
 const (
 	OK      State = "ok"
-	Warning State = "warning" // it works, and not as it should
+	Warning State = "warning" // works, but not as it should
 	Failed  State = "failed"
-	Skipped State = "skipped" // it could only fail too, of something said above
+	Skipped State = "skipped" // not run, because its precondition failed earlier
 )
 
-// Report is what was found, in the order of the causes.
+// Report is the result of a run, in the order of the causes.
 type Report struct {
 	Bastions []string `json:"bastions"` // addresses
 	Checks   []*Check `json:"checks"`
@@ -100,10 +101,10 @@ type Check struct {
 	Troubles []Trouble `json:"troubles,omitempty"`
 
 	kinds map[string]bool
-	mu    sync.Mutex // of Troubles: bastions are asked at once
+	mu    sync.Mutex // guards Troubles: bastions are asked concurrently
 }
 
-// Trouble is something wrong: a failure, or a warning.
+// Trouble is something wrong: a failure or a warning.
 type Trouble struct {
 	ID      string   `json:"id"`
 	Warning bool     `json:"warning,omitempty"`
@@ -130,23 +131,24 @@ func (c *Check) add(id string, warning bool, v values) {
 	}
 }
 
-// run is one run.
+// run is the state of one run.
 type run struct {
-	cfg    Config
-	node   node
-	mirror bool // the mode
-	report *Report
-	site   nodeconf.Site
-	roots  []*x509.Certificate // the bastions', as they say
-	trust  *x509.CertPool      // the node's
-	bundle string              // the file that trust comes from
-	doors  []*door
-	source string // where the bastions are known from
-	sample Sample
-	states map[string]State
+	cfg       Config
+	node      node
+	mirror    bool // whether the mode is "mirror"
+	report    *Report
+	site      nodeconf.Site
+	roots     []*x509.Certificate // the bastions' roots, as reported by them
+	trust     *x509.CertPool      // the node's trust store
+	bundle    string              // the file that trust was read from
+	endpoints []*endpoint
+	source    string // how the bastions were discovered
+	sample    Sample
+	states    map[string]State
 }
 
-// Run checks. An error says that it could not be checked at all; fs.ErrInvalid is in it if an argument is wrong.
+// Run runs the checks. An error means that they could not be run at all; it wraps fs.ErrInvalid if an argument is
+// wrong.
 func Run(ctx context.Context, cfg Config) (*Report, error) {
 	if cfg.Root == "" {
 		cfg.Root = "/"
@@ -174,7 +176,8 @@ func Run(ctx context.Context, cfg Config) (*Report, error) {
 		return nil, err
 	}
 	if cfg.Mode != "" && !slices.Contains(Modes, cfg.Mode) {
-		return nil, fmt.Errorf("the mode must be %s, got %q: %w", strings.Join(Modes, " or "), clip(cfg.Mode), fs.ErrInvalid)
+		return nil, fmt.Errorf("the mode must be %s, got %q: %w", strings.Join(Modes, " or "), clip(cfg.Mode),
+			fs.ErrInvalid)
 	}
 	r.readNode()
 	names := r.checkNames
@@ -184,7 +187,7 @@ func Run(ctx context.Context, cfg Config) (*Report, error) {
 	if err := r.discover(ctx); err != nil {
 		return nil, err
 	}
-	for _, d := range r.doors {
+	for _, d := range r.endpoints {
 		r.report.Bastions = append(r.report.Bastions, d.addr.String())
 	}
 	steps := []struct {
@@ -195,18 +198,20 @@ func Run(ctx context.Context, cfg Config) (*Report, error) {
 	}{
 		{"bastions", 10, r.checkBastions, nil},
 		{"resolver", 1, r.checkResolver, []func() string{r.knowSite}},
-		{"names", 14, names, []func() string{r.knowSite, r.haveDoor}},
+		{"names", 14, names, []func() string{r.knowSite, r.haveEndpoint}},
 		{"clock", 1, r.checkClock, []func() string{r.knowSite}},
-		{"trust", 14, r.checkTrust, []func() string{r.knowSite, r.haveDoor}},
+		{"trust", 14, r.checkTrust, []func() string{r.knowSite, r.haveEndpoint}},
 		{"overrules", 2, r.checkOverrules, []func() string{r.knowSite}},
-		{"registries", 10, r.checkRegistries, []func() string{r.knowSite, r.haveDoor, r.after("clock"), r.after("trust")}},
-		{"pull", 15, r.checkPull, []func() string{r.knowSite, r.haveDoor, r.after("clock"), r.after("trust")}},
-		{"file", 15, r.checkFile, []func() string{r.knowSite, r.haveDoor, r.after("clock"), r.after("trust")}},
-		{"transfer", 20, r.checkTransfer, []func() string{r.knowSite, r.haveDoor, r.after("clock"), r.after("trust")}},
+		{"registries", 10, r.checkRegistries, []func() string{r.knowSite, r.haveEndpoint, r.after("clock"),
+			r.after("trust")}},
+		{"pull", 15, r.checkPull, []func() string{r.knowSite, r.haveEndpoint, r.after("clock"), r.after("trust")}},
+		{"file", 15, r.checkFile, []func() string{r.knowSite, r.haveEndpoint, r.after("clock"), r.after("trust")}},
+		{"transfer", 20, r.checkTransfer, []func() string{r.knowSite, r.haveEndpoint, r.after("clock"),
+			r.after("trust")}},
 	}
 	for _, s := range steps {
 		if s.name == "resolver" && r.mirror {
-			continue // it is left alone, so whom it asks says nothing
+			continue // a node in mirror mode keeps its resolver, so the resolver does not identify the bastions
 		}
 		c := &Check{Name: s.name, kinds: r.node.kinds}
 		for _, need := range s.need {
@@ -234,10 +239,10 @@ func Run(ctx context.Context, cfg Config) (*Report, error) {
 	return r.report, nil
 }
 
-// finish says how a check ended and puts it into the report.
+// finish sets the state of a check and adds it to the report.
 func (r *run) finish(c *Check) {
 	c.Text = printable(c.Text)
-	slices.SortStableFunc(c.Troubles, func(a, b Trouble) int { // failures first, then as people look for them: in the order of the causes
+	slices.SortStableFunc(c.Troubles, func(a, b Trouble) int { // failures first, then in the order of the causes
 		if a.Warning != b.Warning {
 			if b.Warning {
 				return -1
@@ -272,15 +277,15 @@ func place(id string) int {
 	return slices.IndexFunc(troubles, func(t trouble) bool { return t.id == id })
 }
 
-// knowSite, haveDoor and after say why a check would be idle; "" is that it is not.
+// knowSite, haveEndpoint and after return the reason why a check must be skipped, or "".
 func (r *run) knowSite() string {
 	if len(r.site.Nodes) == 0 {
-		return "no bastion says what it serves"
+		return "no bastion reports what it serves"
 	}
 	return ""
 }
 
-func (r *run) haveDoor() string {
+func (r *run) haveEndpoint() string {
 	if len(r.open()) == 0 {
 		return "no bastion can be reached"
 	}
@@ -296,9 +301,9 @@ func (r *run) after(check string) func() string {
 	}
 }
 
-// open are the doors that can be used.
-func (r *run) open() (list []*door) {
-	for _, d := range r.doors {
+// open returns the endpoints that can be used.
+func (r *run) open() (list []*endpoint) {
+	for _, d := range r.endpoints {
 		if d.https == nil && d.http == nil {
 			list = append(list, d)
 		}
@@ -306,11 +311,11 @@ func (r *run) open() (list []*door) {
 	return list
 }
 
-// read reads a file of the node. What may not be read without root is remembered.
+// read reads a file of the node. It records files that cannot be read without root.
 func (r *run) read(name string) (string, bool) {
 	path := filepath.Join(r.cfg.Root, name)
 	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
-		return "", false // opening a pipe could take for ever
+		return "", false // opening a pipe could block forever
 	}
 	f, err := os.Open(path)
 	if err != nil {
@@ -332,13 +337,13 @@ func (r *run) unseen(name string, err error) {
 	}
 }
 
-// glob are files of the node, by a pattern below its root.
+// glob returns the files of the node that match a pattern relative to its root.
 func (r *run) glob(pattern string) (list []string) {
 	dir := strings.TrimSuffix(filepath.Dir(pattern), "/*")
 	if _, err := os.ReadDir(filepath.Join(r.cfg.Root, dir)); err != nil {
 		r.unseen(dir, err)
 	}
-	found, _ := filepath.Glob(filepath.Join(r.cfg.Root, pattern)) // only a bad pattern is an error
+	found, _ := filepath.Glob(filepath.Join(r.cfg.Root, pattern)) // the only possible error is a malformed pattern
 	for _, f := range found {
 		if rel, err := filepath.Rel(r.cfg.Root, f); err == nil {
 			list = append(list, "/"+rel)
@@ -347,8 +352,8 @@ func (r *run) glob(pattern string) (list []string) {
 	return list
 }
 
-// each calls f for 0 to n-1, a few at once, and waits for all. It begins none any more when ctx has ended, and returns
-// how many it has not begun.
+// each calls f for 0 to n-1, up to atOnce concurrently, and waits for all calls. After ctx has ended it starts no
+// more calls, and it returns how many it did not start.
 func each(ctx context.Context, n, atOnce int, f func(i int)) (left int) {
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, atOnce)
@@ -364,7 +369,7 @@ func each(ctx context.Context, n, atOnce int, f func(i int)) (left int) {
 	return left
 }
 
-// some names the first of a list.
+// some formats the first items of a list.
 func some(list []string) string {
 	const few = 3
 	if len(list) <= few+1 {
@@ -380,10 +385,10 @@ func texts(addrs []netip.Addr) (list []string) {
 	return list
 }
 
-// bastions are the addresses that a node should ask, those that can be reached first.
+// bastions returns the addresses that a node should use as resolvers, reachable ones first.
 func (r *run) bastions() string {
 	var up, down []string
-	for _, d := range r.doors {
+	for _, d := range r.endpoints {
 		if d.whole() {
 			up = append(up, d.addr.String())
 		} else {
@@ -391,7 +396,7 @@ func (r *run) bastions() string {
 		}
 	}
 	list := append(up, down...)
-	if len(list) > 3 { // more than three nobody asks
+	if len(list) > 3 { // programs use at most three
 		list = list[:3]
 	}
 	return strings.Join(list, " ")

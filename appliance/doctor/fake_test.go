@@ -38,7 +38,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	// So that a busy machine is not taken for a broken bastion.
+	// So that a busy machine is not reported as a broken bastion.
 	second, siteTime, stallTime = 20*second, 20*siteTime, 60*stallTime
 	goleak.VerifyTestMain(m)
 }
@@ -54,7 +54,8 @@ func newAuthority(t testing.TB, name string) *authority {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
+	c := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
 	der, err := x509.CreateCertificate(rand.Reader, c, c, key.Public(), key)
 	if err != nil {
@@ -73,7 +74,8 @@ func (a *authority) leaf(name string, until time.Time) *tls.Certificate {
 	if err != nil {
 		panic(err)
 	}
-	c := &x509.Certificate{SerialNumber: big.NewInt(2), NotBefore: time.Now().Add(-time.Hour), NotAfter: until, DNSNames: []string{name}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
+	c := &x509.Certificate{SerialNumber: big.NewInt(2), NotBefore: time.Now().Add(-time.Hour), NotAfter: until,
+		DNSNames: []string{name}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
 	der, err := x509.CreateCertificate(rand.Reader, c, a.cert, key.Public(), a.key)
 	if err != nil {
 		panic(err)
@@ -92,14 +94,14 @@ type fakes struct {
 	tags  map[string]string // "registry.k8s.io/pause:3.10" → digest
 	files map[string][]byte // by host/path
 
-	// What a test makes wrong; nil: nothing.
+	// Faults that a test injects; nil: none.
 	leaf   func(name string) (*tls.Certificate, error)
 	answer func(at netip.Addr, q dnsmessage.Question) (dnsmessage.RCode, []netip.Addr, bool) // false: as usual
 	serve  func(w http.ResponseWriter, r *http.Request) bool                                 // false: as usual
 	plain  func(w http.ResponseWriter, r *http.Request) bool
 	mu     sync.Mutex
 	leaves map[string]*tls.Certificate
-	starts []func() // what serves: it begins with the first run, when the test has made wrong what it wants
+	starts []func() // starts the servers, at the first run, after the test has injected its faults
 }
 
 const (
@@ -112,9 +114,11 @@ func newFakes(t testing.TB, n int, without ...string) *fakes {
 	if runtime.GOOS != "linux" {
 		t.Skip("needs all of 127.0.0.0/8")
 	}
-	f := &fakes{t: t, ca: newAuthority(t, "casemate"), root: t.TempDir(), blobs: map[string][]byte{}, tags: map[string]string{}, files: map[string][]byte{}, leaves: map[string]*tls.Certificate{}}
+	f := &fakes{t: t, ca: newAuthority(t, "casemate"), root: t.TempDir(), blobs: map[string][]byte{},
+		tags: map[string]string{}, files: map[string][]byte{}, leaves: map[string]*tls.Certificate{}}
 	f.site = nodeconf.Site{Domain: "casemate.internal", Roots: f.ca.pem(), Origins: []nodeconf.Origin{
-		{Host: "dl.k8s.io"}, {Host: "docker.io", Aliases: []string{"registry-1.docker.io"}, Registry: true}, {Host: "quay.io", Registry: true}, {Host: "registry.k8s.io", Registry: true}}}
+		{Host: "dl.k8s.io"}, {Host: "docker.io", Aliases: []string{"registry-1.docker.io"}, Registry: true}, {
+			Host: "quay.io", Registry: true}, {Host: "registry.k8s.io", Registry: true}}}
 	f.image(smallImage, 1000)
 	f.image(largeImage, minLarge+1)
 	f.files["dl.k8s.io/kubeadm"] = noise(100 << 10)
@@ -134,12 +138,13 @@ func newFakes(t testing.TB, n int, without ...string) *fakes {
 	f.write("/etc/hosts", "127.0.0.1 localhost\n")
 	f.write("/etc/nsswitch.conf", "hosts: files dns\n")
 	f.write("/etc/ssl/certs/ca-certificates.crt", f.ca.pem())
-	f.write(containerdConf, "version = 3\n[plugins.'io.containerd.cri.v1.images'.registry]\n  config_path = '/etc/containerd/certs.d:/etc/docker/certs.d'\n")
+	f.write(containerdConf, "version = 3\n[plugins.'io.containerd.cri.v1.images'.registry]\n  config_path = "+
+		"'/etc/containerd/certs.d:/etc/docker/certs.d'\n")
 	return f
 }
 
-// mirrored makes it a node whose DNS is left alone, with what the enrol script and casemate mirrors write for
-// containerd, podman and k3s.
+// mirrored makes it a node in mirror mode, with the files of the enrol script and of casemate mirrors for containerd,
+// podman and k3s.
 func (f *fakes) mirrored() {
 	f.t.Helper()
 	f.write(EnrolledFile, "# by enroll\nmode mirror\n127.0.0.1\n")
@@ -154,7 +159,8 @@ func (f *fakes) mirrored() {
 		}
 	}
 	own := "registry." + f.site.Domain
-	f.write("/etc/containerd/certs.d/"+own+"/hosts.toml", "server = \"https://"+own+"\"\n[host.\"https://n1."+f.site.Domain+"\"]\n  ca = [\"/etc/casemate/ca.crt\"]\n")
+	f.write("/etc/containerd/certs.d/"+own+"/hosts.toml", "server = \"https://"+own+"\"\n[host.\"https://n1."+
+		f.site.Domain+"\"]\n  ca = [\"/etc/casemate/ca.crt\"]\n")
 }
 
 // noise is bytes that differ from place to place; nobody may change them.
@@ -175,9 +181,12 @@ func (f *fakes) blob(b []byte) string {
 
 func (f *fakes) image(ref string, size int) {
 	config, layer := []byte(`{"ref":"`+ref+`"}`), noise(size)
-	m := fmt.Sprintf(`{"schemaVersion":2,"config":{"digest":%q,"size":%d},"layers":[{"digest":%q,"size":%d}]}`, f.blob(config), len(config), f.blob(layer), size)
-	f.tags[ref] = f.blob(fmt.Appendf(nil, `{"manifests":[{"digest":%q,"platform":{"os":"linux","architecture":"vax"}},{"digest":%q,"platform":{"os":"linux","architecture":%q}}]}`,
-		f.blob([]byte("{}")), f.blob([]byte(m)), runtime.GOARCH))
+	m := fmt.Sprintf(`{"schemaVersion":2,"config":{"digest":%q,"size":%d},"layers":[{"digest":%q,"size":%d}]}`,
+		f.blob(config), len(config), f.blob(layer), size)
+	f.tags[ref] = f.blob(
+		fmt.Appendf(nil,
+			`{"manifests":[{"digest":%q,"platform":{"os":"linux","architecture":"vax"}},{"digest":%q,"platform":{"os":"linux","architecture":%q}}]}`,
+			f.blob([]byte("{}")), f.blob([]byte(m)), runtime.GOARCH))
 }
 
 // write puts a file into the node.
@@ -200,11 +209,12 @@ func (f *fakes) changed(name string, at time.Time) {
 	}
 }
 
-// running is a program of the node that was started then.
+// running adds a process of the node with that start time.
 func (f *fakes) running(name string, start time.Time) {
 	f.write("/proc/stat", "cpu 1\nbtime 1000000000\n")
 	f.write("/proc/77/comm", name+"\n")
-	f.write("/proc/77/stat", fmt.Sprintf("77 (%s) S %s%d 0", name, strings.Repeat("0 ", 18), (start.Unix()-1000000000)*hertz))
+	f.write("/proc/77/stat", fmt.Sprintf("77 (%s) S %s%d 0", name, strings.Repeat("0 ", 18),
+		(start.Unix()-1000000000)*hertz))
 }
 
 // listen takes the same port at every bastion; 0 in *port is any.
@@ -242,7 +252,8 @@ func (f *fakes) bastion(addr netip.Addr, without []string) {
 		f.listen(addr, &f.ports.HTTP).Close()
 	}
 	if !slices.Contains(without, "https") {
-		web(&f.ports.HTTPS, &http.Server{Handler: http.HandlerFunc(f.content), TLSConfig: &tls.Config{GetCertificate: f.certificate}}, true)
+		web(&f.ports.HTTPS, &http.Server{Handler: http.HandlerFunc(f.content),
+			TLSConfig: &tls.Config{GetCertificate: f.certificate}}, true)
 	} else {
 		f.listen(addr, &f.ports.HTTPS).Close()
 	}
@@ -328,7 +339,8 @@ func (f *fakes) resolve(at netip.Addr, msg []byte) []byte {
 	b.StartAnswers()
 	for _, a := range addrs {
 		if a.Is4() && q.Type == dnsmessage.TypeA {
-			b.AResource(dnsmessage.ResourceHeader{Name: q.Name, Class: q.Class, TTL: 1}, dnsmessage.AResource{A: a.As4()})
+			b.AResource(dnsmessage.ResourceHeader{Name: q.Name, Class: q.Class, TTL: 1},
+				dnsmessage.AResource{A: a.As4()})
 		}
 	}
 	out, err := b.Finish()

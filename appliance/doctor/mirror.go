@@ -13,15 +13,15 @@ import (
 	"strings"
 )
 
-// This file is what is different for a node whose DNS is left alone: it knows the bastions' own names, by its hosts
-// file as a rule, and asks for everything by them.
+// This file has what differs for a node in mirror mode: it keeps its resolver, knows the bastions' own names, usually
+// from its hosts file, and uses them for all requests.
 
-// shared are the own names that stand for all bastions.
+// shared returns the own names that resolve to all bastions.
 func (r *run) shared() []string {
 	return []string{"registry." + r.site.Domain, "files." + r.site.Domain, r.site.Domain}
 }
 
-// own are all of the bastions' own names, the shared ones first.
+// own returns all of the bastions' own names, the shared ones first.
 func (r *run) own() []string {
 	list := r.shared()
 	for _, n := range r.site.Nodes {
@@ -30,7 +30,7 @@ func (r *run) own() []string {
 	return list
 }
 
-// asked are the names that programs on this node ask for.
+// asked returns the names that programs on this node use.
 func (r *run) asked() []string {
 	if r.mirror {
 		return r.own()
@@ -38,9 +38,9 @@ func (r *run) asked() []string {
 	return r.names()
 }
 
-// owner is the bastion whose own name that is, nil if it is nobody's alone: others need not have a certificate for it.
-func (r *run) owner(name string) (found *door) {
-	for _, d := range r.doors {
+// owner returns the bastion with that own name, nil if the name is shared: other bastions need no certificate for it.
+func (r *run) owner(name string) (found *endpoint) {
+	for _, d := range r.endpoints {
 		if d.name != "" && d.name+"."+r.site.Domain == name && (found == nil || found.https != nil) {
 			found = d
 		}
@@ -48,8 +48,8 @@ func (r *run) owner(name string) (found *door) {
 	return found
 }
 
-// registry are the addresses that the hosts file has for a name like registry.<domain>: the domain is not known before
-// a bastion has answered.
+// registry returns the addresses in the hosts file for a name like registry.<domain>: the domain is unknown until a
+// bastion has answered.
 func (n node) registry() (list []netip.Addr) {
 	for name, addrs := range n.hosts {
 		if domain, ok := strings.CutPrefix(name, "registry."); ok && n.hosts["files."+domain] != nil {
@@ -60,7 +60,7 @@ func (n node) registry() (list []netip.Addr) {
 	return list
 }
 
-// checkOwnNames: does each of the bastions' own names lead to bastions?
+// checkOwnNames checks that each of the bastions' own names resolves to bastions.
 func (r *run) checkOwnNames(ctx context.Context, c *Check) {
 	names := r.own()
 	var f findings
@@ -70,7 +70,7 @@ func (r *run) checkOwnNames(ctx context.Context, c *Check) {
 		case err != nil:
 			detail := why(err)
 			if asDNS(err, &no) {
-				detail = no.Err // without the name, so that all with this cause are one trouble
+				detail = no.Err // without the name, so that all names with this cause are one trouble
 			}
 			f.add("own-name-lost", clip(detail), name)
 		case others != nil && r.node.hosts[name] != nil:
@@ -85,13 +85,13 @@ func (r *run) checkOwnNames(ctx context.Context, c *Check) {
 			bad[name] = true
 		}
 	}
-	// A bastion that came after the node was enrolled is missed only when the others are down.
+	// A bastion added after the node was enrolled is needed only while the others are down.
 	report, shared := c.warn, len(r.shared())
 	isBad := func(n string) bool { return bad[n] }
 	if slices.ContainsFunc(names[:shared], isBad) || len(bad) == len(names)-shared {
 		report = c.fail
 	}
-	f.tell(report, func(detail string, names []string) values {
+	f.report(report, func(detail string, names []string) values {
 		return values{"detail": detail, "names": some(names), "name": names[0], "file": hostsFile, "bastion": r.open1()}
 	})
 	c.Text = some(names) + ", each at a bastion's address" + unbegun(left)
@@ -100,7 +100,8 @@ func (r *run) checkOwnNames(ctx context.Context, c *Check) {
 	}
 }
 
-// asAsked is an image as a node of this mode asks for it: below registry.<domain>, with its registry's name in front.
+// asAsked rewrites an image name to the form that a node in this mode uses: below registry.<domain>, prefixed with
+// its registry's name.
 func (r *run) asAsked(f ref) ref {
 	own := "registry." + r.site.Domain
 	if !r.mirror || f.host == own {
@@ -113,7 +114,7 @@ func (r *run) asAsked(f ref) ref {
 	return f
 }
 
-// fileAsAsked is the same for a file's URL.
+// fileAsAsked does the same for a file's URL.
 func (r *run) fileAsAsked(address string) string {
 	own := "https://files." + r.site.Domain + "/"
 	if !r.mirror || strings.HasPrefix(address, own) {
@@ -126,14 +127,14 @@ func withoutScheme(address string) string {
 	return strings.TrimPrefix(strings.TrimPrefix(address, "https://"), "http://")
 }
 
-// anonymous gets the token that the bastions' own registry wants, as every client does, and has no password: what is
-// asked for once more after it still is a challenge.
+// anonymous gets the token that the bastions' own registry requires, like every client, without a password: a
+// challenge in response to a request with that token is a failure.
 type anonymous struct {
 	*http.Transport
-	registry string // a token goes to nobody else
+	registry string // the token is sent only to this host
 }
 
-// challengeParam is a parameter of a challenge (RFC 9110 section 11.2, with the quotes that all registries write).
+// challengeParam is a parameter of a challenge (RFC 9110 section 11.2, in the quoted form that all registries use).
 var challengeParam = regexp.MustCompile(`([a-z]+)="([^"]*)"`)
 
 const maxToken = 64 << 10
@@ -156,8 +157,8 @@ func (a *anonymous) RoundTrip(req *http.Request) (*http.Response, error) {
 	return a.Transport.RoundTrip(req)
 }
 
-// token is an anonymous one, "" if nobody gets one (distribution's docs/spec/auth/token.md). An error says that it
-// could not be asked for.
+// token gets an anonymous token, "" if the registry grants none (distribution's docs/spec/auth/token.md). An error
+// means that the request failed.
 func (a *anonymous) token(ctx context.Context, challenge string) (string, error) {
 	params, ok := strings.CutPrefix(challenge, "Bearer ")
 	v := map[string]string{}
@@ -197,7 +198,7 @@ func (a *anonymous) token(ctx context.Context, challenge string) (string, error)
 	}
 	token := cmp.Or(answer.Token, answer.Access)
 	if strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) {
-		return "", nil // no header could carry it
+		return "", nil // not valid in a header
 	}
 	return token, nil
 }

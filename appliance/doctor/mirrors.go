@@ -8,20 +8,21 @@ import (
 	"strings"
 )
 
-// mirror is what a file says of where images of a registry come from.
+// mirror is a registry mirror as a runtime's file configures it.
 type mirror struct {
 	file  string
-	place string   // files that belong together: what one lacks another may have
+	place string   // groups files that are read together: a registry without a mirror in one may have it in another
 	of    string   // the registry, as the file writes it
-	first []string // asked in this order
-	last  string   // asked behind them; "" is nobody
-	soft  bool     // a first one that leads elsewhere is no failure as long as the last does not
+	first []string // tried first, in this order
+	last  string   // tried after them; "" is none
+	soft  bool     // an entry of first that is not a bastion is only a warning if last is a bastion
 }
 
-// check says what is wrong with where it leads.
+// check reports what is wrong with the mirror's endpoints.
 func (o *overrules) check(m mirror) {
 	v := func(detail string) values {
-		return values{"file": m.file, "names": shown(m.of, "every registry"), "detail": shown(detail, "the registry itself")}
+		return values{"file": m.file, "names": shown(m.of, "every registry"),
+			"detail": shown(detail, "the registry itself")}
 	}
 	ours := false
 	for _, to := range m.first {
@@ -53,7 +54,7 @@ func (o *overrules) check(m mirror) {
 	}
 }
 
-// shown is a pattern for people.
+// shown formats a pattern for the report.
 func shown(pattern, all string) string {
 	if pattern == "_default" || pattern == "*" {
 		return all
@@ -61,10 +62,10 @@ func shown(pattern, all string) string {
 	return clip(pattern)
 }
 
-// unmirrored finds registries for which a runtime has no mirror, where it has some.
+// unmirrored reports registries without a mirror in a runtime that has mirrors for others.
 func (o *overrules) unmirrored() {
 	if !o.r.mirror {
-		return // what has no mirror is found by its name
+		return // in this mode a registry without a mirror is found through DNS
 	}
 	for _, place := range slices.Sorted(maps.Keys(o.mirrored)) {
 		lacking := slices.DeleteFunc(o.r.site.Pulled(), func(name string) bool {
@@ -76,8 +77,8 @@ func (o *overrules) unmirrored() {
 	}
 }
 
-// caFile looks at a file of roots that a runtime's file names. They are added to the system's, so one that lacks ours
-// does no harm as long as those have it.
+// caFile checks a file of roots that a runtime's file names. Runtimes add them to the system's, so a file without our
+// root does no harm as long as the system has it.
 func (o *overrules) caFile(file, names, ca string) {
 	at := ca
 	if !path.IsAbs(at) {
@@ -91,7 +92,9 @@ func (o *overrules) caFile(file, names, ca string) {
 	v := values{"file": file, "names": names, "detail": ca}
 	if len(held) == 0 {
 		o.c.fail("mirror-ca", v)
-	} else if slices.ContainsFunc(o.r.roots, func(root *x509.Certificate) bool { return !slices.ContainsFunc(held, root.Equal) }) {
+	} else if slices.ContainsFunc(o.r.roots, func(root *x509.Certificate) bool {
+		return !slices.ContainsFunc(held, root.Equal)
+	}) {
 		o.c.warn("mirror-ca-root", v)
 	}
 }
@@ -101,12 +104,13 @@ const (
 	containerdDir  = "/etc/containerd/certs.d"
 )
 
-// containerd reads hosts.toml for every name that the bastions answer for, and for all others (containerd's
+// containerd checks hosts.toml for every name that the bastions answer for, and for all others (containerd's
 // docs/hosts.md).
 func (o *overrules) containerd() {
 	dirs, sure := o.configPath()
 	told := slices.Contains(dirs, containerdDir)
-	for _, dir := range []string{containerdDir, "/var/lib/rancher/k3s/agent/etc/containerd/certs.d", "/var/lib/rancher/rke2/agent/etc/containerd/certs.d"} {
+	for _, dir := range []string{containerdDir, "/var/lib/rancher/k3s/agent/etc/containerd/certs.d",
+		"/var/lib/rancher/rke2/agent/etc/containerd/certs.d"} {
 		if !slices.Contains(dirs, dir) {
 			dirs = append(dirs, dir)
 		}
@@ -127,18 +131,19 @@ func (o *overrules) containerd() {
 	}
 }
 
-// configPath are the directories in which containerd's configuration says that hosts.toml files are; sure is that all
-// of it could be read.
+// configPath returns the directories that containerd's configuration names for hosts.toml files; sure reports whether
+// all of the configuration could be read.
 func (o *overrules) configPath() (dirs []string, sure bool) {
 	sure = true
-	files := append([]string{containerdConf}, o.r.glob("/etc/containerd/conf.d/*.toml")...) // imported by default since 2.2
+	// imported by default since 2.2
+	files := append([]string{containerdConf}, o.r.glob("/etc/containerd/conf.d/*.toml")...)
 	for i := 0; i < len(files) && i < 64; i++ {
 		text, ok := o.r.read(files[i])
 		if !ok && !slices.Contains(o.r.report.Unseen, files[i]) {
 			continue
 		}
 		sections, err := parseTOML(text)
-		if !ok || err != nil { // our reader knows less than containerd's
+		if !ok || err != nil { // our parser supports less than containerd's
 			sure = false
 			continue
 		}
@@ -153,7 +158,8 @@ func (o *overrules) configPath() (dirs []string, sure bool) {
 			}
 			for key, value := range s.values {
 				switch strings.Join(append(slices.Clone(s.name), key), ".") {
-				case "plugins.io.containerd.cri.v1.images.registry.config_path", "plugins.io.containerd.grpc.v1.cri.registry.config_path", "plugins.cri.registry.config_path":
+				case "plugins.io.containerd.cri.v1.images.registry.config_path",
+					"plugins.io.containerd.grpc.v1.cri.registry.config_path", "plugins.cri.registry.config_path":
 					for _, list := range value {
 						dirs = append(dirs, strings.FieldsFunc(list, func(r rune) bool { return r == ':' })...)
 					}
@@ -186,7 +192,8 @@ func (o *overrules) hostsTOML(dir, file, host, text string) {
 			m.last = to
 		}
 		if s.get("skip_verify") == "true" {
-			o.c.warn("mirror-insecure", values{"file": file, "names": shown(host, "every registry"), "detail": "skip_verify"})
+			o.c.warn("mirror-insecure", values{"file": file, "names": shown(host, "every registry"),
+				"detail": "skip_verify"})
 		}
 		for _, ca := range s.values["ca"] {
 			o.caFile(file, shown(host, "every registry"), ca)
@@ -198,9 +205,10 @@ func (o *overrules) hostsTOML(dir, file, host, text string) {
 	o.check(m)
 }
 
-// registriesConf reads what podman and CRI-O read (containers-registries.conf(5)).
+// registriesConf checks what podman and CRI-O read (containers-registries.conf(5)).
 func (o *overrules) registriesConf() {
-	for _, f := range append([]string{"/etc/containers/registries.conf"}, o.r.glob("/etc/containers/registries.conf.d/*.conf")...) {
+	for _, f := range append([]string{"/etc/containers/registries.conf"},
+		o.r.glob("/etc/containers/registries.conf.d/*.conf")...) {
 		text, ok := o.read(f)
 		if !ok {
 			continue
@@ -210,7 +218,7 @@ func (o *overrules) registriesConf() {
 			o.c.fail("mirror-unreadable", values{"file": f, "detail": err.Error()})
 			continue
 		}
-		var all []mirror // the last one is that to which [[registry.mirror]] belongs
+		var all []mirror // [[registry.mirror]] belongs to the last one
 		for _, s := range sections {
 			to := s.get("location")
 			switch {
@@ -247,8 +255,8 @@ func (o *overrules) registriesConf() {
 	}
 }
 
-// rancher reads registries.yaml, which k3s and RKE2 make hosts.toml of at their start (docs.k3s.io, Private Registry
-// Configuration). Behind its endpoints they ask the registry itself, unless they are told not to.
+// rancher checks registries.yaml, from which k3s and RKE2 generate hosts.toml at startup (docs.k3s.io, Private
+// Registry Configuration). After its endpoints they ask the registry itself, unless configured not to.
 func (o *overrules) rancher() {
 	for _, dir := range []string{"/etc/rancher/k3s", "/etc/rancher/rke2"} {
 		file := dir + "/registries.yaml"
@@ -264,14 +272,15 @@ func (o *overrules) rancher() {
 		alone := false
 		for _, f := range append([]string{dir + "/config.yaml"}, o.r.glob(dir+"/config.yaml.d/*.yaml")...) {
 			text, _ := o.r.read(f)
-			if config, err := parseYAML(text); err == nil && config.at("disable-default-registry-endpoint").text() != "" {
+			if config, err := parseYAML(text); err == nil &&
+				config.at("disable-default-registry-endpoint").text() != "" {
 				alone = config.at("disable-default-registry-endpoint").text() == "true"
 			}
 		}
 		for of, to := range doc.at("mirrors").pairs() {
 			m := mirror{file: file, place: file, of: of, first: to.at("endpoint").texts()}
 			if len(m.first) == 0 || !o.concerns(of) {
-				continue // without endpoints it is the embedded registry's, which asks other nodes
+				continue // without endpoints the embedded registry is used, which asks other nodes
 			}
 			if o.r.mirror && !alone {
 				m.last = of
@@ -284,7 +293,8 @@ func (o *overrules) rancher() {
 			}
 			tls := config.at("tls")
 			if tls.at("insecure_skip_verify").text() == "true" {
-				o.c.warn("mirror-insecure", values{"file": file, "names": shown(host, "every registry"), "detail": "insecure_skip_verify"})
+				o.c.warn("mirror-insecure", values{"file": file, "names": shown(host, "every registry"),
+					"detail": "insecure_skip_verify"})
 			}
 			if ca := tls.at("ca_file").text(); ca != "" {
 				o.caFile(file, shown(host, "every registry"), ca)

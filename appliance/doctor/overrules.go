@@ -14,8 +14,8 @@ import (
 	"golang.org/x/net/http/httpproxy"
 )
 
-// checkOverrules looks for what on the node sends programs elsewhere than DNS and the trust store say: runtimes' own
-// mirrors and CA files, proxies.
+// checkOverrules checks for configuration that takes precedence over DNS and the trust store: mirrors and CA files of
+// runtimes, and proxies.
 func (r *run) checkOverrules(_ context.Context, c *Check) {
 	o := overrules{r: r, c: c, names: map[string]bool{}, nodes: map[string]bool{}, mirrored: map[string][]string{}}
 	for _, n := range r.names() {
@@ -24,7 +24,7 @@ func (r *run) checkOverrules(_ context.Context, c *Check) {
 	for _, n := range r.own() {
 		o.nodes[n] = true
 	}
-	for _, d := range r.doors {
+	for _, d := range r.endpoints {
 		o.nodes[d.addr.String()] = true
 	}
 	o.containerd()
@@ -35,7 +35,7 @@ func (r *run) checkOverrules(_ context.Context, c *Check) {
 	o.unmirrored()
 	o.proxies()
 	o.packages()
-	c.Text = fmt.Sprintf("%d files of runtimes and proxies, none of which leads elsewhere", o.files)
+	c.Text = fmt.Sprintf("%d files of runtimes and proxies, all of which use the bastions", o.files)
 	if len(c.Troubles) > 0 {
 		c.Text = fmt.Sprintf("%d files of runtimes and proxies", o.files)
 	}
@@ -44,21 +44,22 @@ func (r *run) checkOverrules(_ context.Context, c *Check) {
 type overrules struct {
 	r     *run
 	c     *Check
-	names map[string]bool // that the bastions answer for
-	nodes map[string]bool // that are the bastions'
+	names map[string]bool // names that the bastions answer for
+	nodes map[string]bool // the bastions' own names and addresses
 	files int
 
-	mirrored map[string][]string // by place: the registries for which bastions are named there
+	mirrored map[string][]string // by place: the registries with a mirror there
 }
 
-// covers says whether a pattern of a runtime's configuration stands for a name: all, all below a domain, or one that
-// may have a port.
+// covers reports whether a pattern of a runtime's configuration matches a name: all names, all below a domain, or one
+// name, with or without a port.
 func covers(pattern, name string) bool {
 	below, wild := strings.CutPrefix(pattern, "*.")
-	return pattern == "_default" || pattern == "*" || wild && strings.HasSuffix(name, "."+below) || bare(pattern) == name
+	return pattern == "_default" || pattern == "*" || wild && strings.HasSuffix(name, "."+below) ||
+		bare(pattern) == name
 }
 
-// concerns reports a pattern that stands for something that the bastions answer for.
+// concerns reports whether a pattern matches a name that the bastions answer for.
 func (o *overrules) concerns(pattern string) bool {
 	if host := bare(pattern); o.names[host] || o.nodes[host] {
 		return true
@@ -76,14 +77,14 @@ func (o *overrules) concerns(pattern string) bool {
 	return false
 }
 
-// bare takes a port off a directory's name, as certs.d has them, and a path off a prefix.
+// bare removes a port from a directory's name, as certs.d has them, and a path from a prefix.
 func bare(pattern string) string {
 	host, _, _ := strings.Cut(strings.TrimSuffix(pattern, "_"), "/")
 	host, _, _ = strings.Cut(host, ":")
 	return strings.ToLower(host)
 }
 
-// read counts what was there.
+// read reads a file and counts the files that exist.
 func (o *overrules) read(name string) (string, bool) {
 	text, ok := o.r.read(name)
 	if ok {
@@ -92,7 +93,7 @@ func (o *overrules) read(name string) (string, bool) {
 	return text, ok
 }
 
-// elsewhere reports a URL or host[:port][/path] that leads to no bastion.
+// elsewhere reports a URL or host[:port][/path] that is not at a bastion.
 func (o *overrules) elsewhere(to string) bool {
 	if !strings.Contains(to, "://") {
 		to = "https://" + to
@@ -105,18 +106,18 @@ func (o *overrules) elsewhere(to string) bool {
 	if a, err := netip.ParseAddr(host); err == nil {
 		host = a.Unmap().String()
 	}
-	// An origin is at a bastion only for those who ask the bastions for names.
+	// An origin's name resolves to a bastion only on nodes that use the bastions as resolvers.
 	return !(o.names[host] && !o.r.mirror) && !o.nodes[host] && !loopback(host)
 }
 
-// loopback is the node's own: a mirror on it (Spegel) asks the bastions itself.
+// loopback reports the node's own addresses: a mirror on the node (Spegel) asks the bastions itself.
 func loopback(host string) bool {
 	a, err := netip.ParseAddr(host)
 	return host == "localhost" || err == nil && a.IsLoopback()
 }
 
-// certsDirs reads the folders with certificates of Docker, and of podman and CRI-O: their roots are added to the
-// system's, so only what cannot be read does harm.
+// certsDirs checks the certificate directories of Docker, podman and CRI-O: their roots are added to the system's, so
+// only an unreadable file does harm.
 func (o *overrules) certsDirs() {
 	for _, dir := range []string{"/etc/docker/certs.d", "/etc/containers/certs.d", "/etc/containerd/certs.d"} {
 		for _, f := range append(o.r.glob(dir+"/*/*.crt"), o.r.glob(dir+"/*/*.cert")...) {
@@ -143,7 +144,7 @@ func (o *overrules) certsDirs() {
 	}
 }
 
-// dockerDaemon reads daemon.json: mirrors are for Docker Hub only.
+// dockerDaemon checks daemon.json, whose mirrors apply to Docker Hub only.
 func (o *overrules) dockerDaemon() {
 	const file = "/etc/docker/daemon.json"
 	text, ok := o.read(file)
@@ -161,7 +162,8 @@ func (o *overrules) dockerDaemon() {
 	}
 	for _, m := range d.Mirrors {
 		if o.elsewhere(m) {
-			o.c.warn("mirror-elsewhere", values{"file": file, "names": "docker.io", "detail": clip(m)}) // Docker goes on to the Hub's own name behind it
+			// Docker falls back to Docker Hub's own name
+			o.c.warn("mirror-elsewhere", values{"file": file, "names": "docker.io", "detail": clip(m)})
 		}
 	}
 	for _, i := range d.Insecure {
@@ -169,5 +171,6 @@ func (o *overrules) dockerDaemon() {
 			o.c.warn("mirror-insecure", values{"file": file, "names": i, "detail": "insecure-registries"})
 		}
 	}
-	o.proxy(file, httpproxy.Config{HTTPProxy: d.Proxies["http-proxy"], HTTPSProxy: d.Proxies["https-proxy"], NoProxy: d.Proxies["no-proxy"]})
+	o.proxy(file, httpproxy.Config{HTTPProxy: d.Proxies["http-proxy"], HTTPSProxy: d.Proxies["https-proxy"],
+		NoProxy: d.Proxies["no-proxy"]})
 }

@@ -12,7 +12,8 @@ import (
 )
 
 func TestParseResolv(t *testing.T) {
-	got := fmt.Sprint(parseResolv("# nameserver 1.1.1.1\n;nameserver 2.2.2.2\nsearch a b\nnameserver 10.0.0.1 # first\nnameserver\t::ffff:10.0.0.2\nnameserver fe80::1%eth0\nnameserver x\n nameserver\noptions ndots:5"))
+	got := fmt.Sprint(parseResolv("# nameserver 1.1.1.1\n;nameserver 2.2.2.2\nsearch a b\nnameserver 10.0.0.1 # " +
+		"first\nnameserver\t::ffff:10.0.0.2\nnameserver fe80::1%eth0\nnameserver x\n nameserver\noptions ndots:5"))
 	if got != "[10.0.0.1 10.0.0.2 fe80::1%eth0]" {
 		t.Error(got)
 	}
@@ -23,15 +24,20 @@ func TestParseNode(t *testing.T) {
 	if got := fmt.Sprint(hosts["quay.io"], hosts["quay"], len(hosts)); got != "[10.0.0.1 ::1] [10.0.0.1] 3" {
 		t.Error(got)
 	}
-	for text, want := range map[string]string{"ID=ubuntu\nID_LIKE=debian": "deb", "ID=\"almalinux\"\nID_LIKE=\"rhel centos fedora\"": "rpm", "ID=opensuse-leap\nID_LIKE='suse opensuse'": "suse", "ID=arch": ""} {
+	for text, want := range map[string]string{"ID=ubuntu\nID_LIKE=debian": "deb",
+		"ID=\"almalinux\"\nID_LIKE=\"rhel centos fedora\"": "rpm", "ID=opensuse-leap\nID_LIKE='suse opensuse'": "suse",
+		"ID=arch": ""} {
 		if got := family(text); got != want {
 			t.Errorf("%q: %q, want %q", text, got, want)
 		}
 	}
-	if got, ok := parseHostsLine("passwd: files\n# hosts: x\nhosts: files resolve [!UNAVAIL=return] dns\n"); !ok || !slices.Equal(got, []string{"files", "resolve", "dns"}) {
+	if got, ok := parseHostsLine("passwd: files\n# hosts: x\nhosts: files resolve [!UNAVAIL=return] dns\n"); !ok ||
+		!slices.Equal(got, []string{"files", "resolve", "dns"}) {
 		t.Error(got, ok)
 	}
-	if got := parseUnit("[Service]\nEnvironment=A=1 \\\n B=2\n[Unit]\nEnvironment=C\n[Service]\n#Environment=D\nEnvironment = E\n", "Service", "Environment"); fmt.Sprint(len(got), got) != "2 [A=1   B=2 E]" {
+	if got := parseUnit("[Service]\nEnvironment=A=1 \\\n "+
+		"B=2\n[Unit]\nEnvironment=C\n[Service]\n#Environment=D\nEnvironment = E\n", "Service",
+		"Environment"); fmt.Sprint(len(got), got) != "2 [A=1   B=2 E]" {
 		t.Errorf("%q", got)
 	}
 	if got := words(`"A=1 2" 'B=3'  C="4 5"`); !slices.Equal(got, []string{"A=1 2", "B=3", "C=4 5"}) {
@@ -43,7 +49,9 @@ func TestParseNode(t *testing.T) {
 }
 
 func TestParseTOML(t *testing.T) {
-	list, err := parseTOML("server = \"https://a#b\" # c\n[host.\"https://x:5000/v2\"]\ncapabilities = [\"pull\", # p\n 'resolve']\nskip_verify = true\nca = 'x.crt'\n[host.\"https://x:5000/v2\".header]\nx = [\"a\"]\n[[registry]]\nlocation=\"l\"\n[[registry.mirror]]\n")
+	list, err := parseTOML("server = \"https://a#b\" # c\n[host.\"https://x:5000/v2\"]\ncapabilities = [\"pull\", # " +
+		"p\n 'resolve']\nskip_verify = true\nca = 'x.crt'\n[host.\"https://x:5000/v2\".header]\nx = " +
+		"[\"a\"]\n[[registry]]\nlocation=\"l\"\n[[registry.mirror]]\n")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,10 +59,12 @@ func TestParseTOML(t *testing.T) {
 	for _, s := range list {
 		names = append(names, strings.Join(s.name, "|"))
 	}
-	if got := strings.Join(names, " "); got != " host|https://x:5000/v2 host|https://x:5000/v2|header registry registry|mirror" {
+	if got := strings.Join(names, " "); got != " host|https://x:5000/v2 host|https://x:5000/v2|header registry "+
+		"registry|mirror" {
 		t.Error(got)
 	}
-	if list[0].get("server") != "https://a#b" || list[1].get("skip_verify") != "true" || !slices.Equal(list[1].values["capabilities"], []string{"pull", "resolve"}) || list[3].get("location") != "l" {
+	if list[0].get("server") != "https://a#b" || list[1].get("skip_verify") != "true" ||
+		!slices.Equal(list[1].values["capabilities"], []string{"pull", "resolve"}) || list[3].get("location") != "l" {
 		t.Errorf("%q", list)
 	}
 	for _, bad := range []string{"[", "[a", "[]", "= 1", "a", "[\"a]", "server: x"} {
@@ -69,7 +79,8 @@ func TestParseYAML(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := fmt.Sprintf("%q", y.at("d").at("b").texts()); got != `["1" "two" ""]` || y.at("a").at("c").text() != "true" || y.at("none").at("b").texts() != nil || len(maps.Collect(y.pairs())) != 3 {
+	if got := fmt.Sprintf("%q", y.at("d").at("b").texts()); got != `["1" "two" ""]` ||
+		y.at("a").at("c").text() != "true" || y.at("none").at("b").texts() != nil || len(maps.Collect(y.pairs())) != 3 {
 		t.Error(got, y)
 	}
 	for _, empty := range []string{"", "# c\n", "- a\n", "a"} {
@@ -79,10 +90,13 @@ func TestParseYAML(t *testing.T) {
 	}
 }
 
-// FuzzParse: whatever stands in a node's files, they are read without a crash, and addresses are addresses.
+// FuzzParse: any content of a node's files is parsed without a crash, and addresses are valid.
 func FuzzParse(f *testing.F) {
-	for _, s := range []string{"nameserver 10.0.0.1\n", "[host.\"https://x\"]\nca = [\"a\",\n\"b\"]\n", "hosts: files dns\n", "[Service]\nEnvironment=\"A=1 2\" \\\n B\n", "1 (a) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20",
-		"mirrors:\n  \"*\": {endpoint: [x]}\nconfigs: &a {x: {tls: {ca_file: y}}}\n", "registry.k8s.io/pause:3.10@sha256:00", "[a.'b'.c]\nk='v'#\n"} {
+	for _, s := range []string{"nameserver 10.0.0.1\n", "[host.\"https://x\"]\nca = [\"a\",\n\"b\"]\n",
+		"hosts: files dns\n", "[Service]\nEnvironment=\"A=1 2\" \\\n B\n",
+		"1 (a) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20",
+		"mirrors:\n  \"*\": {endpoint: [x]}\nconfigs: &a {x: {tls: {ca_file: y}}}\n",
+		"registry.k8s.io/pause:3.10@sha256:00", "[a.'b'.c]\nk='v'#\n"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
@@ -117,12 +131,12 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// TestLargeFiles: a file of the size that is read at the most is read in no time, however it is made. It counts what
-// this process computes, which does not grow with what other processes do: some seconds, and hours if anything grew
-// with the square of the size.
+// TestLargeFiles: a file of the maximum size is parsed quickly, whatever its content. The test measures the processor
+// time of this process, which does not depend on other processes: some seconds, and hours if anything were quadratic.
 func TestLargeFiles(t *testing.T) {
 	before := computed(t)
-	for _, part := range []string{"a=[\n", "[a]\n", "\"", "#\n", "a=[", "nameserver 1.1.1.1\n", "x\\\n", "1.1.1.1 a\n", "a.", "'a'.", "- ", "{", "a: &a\n", "*a,"} {
+	for _, part := range []string{"a=[\n", "[a]\n", "\"", "#\n", "a=[", "nameserver 1.1.1.1\n", "x\\\n", "1.1.1.1 a\n",
+		"a.", "'a'.", "- ", "{", "a: &a\n", "*a,"} {
 		s := strings.Repeat(part, maxConfig/len(part))
 		parseTOML(s)
 		parseTOML("a=[" + s)
@@ -138,7 +152,7 @@ func TestLargeFiles(t *testing.T) {
 	}
 }
 
-// computed is how long this process has kept processors busy.
+// computed returns the processor time of this process.
 func computed(t *testing.T) time.Duration {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {

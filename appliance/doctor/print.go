@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// Write prints the report for people: a line for each check, three more for each trouble.
+// Write prints the report as text: a line for each check, three more for each trouble.
 func (r *Report) Write(w io.Writer) error {
 	var b strings.Builder
 	for _, c := range r.Checks {
@@ -27,7 +27,7 @@ func (r *Report) Write(w io.Writer) error {
 		}
 	}
 	if len(r.Unseen) > 0 {
-		fmt.Fprintf(&b, "not read, which needs root: %s\n", some(r.Unseen))
+		fmt.Fprintf(&b, "not read (needs root): %s\n", some(r.Unseen))
 	}
 	fmt.Fprintf(&b, "%s\n", r.summary())
 	_, err := io.WriteString(w, b.String())
@@ -42,8 +42,8 @@ func (r *Report) summary() string {
 	return s
 }
 
-// printable shows control characters, which could move a terminal's cursor, as '?': names in certificates and answers
-// come from whoever answered.
+// printable replaces control characters, which could move a terminal's cursor, by '?': names in certificates and
+// responses are untrusted.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {

@@ -10,9 +10,10 @@ import (
 )
 
 // units are the services that pull and download on a node.
-var units = []string{"containerd", "docker", "crio", "cri-o", "kubelet", "k3s", "k3s-agent", "rke2-server", "rke2-agent", "buildkit", "buildkitd"}
+var units = []string{"containerd", "docker", "crio", "cri-o", "kubelet", "k3s", "k3s-agent", "rke2-server",
+	"rke2-agent", "buildkit", "buildkitd"}
 
-// proxies looks at every environment that programs on the node may have.
+// proxies checks the proxy settings of every environment that programs on the node may have.
 func (o *overrules) proxies() {
 	o.proxy("the environment", environment(o.r.cfg.Env))
 	if text, ok := o.read("/etc/environment"); ok {
@@ -26,8 +27,9 @@ func (o *overrules) proxies() {
 		o.proxy("/etc/environment", environment(env))
 	}
 	for _, unit := range units {
-		for _, dir := range []string{"/etc/systemd/system/", "/run/systemd/system/", "/usr/lib/systemd/system/", "/lib/systemd/system/"} {
-			// One environment of all drop-ins together: one may set the proxy and another what is excepted.
+		for _, dir := range []string{"/etc/systemd/system/", "/run/systemd/system/", "/usr/lib/systemd/system/",
+			"/lib/systemd/system/"} {
+			// The environments of all drop-ins are merged: one may set the proxy and another the exceptions.
 			var env, files []string
 			for _, f := range o.r.glob(dir + unit + ".service.d/*.conf") {
 				text, ok := o.read(f)
@@ -49,13 +51,13 @@ func (o *overrules) proxies() {
 	}
 }
 
-// aptProxy is a line that makes apt use a proxy (apt.conf(5), apt-transport-http(1)); with a host in it, it is for that
-// host alone.
+// aptProxy matches a line that configures a proxy for apt (apt.conf(5), apt-transport-http(1)); a line with a host
+// applies to that host only.
 var aptProxy = regexp.MustCompile(`(?mi)^\s*Acquire::https?::proxy(?:::([a-z0-9.-]+))?\s+"([^"]*)"`)
 
-// packages looks at the proxies of package managers.
+// packages checks the proxies of package managers.
 func (o *overrules) packages() {
-	tell := func(file, proxy, names string) {
+	report := func(file, proxy, names string) {
 		if proxy != "" && !strings.EqualFold(proxy, "DIRECT") && proxy != "_none_" && o.elsewhere(proxy) {
 			if u, err := url.Parse(proxy); err == nil {
 				proxy = u.Redacted()
@@ -67,21 +69,21 @@ func (o *overrules) packages() {
 		text, _ := o.read(f)
 		for _, m := range aptProxy.FindAllStringSubmatch(text, -1) {
 			if host := strings.ToLower(m[1]); host == "" {
-				tell(f, m[2], "every host")
+				report(f, m[2], "every host")
 			} else if o.concerns(host) {
-				tell(f, m[2], host)
+				report(f, m[2], host)
 			}
 		}
 	}
 	for _, f := range []string{"/etc/dnf/dnf.conf", "/etc/yum.conf"} {
 		text, _ := o.read(f)
 		for _, v := range parseUnit(text, "main", "proxy") {
-			tell(f, v, "every host")
+			report(f, v, "every host")
 		}
 	}
 }
 
-// environment is what the variables say about proxies; lower case wins (as in net/http).
+// environment returns the proxy settings in the variables; lower case takes precedence (as in net/http).
 func environment(env []string) (c httpproxy.Config) {
 	get := map[string]string{}
 	for _, e := range env {
@@ -98,7 +100,7 @@ func environment(env []string) (c httpproxy.Config) {
 	return httpproxy.Config{HTTPProxy: one("HTTP_PROXY"), HTTPSProxy: one("HTTPS_PROXY"), NoProxy: one("NO_PROXY")}
 }
 
-// proxy reports names that a configuration would send to a proxy that is no bastion.
+// proxy reports names that a configuration would send to a proxy that is not a bastion.
 func (o *overrules) proxy(file string, cfg httpproxy.Config) {
 	if cfg.HTTPProxy == "" && cfg.HTTPSProxy == "" {
 		return
@@ -116,7 +118,7 @@ func (o *overrules) proxy(file string, cfg httpproxy.Config) {
 	}
 }
 
-// words splits the value of Environment= (systemd.exec(5)): blanks, quotes.
+// words splits the value of Environment= (systemd.exec(5)) at blanks outside quotes.
 func words(s string) (list []string) {
 	var b strings.Builder
 	quote, in := rune(0), false

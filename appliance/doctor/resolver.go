@@ -12,7 +12,7 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// checkResolver: whom do programs on this node ask?
+// checkResolver checks which resolvers the programs on this node use.
 func (r *run) checkResolver(_ context.Context, c *Check) {
 	ours := r.ourAddrs()
 	v := values{"file": r.node.file, "bastions": r.bastions(), "bastion": r.open1()}
@@ -42,7 +42,7 @@ func (r *run) checkResolver(_ context.Context, c *Check) {
 	case known == 0 && caches == 0:
 		c.fail("foreign-only", with(some(foreign)))
 	case len(foreign) > 0 && (ours[r.node.servers[0]] || local(r.node.servers[0])) && !r.node.kinds["resolved"]:
-		c.warn("foreign-among", with(some(foreign))) // the C library asks it only when those before it are silent
+		c.warn("foreign-among", with(some(foreign))) // the C library asks it only when those before it do not answer
 	case len(foreign) > 0:
 		c.fail("foreign-among", with(some(foreign)))
 	}
@@ -60,7 +60,8 @@ func (r *run) checkResolver(_ context.Context, c *Check) {
 			c.fail("dnssec", values{"file": file})
 		}
 	}
-	for _, f := range append([]string{"/etc/NetworkManager/NetworkManager.conf"}, r.glob("/etc/NetworkManager/conf.d/*.conf")...) {
+	for _, f := range append([]string{"/etc/NetworkManager/NetworkManager.conf"},
+		r.glob("/etc/NetworkManager/conf.d/*.conf")...) {
 		text, _ := r.read(f)
 		var others []string
 		for _, list := range parseUnit(text, "global-dns-domain-*", "servers") {
@@ -79,11 +80,11 @@ func (r *run) checkResolver(_ context.Context, c *Check) {
 		c.Text += ", through systemd-resolved's stub"
 	}
 	if caches > 0 {
-		c.Text += "; whom a local cache asks cannot be seen here"
+		c.Text += "; the upstream servers of a local cache are unknown"
 	}
 }
 
-// dnssec says whether systemd-resolved is told to validate, and where: the last that says something wins
+// dnssec reports whether systemd-resolved validates DNSSEC, and which file says so; the last setting wins
 // (resolved.conf(5)).
 func (r *run) dnssec() (file string, on bool) {
 	files := []string{"/etc/systemd/resolved.conf"}
@@ -103,7 +104,7 @@ func (r *run) dnssec() (file string, on bool) {
 	return file, on
 }
 
-// names are all that the bastions answer for, sorted.
+// names returns all names that the bastions answer for, sorted.
 func (r *run) names() (list []string) {
 	for _, o := range r.site.Origins {
 		list = append(append(list, o.Host), o.Aliases...)
@@ -112,16 +113,16 @@ func (r *run) names() (list []string) {
 	return slices.Compact(list)
 }
 
-// ourAddrs are the bastions'.
+// ourAddrs returns the bastions' addresses.
 func (r *run) ourAddrs() map[netip.Addr]bool {
 	ours := map[netip.Addr]bool{}
-	for _, d := range r.doors {
+	for _, d := range r.endpoints {
 		ours[d.addr] = true
 	}
 	return ours
 }
 
-// lookup resolves a name the way that programs on this node do.
+// lookup resolves a name like the programs on this node.
 func (r *run) lookup(ctx context.Context, name string) ([]netip.Addr, error) {
 	res := &net.Resolver{PreferGo: true}
 	if r.cfg.Root != "/" {
@@ -130,9 +131,10 @@ func (r *run) lookup(ctx context.Context, name string) ([]netip.Addr, error) {
 		}
 		res.Dial = func(ctx context.Context, network, _ string) (net.Conn, error) {
 			if len(r.node.listed) == 0 {
-				return nil, fmt.Errorf("%s%s names no resolver", r.cfg.Root, resolvFile)
+				return nil, fmt.Errorf("%s%s lists no resolver", r.cfg.Root, resolvFile)
 			}
-			return (&net.Dialer{}).DialContext(ctx, network, netip.AddrPortFrom(r.node.listed[0], r.cfg.Ports.DNS).String())
+			return (&net.Dialer{}).DialContext(ctx, network,
+				netip.AddrPortFrom(r.node.listed[0], r.cfg.Ports.DNS).String())
 		}
 	}
 	list, err := res.LookupNetIP(ctx, "ip", name)
@@ -142,7 +144,7 @@ func (r *run) lookup(ctx context.Context, name string) ([]netip.Addr, error) {
 	return list, err
 }
 
-// findings collects names by what is wrong with them, so that forty names with one cause are one trouble.
+// findings groups names by what is wrong with them, so that forty names with one cause are one trouble.
 type findings struct {
 	mu    sync.Mutex
 	names map[string][]string // by trouble and detail
@@ -159,8 +161,8 @@ func (f *findings) add(id, detail, name string) {
 	f.names[key], f.of[key] = append(f.names[key], name), [2]string{id, detail}
 }
 
-// tell makes troubles of them.
-func (f *findings) tell(report func(id string, v values), v func(detail string, names []string) values) {
+// report reports each group as one trouble.
+func (f *findings) report(report func(id string, v values), v func(detail string, names []string) values) {
 	for key, names := range f.names {
 		slices.Sort(names)
 		of := f.of[key]
@@ -168,7 +170,7 @@ func (f *findings) tell(report func(id string, v values), v func(detail string, 
 	}
 }
 
-// checkNames: does each name lead to a bastion, through this node's resolver and at each bastion itself?
+// checkNames checks that each name resolves to a bastion, through this node's resolver and at each bastion itself.
 func (r *run) checkNames(ctx context.Context, c *Check) {
 	names := r.names()
 	ours := r.ourAddrs()
@@ -181,29 +183,33 @@ func (r *run) checkNames(ctx context.Context, c *Check) {
 		}
 	}
 	for name := range hosts {
-		c.fail("hosts-file", values{"file": hostsFile, "names": name, "name": name, "detail": some(texts(r.node.hosts[name]))})
+		c.fail("hosts-file", values{"file": hostsFile, "names": name, "name": name,
+			"detail": some(texts(r.node.hosts[name]))})
 	}
 
 	bytes := r.askBastions(ctx, c, names)
 	text := fmt.Sprintf("%d, each at a bastion's address", len(names))
 	if r.states["resolver"] == Failed {
-		text = fmt.Sprintf("%d asked at the bastions only: the resolver of this node is wrong anyway", len(names))
+		text = fmt.Sprintf("%d, checked at the bastions only, because this node's resolver is wrong", len(names))
 	} else {
-		text += unbegun(r.askNode(ctx, c, slices.DeleteFunc(slices.Clone(names), func(n string) bool { return hosts[n] })))
+		text += unbegun(r.askNode(ctx, c, slices.DeleteFunc(slices.Clone(names), func(n string) bool {
+			return hosts[n]
+		})))
 	}
-	c.Text = fmt.Sprintf("%s; %d bytes of answers over TCP", text, bytes)
+	c.Text = fmt.Sprintf("%s; %d bytes of responses over TCP", text, bytes)
 }
 
-// askBastions asks each bastion for all names, both kinds of address, over one TCP connection: DNS over TCP, its large
-// answers and NXDOMAIN for the kind of address that there is none of are checked by it.
+// askBastions queries each bastion for all names, A and AAAA, over one TCP connection. This checks DNS over TCP,
+// large responses, and NODATA for an address type that a name does not have.
 func (r *run) askBastions(ctx context.Context, c *Check, names []string) (bytes int) {
 	var mu sync.Mutex
-	open := slices.DeleteFunc(r.open(), func(d *door) bool { return d.tcp != nil })
+	open := slices.DeleteFunc(r.open(), func(d *endpoint) bool { return d.tcp != nil })
 	each(ctx, len(open), parallel, func(i int) {
 		d := open[i]
 		list := make([]*question, 0, 2*len(names))
 		for _, n := range names {
-			list = append(list, &question{name: n, kind: dnsmessage.TypeA}, &question{name: n, kind: dnsmessage.TypeAAAA})
+			list = append(list, &question{name: n, kind: dnsmessage.TypeA},
+				&question{name: n, kind: dnsmessage.TypeAAAA})
 		}
 		n, err := ask(ctx, "tcp", netip.AddrPortFrom(d.addr, r.cfg.Ports.DNS), list)
 		mu.Lock()
@@ -237,7 +243,7 @@ func (r *run) askBastions(ctx context.Context, c *Check, names []string) (bytes 
 	return bytes
 }
 
-// unbegun says that the time was too short for so many.
+// unbegun formats how many names there was no time for.
 func unbegun(n int) string {
 	if n == 0 {
 		return ""
@@ -245,13 +251,14 @@ func unbegun(n int) string {
 	return fmt.Sprintf(" (no time for %d of them)", n)
 }
 
-// lookupTime is what a lookup may take: the wait for one resolver that is dead, five seconds unless resolv.conf says
-// less, and a little.
+// lookupTime is the time limit of a lookup: the timeout of one dead resolver, five seconds unless resolv.conf sets
+// less, and a little more.
 const lookupTime = 6 // seconds
 
-// follow resolves the names as programs on this node do, and returns for how many there was no time. found gets the
-// addresses of each that are no bastion's.
-func (r *run) follow(ctx context.Context, names []string, found func(name string, others []string, err error)) (left int) {
+// follow resolves the names like the programs on this node, and returns for how many there was no time. It calls
+// found with the addresses of each name that are not a bastion's.
+func (r *run) follow(ctx context.Context, names []string,
+	found func(name string, others []string, err error)) (left int) {
 	ours := r.ourAddrs()
 	return each(ctx, len(names), lookups, func(i int) {
 		own, cancel := context.WithTimeout(ctx, lookupTime*second)
@@ -268,7 +275,7 @@ func (r *run) follow(ctx context.Context, names []string, found func(name string
 	})
 }
 
-// askNode looks where the names lead on this node, and returns for how many there was no time.
+// askNode checks what the names resolve to on this node, and returns for how many there was no time.
 func (r *run) askNode(ctx context.Context, c *Check, names []string) (left int) {
 	var f findings
 	left = r.follow(ctx, names, func(name string, others []string, err error) {
@@ -282,12 +289,13 @@ func (r *run) askNode(ctx context.Context, c *Check, names []string) (left int) 
 			f.add("name-elsewhere", some(others), name)
 		}
 	})
-	f.tell(c.fail, func(detail string, names []string) values {
-		return values{"detail": detail, "names": some(names), "name": names[0], "bastion": r.open1(), "bastions": r.bastions()}
+	f.report(c.fail, func(detail string, names []string) values {
+		return values{"detail": detail, "names": some(names), "name": names[0], "bastion": r.open1(),
+			"bastions": r.bastions()}
 	})
-	// What a cache of the node makes of a name without an IPv6 address is seen only in a question of its own.
+	// What a cache on the node returns for a name without an IPv6 address is only visible in an AAAA query.
 	i := slices.IndexFunc(r.node.listed, func(a netip.Addr) bool {
-		return !slices.ContainsFunc(r.doors, func(d *door) bool { return d.addr == a && d.udp != nil })
+		return !slices.ContainsFunc(r.endpoints, func(d *endpoint) bool { return d.addr == a && d.udp != nil })
 	})
 	if i < 0 || len(names) == 0 {
 		return left
@@ -299,7 +307,8 @@ func (r *run) askNode(ctx context.Context, c *Check, names []string) (left int) 
 	}
 	ctx, cancel := context.WithTimeout(ctx, 4*second)
 	defer cancel()
-	ask(ctx, "udp", netip.AddrPortFrom(server, r.cfg.Ports.DNS), list) // that it does not answer was said above
+	// a resolver that does not answer was reported earlier
+	ask(ctx, "udp", netip.AddrPortFrom(server, r.cfg.Ports.DNS), list)
 	var six []string
 	for _, q := range list {
 		if q.got && q.rcode == dnsmessage.RCodeNameError {

@@ -5,15 +5,15 @@ import (
 	"strings"
 )
 
-// section is one table of a TOML file with its plain values: strings, booleans and lists of strings, which is all that
-// hosts.toml (containerd's docs/hosts.md) and registries.conf (containers-registries.conf(5)) have that matters here. A
-// whole TOML reader would be a dependency for four keys.
+// section is one table of a TOML file with its plain values: strings, booleans and lists of strings. That is all that
+// matters here of hosts.toml (containerd's docs/hosts.md) and registries.conf (containers-registries.conf(5)). A full
+// TOML parser would be a dependency for four keys.
 type section struct {
-	name   []string // of the table; of an element of an array of tables too
+	name   []string // of the table, or of an element of an array of tables
 	values map[string][]string
 }
 
-// get is a plain value; "" is none.
+// get returns a plain value; "" if there is none.
 func (s section) get(key string) string {
 	if v := s.values[key]; len(v) > 0 {
 		return v[0]
@@ -21,8 +21,8 @@ func (s section) get(key string) string {
 	return ""
 }
 
-// parseTOML reads the tables in their order, the root first. What it does not understand within a value it leaves out;
-// a file that is no TOML is an error.
+// parseTOML reads the tables in order, the root first. It skips values of types that it does not support; a file that
+// is not TOML is an error.
 func parseTOML(text string) ([]section, error) {
 	list := []section{{values: map[string][]string{}}}
 	for n := 1; text != ""; n++ {
@@ -38,17 +38,17 @@ func parseTOML(text string) ([]section, error) {
 			}
 			name, rest := keys(inner)
 			if !ok || len(name) == 0 || rest != "" {
-				return nil, fmt.Errorf("line %d: %q is no table", n, clip(line))
+				return nil, fmt.Errorf("line %d: %q is not a table", n, clip(line))
 			}
 			list = append(list, section{name: name, values: map[string][]string{}})
 		default:
 			name, rest := keys(line)
 			rest, ok := strings.CutPrefix(rest, "=")
 			if !ok || len(name) == 0 {
-				return nil, fmt.Errorf("line %d: %q is no value", n, clip(line))
+				return nil, fmt.Errorf("line %d: %q is not a key with a value", n, clip(line))
 			}
 			rest = strings.TrimSpace(rest)
-			if strings.HasPrefix(rest, "[") { // a list may go on over lines
+			if strings.HasPrefix(rest, "[") { // a list may span lines
 				var all strings.Builder
 				all.WriteString(rest)
 				for line = rest; !strings.HasSuffix(line, "]") && text != ""; n++ {
@@ -96,7 +96,7 @@ func keys(s string) (parts []string, rest string) {
 	}
 }
 
-// scalars are the strings in a value, or the value itself if it is no string.
+// scalars returns the strings in a value, or the value itself if it is not a string.
 func scalars(s string) (list []string) {
 	for rest := s; ; {
 		start := strings.IndexAny(rest, `"'`)
@@ -115,7 +115,7 @@ func scalars(s string) (list []string) {
 	return list
 }
 
-// uncomment takes a comment off the end of a line.
+// uncomment removes a comment from the end of a line.
 func uncomment(line string) string {
 	quote := byte(0)
 	for i := range len(line) {
@@ -133,7 +133,7 @@ func uncomment(line string) string {
 	return line
 }
 
-// clip keeps what a file or a server says short.
+// clip truncates untrusted text from a file or a server.
 func clip(s string) string {
 	if len(s) > 120 {
 		return strings.ToValidUTF8(s[:120], "") + "…"

@@ -16,7 +16,8 @@ var update = flag.Bool("update", false, "write what doctor says into docs/troubl
 
 // TestPage: docs/troubleshooting.md has a heading for every text that doctor prints, with the same causes and cures.
 func TestPage(t *testing.T) {
-	const file, begin, end = "../../docs/troubleshooting.md", "<!-- written by: go test ./appliance/doctor -run TestPage -update -->\n", "<!-- up to here -->\n"
+	const file, begin, end = "../../docs/troubleshooting.md",
+		"<!-- written by: go test ./appliance/doctor -run TestPage -update -->\n", "<!-- up to here -->\n"
 	data, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
@@ -43,7 +44,8 @@ func TestPage(t *testing.T) {
 	}
 }
 
-// TestEveryTroubleIsMet: what the code names is in the table, and what is in the table is named by the code.
+// TestEveryTroubleIsMet: every trouble in the code is in the table, and every trouble in the table is used by the
+// code.
 func TestEveryTroubleIsMet(t *testing.T) {
 	var code strings.Builder
 	files, err := filepath.Glob("*.go")
@@ -75,7 +77,9 @@ func TestEveryTroubleIsMet(t *testing.T) {
 			}
 		}
 	}
-	for _, m := range regexp.MustCompile(`(?:\.fail\(|\.warn\(|\.add\(|&problem\{|id = |return )"([a-z0-9-]+)"`).FindAllStringSubmatch(code.String(), -1) {
+	for _, m := range regexp.MustCompile(
+		`(?:\.fail\(|\.warn\(|\.add\(|&problem\{|id = |return )"([a-z0-9-]+)"`).FindAllStringSubmatch(
+		code.String(), -1) {
 		if id := m[1]; !known[id] && kinds[id] == "" {
 			t.Errorf("%s is not in the table", id)
 		}
@@ -84,17 +88,20 @@ func TestEveryTroubleIsMet(t *testing.T) {
 
 func TestFill(t *testing.T) {
 	v := values{"name": "x{file}", "file": "f"}
-	for text, want := range map[string]string{"{name}": "x{file}", "{other} {file}": "OTHER f", "a {b c} {": "a {b c} {", "printf '%s' {Name}": "printf '%s' {Name}"} {
+	for text, want := range map[string]string{"{name}": "x{file}", "{other} {file}": "OTHER f",
+		"a {b c} {": "a {b c} {", "printf '%s' {Name}": "printf '%s' {Name}"} {
 		if got := v.fill(text); got != want {
 			t.Errorf("%q: %q, want %q", text, got, want)
 		}
 	}
 }
 
-// TestLine: the line is one that a shell reads, with every bastion in it.
+// TestLine: the line is valid for a shell and has every bastion in it.
 func TestLine(t *testing.T) {
-	line := Line(Executable{SHA256: strings.Repeat("ab", 32), Arch: "amd64", OS: "linux"}, []netip.Addr{netip.MustParseAddr("10.0.0.11"), netip.MustParseAddr("fd00::1")})
-	for _, want := range []string{"http://10.0.0.11/casemate", "http://[fd00::1]/casemate", "doctor 10.0.0.11 fd00::1", "x86_64", strings.Repeat("ab", 32)} {
+	line := Line(Executable{SHA256: strings.Repeat("ab", 32), Arch: "amd64", OS: "linux"},
+		[]netip.Addr{netip.MustParseAddr("10.0.0.11"), netip.MustParseAddr("fd00::1")})
+	for _, want := range []string{"http://10.0.0.11/casemate", "http://[fd00::1]/casemate", "doctor 10.0.0.11 fd00::1",
+		"x86_64", strings.Repeat("ab", 32)} {
 		if !strings.Contains(line, want) {
 			t.Errorf("no %s in %s", want, line)
 		}

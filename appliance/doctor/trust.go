@@ -18,12 +18,13 @@ import (
 	"time"
 )
 
-// bundles are where Go looks for the system's roots, in its order: the first that exists is read (crypto/x509,
+// bundles are the files where Go looks for the system's roots, in order: it reads the first that exists (crypto/x509,
 // root_linux.go).
-var bundles = []string{"/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem", "/etc/pki/tls/cacert.pem",
+var bundles = []string{"/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt",
+	"/etc/ssl/ca-bundle.pem", "/etc/pki/tls/cacert.pem",
 	"/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem", "/etc/ssl/cert.pem"}
 
-// loadTrust reads the node's trust store as Go programs do.
+// loadTrust reads the node's trust store like Go programs do.
 func (r *run) loadTrust() {
 	r.bundle = r.env("SSL_CERT_FILE")
 	for _, f := range bundles {
@@ -43,14 +44,14 @@ func (r *run) loadTrust() {
 		}
 	}
 	if r.trust == nil {
-		r.trust = x509.NewCertPool() // nil would mean another one
+		r.trust = x509.NewCertPool() // nil would mean the host's trust store
 	}
 	if r.bundle == "" {
-		r.bundle = "there is none"
+		r.bundle = "none found"
 	}
 }
 
-// env is a variable of the environment; the last one counts.
+// env returns a variable of the environment; the last one wins.
 func (r *run) env(name string) (value string) {
 	for _, e := range r.cfg.Env {
 		if k, v, ok := strings.Cut(e, "="); ok && k == name {
@@ -65,13 +66,13 @@ func fingerprint(c *x509.Certificate) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// visit is a handshake: at a bastion, for a name.
+// visit is one TLS handshake: an endpoint and a name.
 type visit struct {
-	d    *door
+	d    *endpoint
 	name string
 }
 
-// checkTrust: does the chain of every name verify with the roots that programs on this node have?
+// checkTrust checks that the certificate chain of every name verifies with the roots of the node's trust store.
 func (r *run) checkTrust(ctx context.Context, c *Check) {
 	r.loadTrust()
 	var lacking []string
@@ -88,13 +89,15 @@ func (r *run) checkTrust(ctx context.Context, c *Check) {
 	default:
 		text, ok := r.read(r.bundle)
 		inFile := parseCerts([]byte(text))
-		if ok && slices.ContainsFunc(r.roots, func(root *x509.Certificate) bool { return !slices.ContainsFunc(inFile, root.Equal) }) {
+		if ok && slices.ContainsFunc(r.roots, func(root *x509.Certificate) bool {
+			return !slices.ContainsFunc(inFile, root.Equal)
+		}) {
 			c.warn("bundle-lacks", values{"file": r.bundle})
 		}
 	}
 
-	// Each name at one bastion, in turn, and the first at every one: a certificate is made for a name when it is first
-	// asked for, and all bastions have the same CA.
+	// Each name is tried at one bastion, in turn, and the first name at every bastion: a certificate is issued when
+	// its name is first requested, and all bastions have the same CA.
 	var visits []visit
 	names, open := r.asked(), r.open()
 	for i, n := range names {
@@ -122,7 +125,7 @@ func (r *run) checkTrust(ctx context.Context, c *Check) {
 			delete(f.names, key)
 		}
 	}
-	f.tell(c.fail, func(detail string, names []string) values {
+	f.report(c.fail, func(detail string, names []string) values {
 		addr, detail, _ := strings.Cut(detail, "\x00")
 		return values{"bastion": addr, "detail": detail, "names": some(names), "name": names[0], "file": r.bundle}
 	})
@@ -134,29 +137,31 @@ func (r *run) checkTrust(ctx context.Context, c *Check) {
 	c.Text = fmt.Sprintf("%d names %s with %s%s", len(names), how, r.bundle, unbegun(left))
 }
 
-// holds reports a root that is in the pool; when it is valid does not matter here.
+// holds reports whether a root is in the pool, whatever its validity period.
 func holds(pool *x509.CertPool, root *x509.Certificate) bool {
-	_, err := root.Verify(x509.VerifyOptions{Roots: pool, CurrentTime: root.NotBefore.Add(time.Second), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
+	_, err := root.Verify(x509.VerifyOptions{Roots: pool, CurrentTime: root.NotBefore.Add(time.Second),
+		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
 	return err == nil
 }
 
-// handshake makes a connection as a client of that name does. id is the trouble that it met, "" for none.
-func (r *run) handshake(ctx context.Context, d *door, name string) (id, detail string) {
+// handshake connects like a client of that name. id is the trouble found, "" if none.
+func (r *run) handshake(ctx context.Context, d *endpoint, name string) (id, detail string) {
 	ctx, cancel := context.WithTimeout(ctx, 2*probeTime*second)
 	defer cancel()
-	raw, err := (&net.Dialer{Timeout: probeTime * second}).DialContext(ctx, "tcp", netip.AddrPortFrom(d.addr, r.cfg.Ports.HTTPS).String())
+	raw, err := (&net.Dialer{Timeout: probeTime * second}).DialContext(ctx, "tcp",
+		netip.AddrPortFrom(d.addr, r.cfg.Ports.HTTPS).String())
 	if err != nil {
 		return reachID(err), d.addr.String()
 	}
 	conn := tls.Client(raw, &tls.Config{ServerName: name, RootCAs: r.trust, Time: r.cfg.Now})
-	defer raw.Close() // without a farewell, for which a dead peer would be waited for
+	defer raw.Close() // no close_notify: it would wait for a dead peer
 	if err = conn.HandshakeContext(ctx); err == nil {
 		return "", ""
 	}
 	return r.explainTLS(err)
 }
 
-// explainTLS says what a failed handshake means.
+// explainTLS returns the trouble that a failed handshake means.
 func (r *run) explainTLS(err error) (id, detail string) {
 	var verify *tls.CertificateVerificationError
 	var authority x509.UnknownAuthorityError
@@ -186,7 +191,7 @@ func (r *run) explainTLS(err error) (id, detail string) {
 	return "tls-broken", detail
 }
 
-// ours reports a chain that leads to a root of the bastions, as they say.
+// ours reports whether a chain leads to a root that the bastions report.
 func (r *run) ours(chain []*x509.Certificate) bool {
 	if len(chain) == 0 {
 		return false
@@ -198,17 +203,19 @@ func (r *run) ours(chain []*x509.Certificate) bool {
 	for _, c := range chain[1:] {
 		between.AddCert(c)
 	}
-	_, err := chain[0].Verify(x509.VerifyOptions{Roots: roots, Intermediates: between, CurrentTime: r.cfg.Now(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
+	_, err := chain[0].Verify(x509.VerifyOptions{Roots: roots, Intermediates: between, CurrentTime: r.cfg.Now(),
+		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
 	return err == nil
 }
 
-// timeout tells errors that a deadline ended.
+// timeout reports errors caused by a deadline.
 func timeout(err error) bool {
 	var t interface{ Timeout() bool }
 	return errors.As(err, &t) && t.Timeout()
 }
 
-// why is the innermost part of an error that says what happened, without what we know: the address, the request.
+// why returns the innermost part of an error that describes what happened, without the address and the request, which
+// are known.
 func why(err error) string {
 	var op *net.OpError
 	if errors.As(err, &op) && op.Err != nil {
@@ -222,20 +229,21 @@ func why(err error) string {
 
 func asDNS(err error, into **net.DNSError) bool { return err != nil && errors.As(err, into) }
 
-// runtimes are the programs that read the trust store once, by their names in /proc, with their units.
-var runtimes = map[string]string{"containerd": "containerd", "dockerd": "docker", "crio": "crio", "kubelet": "kubelet", "k3s-server": "k3s", "k3s-agent": "k3s-agent"}
+// runtimes are the programs that read the trust store only once, by their names in /proc, with their units.
+var runtimes = map[string]string{"containerd": "containerd", "dockerd": "docker", "crio": "crio", "kubelet": "kubelet",
+	"k3s-server": "k3s", "k3s-agent": "k3s-agent"}
 
 // hertz is the unit of times in /proc/PID/stat; it is 100 on every architecture that Linux still has (USER_HZ,
 // proc(5)).
 const hertz = 100
 
-// sources are files from which the system's trust store is made, one root each as a rule: those of the administrator
-// (Debian, RHEL, SUSE), and Debian's links to them.
+// sources are the files from which the system's trust store is generated, usually one root each: those of the
+// administrator (Debian, RHEL, SUSE), and Debian's links to them.
 var sources = []string{"/usr/local/share/ca-certificates/*.crt", "/usr/local/share/ca-certificates/*/*.crt",
 	"/etc/pki/ca-trust/source/anchors/*", "/etc/pki/trust/anchors/*", "/etc/ssl/certs/*.pem"}
 
-// trustedSince is when the last of the bastions' roots came into the trust store, as far as its sources tell: every
-// package that brings a root writes the store anew. Otherwise it is when the store was written last.
+// trustedSince returns when the last of the bastions' roots was added to the trust store, according to its source
+// files, because any package that adds a root regenerates the store. Without source files it is the store's own time.
 func (r *run) trustedSince() (last time.Time, ok bool) {
 	info, err := os.Stat(filepath.Join(r.cfg.Root, r.bundle))
 	if err != nil {
@@ -272,7 +280,7 @@ func (r *run) trustedSince() (last time.Time, ok bool) {
 	return last, true
 }
 
-// checkRunning finds programs that have read the trust store before it had the bastions' roots.
+// checkRunning finds programs that read the trust store before it had the bastions' roots.
 func (r *run) checkRunning(c *Check) {
 	changed, known := r.trustedSince()
 	stat, ok := r.read("/proc/stat")
@@ -296,7 +304,7 @@ func (r *run) checkRunning(c *Check) {
 	}
 }
 
-// startTicks is field 22 of /proc/PID/stat; the name before it may hold anything.
+// startTicks returns field 22 of /proc/PID/stat; the name in field 2 may contain any character.
 func startTicks(stat string) (int64, bool) {
 	i := strings.LastIndexByte(stat, ')')
 	f := strings.Fields(stat[i+1:])

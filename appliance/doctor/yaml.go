@@ -6,8 +6,8 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// yamlNode is a value in a YAML file; what is not there, or of another kind, is empty. A file is not decoded into a
-// struct, because what the decoder says of keys that stand twice grows with the square of the file.
+// yamlNode is a value in a YAML file; a value that does not exist or is of another kind is empty. The file is not
+// decoded into a struct, because the decoder's errors about duplicate keys grow with the square of the file.
 type yamlNode struct{ n *yaml.Node }
 
 func parseYAML(text string) (yamlNode, error) {
@@ -18,7 +18,7 @@ func parseYAML(text string) (yamlNode, error) {
 	return yamlNode{doc.Content[0]}, nil
 }
 
-// of follows an alias, and returns an empty node for what is of another kind.
+// of follows an alias, and returns an empty node for a value of another kind.
 func (y yamlNode) of(kind yaml.Kind) *yaml.Node {
 	n := y.n
 	if n != nil && n.Kind == yaml.AliasNode {
@@ -30,7 +30,7 @@ func (y yamlNode) of(kind yaml.Kind) *yaml.Node {
 	return n
 }
 
-// pairs are the keys and values of a mapping, in its order.
+// pairs yields the keys and values of a mapping, in order.
 func (y yamlNode) pairs() iter.Seq2[string, yamlNode] {
 	return func(yield func(string, yamlNode) bool) {
 		content := y.of(yaml.MappingNode).Content
@@ -39,7 +39,7 @@ func (y yamlNode) pairs() iter.Seq2[string, yamlNode] {
 	}
 }
 
-// at is the value of a key.
+// at returns the value of a key.
 func (y yamlNode) at(key string) yamlNode {
 	for k, v := range y.pairs() {
 		if k == key {
@@ -51,7 +51,7 @@ func (y yamlNode) at(key string) yamlNode {
 
 func (y yamlNode) text() string { return y.of(yaml.ScalarNode).Value }
 
-// texts are the scalars of a sequence.
+// texts returns the scalars of a sequence.
 func (y yamlNode) texts() (list []string) {
 	for _, c := range y.of(yaml.SequenceNode).Content {
 		list = append(list, yamlNode{c}.text())

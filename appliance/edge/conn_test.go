@@ -55,8 +55,8 @@ func get(c net.Conn) int {
 	return resp.StatusCode
 }
 
-// However connections are held open, and from however many addresses: who has none gets in, members have room that is
-// kept for them, and there are never more than the bound.
+// However connections are held open, and from however many addresses: a client without a connection gets one, members
+// have reserved places, and there are never more than the limit.
 func TestHonestAddressesGetIn(t *testing.T) {
 	const max, kept = 64, 8
 	begun := make(chan struct{}, 2*max)
@@ -112,8 +112,8 @@ func TestHonestAddressesGetIn(t *testing.T) {
 	}
 }
 
-// Where each of many addresses is served, so that nobody has more than a share, the places that are kept are for nodes
-// and for those who behaved.
+// If many addresses have at most their share each, the reserved places are for nodes and for clients that behaved
+// well.
 func TestPlacesAreKeptForNodes(t *testing.T) {
 	const max, kept = 32, 4
 	begun := make(chan struct{}, max)
@@ -188,7 +188,7 @@ func (p *pipes) Accept() (net.Conn, error) {
 func (p *pipes) Close() error   { p.once.Do(func() { close(p.closed) }); return nil }
 func (p *pipes) Addr() net.Addr { return &net.TCPAddr{} }
 
-// inBubble serves an edge over connections in memory, where time passes when nobody works.
+// inBubble serves an edge over connections in memory, where time advances when all goroutines are blocked.
 func inBubble(t *testing.T, tune func(*Edge), client func(dial func() net.Conn)) {
 	synctest.Test(t, func(t *testing.T) {
 		e, _ := testEdge(t)
@@ -212,8 +212,8 @@ func inBubble(t *testing.T, tune func(*Edge), client func(dial func() net.Conn))
 	})
 }
 
-// A request that drips ends after a time that does not depend on how often it drips, whatever is asked and whether
-// anybody wants its body.
+// A request sent in drips ends after a time that does not depend on the interval of the drips, whatever the request
+// is and whether or not the handler reads its body.
 func TestADrippingRequestEnds(t *testing.T) {
 	const drip = 50 * time.Second
 	read := func(w http.ResponseWriter, r *http.Request, _ registry.View) {
@@ -295,7 +295,7 @@ func TestADrippingRequestEnds(t *testing.T) {
 	}
 }
 
-// What is slow but goes on is not cut off, nor is who waits for us.
+// A slow upload that makes progress is not aborted, nor is a client that waits for the server.
 func TestASlowUploadIsTaken(t *testing.T) {
 	for _, c := range []struct {
 		name  string
@@ -342,7 +342,8 @@ func TestASlowUploadIsTaken(t *testing.T) {
 				conn := dial()
 				defer conn.Close()
 				go io.Copy(io.Discard, conn)
-				fmt.Fprintf(conn, "PATCH /v2/a/blobs/uploads/1 HTTP/1.1\r\nHost: gap.example\r\nContent-Length: %d\r\n\r\n", size)
+				fmt.Fprintf(conn, "PATCH /v2/a/blobs/uploads/1 HTTP/1.1\r\nHost: gap.example\r\nContent-Length: "+
+					"%d\r\n\r\n", size)
 				chunk := bytes.Repeat([]byte{1}, c.chunk)
 				for sent := 0; sent < size; {
 					n, err := conn.Write(chunk[:min(len(chunk), size-sent)])
@@ -360,8 +361,8 @@ func TestASlowUploadIsTaken(t *testing.T) {
 	}
 }
 
-// A request with a body that nobody wants leaves its connection as it was: the next request is answered, and a long
-// answer is not cut off.
+// A request whose body is not read leaves its connection usable: the next request is answered, and a long response is
+// not aborted.
 func TestAnUnwantedBodyIsPassedOver(t *testing.T) {
 	inBubble(t, func(e *Edge) {
 		e.Registry = func(w http.ResponseWriter, r *http.Request, _ registry.View) {
@@ -388,8 +389,9 @@ func TestAnUnwantedBodyIsPassedOver(t *testing.T) {
 				t.Errorf("got %q, %v", text, err)
 			}
 		}
-		// Who waits for 100 Continue is not told to send what is not wanted.
-		fmt.Fprintf(conn, "PUT /v2/a HTTP/1.1\r\nHost: bank.example\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n")
+		// A client that waits for 100 Continue is not told to send a body that is not read.
+		fmt.Fprintf(conn, "PUT /v2/a HTTP/1.1\r\nHost: bank.example\r\nContent-Length: 5\r\nExpect: "+
+			"100-continue\r\n\r\n")
 		resp, err := http.ReadResponse(in, nil)
 		if err != nil || resp.StatusCode != http.StatusMisdirectedRequest || !resp.Close {
 			t.Errorf("got %v, %v", resp, err)
@@ -397,7 +399,7 @@ func TestAnUnwantedBodyIsPassedOver(t *testing.T) {
 	})
 }
 
-// A client that takes a record now and then makes no progress, also where the server writes in small pieces, as TLS
+// A client that accepts a record now and then makes no progress, also if the server writes in small pieces, as TLS
 // does.
 func TestADrippingReaderIsCutOff(t *testing.T) {
 	t.Parallel() // it waits
@@ -410,7 +412,8 @@ func TestADrippingReaderIsCutOff(t *testing.T) {
 			return
 		}
 		defer conn.Close()
-		conn.(*clientconn.Conn).SetWriteBuffer(32 << 10) // else the kernel wakes the writer after a third of some megabytes
+		// otherwise the kernel wakes the writer after a third of some megabytes
+		conn.(*clientconn.Conn).SetWriteBuffer(32 << 10)
 		record := make([]byte, 16<<10)
 		for {
 			if _, err := conn.Write(record); err != nil {
@@ -468,8 +471,8 @@ func TestConnectionsCostLittle(t *testing.T) {
 	}
 }
 
-// Large answers stay in memory while their clients take them. Those of clients that do not are given up for others, so
-// that there are never more than a number of them, and who reads gets all of his.
+// Large responses stay in memory until their clients have received them. Those of clients that do not read are
+// aborted for others, so that their number is bounded, and clients that read get complete responses.
 func TestLargeAnswersAreShared(t *testing.T) {
 	const max, slow = 8, 24
 	e, _ := testEdge(t)

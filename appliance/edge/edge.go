@@ -1,5 +1,5 @@
-// Package edge takes clients' requests: it finds out by TLS name and Host which view of which service a request is for,
-// and refuses what may not be asked over plain HTTP.
+// Package edge receives clients' requests: it determines by TLS name and Host which view of which service a request
+// is for, and refuses requests that are not allowed over plain HTTP.
 package edge
 
 import (
@@ -31,35 +31,36 @@ const (
 	maxURI    = 8 << 10
 )
 
-// An Edge takes every request apart by its host and hands it to the room that it is for.
+// An Edge routes every request by its host to a service.
 type Edge struct {
 	Hosts    func() *routing.Hosts
 	Registry func(http.ResponseWriter, *http.Request, registry.View)
 	Files    func(http.ResponseWriter, *http.Request, fileserver.View)
-	// Pages are what the bastions' own names show besides images and files.
+	// Pages serves the bastions' own names, except for images and files.
 	Pages http.Handler
 	Miss  func(kind, name, detail string, client netip.Addr)
-	// Observe is told what became of each request.
+	// Observe is called with the outcome of each request.
 	Observe func(service string, r *http.Request, status int, bytes int64, took time.Duration)
 	Stall   time.Duration // see clientconn.StallTimeout
 	Node    string
-	// Pass reaches other nodes; nil: there are none.
+	// Pass connects to other nodes; nil: there are none.
 	Pass http.RoundTripper
-	// MostFree names another node that takes what this one has no room for, "" if this one has room or none has.
+	// MostFree names another node that accepts uploads for which this one has no room, "" if this one has room or
+	// none has.
 	MostFree func() string
-	// Large divides large answers; nil: there is no bound.
+	// Large limits large responses; nil: unlimited.
 	Large *share.Places
 	Log   *slog.Logger
 
 	requests requests
 }
 
-// handler returns the handler of one port; plain says that it has no TLS: the same content for reading, no writes and
-// no credentials.
+// handler returns the handler of one port; plain means without TLS: the same content for reading, no writes and no
+// credentials.
 func (e *Edge) handler(plain bool) http.Handler {
 	return e.recorded(func(rec *recorder, r *http.Request) string {
-		// Nobody stands between us and the client: who says so lies, and distribution would believe it. What nodes tell
-		// each other is theirs to tell.
+		// There is no proxy between us and the client, so these headers are forged, and distribution would trust
+		// them. The headers between nodes are removed from clients' requests too.
 		for name := range r.Header {
 			if name == "Forwarded" || strings.HasPrefix(name, "X-Forwarded-") || name == "X-Real-Ip" ||
 				strings.HasPrefix(name, passedHeaders) {
@@ -80,7 +81,7 @@ func (e *Edge) handler(plain bool) http.Handler {
 			rec.body = clientconn.NewBody(rec.ResponseWriter, r, e.Stall)
 			defer rec.body.Finish()
 		}
-		// A copy, since the server looks at the body that it made itself.
+		// A copy, since the server inspects the body that it created itself.
 		in := r.WithContext(user.WithClient(r.Context(), clientconn.AddrOf(r)))
 		if rec.body != nil {
 			in.Body = rec.body
@@ -89,7 +90,7 @@ func (e *Edge) handler(plain bool) http.Handler {
 	})
 }
 
-// recorded tells Observe what became of each request.
+// recorded calls Observe with the outcome of each request.
 func (e *Edge) recorded(serve func(*recorder, *http.Request) (service string)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		rec := &recorder{ResponseWriter: w}
@@ -102,7 +103,8 @@ func (e *Edge) recorded(serve func(*recorder, *http.Request) (service string)) h
 
 func (e *Edge) serve(w *recorder, r *http.Request, plain bool) (service string) {
 	if len(r.RequestURI) > maxURI {
-		reply.Refuse(w, r, http.StatusRequestURITooLong, "DENIED", fmt.Sprintf("the address is longer than %d bytes", maxURI))
+		reply.Refuse(w, r, http.StatusRequestURITooLong, "DENIED",
+			fmt.Sprintf("the address is longer than %d bytes", maxURI))
 		return "none"
 	}
 	h := e.Hosts()
@@ -111,7 +113,7 @@ func (e *Edge) serve(w *recorder, r *http.Request, plain bool) (service string) 
 		// The certificate was for another name than the request (RFC 9110 section 7.4).
 		if sniAt, sniOrigin := h.Find(r.TLS.ServerName); sniAt != at || sniOrigin != o {
 			reply.Refuse(w, r, http.StatusMisdirectedRequest, "DENIED",
-				fmt.Sprintf("the connection is for %s and the request for %s: use a connection of its own",
+				fmt.Sprintf("the connection is for %s, but the request is for %s: use another connection",
 					reply.Clip(r.TLS.ServerName), reply.Clip(r.Host)))
 			return "none"
 		}
@@ -119,7 +121,7 @@ func (e *Edge) serve(w *recorder, r *http.Request, plain bool) (service string) 
 	if at == routing.Unknown {
 		e.Miss(missing.Host, origin.Fold(r.Host), reply.Clip(r.Method+" "+r.URL.Path), clientconn.AddrOf(r))
 		reply.Refuse(w, r, http.StatusMisdirectedRequest, "DENIED",
-			fmt.Sprintf("this is casemate, which does not answer for %s: casemate origin add %s changes that",
+			fmt.Sprintf("casemate does not serve %s: to add it: casemate origin add %s",
 				reply.Clip(r.Host), reply.Clip(origin.Fold(r.Host))))
 		return "none"
 	}
@@ -130,8 +132,9 @@ func (e *Edge) serve(w *recorder, r *http.Request, plain bool) (service string) 
 		return "none"
 	}
 	if a := r.Header.Get("Authorization"); plain && a != "" && !bearer(a) {
-		reply.Refuse(w, r, http.StatusForbidden, "DENIED", "credentials are not taken over plain http: use https, or read "+
-			"without them, and change the password that was just sent in the clear")
+		reply.Refuse(w, r, http.StatusForbidden, "DENIED",
+			"credentials are not accepted over plain http: use https, or read "+
+				"without them, and change the password that was just sent in the clear")
 		return "none"
 	}
 	images := r.URL.Path == "/v2" || strings.HasPrefix(r.URL.Path, "/v2/")
@@ -142,7 +145,7 @@ func (e *Edge) serve(w *recorder, r *http.Request, plain bool) (service string) 
 		e.Registry(w, r, view)
 		return "registry"
 	case at == routing.Origin && token && origin.Fold(r.Host) == "auth.docker.io":
-		// Clients come here only if they were sent by something else than us; an anonymous token is what they want.
+		// Clients only request this if another host referred them here; they want an anonymous token.
 		e.Registry(w, r, registry.View{Plain: plain, Host: r.Host})
 		return "registry"
 	case at == routing.Origin:
@@ -170,20 +173,20 @@ func (e *Edge) serve(w *recorder, r *http.Request, plain bool) (service string) 
 	return "none"
 }
 
-// What one node tells another about a request that it passes on. A client's own headers of these names are dropped.
+// Headers that a node adds to a request that it forwards to another. They are removed from clients' requests.
 const (
 	passedHeaders = "Casemate-"
-	passedBy      = "Casemate-Passed" // the node that has passed it on: once, and no further
+	passedBy      = "Casemate-Passed" // the node that has forwarded it: a request is forwarded only once
 	passedClient  = "Casemate-Client" // the client's address and port, for limits and the log
 	passedPlain   = "Casemate-Plain"  // "1": it came over plain http
 )
 
-// PassOn lets another node answer a request of a push, which the registry has found to be one that may be made: the
-// node that has the bytes of the upload or, with "", one that has room if this one has none. If it does not answer,
-// they are out of reach: the client begins that upload again.
+// PassOn forwards an upload request to another node, after the registry has authorized it: to the node that has the
+// bytes of the upload or, with "", to one that has room if this one has none. If that node does not answer, the bytes
+// are out of reach: the client starts that upload again.
 func (e *Edge) PassOn(w http.ResponseWriter, r *http.Request, node string) bool {
 	if node == "" && e.MostFree != nil {
-		// A client does not know that it had better ask another of the addresses that DNS gave it.
+		// A client cannot know that it should use another of the addresses that DNS returned.
 		node = e.MostFree()
 	}
 	if e.Pass == nil || node == "" || node == e.Node || !e.Hosts().Nodes[node] {
@@ -204,33 +207,34 @@ func (e *Edge) PassOn(w http.ResponseWriter, r *http.Request, node string) bool 
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
 			e.Log.Warn("upload not forwarded", "client", r.RemoteAddr, "peer", node, "err", err)
 			reply.Refuse(w, r, http.StatusNotFound, "BLOB_UPLOAD_UNKNOWN",
-				fmt.Sprintf("node %s, which has this upload, does not answer: begin it again", node))
+				fmt.Sprintf("node %s, which has this upload, does not answer: start it again", node))
 		},
 	}
 	proxy.ServeHTTP(w, r)
 	return true
 }
 
-// PassedOn answers what other nodes pass on. It knows pushes and nothing else, and sees the client: its address, and
-// whether it came by TLS.
+// PassedOn serves requests that other nodes forward. It accepts requests of pushes only, and sees the client: its
+// address, and whether it used TLS.
 func (e *Edge) PassedOn() http.Handler {
 	return e.recorded(func(w *recorder, r *http.Request) string {
 		if !registry.Pushes(r) {
-			reply.Refuse(w, r, http.StatusNotFound, "UNSUPPORTED", "nodes pass on requests of pushes only")
+			reply.Refuse(w, r, http.StatusNotFound, "UNSUPPORTED", "nodes forward only requests of pushes")
 			return "none"
 		}
 		h := e.Hosts()
 		at, o := h.Find(r.Host)
 		if at == routing.Unknown {
 			reply.Refuse(w, r, http.StatusMisdirectedRequest, "DENIED",
-				fmt.Sprintf("this is casemate, which does not answer for %s", reply.Clip(r.Host)))
+				fmt.Sprintf("casemate does not serve %s", reply.Clip(r.Host)))
 			return "none"
 		}
 		plain := r.Header.Get(passedPlain) != ""
 		in := *r
 		in.TLS = nil
 		if !plain {
-			in.TLS = &tls.ConnectionState{} // the other node's; here it says what addresses in answers begin with
+			// not this connection's state; here it determines the scheme of URLs in responses
+			in.TLS = &tls.ConnectionState{}
 		}
 		if at, err := netip.ParseAddrPort(r.Header.Get(passedClient)); err == nil {
 			in.RemoteAddr = at.String()
@@ -245,13 +249,13 @@ func (e *Edge) PassedOn() http.Handler {
 	})
 }
 
-// bearer reports a token, which the registry judges itself: over plain http it takes those for reading.
+// bearer reports a token, which the registry verifies itself: over plain http it accepts tokens for reading.
 func bearer(authorization string) bool {
 	scheme, _, _ := strings.Cut(authorization, " ")
 	return strings.EqualFold(scheme, "Bearer")
 }
 
-// below returns r with prefix taken off its path, in both forms.
+// below returns r with prefix removed from its path, in both forms.
 func below(r *http.Request, prefix string) *http.Request {
 	sub := new(http.Request)
 	*sub = *r
@@ -262,15 +266,15 @@ func below(r *http.Request, prefix string) *http.Request {
 	return sub
 }
 
-// recorder remembers the status and counts the bytes of an answer. It passes ReadFrom on, so that a file still goes to
-// the socket by sendfile.
+// recorder records the status and counts the bytes of a response. It forwards ReadFrom, so that a file is still sent
+// by sendfile.
 type recorder struct {
 	http.ResponseWriter
 	status int
 	bytes  int64
-	body   *clientconn.Body            // the request's; nil if it has none
-	take   func() (*share.Place, bool) // takes a place for a large answer; nil: it needs none
-	conn   *clientconn.Conn            // has files copied in turns before they are encrypted; nil: it does that itself
+	body   *clientconn.Body            // the request's body; nil if it has none
+	take   func() (*share.Place, bool) // takes a place for a large response; nil: not needed
+	conn   *clientconn.Conn            // copies files in turns before they are encrypted; nil: it does that itself
 }
 
 func (w *recorder) WriteHeader(status int) {
@@ -278,7 +282,7 @@ func (w *recorder) WriteHeader(status int) {
 	w.ResponseWriter.WriteHeader(status)
 }
 
-// begin is called before the first byte of an answer.
+// begin is called before the first byte of a response.
 func (w *recorder) begin(status int) {
 	if w.status != 0 || status < 200 {
 		return
@@ -303,7 +307,7 @@ func (w *recorder) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// ReadFrom is what io.Copy calls.
+// ReadFrom is called by io.Copy.
 func (w *recorder) ReadFrom(r io.Reader) (int64, error) {
 	w.begin(http.StatusOK)
 	if w.conn != nil {

@@ -20,7 +20,7 @@ import (
 	"casemate/registry"
 )
 
-// testEdge is an edge whose rooms say what they were asked.
+// testEdge returns an edge whose services record the requests.
 func testEdge(t *testing.T) (*Edge, *[]string) {
 	off := origin.Origin{Host: "off.example.org", Disabled: origin.Removed}
 	h := &routing.Hosts{
@@ -31,12 +31,15 @@ func testEdge(t *testing.T) (*Edge, *[]string) {
 	e := &Edge{
 		Hosts: func() *routing.Hosts { return h },
 		Registry: func(w http.ResponseWriter, r *http.Request, v registry.View) {
-			fmt.Fprintf(w, "registry origin=%s plain=%v host=%s path=%s", v.Origin, v.Plain, v.Host, r.URL.EscapedPath())
+			fmt.Fprintf(w, "registry origin=%s plain=%v host=%s path=%s", v.Origin, v.Plain, v.Host,
+				r.URL.EscapedPath())
 		},
 		Files: func(w http.ResponseWriter, r *http.Request, v fileserver.View) {
 			fmt.Fprintf(w, "files origin=%s plain=%v path=%s", v.Origin, v.Plain, r.URL.EscapedPath())
 		},
-		Pages:   http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprintf(w, "pages %s", r.URL.Path) }),
+		Pages: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			fmt.Fprintf(w, "pages %s", r.URL.Path)
+		}),
 		Miss:    func(kind, name, detail string, _ netip.Addr) { missed = append(missed, kind+" "+name) },
 		Observe: func(string, *http.Request, int, int64, time.Duration) {},
 		Stall:   time.Minute, Log: testLog(t),
@@ -47,16 +50,19 @@ func testEdge(t *testing.T) (*Edge, *[]string) {
 func TestTheEdgeRoutesByHost(t *testing.T) {
 	e, missed := testEdge(t)
 	for _, c := range []struct{ host, path, want string }{
-		{"registry.k8s.io", "/v2/pause/manifests/3.10", "registry origin=registry.k8s.io plain=false host=registry.k8s.io path=/v2/pause/manifests/3.10"},
+		{"registry.k8s.io", "/v2/pause/manifests/3.10",
+			"registry origin=registry.k8s.io plain=false host=registry.k8s.io path=/v2/pause/manifests/3.10"},
 		{"registry-1.docker.io", "/v2/", "registry origin=docker.io plain=false host=registry-1.docker.io path=/v2/"},
 		{"INDEX.docker.io:443", "/v2", "registry origin=docker.io plain=false host=INDEX.docker.io:443 path=/v2"},
 		{"docker.io.", "/v2x", "files origin=docker.io plain=false path=/v2x"},
-		{"auth.docker.io", "/token?service=registry.docker.io", "registry origin= plain=false host=auth.docker.io path=/token"},
+		{"auth.docker.io", "/token?service=registry.docker.io",
+			"registry origin= plain=false host=auth.docker.io path=/token"},
 		{"auth.docker.io", "/other", "files origin=docker.io plain=false path=/other"},
 		{"dl.k8s.io", "/release/stable.txt", "files origin=dl.k8s.io plain=false path=/release/stable.txt"},
 		{"dl.k8s.io", "/token", "files origin=dl.k8s.io plain=false path=/token"},
 		{"dl.k8s.io", "/ca.crt", "files origin=dl.k8s.io plain=false path=/ca.crt"},
-		{"registry.gap.example", "/v2/a/b/tags/list", "registry origin= plain=false host=registry.gap.example path=/v2/a/b/tags/list"},
+		{"registry.gap.example", "/v2/a/b/tags/list", "registry origin= plain=false host=registry.gap.example " +
+			"path=/v2/a/b/tags/list"},
 		{"registry.gap.example", "/token", "registry origin= plain=false host=registry.gap.example path=/token"},
 		{"registry.gap.example", "/", "404"},
 		{"files.gap.example", "/dl.k8s.io/x%2Fy", "files origin= plain=false path=/dl.k8s.io/x%2Fy"},
@@ -87,7 +93,8 @@ func TestTheEdgeRoutesByHost(t *testing.T) {
 			t.Errorf("%s%.40s: got %s (%s), want %s", c.host, c.path, got, w.Body, c.want)
 		}
 	}
-	if got := strings.Join(*missed, ","); got != "host n2.gap.example,host off.example.org,host registry.bank.example,host x.registry.k8s.io" {
+	if got := strings.Join(*missed, ","); got != "host n2.gap.example,host off.example.org,host "+
+		"registry.bank.example,host x.registry.k8s.io" {
 		t.Errorf("missed: %s", got)
 	}
 }
@@ -122,7 +129,8 @@ func TestWhatProxiesSayIsNotBelieved(t *testing.T) {
 	var got http.Header
 	e.Registry = func(_ http.ResponseWriter, r *http.Request, _ registry.View) { got = r.Header }
 	r := httptest.NewRequest("GET", "http://gap.example/v2/", nil)
-	for _, h := range []string{"Forwarded", "X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Forwarded-Port", "X-Real-Ip"} {
+	for _, h := range []string{"Forwarded", "X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host",
+		"X-Forwarded-Port", "X-Real-Ip"} {
 		r.Header.Set(h, "evil.example")
 	}
 	r.Header.Set("Accept", "x/y")
@@ -132,7 +140,7 @@ func TestWhatProxiesSayIsNotBelieved(t *testing.T) {
 	}
 }
 
-// A bearer token over plain http is for the registry to judge: anonymous ones are how mirrors on port 80 are read.
+// The registry verifies a bearer token over plain http: anonymous ones are used to read mirrors on port 80.
 func TestTokensOverPlainHTTPReachTheRegistry(t *testing.T) {
 	e, _ := testEdge(t)
 	r := httptest.NewRequest("GET", "http://gap.example/v2/a/manifests/1", nil)
@@ -161,7 +169,7 @@ func rawServer(t *testing.T, stall time.Duration, max int, h http.Handler) (addr
 	return l.Addr().String(), p
 }
 
-// A client that stops reading is cut off, and one that reads slowly but steadily is not.
+// A client that stops reading is disconnected, and one that reads slowly but steadily is not.
 func TestAClientThatStopsReadingIsCutOff(t *testing.T) {
 	ended := make(chan error, 1)
 	addr, _ := rawServer(t, 200*time.Millisecond, 10, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

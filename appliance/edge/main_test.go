@@ -10,20 +10,21 @@ import (
 	"go.uber.org/goleak"
 )
 
-// patience is after how long a wait ends that nothing will end. It judges nothing: no machine is so busy.
+// patience is the timeout of a wait whose condition never becomes true. It is longer than any delay of a busy
+// machine.
 const patience = 5 * time.Minute
 
-// wait returns when it is so, at which it looks again and again.
+// wait polls until so returns true.
 func wait(t testing.TB, what string, so func() bool) {
 	t.Helper()
-	for end := time.Now().Add(patience); !so(); time.Sleep(time.Millisecond) { // between two looks
+	for end := time.Now().Add(patience); !so(); time.Sleep(time.Millisecond) { // poll interval
 		if time.Now().After(end) {
 			t.Fatalf("waited in vain until %s", what)
 		}
 	}
 }
 
-// until yields what comes out of a channel.
+// until yields the values received from a channel.
 func until[T any](t testing.TB, c <-chan T, what string) iter.Seq[T] {
 	return func(yield func(T) bool) {
 		t.Helper()
@@ -44,7 +45,7 @@ func until[T any](t testing.TB, c <-chan T, what string) iter.Seq[T] {
 	}
 }
 
-// next is the next thing out of a channel.
+// next receives the next value from a channel.
 func next[T any](t testing.TB, c <-chan T, what string) (x T) {
 	t.Helper()
 	for x = range until(t, c, what) {

@@ -11,7 +11,7 @@ import (
 	"casemate/registry"
 )
 
-// other is a peer's end: what is passed on comes to its handler, as the cluster hands it over.
+// other is a peer: forwarded requests arrive at its handler, as the cluster delivers them.
 type other struct {
 	t    *testing.T
 	node string
@@ -29,8 +29,8 @@ func (o other) RoundTrip(r *http.Request) (*http.Response, error) {
 	return w.Result(), nil
 }
 
-// What one node passes on the other sees as if the client had come to it: its address, whether it came by TLS, its
-// host, and nothing that it did not say.
+// The receiving node sees a forwarded request as if the client had sent it there: its address, whether it used TLS,
+// its host, and no forged headers.
 func TestThePassedRequestIsTheClients(t *testing.T) {
 	one, _ := testEdge(t)
 	two, _ := testEdge(t)
@@ -76,7 +76,8 @@ func TestThePassedRequestIsTheClients(t *testing.T) {
 	for _, c := range []struct {
 		from, method, target, want string
 	}{
-		{"10.1.2.3:999", "PATCH", "https://gap.example/v2/a/blobs/uploads/00000000-0000-4000-8000-000000000000?_node=n2",
+		{"10.1.2.3:999", "PATCH",
+			"https://gap.example/v2/a/blobs/uploads/00000000-0000-4000-8000-000000000000?_node=n2",
 			"PATCH " + session + ` of 10.1.2.3:999 at gap.example, plain false, ` + asClient},
 		{"[fd00::3]:999", "POST", "https://registry.gap.example/v2/a/blobs/uploads/",
 			`POST /v2/a/blobs/uploads/ of [fd00::3]:999 at registry.gap.example, plain false, ` + asClient},
@@ -86,9 +87,9 @@ func TestThePassedRequestIsTheClients(t *testing.T) {
 		{"10.1.2.3:999", "GET", "https://docker.io/v2/a/blobs/uploads/00000000-0000-4000-8000-000000000000",
 			"GET " + session + ` of 10.1.2.3:999 at docker.io, plain false, ` +
 				`tls true, passed true, origin "docker.io", says [], Bearer x`},
-		{"10.1.2.3:999", "GET", "https://gap.example/v2/a/manifests/1", "nodes pass on requests of pushes only"},
+		{"10.1.2.3:999", "GET", "https://gap.example/v2/a/manifests/1", "nodes forward only requests of pushes"},
 		{"10.1.2.3:999", "GET", "https://gap.example/v2/x/blobs/uploads/../../../../../member",
-			"nodes pass on requests of pushes only"},
+			"nodes forward only requests of pushes"},
 		{"10.1.2.3:999", "GET", "https://gap.example" + session + "?n3", "here"}, // no node of this cluster
 	} {
 		_, got := ask(one.handler(strings.HasPrefix(c.target, "http:")), c.method, c.target, c.from)
@@ -99,7 +100,7 @@ func TestThePassedRequestIsTheClients(t *testing.T) {
 			t.Errorf("%s: limits see %s", c.from, client)
 		}
 	}
-	// What it does not know it does not answer, whoever of the nodes asks.
+	// It refuses other requests, whichever node forwards them.
 	for _, c := range []struct {
 		target string
 		want   int

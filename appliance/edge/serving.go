@@ -9,8 +9,8 @@ import (
 	"casemate/appliance/clientconn"
 )
 
-// Server returns one of the two HTTP servers; plain says that it is the one without TLS. The limits on what a client
-// may do without progress are here and in clientconn.
+// Server returns one of the two HTTP servers; plain means the one without TLS. The limits for clients that make no
+// progress are here and in clientconn.
 func (e *Edge) Server(plain bool, errorLog *log.Logger) *http.Server {
 	return &http.Server{
 		Handler:           e.requests.count(e.handler(plain)),
@@ -22,7 +22,7 @@ func (e *Edge) Server(plain bool, errorLog *log.Logger) *http.Server {
 	}
 }
 
-// requests counts requests under way, those that began before the stop apart.
+// requests counts requests in progress, separately those that began before the stop.
 type requests struct {
 	stopping atomic.Bool
 	before   atomic.Int64
@@ -38,8 +38,8 @@ func (f *requests) count(h http.Handler) http.Handler {
 	})
 }
 
-// Drain waits until the requests that are under way now have ended, but not longer than most. Others are still answered
-// meanwhile: one slow download keeps nobody out.
+// Drain waits until the requests that are in progress now have ended, but at most most. Other requests are still
+// answered meanwhile: one slow download does not block new clients.
 func (e *Edge) Drain(most time.Duration) {
 	f := &e.requests
 	f.stopping.Store(true)

@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// checkDescriptor refuses everything but a regular file or a pipe that is open for reading only. So a device, a socket
-// or a terminal, whose reading does something, and a file that the daemon could write, never come in; neither does a
+// checkDescriptor refuses everything but a regular file or a pipe that is open for reading only. It refuses a device,
+// a socket and a terminal, because reading them has side effects, a file that the daemon could write, and a
 // directory, which has no bytes.
 func checkDescriptor(fd int) error {
 	var st unix.Stat_t
@@ -29,8 +29,8 @@ func checkDescriptor(fd int) error {
 	return nil
 }
 
-// plain says that f can be handed over as it is: the daemon would take it, and a regular file would be read from its
-// beginning.
+// plain reports whether f can be passed as it is: the daemon would accept it, and would read a regular file from its
+// start.
 func plain(f *os.File) bool {
 	if checkDescriptor(int(f.Fd())) != nil {
 		return false

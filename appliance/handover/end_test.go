@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A relayed pipe ends also when the command is killed: that is no end of the input.
+// A relayed pipe also ends when the command is killed: that is not the end of the input.
 func TestRelayedInputOfKilledCommand(t *testing.T) {
 	got := make(chan error, 1)
 	d := newDaemon(t, func(s *Session) {
@@ -53,10 +53,12 @@ func TestAnswers(t *testing.T) {
 	})
 	file := write(t, t.TempDir()+"/f", "x")
 	var refused *Error
-	if _, err := d.run(t.Context(), Request{}, file); !errors.As(err, &refused) || refused.Status != 409 || err.Error() != "import x: it is there already" {
+	if _, err := d.run(t.Context(), Request{}, file); !errors.As(err, &refused) || refused.Status != 409 ||
+		err.Error() != "import x: it is there already" {
 		t.Errorf("got %v", err)
 	}
-	if _, err := d.run(t.Context(), Request{Name: "unprintable"}, file); !errors.As(err, &refused) || refused.Status != 500 {
+	if _, err := d.run(t.Context(), Request{Name: "unprintable"}, file); !errors.As(err, &refused) ||
+		refused.Status != 500 {
 		t.Errorf("got %v", err)
 	}
 	for _, c := range []struct {
@@ -72,7 +74,8 @@ func TestAnswers(t *testing.T) {
 		io.WriteString(c, "POST "+Path+" HTTP/1.1\r\nHost: casemate\r\nContent-Length: 0\r\n\r\n")
 		text := make([]byte, 1000)
 		n, _ := c.Read(text)
-		if got := string(text[:n]); !strings.HasPrefix(got, "HTTP/1.1 426") || !strings.Contains(got, "casemate import") {
+		if got := string(text[:n]); !strings.HasPrefix(got, "HTTP/1.1 426") ||
+			!strings.Contains(got, "casemate import") {
 			t.Errorf("got %q", got)
 		}
 		c.Close()
@@ -93,7 +96,8 @@ func TestAnswers(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := Run(t.Context(), c, Request{}, []string{file}, nil); !errors.As(err, &refused) || refused.Status != 503 || refused.Message != "no majority now" {
+		if _, err := Run(t.Context(), c, Request{}, []string{file}, nil); !errors.As(err, &refused) ||
+			refused.Status != 503 || refused.Message != "no majority now" {
 			t.Errorf("got %v", err)
 		}
 		server.Close()
@@ -101,7 +105,7 @@ func TestAnswers(t *testing.T) {
 	})
 }
 
-// When the command goes away everything that waits on it ends, whatever it waits for.
+// When the command goes away, everything that waits for it ends.
 func TestCommandGoesAway(t *testing.T) {
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -150,7 +154,7 @@ func TestCommandGoesAway(t *testing.T) {
 	}
 }
 
-// What cannot be opened now does not keep a command that is interrupted.
+// An input whose opening blocks does not block a command that is interrupted.
 func TestInterruptedWhileOpening(t *testing.T) {
 	d := newDaemon(t, func(s *Session) {
 		t.Error("accepted")
@@ -172,7 +176,7 @@ func TestInterruptedWhileOpening(t *testing.T) {
 	w.Close()
 }
 
-// A daemon that stops ends its sessions, told or not.
+// A daemon that stops or is killed ends its sessions.
 func TestDaemonStops(t *testing.T) {
 	dir := t.TempDir()
 	for _, finish := range []bool{true, false} {
@@ -187,7 +191,8 @@ func TestDaemonStops(t *testing.T) {
 		})
 		go func() { <-ready; d.stop() }()
 		_, err := d.run(t.Context(), Request{}, dir)
-		if want := map[bool]string{true: "casemate stops", false: "run the same command again"}[finish]; err == nil || !strings.Contains(err.Error(), want) {
+		if want := map[bool]string{true: "casemate stops", false: "run the same command again"}[finish]; err == nil ||
+			!strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want %s", err, want)
 		}
 	}

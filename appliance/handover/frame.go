@@ -19,7 +19,7 @@ type sender struct {
 	conn *net.UnixConn
 }
 
-// send writes m, with the descriptor of f unless it is nil. f stays the caller's, who may close it then.
+// send writes m, with the descriptor of f unless f is nil. The caller keeps f and may close it afterwards.
 func (s *sender) send(m *message, f *os.File) error {
 	var rights []byte
 	whole := *m
@@ -35,7 +35,7 @@ func (s *sender) send(m *message, f *os.File) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if f != nil {
-		// The kernel may take a part of the bytes only; the descriptor goes with the first of them.
+		// The kernel may accept only a part of the bytes; the descriptor is sent with the first of them.
 		n, _, err := s.conn.WriteMsgUnix(frame, rights, nil)
 		runtime.KeepAlive(f)
 		if err != nil {
@@ -47,7 +47,8 @@ func (s *sender) send(m *message, f *os.File) error {
 	return err
 }
 
-// readFrame reads one frame of at most limit bytes. Memory grows with what arrives, not with what the length claims.
+// readFrame reads one frame of at most limit bytes. It allocates memory for bytes that have arrived, not for the
+// length that the frame states.
 func readFrame(r io.Reader, limit uint32) (*message, error) {
 	var head [4]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
@@ -55,7 +56,7 @@ func readFrame(r io.Reader, limit uint32) (*message, error) {
 	}
 	n := binary.BigEndian.Uint32(head[:])
 	if n > limit {
-		return nil, protocolError("a frame of %d bytes, at most %d are taken", n, limit)
+		return nil, protocolError("a frame has %d bytes, more than %d", n, limit)
 	}
 	var text bytes.Buffer
 	if _, err := io.CopyN(&text, r, int64(n)); err != nil {
@@ -66,19 +67,19 @@ func readFrame(r io.Reader, limit uint32) (*message, error) {
 	}
 	m := new(message)
 	if err := json.Unmarshal(text.Bytes(), m); err != nil {
-		return nil, protocolError("a frame is not JSON of ours: %w", err)
+		return nil, protocolError("a frame is not valid JSON: %w", err)
 	}
 	return m, nil
 }
 
-// receiver reads bytes from a socket and keeps the descriptors that come with them, in their order.
+// receiver reads bytes from a socket and stores the descriptors that come with them, in order.
 type receiver struct {
 	conn  *net.UnixConn
 	files []int // open descriptors that no frame has claimed yet
 }
 
-// maxUnclaimed bounds the descriptors that may arrive before their frame is read: they come with its first byte, so one
-// is the rule.
+// maxUnclaimed limits the descriptors that may arrive before their frame is read: they come with its first byte, so
+// usually there is one.
 const maxUnclaimed = 8
 
 func (r *receiver) Read(p []byte) (int, error) {
@@ -115,7 +116,7 @@ func (r *receiver) keep(oob []byte) error {
 	return nil
 }
 
-// next reads a frame and the descriptor that it says it brings, -1 if none. The descriptor is the caller's then.
+// next reads a frame and the descriptor that it announces, -1 if none. The caller owns the descriptor.
 func (r *receiver) next(from io.Reader) (*message, int, error) {
 	m, err := readFrame(from, maxAsk)
 	if err != nil {
@@ -125,14 +126,14 @@ func (r *receiver) next(from io.Reader) (*message, int, error) {
 	case m.Descriptors == 0:
 		return m, -1, nil
 	case m.Descriptors != 1 || len(r.files) == 0:
-		return nil, -1, protocolError("a frame says %d descriptors, %d have come", m.Descriptors, len(r.files))
+		return nil, -1, protocolError("a frame announces %d descriptors, but %d arrived", m.Descriptors, len(r.files))
 	}
 	fd := r.files[0]
 	r.files = r.files[1:]
 	return m, fd, nil
 }
 
-// close closes what nobody claimed.
+// close closes the descriptors that no frame claimed.
 func (r *receiver) close() {
 	for _, fd := range r.files {
 		unix.Close(fd)

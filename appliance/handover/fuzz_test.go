@@ -22,12 +22,15 @@ func FuzzFrame(f *testing.F) {
 	})
 }
 
-// FuzzSession lets a command say anything, with a descriptor in the middle of it.
+// FuzzSession sends arbitrary bytes as a command, with a descriptor in the middle.
 func FuzzSession(f *testing.F) {
 	hello := `{"hello":{"inputs":[{"name":"x","dir":true}]}}`
-	f.Add([]byte("\x00\x00\x00\x2f"+hello+" "), []byte("\x00\x00\x00\x26{\"reply\":{\"id\":1,\"entry\":{\"mode\":0}}} "), true)
-	f.Add([]byte("\x00\x00\x00\x2f"+hello+" "), []byte("\x00\x00\x00\x24{\"reply\":{\"id\":1},\"descriptors\":1}  "), true)
-	f.Add([]byte("\x00\x00\x00\x2f"+hello+" "), []byte("\x00\x00\x06\x24{\"reply\":{\"id\":1},\"descriptors\":1}  "), true)
+	f.Add([]byte("\x00\x00\x00\x2f"+hello+" "), []byte(
+		"\x00\x00\x00\x26{\"reply\":{\"id\":1,\"entry\":{\"mode\":0}}} "), true)
+	f.Add([]byte("\x00\x00\x00\x2f"+hello+" "), []byte("\x00\x00\x00\x24{\"reply\":{\"id\":1},\"descriptors\":1}  "),
+		true)
+	f.Add([]byte("\x00\x00\x00\x2f"+hello+" "), []byte("\x00\x00\x06\x24{\"reply\":{\"id\":1},\"descriptors\":1}  "),
+		true)
 	f.Fuzz(func(t *testing.T, first, second []byte, withFile bool) {
 		pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
 		if err != nil {

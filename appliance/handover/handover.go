@@ -1,16 +1,17 @@
-// Package handover brings what an operator names to the daemon. The daemon runs as its own user in a sandbox and may
-// not be able to open it, so the command stays its file opener for as long as an import lasts: files and pipes go over
-// as descriptors, and of a directory each file when it is asked for.
+// Package handover passes the files that an operator names on the command line to the daemon. The daemon runs as its
+// own user in a sandbox and may not be able to open them, so the command opens files for the daemon as long as an
+// import runs: it passes files and pipes as descriptors, and the files of a directory one by one as the daemon
+// requests them.
 //
-// The command sends POST /v1/imports to the admin socket with "Connection: Upgrade" and "Upgrade: casemate-import" (RFC
-// 9110, 7.8). After the 101 both sides speak frames: a length of 4 bytes, big-endian, and so many bytes of JSON
-// (message). A descriptor travels as SCM_RIGHTS with the first byte of its frame. The command speaks first, and only
-// after the 101: whatever the HTTP server read ahead could not bring descriptors.
+// The command sends POST /v1/imports to the admin socket with "Connection: Upgrade" and "Upgrade: casemate-import"
+// (RFC 9110, 7.8). After the 101 both sides send frames: a length of 4 bytes, big-endian, followed by that many bytes
+// of JSON (message). A descriptor travels as SCM_RIGHTS with the first byte of its frame. The command sends the first
+// frame, and only after the 101: the bytes that the HTTP server reads ahead could not carry descriptors.
 //
-// It promises: a descriptor that the daemon gets is open for reading only and is a regular file or a pipe; of a
-// directory nothing is opened that lies outside it, wherever its symbolic links lead; when one side goes away, the
-// other side's calls end; and what was not given out as a file is closed with the session. Nothing is ever linked: what
-// is handed over stays the operator's, who may go on writing it.
+// It promises: a descriptor that the daemon accepts is open for reading only and is a regular file or a pipe. No file
+// outside a directory is opened through it, wherever its symbolic links lead. When one side goes away, the other
+// side's calls end. Files that were not given to the caller are closed with the session. Nothing is ever linked: the
+// files remain the operator's, who may continue to write them.
 package handover
 
 import (
@@ -21,67 +22,67 @@ import (
 	"time"
 )
 
-// Protocol is the name in the Upgrade header, Path where it is asked for.
+// Protocol is the name in the Upgrade header, Path the request's path.
 const (
 	Protocol = "casemate-import"
 	Path     = "/v1/imports"
 )
 
-// Limits of what one side takes from the other.
+// Limits on what one side accepts from the other.
 const (
 	maxAsk     = 1 << 20  // bytes of a frame from the command
 	maxAnswer  = 64 << 20 // bytes of a frame from the daemon: the result of a dry run names every change
 	maxInputs  = 1024     // descriptors that one import may hold open
-	maxFlight  = 16       // questions to the command under way
+	maxFlight  = 16       // requests to the command in flight
 	pageSize   = 512      // entries of a directory in one frame, each a name of at most 255 bytes (NAME_MAX)
 	helloWait  = 30 * time.Second
-	finishWait = 30 * time.Second // for a command that is stopped (SIGSTOP) when its import is done
+	finishWait = 30 * time.Second // for a command that is stopped (SIGSTOP) when its import ends
 	everyTick  = 200 * time.Millisecond
 )
 
-// Request is what the operator asked for.
+// Request is the operator's import request.
 type Request struct {
-	// Name is the import's; "": the daemon finds one.
+	// Name is the import's name; "": the daemon derives one.
 	Name string `json:"name,omitempty"`
-	// Keys are trusted public keys, each the base64 of 32 bytes, beside those that the settings name.
+	// Keys are trusted public keys, each the base64 of 32 bytes, in addition to those of the settings.
 	Keys []string `json:"keys,omitempty"`
-	// Repository names the images that name none themselves.
+	// Repository is the repository for images without a name.
 	Repository string `json:"repository,omitempty"`
-	// DryRun asks what would change, and changes nothing.
+	// DryRun reports what would change, and changes nothing.
 	DryRun bool `json:"dry_run,omitempty"`
-	// Partial leaves out names that cannot be taken, with their reasons.
+	// Partial leaves out names that cannot be imported, with their reasons.
 	Partial bool `json:"partial,omitempty"`
-	// Inputs are in the operator's order. Run fills them.
+	// Inputs are in the operator's order. Run sets them.
 	Inputs []Named `json:"inputs"`
 }
 
-// Named is one thing that the operator named.
+// Named is one input as the operator named it.
 type Named struct {
-	Name string `json:"name"` // as it was typed; "-" is standard input
+	Name string `json:"name"` // as typed; "-" is standard input
 	Dir  bool   `json:"dir,omitempty"`
-	// Relayed says that the command copies it into a pipe of its own, because it is neither a regular file nor a pipe
-	// (ssh gives a socket). Such a pipe also ends when the command dies, so its end counts only when the command
-	// confirms it.
+	// Relayed reports that the command copies the input into its own pipe, because it is neither a regular file nor a
+	// pipe (ssh provides a socket). Such a pipe also ends when the command dies, so its end is valid only if the
+	// command confirms it.
 	Relayed bool `json:"relayed,omitempty"`
 }
 
-// Progress is how far an import is.
+// Progress is the progress of an import.
 type Progress struct {
 	Done  int64  `json:"done"`  // bytes
-	Total int64  `json:"total"` // bytes; -1 when it is not known
+	Total int64  `json:"total"` // bytes; -1 if unknown
 	Phase string `json:"phase,omitempty"`
 }
 
-// Error is the daemon's answer that is no success.
+// Error is an unsuccessful answer of the daemon.
 type Error struct {
-	Status  int // of HTTP, docs/admin-api.md says which means what
+	Status  int // HTTP status; docs/admin-api.md lists the meanings
 	Message string
 }
 
 func (e *Error) Error() string { return e.Message }
 
-// ErrGone ends a session whose command went away.
-var ErrGone = errors.New("the command that hands over the files went away")
+// ErrGone means that the command of a session went away.
+var ErrGone = errors.New("the command that passes the files went away")
 
 // message is one frame: exactly one of its pointers is set.
 type message struct {
@@ -96,16 +97,17 @@ type message struct {
 	Descriptors int `json:"descriptors,omitempty"`
 }
 
-// What the daemon asks of the command.
+// Requests of the daemon to the command.
 const (
-	opOpen     = "open"      // Path: a descriptor of a regular file, or Dir of a directory
-	opStat     = "stat"      // Path: its Entry
-	opLstat    = "lstat"     // Path: its Entry, of a link itself
-	opReadLink = "read-link" // Path: an Entry with what the link says as its name
-	opReadDir  = "read-dir"  // Dir: the next Entries, none at its end
-	opCloseDir = "close-dir" // Dir: forget it
-	opEnd      = "end"       // Input: the error with which a relayed input ended, if any
-	opProgress = "progress"  // show Progress; answered, so that a command which does not read is not written full
+	opOpen     = "open"      // Path: returns a descriptor of a regular file, or Dir of a directory
+	opStat     = "stat"      // Path: returns its Entry
+	opLstat    = "lstat"     // Path: returns its Entry, of a link itself
+	opReadLink = "read-link" // Path: returns an Entry with the link's target as its name
+	opReadDir  = "read-dir"  // Dir: returns the next Entries, none at the end
+	opCloseDir = "close-dir" // Dir: closes it
+	opEnd      = "end"       // Input: returns the error with which a relayed input ended, if any
+	// shows Progress; acknowledged, so that the buffer of a command that does not read does not fill up
+	opProgress = "progress"
 )
 
 type ask struct {
@@ -131,8 +133,8 @@ type final struct {
 	Result json.RawMessage `json:"result,omitempty"`
 }
 
-// entry is a fs.FileInfo. The name is bytes: a file system may hold names that are no UTF-8, which a list must show and
-// JSON would change.
+// entry is an fs.FileInfo. The name is bytes: a file system may have names that are not UTF-8, which must be listed
+// unchanged.
 type entry struct {
 	Base []byte      `json:"name"`
 	Len  int64       `json:"size"`
@@ -144,7 +146,7 @@ func entryOf(i fs.FileInfo) entry {
 	return entry{[]byte(i.Name()), i.Size(), i.Mode(), i.ModTime().UnixNano()}
 }
 
-// info shows an entry as fs.FileInfo and fs.DirEntry.
+// info presents an entry as fs.FileInfo and fs.DirEntry.
 type info struct{ e entry }
 
 func (i info) Name() string               { return string(i.e.Base) }
@@ -157,13 +159,13 @@ func (i info) Type() fs.FileMode          { return i.e.Bits.Type() }
 func (i info) Info() (fs.FileInfo, error) { return i, nil }
 func (i info) String() string             { return fs.FormatDirEntry(i) }
 
-// wireError keeps an error's identity on the way: errors.Is finds the same sentinel on the other side.
+// wireError preserves an error's identity across the connection: errors.Is finds the same sentinel on the other side.
 type wireError struct {
 	Code    string `json:"code,omitempty"`
 	Message string `json:"message"`
 }
 
-// sentinels are the errors that keep their identity, by code.
+// sentinels are the errors that retain their identity, by code.
 var sentinels = map[string]error{"not-exist": fs.ErrNotExist, "permission": fs.ErrPermission, "invalid": fs.ErrInvalid}
 
 func wire(err error) *wireError {
@@ -183,5 +185,5 @@ func (w *wireError) Error() string { return w.Message }
 func (w *wireError) Unwrap() error { return sentinels[w.Code] }
 
 func protocolError(format string, args ...any) error {
-	return fmt.Errorf("hand-over protocol: "+format, args...)
+	return fmt.Errorf("file passing protocol: "+format, args...)
 }

@@ -190,7 +190,8 @@ func TestFilesAndPipesGoOver(t *testing.T) {
 	if err := json.Unmarshal([]byte(result), &out); err != nil {
 		t.Fatal(err)
 	}
-	if want := []string{"a=first", "-=through the pipe", "b=" + strings.Repeat("x", 1<<20)}; fmt.Sprint(out.Got) != fmt.Sprint(want) {
+	if want := []string{"a=first", "-=through the pipe", "b=" + strings.Repeat("x", 1<<20)}; fmt.Sprint(
+		out.Got) != fmt.Sprint(want) {
 		t.Errorf("got %.200q", out.Got)
 	}
 	if q := out.Request; q.Name != "n" || q.Repository != "r" || !q.DryRun || len(q.Keys) != 1 || len(q.Inputs) != 3 {
@@ -198,8 +199,8 @@ func TestFilesAndPipesGoOver(t *testing.T) {
 	}
 }
 
-// A file that is appended to, or that stands at a position, and what is no file at all goes through a pipe of the
-// command's own.
+// A file that is opened for writing or not at its start, and an input that is not a file, is relayed through the
+// command's own pipe.
 func TestOtherInputsAreRelayed(t *testing.T) {
 	d := newDaemon(t, func(s *Session) {
 		if !s.Request().Inputs[0].Relayed {
@@ -243,7 +244,8 @@ func TestOtherInputsAreRelayed(t *testing.T) {
 		}
 		stdin(t, f)
 		var refused *Error
-		if _, err := d.run(t.Context(), Request{}, "-"); !errors.As(err, &refused) || !strings.Contains(err.Error(), "bad file descriptor") {
+		if _, err := d.run(t.Context(), Request{}, "-"); !errors.As(err, &refused) ||
+			!strings.Contains(err.Error(), "bad file descriptor") {
 			t.Errorf("got %v", err)
 		}
 	})
@@ -256,7 +258,7 @@ func TestProgress(t *testing.T) {
 		for i := range int64(n) {
 			s.Progress(i+1, n, "reading")
 		}
-		<-seen // the newest comes through, however many were left out
+		<-seen // the newest is delivered, however many were skipped
 		s.Finish(nil, nil, 0)
 	})
 	var list []Progress

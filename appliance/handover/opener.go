@@ -19,7 +19,7 @@ type listing struct {
 	path string
 }
 
-// answer does what the daemon asks for. The file is the caller's to close.
+// answer executes a request of the daemon. The caller closes the file.
 func (o *opener) answer(a *ask) (*reply, *os.File) {
 	r, f, err := o.try(a)
 	if err != nil {
@@ -71,8 +71,8 @@ func (o *opener) try(a *ask) (*reply, *os.File, error) {
 	return nil, nil, fs.ErrInvalid
 }
 
-// open opens a regular file or a directory. Opening must not wait, as that of a pipe would, nor do anything, as that of
-// a device could.
+// open opens a regular file or a directory. Opening must not block, as for a pipe, nor have side effects, as for a
+// device.
 func (o *opener) open(root *os.Root, name string) (*reply, *os.File, error) {
 	st, err := root.Stat(name)
 	if err != nil {
@@ -81,7 +81,7 @@ func (o *opener) open(root *os.Root, name string) (*reply, *os.File, error) {
 	if !st.Mode().IsRegular() && !st.IsDir() {
 		return nil, nil, errors.New("is neither a regular file nor a directory")
 	}
-	f, err := root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0) // whatever it has become since
+	f, err := root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0) // the file may have been replaced since
 	if err != nil {
 		return nil, nil, bare(err)
 	}
@@ -90,7 +90,7 @@ func (o *opener) open(root *os.Root, name string) (*reply, *os.File, error) {
 		return nil, nil, bare(err)
 	}
 	if !st.IsDir() {
-		return &reply{}, f, nil // the daemon looks at it once more
+		return &reply{}, f, nil // the daemon checks it once more
 	}
 	e := entryOf(st)
 	e.Base = []byte(path.Base(name))
@@ -111,7 +111,7 @@ func (o *opener) readDir(id uint64) (*reply, *os.File, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	r := &reply{}
-	for len(r.Entries) == 0 { // a page may hold only what has gone since
+	for len(r.Entries) == 0 { // all entries of a page may have been deleted since
 		names, err := d.file.Readdirnames(pageSize)
 		if errors.Is(err, io.EOF) {
 			return r, nil, nil
@@ -150,7 +150,7 @@ func (d *listing) close() error {
 	return d.file.Close()
 }
 
-// bare is the error without operation and path, which the daemon's side puts around it again.
+// bare strips operation and path from an error; the daemon's side adds them again.
 func bare(err error) error {
 	var p *fs.PathError
 	if errors.As(err, &p) {

@@ -10,9 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// pipe reads a pipe that was handed over. Its open file is shared with the operator's shell, so it is not made
-// non-blocking here, which everybody would see; it is polled, so that a session that ends does not wait for the next
-// byte. It has none of the methods that only regular files have.
+// pipe reads a pipe that was passed by the command. Its open file description is shared with the operator's shell, so
+// the pipe is not made non-blocking, which would affect the shell; it is polled, so that a session that ends does not
+// wait for the next byte. It has none of the methods that only regular files have.
 type pipe struct {
 	file    *os.File
 	session *Session
@@ -20,7 +20,7 @@ type pipe struct {
 	relayed bool
 }
 
-const pollEvery = 100 // milliseconds; how long the end of a session may wait for a Read
+const pollEvery = 100 // milliseconds: how long the end of a session may wait for a Read
 
 func (p *pipe) Read(b []byte) (n int, err error) {
 	if len(b) == 0 {
@@ -74,7 +74,7 @@ func (p *pipe) poll(fd int, b []byte) (int, error) {
 
 func (p *pipe) Close() error { return p.file.Close() }
 
-// Stat says that it is a pipe and nothing else: its size and time would say nothing about what comes out of it.
+// Stat reports only that it is a pipe: its size and time say nothing about the content.
 func (p *pipe) Stat() (fs.FileInfo, error) {
 	return info{entry{Base: []byte(p.file.Name()), Bits: fs.ModeNamedPipe | 0o400}}, nil
 }

@@ -48,7 +48,8 @@ func TestForeignDescriptorsAreRefused(t *testing.T) {
 		{"writable", open(os.O_RDWR), first, "open for writing"},
 		{"write only", open(os.O_WRONLY), first, "open for writing"},
 		{"directory", func() (*os.File, error) { return os.Open(dir) }, first, "neither a regular file nor a pipe"},
-		{"device", func() (*os.File, error) { return os.Open("/dev/zero") }, first, "neither a regular file nor a pipe"},
+		{"device", func() (*os.File, error) { return os.Open("/dev/zero") }, first,
+			"neither a regular file nor a pipe"},
 		{"pipe's other end", func() (*os.File, error) {
 			r, w, err := os.Pipe()
 			r.Close()
@@ -60,7 +61,8 @@ func TestForeignDescriptorsAreRefused(t *testing.T) {
 			return os.NewFile(uintptr(pair[0]), "socket"), err
 		}, first, "neither a regular file nor a pipe"},
 		{"none", func() (*os.File, error) { return nil, nil }, first, "must come with a descriptor"},
-		{"said, not sent", func() (*os.File, error) { return nil, nil }, &message{Input: &zero, Descriptors: 1}, "says 1 descriptors, 0 have come"},
+		{"said, not sent", func() (*os.File, error) { return nil, nil }, &message{Input: &zero, Descriptors: 1},
+			"announces 1 descriptors, but 0 arrived"},
 		{"another input", open(os.O_RDONLY), &message{Input: func() *int { i := 1; return &i }()}, "input 0 must come"},
 		{"early reply", open(os.O_RDONLY), &message{Reply: &reply{}}, "input 0 must come"},
 		{"second hello", open(os.O_RDONLY), &message{Hello: &Request{}}, "input 0 must come"},
@@ -96,10 +98,10 @@ func TestWrongBeginnings(t *testing.T) {
 	})
 	many := make([]Named, maxInputs+1)
 	for _, c := range []struct{ what, frame, want string }{
-		{"no JSON", "\x00\x00\x00\x01{", "not JSON"},
-		{"too long", "\xff\xff\xff\xff", "at most"},
-		{"no inputs", framed(t, &message{Hello: &Request{}}), "takes 1 to"},
-		{"too many inputs", framed(t, &message{Hello: &Request{Inputs: many}}), "takes 1 to"},
+		{"no JSON", "\x00\x00\x00\x01{", "not valid JSON"},
+		{"too long", "\xff\xff\xff\xff", "more than"},
+		{"no inputs", framed(t, &message{Hello: &Request{}}), "must have 1 to"},
+		{"too many inputs", framed(t, &message{Hello: &Request{Inputs: many}}), "must have 1 to"},
 		{"no request", framed(t, &message{}), "must begin with its request"},
 	} {
 		t.Run(c.what, func(t *testing.T) {
@@ -118,8 +120,10 @@ func TestWrongBeginnings(t *testing.T) {
 		conn := d.dial()
 		raw := rawCommand(t, conn)
 		fds := make([]int, 5*maxUnclaimed)
-		conn.WriteMsgUnix([]byte(framed(t, &message{Hello: &Request{Inputs: []Named{{}}}})), unix.UnixRights(fds...), nil)
-		if m, err := readFrame(raw.from, maxAnswer); err != nil || m.Final == nil || !strings.Contains(m.Final.Error, "more descriptors") {
+		conn.WriteMsgUnix([]byte(framed(t, &message{Hello: &Request{Inputs: []Named{{}}}})), unix.UnixRights(fds...),
+			nil)
+		if m, err := readFrame(raw.from, maxAnswer); err != nil || m.Final == nil ||
+			!strings.Contains(m.Final.Error, "more descriptors") {
 			t.Errorf("got %+v, %v", m, err)
 		}
 		<-d.errs
@@ -143,7 +147,8 @@ func TestBytesAheadAreKept(t *testing.T) {
 	write(t, dir+"/f", "x")
 	d := newDaemon(t, func(s *Session) { s.Finish(s.Request().Name, nil, 0) })
 	c := d.dial()
-	io.WriteString(c, "POST "+Path+" HTTP/1.1\r\nHost: casemate\r\nConnection: Upgrade\r\nUpgrade: "+Protocol+"\r\n\r\n"+
+	io.WriteString(c, "POST "+Path+" HTTP/1.1\r\nHost: casemate\r\nConnection: Upgrade\r\nUpgrade: "+Protocol+
+		"\r\n\r\n"+
 		framed(t, &message{Hello: &Request{Name: "early", Inputs: []Named{{Name: dir, Dir: true}}}}))
 	all, err := io.ReadAll(io.LimitReader(c, 200))
 	if !bytes.Contains(all, []byte(`"result":"early"`)) {

@@ -5,12 +5,12 @@ import (
 	"os"
 )
 
-// relay copies what can not be handed over itself (a socket that ssh gives, a device, a file at a position) into a pipe
-// whose other end is handed over.
+// relay copies an input that cannot be passed itself (a socket that ssh provides, a device, a file not at its start)
+// into a pipe whose other end is passed.
 type relay struct {
 	from, to *os.File
-	done     chan struct{} // closed when nothing more is copied
-	err      error         // why the copy ended early; read it after done
+	done     chan struct{} // closed when copying has ended
+	err      error         // why copying ended early; read it after done
 }
 
 func startRelay(from *os.File) (*relay, *os.File, error) {
@@ -28,8 +28,8 @@ func startRelay(from *os.File) (*relay, *os.File, error) {
 	return l, r, nil
 }
 
-// stop does not wait for a read of a terminal or a socket that is under way: nothing but its end or the process's would
-// end it.
+// stop does not wait for a running read of a terminal or a socket: only its end or the end of the process would
+// unblock it.
 func (l *relay) stop() {
 	l.from.Close()
 	l.to.Close()

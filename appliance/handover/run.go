@@ -17,17 +17,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Run is the command's side: it asks the daemon at conn, an admin socket that was just dialled, to import what paths
-// name, opens for it what it asks for, and returns its result. "-" is standard input. onProgress is called from one
-// goroutine, now and then. conn is closed in the end.
+// Run is the command's side: it requests an import of paths from the daemon at conn, a newly dialled admin socket,
+// opens files for the daemon on request, and returns its result. "-" is standard input. onProgress is called
+// periodically from one goroutine. Run closes conn.
 //
-// An *Error is the daemon's answer. When the daemon ends without one, the error says so; a repetition goes on where it
-// stopped. When ctx is done the daemon stops too, and the error is ctx's cause. req.Inputs is filled here.
-func Run(ctx context.Context, conn net.Conn, req Request, paths []string, onProgress func(Progress)) (json.RawMessage, error) {
+// An *Error is the daemon's answer. When the daemon ends without an answer, the error says so; running the import
+// again continues it. When ctx is done the daemon stops too, and the error is ctx's cause. Run sets req.Inputs.
+func Run(ctx context.Context, conn net.Conn, req Request, paths []string, onProgress func(Progress)) (json.RawMessage,
+	error) {
 	defer conn.Close()
 	socket, ok := conn.(*net.UnixConn)
 	if !ok {
-		return nil, fmt.Errorf("files can be handed over on a Unix socket only, this is %T", conn)
+		return nil, fmt.Errorf("files can be passed over a Unix socket only, got %T", conn)
 	}
 	o, err := openWithin(ctx, paths)
 	if err != nil {
@@ -51,13 +52,13 @@ func (o *opener) run(conn *net.UnixConn, req Request, onProgress func(Progress))
 		req.Inputs = append(req.Inputs, i.named)
 	}
 	out := &sender{conn: conn}
-	// An answer may stand there already, a refusal, when writing fails because the daemon has closed: it is read
-	// anyway.
+	// An answer may have arrived already, a refusal, when writing fails because the daemon has closed the connection:
+	// it is read anyway.
 	sending := out.send(&message{Hello: &req}, nil)
 	for i, in := range o.inputs {
 		if in.file != nil && sending == nil {
 			sending = out.send(&message{Input: &i}, in.file)
-			in.file.Close() // the daemon has it; a pipe's writer must notice when the daemon ends
+			in.file.Close() // the daemon has it; the writer of a pipe must notice when the daemon ends
 			in.file = nil
 		}
 	}
@@ -75,12 +76,12 @@ func (o *opener) run(conn *net.UnixConn, req Request, onProgress func(Progress))
 		case m.Final != nil:
 			return m.Final.Result, nil
 		case m.Ask == nil:
-			return nil, protocolError("the daemon said something that is no question")
+			return nil, protocolError("the daemon sent a message that is not a request")
 		case m.Ask.Op == opProgress:
 			if m.Ask.Progress != nil && onProgress != nil {
 				onProgress(*m.Ask.Progress)
 			}
-			out.send(&message{Reply: &reply{ID: m.Ask.ID}}, nil) // an error shows when reading
+			out.send(&message{Reply: &reply{ID: m.Ask.ID}}, nil) // a send error shows up when reading
 			continue
 		}
 		slots <- struct{}{}
@@ -96,9 +97,10 @@ func (o *opener) run(conn *net.UnixConn, req Request, onProgress func(Progress))
 	}
 }
 
-// upgrade asks for the protocol and returns what the daemon's frames are read from.
+// upgrade requests the protocol and returns the reader of the daemon's frames.
 func upgrade(conn *net.UnixConn) (*bufio.Reader, error) {
-	if _, err := fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: casemate\r\nConnection: Upgrade\r\nUpgrade: %s\r\nContent-Length: 0\r\n\r\n", Path, Protocol); err != nil {
+	if _, err := fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: casemate\r\nConnection: Upgrade\r\nUpgrade: "+
+		"%s\r\nContent-Length: 0\r\n\r\n", Path, Protocol); err != nil {
 		return nil, err
 	}
 	from := bufio.NewReaderSize(conn, 64<<10)
@@ -120,17 +122,18 @@ func upgrade(conn *net.UnixConn) (*bufio.Reader, error) {
 	return nil, &Error{resp.StatusCode, body.Error}
 }
 
-// gone says what an end of the connection means.
+// gone explains the end of the connection.
 func gone(err error) error {
 	for _, end := range []error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE} {
 		if errors.Is(err, end) {
-			return errors.New("casemate ended during the import: start it and run the same command again, what has arrived is kept")
+			return errors.New("casemate ended during the import: start it and run the same command again; what it " +
+				"has received is retained")
 		}
 	}
 	return err
 }
 
-// opener holds open what the operator named.
+// opener holds the operator's inputs open.
 type opener struct {
 	inputs []*input
 
@@ -141,13 +144,13 @@ type opener struct {
 
 type input struct {
 	named Named
-	file  *os.File // nil for a directory, and when it has been handed over
+	file  *os.File // nil for a directory, and after it was passed
 	root  *os.Root // nil for a file
-	relay *relay   // nil unless the file is a pipe that we fill
+	relay *relay   // nil unless the file is a pipe that a relay fills
 }
 
-// openWithin is openInputs, but ends with ctx: a named pipe that nobody writes, or a file server that is away, may keep
-// it waiting.
+// openWithin is openInputs with a context: opening may block on a named pipe without a writer, or on a file server
+// that is down.
 func openWithin(ctx context.Context, paths []string) (*opener, error) {
 	type opened struct {
 		o   *opener
@@ -177,7 +180,7 @@ func openInputs(paths []string) (*opener, error) {
 	for _, path := range paths {
 		if path == "-" && stdin {
 			o.close()
-			return nil, errors.New("standard input (-) can be named only once")
+			return nil, errors.New("standard input (-) can be given only once")
 		}
 		in, err := openInput(path)
 		if err != nil {
@@ -194,7 +197,7 @@ func openInput(path string) (*input, error) {
 	in := &input{named: Named{Name: path}}
 	var f *os.File
 	if path == "-" {
-		// A copy, so that it is closed like every other file; Stdin itself stays the process's.
+		// A copy, so that it can be closed like every other file; os.Stdin stays open.
 		fd, err := unix.FcntlInt(os.Stdin.Fd(), unix.F_DUPFD_CLOEXEC, 3)
 		if err != nil {
 			return nil, fmt.Errorf("standard input: %w", err)
@@ -214,7 +217,7 @@ func openInput(path string) (*input, error) {
 	if st.IsDir() {
 		defer f.Close()
 		if path == "-" {
-			return nil, errors.New("standard input is a directory: name it as an argument")
+			return nil, errors.New("standard input is a directory: give it as an argument")
 		}
 		in.named.Dir = true
 		in.root, err = os.OpenRoot(path)
@@ -229,7 +232,7 @@ func openInput(path string) (*input, error) {
 	return in, err
 }
 
-// close closes what is open. Replies are no longer given then.
+// close closes all open files. No replies may be sent after it.
 func (o *opener) close() {
 	for _, in := range o.inputs {
 		if in.file != nil {

@@ -20,8 +20,8 @@ import (
 	"casemate/bundle"
 )
 
-// Session is the daemon's side of one import. Its methods are safe for concurrent use; Finish is called once, by who
-// called Accept.
+// Session is the daemon's side of one import. Its methods are safe for concurrent use; the caller of Accept calls
+// Finish once.
 type Session struct {
 	request Request
 	inputs  []bundle.Input
@@ -30,17 +30,17 @@ type Session struct {
 	cancel context.CancelCauseFunc
 	conn   *net.UnixConn
 	out    sender
-	flight chan struct{} // a slot for each question under way
+	flight chan struct{} // a slot for each request in flight
 	work   sync.WaitGroup
-	ended  chan struct{} // closed when nothing more is read from the command
+	ended  chan struct{} // closed when reading from the command has ended
 
 	mu      sync.Mutex
 	lastID  uint64
 	pending map[uint64]chan<- answer
 	newest  Progress
 
-	told chan struct{} // newest has changed
-	done chan struct{} // no more progress is to be shown
+	told chan struct{} // signals that newest has changed
+	done chan struct{} // closed when no more progress is to be shown
 }
 
 // answer is a reply and the descriptor that came with it, -1 if none.
@@ -49,20 +49,21 @@ type answer struct {
 	fd    int
 }
 
-// Accept takes over the connection of r, answers 101 and takes the inputs. On an error everything was answered and
-// closed. The session ends with r's context too, which a server's BaseContext ends when the daemon stops: the server
-// itself forgets connections that were taken over.
+// Accept takes over the connection of r, answers 101 and receives the inputs. On an error it has answered and closed
+// the connection. The session also ends with r's context, which the server's BaseContext ends when the daemon stops:
+// the server itself does not track hijacked connections.
 func Accept(w http.ResponseWriter, r *http.Request) (*Session, error) {
 	if !strings.EqualFold(r.Header.Get("Upgrade"), Protocol) {
 		w.Header().Set("Connection", "Upgrade")
 		w.Header().Set("Upgrade", Protocol)
-		return nil, refuse(w, http.StatusUpgradeRequired, "imports need the protocol "+Protocol+": use the command casemate import")
+		return nil, refuse(w, http.StatusUpgradeRequired, "imports require the protocol "+Protocol+
+			": use the command casemate import")
 	}
 	hijacker, ok := w.(http.Hijacker)
 	if !ok {
 		return nil, refuse(w, http.StatusInternalServerError, "the connection cannot be taken over")
 	}
-	// While the handler still owns the answer it can only be an error; afterwards errors go in a frame.
+	// Before hijacking, an error is an HTTP response; afterwards errors are sent in a frame.
 	conn, buffered, err := hijacker.Hijack()
 	if err != nil {
 		return nil, refuse(w, http.StatusInternalServerError, err.Error())
@@ -73,7 +74,8 @@ func Accept(w http.ResponseWriter, r *http.Request) (*Session, error) {
 		return nil, errors.New("imports come over a Unix socket only")
 	}
 	conn.SetDeadline(time.Now().Add(helloWait))
-	if _, err := io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+Protocol+"\r\n\r\n"); err != nil {
+	if _, err := io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+Protocol+
+		"\r\n\r\n"); err != nil {
 		conn.Close()
 		return nil, err
 	}
@@ -92,11 +94,12 @@ func refuse(w http.ResponseWriter, status int, why string) error {
 	return errors.New(why)
 }
 
-// newSession reads what the command says first; ahead are bytes of it that were read already.
+// newSession reads the command's first message; ahead are bytes of it that were read already.
 func newSession(ctx context.Context, conn *net.UnixConn, ahead []byte) (*Session, error) {
 	s := &Session{
-		conn: conn, out: sender{conn: conn}, flight: make(chan struct{}, maxFlight), pending: map[uint64]chan<- answer{},
-		told: make(chan struct{}, 1), done: make(chan struct{}), ended: make(chan struct{}),
+		conn: conn, out: sender{conn: conn}, flight: make(chan struct{}, maxFlight),
+		pending: map[uint64]chan<- answer{},
+		told:    make(chan struct{}, 1), done: make(chan struct{}), ended: make(chan struct{}),
 	}
 	s.ctx, s.cancel = context.WithCancelCause(ctx)
 	in := &receiver{conn: conn}
@@ -124,7 +127,7 @@ func newSession(ctx context.Context, conn *net.UnixConn, ahead []byte) (*Session
 	return s, nil
 }
 
-// begin takes the request and a descriptor for each file in it.
+// begin receives the request and a descriptor for each file in it.
 func (s *Session) begin(in *receiver, from io.Reader) error {
 	m, fd, err := in.next(from)
 	if err != nil {
@@ -138,7 +141,7 @@ func (s *Session) begin(in *receiver, from io.Reader) error {
 	}
 	s.request = *m.Hello
 	if n := len(s.request.Inputs); n == 0 || n > maxInputs {
-		return protocolError("an import takes 1 to %d inputs, got %d", maxInputs, n)
+		return protocolError("an import must have 1 to %d inputs, got %d", maxInputs, n)
 	}
 	s.inputs = make([]bundle.Input, len(s.request.Inputs))
 	for i, named := range s.request.Inputs {
@@ -182,7 +185,7 @@ func (s *Session) adopt(fd int, name string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), name), nil
 }
 
-// listen takes the command's replies until the connection or the session ends, and says why.
+// listen receives the command's replies until the connection or the session ends, and returns why.
 func (s *Session) listen(in *receiver, from io.Reader) error {
 	for {
 		m, fd, err := in.next(from)
@@ -199,21 +202,21 @@ func (s *Session) listen(in *receiver, from io.Reader) error {
 			if fd >= 0 {
 				unix.Close(fd)
 			}
-			return protocolError("the command said something that is no reply")
+			return protocolError("the command sent a message that is not a reply")
 		}
 		s.mu.Lock()
 		to := s.pending[m.Reply.ID]
 		delete(s.pending, m.Reply.ID)
 		s.mu.Unlock()
 		if to != nil {
-			to <- answer{m.Reply, fd} // has room for one
+			to <- answer{m.Reply, fd} // buffered: does not block
 		} else if fd >= 0 {
 			unix.Close(fd)
 		}
 	}
 }
 
-// ask sends a question to the command and waits for its reply. The file is nil unless a descriptor came with it.
+// ask sends a request to the command and waits for its reply. The file is nil unless a descriptor came with it.
 func (s *Session) ask(a ask) (answer, error) {
 	none := answer{fd: -1}
 	select {
@@ -251,7 +254,7 @@ func (s *Session) ask(a ask) (answer, error) {
 	}
 }
 
-// forget gives a question up: a reply that came meanwhile, or comes yet, brings nothing.
+// forget abandons a request and closes the descriptor of a reply that arrived meanwhile or arrives later.
 func (s *Session) forget(id uint64, got <-chan answer) {
 	s.mu.Lock()
 	_, open := s.pending[id]
@@ -260,26 +263,27 @@ func (s *Session) forget(id uint64, got <-chan answer) {
 	if open {
 		return
 	}
-	if r := <-got; r.fd >= 0 { // listen has taken it out and is about to send it, or has
+	if r := <-got; r.fd >= 0 { // listen has removed the request and is sending the reply, or has sent it
 		unix.Close(r.fd)
 	}
 }
 
-// cause is why the session's context is done, in words that an operator sees.
+// cause returns why the session's context is done, for the operator.
 func (s *Session) cause() error { return context.Cause(s.ctx) }
 
-// Request is what the operator asked for. Its slices are the session's.
+// Request returns the operator's request. The session owns its slices.
 func (s *Session) Request() Request { return s.request }
 
-// Context is done when the command goes away (context.Cause is ErrGone then), when the daemon stops, and after Finish.
+// Context is done when the command goes away (context.Cause is ErrGone then), when the daemon stops, and after
+// Finish.
 func (s *Session) Context() context.Context { return s.ctx }
 
-// Inputs are what is to be read, in the operator's order. Regular files are *os.File, and so are the regular files that
-// a directory's FS opens; nobody but the session need close what is in Input.File.
+// Inputs returns the inputs, in the operator's order. Regular files are *os.File, as are the regular files that a
+// directory's FS opens. The session closes each Input.File; callers need not.
 func (s *Session) Inputs() []bundle.Input { return s.inputs }
 
-// Progress shows the operator how far it is: done of total bytes, -1 when the total is not known, in a phase named by
-// one word or two. It never waits, and may be called as often as one likes: the newest is sent a few times a second.
+// Progress shows the operator the progress: done of total bytes, -1 if the total is unknown, in a phase named by one
+// word or two. It never blocks and may be called any number of times: the newest state is sent a few times a second.
 func (s *Session) Progress(done, total int64, phase string) {
 	s.mu.Lock()
 	s.newest = Progress{done, total, phase}
@@ -313,8 +317,8 @@ func (s *Session) showProgress() {
 	}
 }
 
-// Finish answers the command: with result, or if err is not nil with err's text and status (docs/admin-api.md says
-// which means what). It closes everything, and returns an error when the command could not be told.
+// Finish answers the command: with result, or if err is not nil with err's text and status (docs/admin-api.md lists
+// the meanings). It closes everything, and returns an error if the answer could not be sent.
 func (s *Session) Finish(result any, err error, status int) error {
 	f := &final{Status: http.StatusOK}
 	if err != nil {
@@ -326,8 +330,8 @@ func (s *Session) Finish(result any, err error, status int) error {
 	close(s.done)
 	told := s.out.send(&message{Final: f}, nil)
 	if told == nil {
-		// The command closes when it has read it; bytes of replies that came late must not turn its last read into a
-		// reset.
+		// The command closes after reading the answer; unread bytes of late replies must not turn its last read into
+		// a reset.
 		s.conn.CloseWrite()
 		select {
 		case <-s.ended:
@@ -344,12 +348,12 @@ func (s *Session) Finish(result any, err error, status int) error {
 func (s *Session) closeInputs() {
 	for _, i := range s.inputs {
 		if i.File != nil {
-			i.File.Close() // perhaps closed by who read it
+			i.File.Close() // its reader may have closed it already
 		}
 	}
 }
 
-// shown is the name of a file in a directory input, for messages and as the file's name.
+// shown returns the name of a file in a directory input, for messages and as the file's name.
 func shown(input, path string) string { return filepath.Join(input, filepath.FromSlash(path)) }
 
 var (

@@ -12,11 +12,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tree is a directory that the operator named, as a file system: the command lists it and opens what is in it.
+// tree is a directory that the operator named, as a file system: the command lists it and opens its files.
 type tree struct {
 	session *Session
 	input   int
-	name    string // as it was typed
+	name    string // as typed
 }
 
 func (t *tree) fail(op, name string, err error) error {
@@ -24,7 +24,7 @@ func (t *tree) fail(op, name string, err error) error {
 }
 
 // Open opens a regular file as *os.File, or a directory as fs.ReadDirFile whose ReadDir(n) does not hold all of it in
-// memory. Symbolic links are followed within the directory; everything else is refused.
+// memory. Symbolic links are followed within the directory; files of other types are refused.
 func (t *tree) Open(name string) (fs.File, error) {
 	if !fs.ValidPath(name) {
 		return nil, t.fail("open", name, fs.ErrInvalid)
@@ -41,7 +41,7 @@ func (t *tree) Open(name string) (fs.File, error) {
 		return f, nil
 	}
 	if a.reply.Dir == 0 || a.reply.Entry == nil || !a.reply.Entry.Bits.IsDir() {
-		return nil, t.fail("open", name, protocolError("neither a file nor a directory came"))
+		return nil, t.fail("open", name, protocolError("the reply has neither a file nor a directory"))
 	}
 	return &dirFile{tree: t, name: name, id: a.reply.Dir, info: info{*a.reply.Entry}}, nil
 }
@@ -49,7 +49,7 @@ func (t *tree) Open(name string) (fs.File, error) {
 // Stat follows symbolic links.
 func (t *tree) Stat(name string) (fs.FileInfo, error) { return t.stat("stat", opStat, name) }
 
-// Lstat does not.
+// Lstat does not follow symbolic links.
 func (t *tree) Lstat(name string) (fs.FileInfo, error) { return t.stat("lstat", opLstat, name) }
 
 func (t *tree) stat(op, asked, name string) (fs.FileInfo, error) {
@@ -61,20 +61,20 @@ func (t *tree) stat(op, asked, name string) (fs.FileInfo, error) {
 	return info{e}, nil
 }
 
-// ReadLink returns what a symbolic link says, wherever that leads.
+// ReadLink returns the target of a symbolic link, wherever it leads.
 func (t *tree) ReadLink(name string) (string, error) {
 	e, err := t.entry("readlink", opReadLink, name)
 	return string(e.Base), err
 }
 
-// entry asks something that is answered with an entry.
+// entry sends a request whose reply is an entry.
 func (t *tree) entry(op, asked, name string) (entry, error) {
 	if !fs.ValidPath(name) {
 		return entry{}, t.fail(op, name, fs.ErrInvalid)
 	}
 	a, err := t.session.ask(ask{Op: asked, Input: t.input, Path: name})
 	if err == nil && (a.fd >= 0 || a.reply.Entry == nil) {
-		err = protocolError("no entry came")
+		err = protocolError("the reply has no entry")
 	}
 	if a.fd >= 0 {
 		unix.Close(a.fd)
@@ -85,7 +85,7 @@ func (t *tree) entry(op, asked, name string) (entry, error) {
 	return *a.reply.Entry, nil
 }
 
-// ReadDir lists a whole directory in order; Open it for one that may be huge.
+// ReadDir lists a whole directory in order; use Open for one that may be huge.
 func (t *tree) ReadDir(name string) ([]fs.DirEntry, error) {
 	f, err := t.Open(name)
 	if err != nil {
@@ -101,7 +101,7 @@ func (t *tree) ReadDir(name string) ([]fs.DirEntry, error) {
 	return list, err
 }
 
-// dirFile is an open directory, which the command reads page by page.
+// dirFile is an open directory, which is read from the command page by page.
 type dirFile struct {
 	tree *tree
 	name string
@@ -109,7 +109,7 @@ type dirFile struct {
 	info info
 
 	mu     sync.Mutex
-	page   []entry // what came and was not given out
+	page   []entry // entries that arrived and were not returned yet
 	end    bool
 	closed bool
 }
@@ -120,7 +120,7 @@ func (d *dirFile) Read([]byte) (int, error) {
 	return 0, d.tree.fail("read", d.name, errors.New("is a directory"))
 }
 
-// ReadDir gives entries in the directory's own order, which is none.
+// ReadDir returns entries unsorted, in directory order.
 func (d *dirFile) ReadDir(n int) ([]fs.DirEntry, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -160,9 +160,9 @@ func (d *dirFile) more() error {
 		return d.tree.fail("read", d.name, err)
 	}
 	for _, e := range a.reply.Entries {
-		// A name is one element of a path, whoever made it up.
+		// A name must be one path element; do not trust the command.
 		if n := string(e.Base); n == "" || n == "." || n == ".." || strings.ContainsAny(n, "/\x00") {
-			return d.tree.fail("read", d.name, protocolError("a name %q", n))
+			return d.tree.fail("read", d.name, protocolError("an invalid name %q", n))
 		}
 	}
 	d.page, d.end = a.reply.Entries, len(a.reply.Entries) == 0

@@ -17,12 +17,14 @@ import (
 
 func TestDirectory(t *testing.T) {
 	dir := t.TempDir()
-	for _, name := range []string{"dl.k8s.io/release/v1/kubeadm", "dl.k8s.io/release/v1/kubectl", "github.com/a b/c#d", "top"} {
+	for _, name := range []string{"dl.k8s.io/release/v1/kubeadm", "dl.k8s.io/release/v1/kubectl", "github.com/a b/c#d",
+		"top"} {
 		write(t, filepath.Join(dir, name), "content of "+name)
 	}
 	d := newDaemon(t, func(s *Session) {
 		in := s.Inputs()[0]
-		err := fstest.TestFS(in.FS, "dl.k8s.io/release/v1/kubeadm", "dl.k8s.io/release/v1/kubectl", "github.com/a b/c#d", "top")
+		err := fstest.TestFS(in.FS, "dl.k8s.io/release/v1/kubeadm", "dl.k8s.io/release/v1/kubectl",
+			"github.com/a b/c#d", "top")
 		if err == nil {
 			// fstest wants to see links as such (fs.ReadLinkFS); here they are followed, so this one comes after it.
 			if err := os.Symlink("release", dir+"/dl.k8s.io/stable"); err != nil {
@@ -48,8 +50,8 @@ func TestDirectory(t *testing.T) {
 	}
 }
 
-// Nothing outside of the directory is opened, and nothing that is no file; a name that is not there says so in a way
-// that errors.Is knows.
+// No file outside of the directory is opened, and only regular files are; the error for a name that does not exist is
+// fs.ErrNotExist.
 func TestDirectoryKeepsInside(t *testing.T) {
 	outside := write(t, t.TempDir()+"/secret", "secret")
 	dir := t.TempDir()
@@ -82,17 +84,19 @@ func TestDirectoryKeepsInside(t *testing.T) {
 				f.Close()
 			}
 			var p *fs.PathError
-			if !errors.As(err, &p) || c.is != nil && !errors.Is(err, c.is) || !strings.Contains(err.Error(), c.says) || p.Path != filepath.Join(dir, c.name) {
+			if !errors.As(err, &p) || c.is != nil && !errors.Is(err, c.is) || !strings.Contains(err.Error(), c.says) ||
+				p.Path != filepath.Join(dir, c.name) {
 				t.Errorf("open %s: %v", c.name, err)
 			}
 		}
-		// Even a daemon that does not keep to fs.ValidPath gets nothing.
+		// A daemon that violates fs.ValidPath gets nothing either.
 		for _, path := range []string{"../" + filepath.Base(filepath.Dir(outside)) + "/secret", outside, ""} {
 			if a, err := s.ask(ask{Op: opOpen, Path: path}); err == nil {
 				t.Errorf("the command opened %q: %+v", path, a)
 			}
 		}
-		for _, bad := range []ask{{Op: opOpen, Input: 7, Path: "sub"}, {Op: opOpen, Input: -1, Path: "sub"}, {Op: "rm", Path: "sub"}, {Op: opEnd}, {Op: opReadDir, Dir: 99}, {Op: opCloseDir, Dir: 99}} {
+		for _, bad := range []ask{{Op: opOpen, Input: 7, Path: "sub"}, {Op: opOpen, Input: -1, Path: "sub"}, {
+			Op: "rm", Path: "sub"}, {Op: opEnd}, {Op: opReadDir, Dir: 99}, {Op: opCloseDir, Dir: 99}} {
 			if _, err := s.ask(bad); err == nil {
 				t.Errorf("%+v is answered", bad)
 			}
@@ -108,7 +112,7 @@ func TestDirectoryKeepsInside(t *testing.T) {
 	}
 }
 
-// A directory of any size is read page by page, and a name that is no UTF-8 is shown as it is.
+// A directory of any size is read page by page, and a name that is not UTF-8 is returned unchanged.
 func TestHugeDirectory(t *testing.T) {
 	dir := t.TempDir()
 	const n = 3*pageSize + 7

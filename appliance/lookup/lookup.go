@@ -1,5 +1,5 @@
-// Package lookup finds out what clients would get if they asked now, for `casemate check` and for the missing book, in
-// which it tells what is solved.
+// Package lookup determines what clients would get now, for `casemate check` and for the missing book, where it tells
+// which entries are solved.
 package lookup
 
 import (
@@ -21,22 +21,23 @@ import (
 	"casemate/registry"
 )
 
-// Lookup asks the services without a client.
+// Lookup calls the services without a client.
 type Lookup struct {
 	Tree    *cluster.Tree
 	Current *current.Reader
 	Images  *registry.Registry
 	Files   *fileserver.Server
-	// NotPermitted says why names are not enabled that the root does not permit, and what changes it.
+	// NotPermitted returns why names that the root does not permit are not enabled, and what changes that.
 	NotPermitted func(names ...string) string
-	// DNSHolds returns a function that tells whether DNS answers a name from what the tree says.
+	// DNSHolds returns a function that reports whether DNS resolves a name from the tree.
 	DNSHolds func(v *current.State) func(name string) bool
 }
 
-// Check reports which of what req wants clients do not get here.
+// Check reports which items of req clients do not get here.
 func (l *Lookup) Check(ctx context.Context, req content.CheckRequest) (*content.Report, error) {
 	c := content.Checker{
-		Images: l.Images, Files: filesAsAsked{l.Files, l.Current.State().Hosts}, Open: l.Tree.OpenBlob, Has: l.Tree.HasBlob,
+		Images: l.Images, Files: filesAsAsked{l.Files, l.Current.State().Hosts}, Open: l.Tree.OpenBlob,
+		Has:       l.Tree.HasBlob,
 		Tags:      func(repository string) []string { return slices.Collect(l.Images.Tags(repository)) },
 		Unreached: l.unreached,
 	}
@@ -50,8 +51,8 @@ func (l *Lookup) hasTags(repository string) bool {
 	return false
 }
 
-// filesAsAsked resolves URLs as clients ask them, at the bastions' own names too: https://files.DOMAIN/HOST/PATH is
-// https://HOST/PATH. (The registry takes its own names apart itself.)
+// filesAsAsked resolves URLs like clients request them, including the bastions' own names:
+// https://files.DOMAIN/HOST/PATH is https://HOST/PATH. (The registry resolves its own names itself.)
 type filesAsAsked struct {
 	*fileserver.Server
 	hosts *routing.Hosts
@@ -72,7 +73,7 @@ func (f filesAsAsked) Resolve(ctx context.Context, rawURL string) (fileserver.In
 	return f.Server.Resolve(ctx, rawURL)
 }
 
-// unreached says why clients that ask host are not answered here and what changes that; "" if they are.
+// unreached returns why clients of host are not served here and what changes that; "" if they are.
 func (l *Lookup) unreached(host string) string {
 	v := l.Current.State()
 	if at, _ := v.Hosts.Find(host); at != routing.Unknown {
@@ -81,15 +82,16 @@ func (l *Lookup) unreached(host string) string {
 	o, known := v.Origins.Get(host)
 	switch {
 	case !known:
-		return fmt.Sprintf("%s is not an origin: casemate origin add %s changes that", reply.Clip(origin.Fold(host)),
+		return fmt.Sprintf("%s is not an origin: to add it: casemate origin add %s", reply.Clip(origin.Fold(host)),
 			reply.Clip(origin.Fold(host)))
 	case o.Disabled == origin.NotPermitted:
 		return fmt.Sprintf("origin %s is not enabled: %s", o.Host, l.NotPermitted(o.Names()...))
 	}
-	return fmt.Sprintf("origin %s is not enabled: %s; casemate origin add %s enables it again", o.Host, o.Disabled, o.Host)
+	return fmt.Sprintf("origin %s is not enabled: %s; to enable it again: casemate origin add %s", o.Host, o.Disabled,
+		o.Host)
 }
 
-// Enabling says what makes clients that ask host be answered here, "" if they are.
+// Enabling returns what makes clients of host be served here, "" if they are.
 func (l *Lookup) Enabling(host string) string {
 	if l.unreached(host) == "" {
 		return ""
@@ -100,7 +102,7 @@ func (l *Lookup) Enabling(host string) string {
 	return "origin add " + origin.Fold(host)
 }
 
-// Answered returns a function that says whether what was missed is answered now, and what brought it.
+// Answered returns a function that reports whether a miss is available now, and what brought it.
 func (l *Lookup) Answered(ctx context.Context) func(missing.Entry) (by string, ok bool) {
 	v := l.Current.State()
 	holds := sync.OnceValue(func() func(string) bool { return l.DNSHolds(v) })
@@ -119,7 +121,7 @@ func (l *Lookup) Answered(ctx context.Context) func(missing.Entry) (by string, o
 			}
 			key, err := l.Files.Key(info.URL)
 			if err != nil {
-				return missing.ByHand, true // made, or an origin that is no more
+				return missing.ByHand, true // generated, or an origin that was removed
 			}
 			return l.broughtBy("files/" + key), true
 		case missing.DNS:
@@ -134,19 +136,19 @@ func (l *Lookup) Answered(ctx context.Context) func(missing.Entry) (by string, o
 	}
 }
 
-// imageAnswered is Answered for repository:tag and repository@digest. Most of what was missed and is here now has the
-// very name that was asked for, and then no manifest is read to see it: a book may have ten thousand entries.
+// imageAnswered is Answered for repository:tag and repository@digest. Most misses that are available now have exactly
+// the requested name, which is checked without reading a manifest: a book may have ten thousand entries.
 func (l *Lookup) imageAnswered(ctx context.Context, name string) (by string, ok bool) {
 	repository, digest, byDigest := strings.Cut(name, "@")
 	tag := ""
 	if i := strings.LastIndexByte(repository, ':'); !byDigest && i > strings.LastIndexByte(repository, '/') {
 		repository, tag = repository[:i], repository[i+1:]
 	} else if !byDigest {
-		return missing.ByHand, l.hasTags(repository) // its tags were to be listed
+		return missing.ByHand, l.hasTags(repository) // its tags were listed
 	}
 	at, err := l.Images.TreeName(repository, tag, digest)
 	if err != nil {
-		return "", false // nothing can ever have that name
+		return "", false // no content can have that name
 	}
 	linked := []string{at}
 	if byDigest {
@@ -167,7 +169,7 @@ func (l *Lookup) imageAnswered(ctx context.Context, name string) (by string, ok 
 	return l.broughtBy("registry/" + at), err == nil
 }
 
-// broughtBy is the import whose claim shows under a name of the tree, or missing.ByHand.
+// broughtBy returns the import whose claim is visible for a name of the tree, or missing.ByHand.
 func (l *Lookup) broughtBy(name string) string {
 	if claims := l.Tree.ClaimsOf(name); len(claims) > 0 && claims[0].Claim != "" {
 		return claims[0].Claim
@@ -175,7 +177,7 @@ func (l *Lookup) broughtBy(name string) string {
 	return missing.ByHand
 }
 
-// hostBroughtBy is broughtBy for a host name: an import enables the origins that it brings.
+// hostBroughtBy is broughtBy for a host name: an import enables the origins of its content.
 func (l *Lookup) hostBroughtBy(v *current.State, host string) string {
 	if o, ok := v.Origins.Get(host); ok {
 		return l.broughtBy("origins/" + o.Host)

@@ -1,5 +1,5 @@
-// Package metrics counts what the other rooms tell it, reads at a scrape what they count themselves, and serves both at
-// /metrics.
+// Package metrics counts events that other packages report, reads the counters of the others at each scrape, and
+// serves all of them at /metrics.
 package metrics
 
 import (
@@ -29,8 +29,8 @@ import (
 	"casemate/pki"
 )
 
-// Metrics are what /metrics shows, in a registry of their own. Every label has a small fixed set of values: nothing
-// that a client sends is one.
+// Metrics are the metrics of /metrics, in their own registry. Every label has a small fixed set of values: no label
+// contains data from clients.
 type Metrics struct {
 	reg      *prometheus.Registry
 	requests *prometheus.CounterVec
@@ -42,24 +42,25 @@ type Metrics struct {
 	tls      *prometheus.CounterVec
 }
 
-// New returns the metrics of a node, of which s is read at each scrape.
+// New returns the metrics of a node, which reads s at each scrape.
 func New(s Sources) *Metrics {
 	m := &Metrics{
-		reg:      prometheus.NewRegistry(),
-		requests: counter("http_requests_total", "Requests answered, by room, method and status.", "room", "method", "code"),
-		sent:     counter("http_sent_bytes_total", "Bytes of answers' bodies, by room.", "room"),
+		reg: prometheus.NewRegistry(),
+		requests: counter("http_requests_total", "Requests answered, by service, method and status.", "room", "method",
+			"code"),
+		sent: counter("http_sent_bytes_total", "Bytes of response bodies, by service.", "room"),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "casemate_http_request_seconds",
-			Help:    "Time from a request's header to the end of its answer, by room.",
+			Help:    "Time from a request's header to the end of its response, by service.",
 			Buckets: []float64{.001, .005, .025, .1, .5, 2.5, 10, 60, 300},
 		}, []string{"room"}),
-		misses: counter("misses_total", "What clients asked for and did not get, by kind.", "kind"),
+		misses: counter("misses_total", "Misses by kind: requests for content that is not stored.", "kind"),
 		noise: counter("misses_noise_total",
-			"Questions without an answer that tell of no need, by reason; they are not in casemate_misses_total.",
+			"Misses that do not show a need, by reason; not included in casemate_misses_total.",
 			"reason"),
-		luck: counter("tolerances_total", "Answers that a tolerance found: works by luck, see status."),
+		luck: counter("tolerances_total", "Responses found by a fallback, see status."),
 		tls: counter("tls_errors_total",
-			"TLS handshakes that failed; untrusted: the client does not trust our root.", "reason"),
+			"TLS handshakes that failed; untrusted: the client does not trust the bastions' root.", "reason"),
 	}
 	for _, k := range missing.Kinds {
 		m.misses.WithLabelValues(k)
@@ -77,31 +78,33 @@ func counter(name, help string, labels ...string) *prometheus.CounterVec {
 	return prometheus.NewCounterVec(prometheus.CounterOpts{Name: "casemate_" + name, Help: help}, labels)
 }
 
-// Which part of the time may be spent on making the page of /metrics, and how long who asks waits for that at most.
+// Which fraction of the time may be spent on generating the page of /metrics, and how long a request waits for it at
+// most.
 const (
 	metricsShare = 10
 	metricsPause = time.Second
 )
 
-// sharedPage makes the page of /metrics. Anybody may ask for it, and take long to read it, so it is made by one at a
-// time, whole before anything is sent, for at most a tenth of the time, and once for all who wait. Nobody gets one that
-// was begun before they asked.
+// sharedPage generates the page of /metrics. Clients are not authenticated and may read slowly, so one page is
+// generated at a time, completely before it is sent, for at most a tenth of the time, and once for all waiting
+// requests. No request gets a page whose generation began before the request.
 type sharedPage struct {
 	mu   sync.Mutex
-	next *pageRound // who comes now waits for it; nil: there is none that has not begun
+	next *pageRound // new requests wait for it; nil: there is none that has not begun
 
-	turn chan struct{} // of capacity 1: full while somebody waits or makes one, who owns what follows
-	at   time.Time     // when the last one was made
+	// of capacity 1: full while a request waits or generates a page; that request owns the fields below
+	turn chan struct{}
+	at   time.Time // when the last page was generated
 	took time.Duration
 }
 
 type pageRound struct {
-	done chan struct{} // closed when the rest is there
+	done chan struct{} // closed when the other fields are set
 	text []byte
 	err  error
 }
 
-// get returns a page that create makes after the call of get. ctx ends waiting for others.
+// get returns a page that create generates after the call of get. ctx ends waiting for others.
 func (p *sharedPage) get(ctx context.Context, create func() ([]byte, error)) ([]byte, error) {
 	p.mu.Lock()
 	if round := p.next; round != nil {
@@ -116,7 +119,7 @@ func (p *sharedPage) get(ctx context.Context, create func() ([]byte, error)) ([]
 	round := &pageRound{done: make(chan struct{})}
 	p.next = round
 	p.mu.Unlock()
-	// For all who wait, not only for the one who came first, so ctx does not end it.
+	// It serves all waiting requests, not only the first, so ctx does not end it.
 	p.turn <- struct{}{}
 	round.err = errors.New("the metrics cannot be read") // if create panics
 	defer func() {
@@ -146,7 +149,7 @@ func (m *Metrics) Handler() http.Handler {
 	})
 }
 
-// write gives all metrics as text.
+// write returns all metrics as text.
 func (m *Metrics) write() ([]byte, error) {
 	families, err := m.reg.Gather()
 	if err != nil {
@@ -162,7 +165,7 @@ func (m *Metrics) write() ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// Request counts an answer of a room.
+// Request counts a response of a service.
 func (m *Metrics) Request(room string, r *http.Request, status int, bytes int64, took time.Duration) {
 	method := r.Method
 	switch method {
@@ -179,7 +182,7 @@ func (m *Metrics) Request(room string, r *http.Request, status int, bytes int64,
 	m.seconds.WithLabelValues(room).Observe(took.Seconds())
 }
 
-// Miss counts what was not answered: by its kind, or by the reason for which it is noise.
+// Miss counts a miss: by its kind, or by the reason for which it is noise.
 func (m *Metrics) Miss(kind, noise string) {
 	if noise != "" {
 		m.noise.WithLabelValues(noise).Inc()
@@ -190,11 +193,11 @@ func (m *Metrics) Miss(kind, noise string) {
 	}
 }
 
-// Lucky counts an answer that a tolerance found.
+// Lucky counts a response found by a fallback.
 func (m *Metrics) Lucky() { m.luck.WithLabelValues().Inc() }
 
-// TLSErrors is the HTTP servers' log. A client that does not trust our root is what an operator looks for when a node
-// does not come up.
+// TLSErrors returns the HTTP servers' error log. An operator looks there for clients that do not trust our root when
+// a node does not work.
 func (m *Metrics) TLSErrors(l *slog.Logger) *log.Logger {
 	return log.New(handshakeLog{m, l}, "", 0)
 }
@@ -219,7 +222,8 @@ func (h handshakeLog) Write(p []byte) (int, error) {
 		strings.Contains(why, "certificate unknown"),
 		strings.Contains(why, "unknown certificate"):
 		reason = "untrusted"
-		h.l.Warn("a client does not trust our root: is casemate ca in its trust store?", "client", from, "alert", why)
+		h.l.Warn("a client does not trust the bastions' root: check that casemate ca is in its trust store", "client",
+			from, "alert", why)
 	case strings.Contains(why, "EOF"), strings.Contains(why, "reset by peer"):
 		reason = "closed"
 	case strings.Contains(why, "timeout"):
@@ -234,10 +238,10 @@ func (h handshakeLog) Write(p []byte) (int, error) {
 
 var _ io.Writer = handshakeLog{}
 
-// scrape reads at the time of a scrape what the rooms count themselves.
+// scrape reads the counters of other packages at the time of a scrape.
 type scrape struct{ Sources }
 
-// Sources are the rooms whose own counts are shown.
+// Sources are the packages whose own counters are exported.
 type Sources struct {
 	Version, Commit, Node string
 	Ready                 func() error // nil: this node serves
@@ -249,7 +253,7 @@ type Sources struct {
 	CA                    interface{ Expiries() []pki.Expiry }
 }
 
-// Cluster is what of the cluster is shown.
+// Cluster is the part of the cluster that is exported.
 type Cluster interface {
 	Status() cluster.Status
 	Lost(most int) (list []cluster.Lost, all int)
@@ -265,15 +269,16 @@ const dnsEvents = "fast, refused, dropped, unsent, absent, limited, withheld, tr
 	"forward_shed, misses_lost, refused_tcp, closed_tcp"
 
 var (
-	descUp       = desc("serving", "1 when this node serves.")
-	descInfo     = desc("info", "Constant 1, with the version.", "version", "commit", "node")
-	descConns    = desc("http_connections", "Open HTTP connections.")
-	descRefused  = desc("http_connections_refused_total", "Connections beyond the bounds.")
-	descEvicted  = desc("http_connections_evicted_total", "Connections that were closed to make room for other clients.")
-	descBook     = desc("missing_entries", "Entries of this node's missing book, without those of noise.")
-	descDropped  = desc("missing_dropped_total", "Entries that the full missing book let go since it was cleared.")
+	descUp      = desc("serving", "1 when this node serves.")
+	descInfo    = desc("info", "Constant 1, with the version.", "version", "commit", "node")
+	descConns   = desc("http_connections", "Open HTTP connections.")
+	descRefused = desc("http_connections_refused_total", "Connections beyond the bounds.")
+	descEvicted = desc("http_connections_evicted_total",
+		"Connections that were closed to make room for other clients.")
+	descBook     = desc("missing_entries", "Entries of this node's missing book, without noise.")
+	descDropped  = desc("missing_dropped_total", "Entries that the full missing book dropped since it was cleared.")
 	descDNS      = desc("dns_answers_total", "DNS answers by response code.", "rcode")
-	descDNSMore  = desc("dns_events_total", "DNS questions by what became of them besides: "+dnsEvents+".", "event")
+	descDNSMore  = desc("dns_events_total", "DNS queries by further outcomes: "+dnsEvents+".", "event")
 	descLeader   = desc("raft_leader", "1 when this node leads, 0 when it does not.")
 	descHas      = desc("raft_has_leader", "1 when a leader is known: writes work.")
 	descTerm     = desc("raft_term", "raft's term.")
@@ -286,20 +291,22 @@ var (
 	descImported = desc("import_bytes_total", "Bytes that imports on this node wrote.")
 	descImportS  = desc("import_seconds_total", "Time that imports on this node ran.")
 	descDiskAll  = desc("disk_bytes", "Size of the data directory's file system.")
-	descDiskFree = desc("disk_free_bytes", "What is free of it, the reserve included.")
-	descReserve  = desc("disk_reserve_bytes", "What is kept free.")
-	descDamaged  = desc("blobs_damaged", "Blobs that are damaged on this node's disk, as far as is known.")
-	descLost     = desc("blobs_lost", "Blobs that clients of this node do not get, since no node has them whole.")
+	descDiskFree = desc("disk_free_bytes", "Free bytes of it, including the reserve.")
+	descReserve  = desc("disk_reserve_bytes", "Bytes that are reserved as free space.")
+	descDamaged  = desc("blobs_damaged", "Blobs known to be damaged on this node's disk.")
+	descLost     = desc("blobs_lost", "Blobs that clients of this node do not get, because no node has an intact copy.")
 	descScrubbed = desc("scrub_blobs_total", "Blobs that this node has read and compared with their digests.")
-	descScrubB   = desc("scrub_bytes_total", "Bytes of them.")
+	descScrubB   = desc("scrub_bytes_total", "Bytes of the blobs that this node has read and compared with their "+
+		"digests.")
 	descFaults   = desc("scrub_faults_total", "Blobs that were found to be damaged, by scrubbing or by reading.")
 	descRepaired = desc("scrub_repaired_total", "Damaged blobs that another node, an import or a push has repaired.")
-	descDue      = desc("scrub_due_blobs", "Blobs that the scrub that runs by itself has to read now.")
+	descDue      = desc("scrub_due_blobs", "Blobs that are due for the background scrub.")
 	descOldest   = desc("scrub_oldest_timestamp_seconds", "Every blob of this node was verified since then.")
-	descExpiry   = desc("certificate_expiry_timestamp_seconds", "When the first certificate of its kind ends.", "kind")
+	descExpiry   = desc("certificate_expiry_timestamp_seconds", "When the first certificate of its kind expires.",
+		"kind")
 )
 
-// Describe sends nothing: an unchecked collector, whose series depend on what happened.
+// Describe sends nothing: an unchecked collector, whose series depend on events.
 func (scrape) Describe(chan<- *prometheus.Desc) {}
 
 // Collect implements prometheus.Collector.

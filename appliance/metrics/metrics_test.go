@@ -39,7 +39,8 @@ func (w stuckReader) Write(p []byte) (int, error) {
 	return w.ResponseRecorder.Write(p)
 }
 
-// Who asks for /metrics, and does not read it, keeps it from nobody else, and how many ask costs nothing.
+// A client that requests /metrics and does not read the response blocks no other client, and the cost does not depend
+// on the number of requests.
 func TestMetricsAreMadeOnceForAll(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := &slowCollector{takes: 50 * time.Millisecond}

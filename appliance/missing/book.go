@@ -1,11 +1,11 @@
-// Package missing keeps the missing book: every image, file, DNS name, TLS name and host that a client asked for and
-// did not get. What tells of no need (a probe, a search list) is counted apart, with the reason.
+// Package missing maintains the missing book: every image, file, DNS name, TLS name and host that a client requested
+// and did not get. Requests that do not show a need (a probe, a search list) are counted separately, with the reason.
 //
-// It promises: the book has a fixed size however many distinct things are asked for. Each kind has places of its own,
-// so that no flood of one kind pushes out another, and they are divided among the clients: a client that asks for much
-// loses its own oldest entries first. Noting a miss never waits for a disk or the network; the book lies on the node's
-// own disk and survives a restart (a crash loses at most the last few seconds); and the other nodes see it through one
-// bounded file of the tree, written at most once a minute and only if something changed.
+// It promises: the book has a fixed size, however many distinct things are requested. Each kind has its own places,
+// so that no flood of one kind evicts another, and they are divided among the clients: a client that requests much
+// loses its own oldest entries first. Recording a miss never waits for a disk or the network. The book is on the
+// node's own disk and survives a restart (a crash loses at most the last few seconds). The other nodes see it through
+// one bounded file of the tree, written at most once a minute and only if something changed.
 package missing
 
 import (
@@ -30,56 +30,56 @@ import (
 // The kinds of things that can be missing.
 const (
 	Image = "image" // origin/repository:tag or origin/repository@digest
-	Blob  = "blob"  // origin/repository@digest: a layer or config by itself, which no list of images can name
+	Blob  = "blob"  // origin/repository@digest: a layer or config by itself, which a list of images cannot contain
 	File  = "file"  // the URL
-	DNS   = "dns"   // the name asked for
+	DNS   = "dns"   // the queried name
 	TLS   = "tls"   // the SNI of a handshake that got no certificate
-	Host  = "host"  // the Host of a request that we do not answer for
+	Host  = "host"  // the Host of a request that is not served here
 )
 
-// Kinds are all of them, in the order in which people care.
+// Kinds are all kinds, in the order of their importance to operators.
 var Kinds = []string{Image, Blob, File, DNS, TLS, Host}
 
-// shares are each kind's part of the book, in twentieths; "" is what is counted apart, of whatever kind, and what a
-// newer version may have written.
+// shares are each kind's share of the book, in twentieths; "" is noise of any kind, and kinds that a newer version
+// may have written.
 var shares = map[string]int{Image: 6, Blob: 2, File: 6, DNS: 2, TLS: 1, Host: 1, "": 2}
 
 const (
-	maxClients   = 8    // addresses kept with an entry
+	maxClients   = 8    // addresses per entry
 	maxName      = 1024 // bytes of a name
 	maxDetail    = 256
-	publishLimit = 1000 // entries in the tree's file
-	publishNoise = 100  // of those counted apart
+	publishLimit = 1000 // entries in the file in the tree
+	publishNoise = 100  // of these, entries of noise
 )
 
-// An Entry is one thing that was missed.
+// An Entry is one missed name.
 type Entry struct {
 	Kind   string    `json:"kind"`
 	Name   string    `json:"name"`
-	Detail string    `json:"detail,omitempty"` // the newest: why, or what else was there
+	Detail string    `json:"detail,omitempty"` // the newest reason, or what exists instead
 	Count  uint64    `json:"count"`
 	First  time.Time `json:"first"`
 	Last   time.Time `json:"last"`
 	// Clients are addresses, the /64 of IPv6 addresses, or USER@ADDRESS; the newest last, at most 8.
 	Clients []string `json:"clients"`
 	Nodes   []string `json:"nodes,omitempty"`
-	// Noise is the reason for which the entry tells of no need, one of Reasons; "" if it tells of one.
+	// Noise is the reason why the entry does not show a need, one of Reasons; "" if it does.
 	Noise string `json:"noise,omitempty"`
 }
 
-// A Question is one that was not answered.
+// A Question is one request that was a miss.
 type Question struct {
 	Kind, Name string
-	Detail     string // why, or what else was there; for DNS the type that was asked for
+	Detail     string // the reason, or what exists instead; for DNS the query type
 	Client     netip.Addr
-	User       string // whose credentials were verified, "" for nobody's
-	Expanded   bool   // DNS knows that it is a name of ours with an end that a search list has added
+	User       string // the authenticated user, "" if none
+	Expanded   bool   // DNS detected that it is a known name with a suffix that a search list added
 
 	// Of an HTTP request; "" for other protocols.
 	Method, Agent, Accept string
 }
 
-// Tree is what the book needs of the tree: the directory in which each node has one file.
+// Tree is the directory of the tree in which each node has one file.
 type Tree interface {
 	fs.ReadFileFS
 	fs.ReadDirFS
@@ -87,21 +87,21 @@ type Tree interface {
 	CreateBlob(id string) (tree.BlobWriter, error)
 }
 
-// Config says where the book lies.
+// Config configures a Book.
 type Config struct {
-	// File is where the book is kept on the node's own disk. Required.
+	// File is the book's file on the node's own disk. Required.
 	File string
-	// Node is the name of the file in the tree.
+	// Node is the name of the node's file in the tree.
 	Node string
-	// Tree is where the book is published; nil: it is not.
+	// Tree is where the book is published; nil: not published.
 	Tree Tree
-	// Facts are asked whether a question tells of a need. nil: nothing is known.
+	// Facts are used to decide whether a question shows a need. nil: nothing is known.
 	Facts Facts
 	// Max is the number of entries; 0: 10000.
 	Max int
-	// Save and Publish are how often a changed book goes to the disk and to the tree; 0: 5 s and 1 min.
+	// Save and Publish are the intervals for writing a changed book to disk and to the tree; 0: 5 s and 1 min.
 	Save, Publish time.Duration
-	// Log gets a line when the book cannot be kept. nil: nothing is logged.
+	// Log gets a line when the book cannot be saved. nil: nothing is logged.
 	Log *slog.Logger
 }
 
@@ -110,16 +110,16 @@ type Book struct {
 	cfg Config
 
 	mu      sync.Mutex
-	shelves map[string]*shelf // by kind; "" is what is counted apart
+	shelves map[string]*shelf // by kind; "" is noise
 	changed uint64            // counts changes
 	cleared time.Time
-	dropped uint64 // entries that a full book let go
+	dropped uint64 // entries that a full book dropped
 
 	saved     uint64 // the change that is on disk; owned by Run and Close
 	published uint64 // the change that is in the tree; owned by Run and Close
 }
 
-// file is a book on disk and in the tree. Earlier versions do not know Noise and leave it out.
+// file is the format of a book on disk and in the tree. Earlier versions leave out Noise.
 type file struct {
 	Cleared time.Time `json:"cleared,omitzero"`
 	Dropped uint64    `json:"dropped,omitempty"`
@@ -127,8 +127,8 @@ type file struct {
 	Noise   []Entry   `json:"noise,omitempty"`
 }
 
-// Open reads the book from disk. A damaged file is put aside with the name's end .damaged and said so in the log: the
-// book is an aid, it does not keep a node from starting.
+// Open reads the book from disk. It renames a damaged file, with the suffix .damaged, and logs that: a damaged book
+// does not keep a node from starting.
 func Open(cfg Config) (*Book, error) {
 	if cfg.Max == 0 {
 		cfg.Max = 10000
@@ -158,7 +158,7 @@ func Open(cfg Config) (*Book, error) {
 	}
 	var f file
 	if err := json.Unmarshal(data, &f); err != nil {
-		cfg.Log.Warn("the missing book is damaged and begins anew", "file", cfg.File, "err", err)
+		cfg.Log.Warn("the missing book is damaged, starting with an empty one", "file", cfg.File, "err", err)
 		if err := os.Rename(cfg.File, cfg.File+".damaged"); err != nil {
 			return nil, fmt.Errorf("missing book: %w", err)
 		}
@@ -175,14 +175,13 @@ func Open(cfg Config) (*Book, error) {
 	return b, nil
 }
 
-// Add notes that client asked for something of that kind and did not get it; detail says more, or "". It only touches
-// memory.
+// Add records that client requested something of that kind and did not get it; detail says more, or is "". It only
+// touches memory.
 func (b *Book) Add(kind, name, detail string, client netip.Addr) {
 	b.Note(Question{Kind: kind, Name: name, Detail: detail, Client: client})
 }
 
-// Note notes a question that was not answered, and returns the reason for which it is counted apart, "" if it tells of
-// a need. It only touches memory.
+// Note records a question, and returns the reason why it is noise, "" if it shows a need. It only touches memory.
 func (b *Book) Note(q Question) (noise string) { return b.note(q, time.Now().UTC()) }
 
 func (b *Book) note(q Question, now time.Time) (noise string) {
@@ -198,7 +197,7 @@ func (b *Book) note(q Question, now time.Time) (noise string) {
 	k := key{q.Kind, q.Name}
 	e, on := b.find(k)
 	if e != nil && e.Noise != "" && noise == "" {
-		on.drop(e) // what was asked for without need is needed now
+		on.drop(e) // noise before, needed now
 		e = nil
 	}
 	if e == nil {
@@ -210,7 +209,7 @@ func (b *Book) note(q Question, now time.Time) (noise string) {
 		return noise
 	}
 	if e.Noise == "" && noise != "" {
-		return noise // the entry says who needs it
+		return noise // the entry already records who needs it
 	}
 	e.Count++
 	e.Last, e.Noise = now, noise
@@ -221,7 +220,7 @@ func (b *Book) note(q Question, now time.Time) (noise string) {
 	return noise
 }
 
-// shelf is where an entry belongs. b.mu is held, or nobody else knows b.
+// shelf returns the shelf of an entry. The caller holds b.mu, or owns b.
 func (b *Book) shelf(e Entry) *shelf {
 	if s := b.shelves[e.Kind]; s != nil && e.Noise == "" {
 		return s
@@ -229,7 +228,7 @@ func (b *Book) shelf(e Entry) *shelf {
 	return b.shelves[""]
 }
 
-// find returns an entry and its shelf; nil if there is none. b.mu is held, or nobody else knows b.
+// find returns an entry and its shelf; nil if there is none. The caller holds b.mu, or owns b.
 func (b *Book) find(k key) (*entry, *shelf) {
 	for _, kind := range []string{k.kind, ""} {
 		if s := b.shelves[kind]; s != nil && s.entries[k] != nil {
@@ -239,7 +238,7 @@ func (b *Book) find(k key) (*entry, *shelf) {
 	return nil, nil
 }
 
-// clientName is the address, or for IPv6 its /64: a host there has as many addresses as it wants.
+// clientName returns the address, or for IPv6 its /64: a host can use any address of its /64.
 func clientName(a netip.Addr) string {
 	a = a.Unmap().WithZone("")
 	if a.Is6() && !a.IsLoopback() {
@@ -249,8 +248,8 @@ func clientName(a netip.Addr) string {
 	return a.String()
 }
 
-// clean cuts s to n bytes and makes it one printable line: what clients send ends up on an operator's terminal and in
-// lists.
+// clean truncates s to n bytes and makes it one printable line: text from clients is shown on an operator's terminal
+// and in lists.
 func clean(s string, n int) string {
 	if len(s) > n {
 		s = s[:n]
@@ -270,7 +269,7 @@ func clean(s string, n int) string {
 	}, s)
 }
 
-// Len is the number of entries that tell of a need, and dropped how many of all a full book has let go.
+// Len returns the number of entries that show a need, and how many entries of any kind a full book dropped.
 func (b *Book) Len() (n int, dropped uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -282,8 +281,9 @@ func (b *Book) Len() (n int, dropped uint64) {
 	return n, b.dropped
 }
 
-// snapshot returns this node's entries, the newest first. limit is how many, 0 for all: then each kind has its part of
-// them, and within a kind each client, so that a flood does not hide from the other nodes what others miss.
+// snapshot returns this node's entries, newest first. limit is the maximum number, 0 for all. With a limit each kind
+// has its share, and within a kind each client, so that a flood does not hide other clients' misses from the other
+// nodes.
 func (b *Book) snapshot(limit int) (f file, changed uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -318,7 +318,7 @@ func newest(x, y Entry) int {
 	return strings.Compare(x.Name, y.Name)
 }
 
-// Run keeps the book on disk and in the tree until ctx is done, and then once more on disk.
+// Run saves and publishes the book periodically until ctx is done, and then saves it once more.
 func (b *Book) Run(ctx context.Context) {
 	save, publish := time.NewTicker(b.cfg.Save), time.NewTicker(b.cfg.Publish)
 	defer save.Stop()
@@ -346,12 +346,12 @@ func (b *Book) Run(ctx context.Context) {
 
 func (b *Book) keep() {
 	if err := b.save(); err != nil {
-		b.cfg.Log.Warn("the missing book cannot be kept on disk", "file", b.cfg.File, "err", err)
+		b.cfg.Log.Warn("the missing book cannot be saved on disk", "file", b.cfg.File, "err", err)
 	}
 }
 
-// save writes the book beside the old one and renames it: a crash leaves one of the two. It is not synced, a power cut
-// may lose the last seconds.
+// save writes the book to a new file and renames it over the old one: a crash leaves one of the two. It is not
+// synced; a power cut may lose the last seconds.
 func (b *Book) save() error {
 	f, changed := b.snapshot(0)
 	if changed == b.saved {

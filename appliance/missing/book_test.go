@@ -73,13 +73,15 @@ func TestAMissIsCountedWithItsClients(t *testing.T) {
 		t.Fatalf("got %+v", list)
 	}
 	e := list[0]
-	if e.Name != "registry.k8s.io/pause:3.10" || e.Count != 3 || !e.First.Equal(t0) || !e.Last.Equal(t0.Add(time.Hour)) ||
-		!slices.Equal(e.Clients, []string{"10.0.0.2", "10.0.0.1"}) || e.Detail != "no such tag" || !slices.Equal(e.Nodes, []string{"n1"}) {
+	if e.Name != "registry.k8s.io/pause:3.10" || e.Count != 3 || !e.First.Equal(t0) ||
+		!e.Last.Equal(t0.Add(time.Hour)) ||
+		!slices.Equal(e.Clients, []string{"10.0.0.2", "10.0.0.1"}) || e.Detail != "no such tag" ||
+		!slices.Equal(e.Nodes, []string{"n1"}) {
 		t.Errorf("got %+v", e)
 	}
 }
 
-// Very many distinct misses by a scan: the book stays small, and what honest clients miss stays in it.
+// A scan causes very many distinct misses: the book stays small, and the misses of honest clients stay in it.
 func TestAScanDoesNotPushOutWhatOthersMiss(t *testing.T) {
 	b := open(t, Config{Max: 1000})
 	now := time.Now().UTC()
@@ -125,8 +127,8 @@ func TestAScanDoesNotPushOutWhatOthersMiss(t *testing.T) {
 	}
 }
 
-// Forged questions of one kind, of one client or of many, leave alone what an honest node misses: its images and files
-// whatever is forged, its own questions of that kind unless the forger has very many addresses. The other nodes see it
+// Forged requests of one kind, from one client or many, do not evict the misses of an honest node: its images and
+// files in any case, its own entries of that kind unless the forger has very many addresses. The other nodes see them
 // too.
 func TestForgedQuestionsEvictNobodyElse(t *testing.T) {
 	const forged = 14_000
@@ -227,7 +229,7 @@ func TestManyAddressesAreBoundedToo(t *testing.T) {
 	}
 }
 
-// What is noise has places of its own, and becomes a need when somebody needs it, not the other way round.
+// Noise has its own places; it becomes a need when a client needs it, and not the other way round.
 func TestNoiseIsKeptApart(t *testing.T) {
 	b := open(t, Config{Max: 1000})
 	t0 := time.Date(2026, 11, 30, 9, 0, 0, 0, time.UTC)
@@ -252,7 +254,8 @@ func TestNoiseIsKeptApart(t *testing.T) {
 	}
 	b.note(get, t0.Add(time.Hour))
 	b.note(head, t0.Add(2*time.Hour))
-	if list := entries(t, b); len(list) != 1 || list[0].Count != 1 || !list[0].Last.Equal(t0.Add(time.Hour)) || list[0].Noise != "" || len(all()) != 1 {
+	if list := entries(t, b); len(list) != 1 || list[0].Count != 1 || !list[0].Last.Equal(t0.Add(time.Hour)) ||
+		list[0].Noise != "" || len(all()) != 1 {
 		t.Errorf("got %+v", list)
 	}
 	for i := range 5000 {
@@ -326,7 +329,8 @@ func TestOtherNodesSeeTheBookAndClearIt(t *testing.T) {
 	}
 }
 
-// One entry goes from the books of all nodes, whoever has noted it, and comes back when it is asked for again.
+// One entry is removed from the books of all nodes, whichever node recorded it, and reappears when it is requested
+// again.
 func TestForgettingIsForAllNodes(t *testing.T) {
 	m := treetest.New(t)
 	ctx := context.Background()
@@ -394,8 +398,7 @@ func TestForgettingIsForAllNodes(t *testing.T) {
 	}
 }
 
-// A node of the version before reads what this one writes, and this one reads what that one has written. before is the
-// form of that version.
+// A node of the previous version reads what this one writes, and the reverse. before is the previous format.
 func TestVersionsReadEachOther(t *testing.T) {
 	type before struct {
 		Cleared time.Time `json:"cleared,omitzero"`
@@ -479,7 +482,8 @@ func TestVersionsReadEachOther(t *testing.T) {
 	if err := m.Update(ctx, func(batch tree.Batch) error { batch.Put("n0", old); return nil }); err != nil {
 		t.Fatal(err)
 	}
-	for where, b := range map[string]*Book{"on disk": open(t, Config{File: path}), "in the tree": open(t, Config{Tree: m, Node: "n9"})} {
+	for where, b := range map[string]*Book{"on disk": open(t, Config{File: path}),
+		"in the tree": open(t, Config{Tree: m, Node: "n9"})} {
 		all, err := b.All()
 		if err != nil {
 			t.Fatal(err)
@@ -531,7 +535,8 @@ func TestNamesAreOnePrintableLine(t *testing.T) {
 	b := open(t, Config{})
 	b.Add(Host, "a\nb\x1b[31m\u202e\xff"+strings.Repeat("é", maxName), "x\ty", node1)
 	e := entries(t, b)[0]
-	if !strings.HasPrefix(e.Name, "a?b?[31m??é") || len(e.Name) > maxName+8 || strings.ContainsRune(e.Name[8:], '\ufffd') || e.Detail != "x?y" {
+	if !strings.HasPrefix(e.Name, "a?b?[31m??é") || len(e.Name) > maxName+8 ||
+		strings.ContainsRune(e.Name[8:], '\ufffd') || e.Detail != "x?y" {
 		t.Errorf("got %q %q", e.Name[:20], e.Detail)
 	}
 }

@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// Cure says what brings what an entry misses, for an operator: mostly a command of casemate's. It is "" for noise. reach
-// says what makes clients that ask a host be answered; "" if they are.
+// Cure returns what would supply an entry's content, for an operator: usually a casemate command. It is "" for noise.
+// reach returns how to make a host's name resolve to the bastions; "" if it does.
 func Cure(e Entry, reach func(host string) string) string {
 	if e.Noise != "" {
 		return ""
@@ -15,23 +15,23 @@ func Cure(e Entry, reach func(host string) string) string {
 	case Image:
 		host, _, _ := strings.Cut(e.Name, "/")
 		if i := strings.Index(e.Detail, "held with different content: "); i >= 0 {
-			return "ask by one of the full names: " + e.Detail[i+len("held with different content: "):]
+			return "use one of the full names: " + e.Detail[i+len("held with different content: "):]
 		}
 		switch {
 		case !isRegistry(e.Name):
-			return "push it, or ask by its full name"
+			return "push it, or use its full name"
 		case reach(host) != "":
 			return reach(host) + ", bundle create --images"
 		case !strings.ContainsAny(e.Name[strings.LastIndexByte(e.Name, '/')+1:], ":@"):
-			return "its tags were to be listed: bundle create --images, with a tag"
+			return "its tags were listed: bundle create --images, with a tag"
 		}
 		return "bundle create --images"
 	case Blob:
-		return "bundle create --images, with the image that has it"
+		return "bundle create --images, with the image that contains it"
 	case File:
 		switch why := NoFile(e.Name); {
 		case strings.HasPrefix(e.Name, "/"):
-			return "ask below the name of an origin: /HOST/PATH"
+			return "use a path below an origin's name: /HOST/PATH"
 		case reach(hostOf(e.Name)) != "":
 			return reach(hostOf(e.Name)) + ", bundle create --files"
 		case why != "":
@@ -59,11 +59,11 @@ func hostOf(rawURL string) string {
 	return host
 }
 
-// scripts are hosts whose first page is an installation script (curl https://get.k3s.io | sh).
+// scripts matches hosts whose first page is an installation script (curl https://get.k3s.io | sh).
 var scripts = regexp.MustCompile(`^get\.|^sh\.|^install\.`)
 
-// NoFile says why nobody can fetch a file at a URL that was missed; "" if it may be one. A package index in the form of
-// PEP 503 (/simple/NAME/) is a page that can be fetched, though it looks like a directory.
+// NoFile returns why the URL of a miss cannot be fetched as a file; "" if it may be a file. A package index in the
+// form of PEP 503 (/simple/NAME/) is a page that can be fetched, although it looks like a directory.
 func NoFile(rawURL string) string {
 	host, elems, query := splitURL(rawURL)
 	n := len(elems)
@@ -72,11 +72,11 @@ func NoFile(rawURL string) string {
 		if scripts.MatchString(host) {
 			return ""
 		}
-		return "it is a host and no file"
+		return "it is a host and not a file"
 	case elems[n-1] == "" && query == "" && (n < 3 || elems[n-3] != "simple"):
-		return "it is a directory and no file"
+		return "it is a directory and not a file"
 	case n >= 2 && elems[n-2]+"/"+elems[n-1] == "info/refs":
-		return "it is a Git repository: bring what git clone --mirror makes of it"
+		return "it is a Git repository: import the result of git clone --mirror"
 	}
 	return ""
 }

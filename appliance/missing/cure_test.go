@@ -21,14 +21,16 @@ func TestEachEntrySaysWhatCuresIt(t *testing.T) {
 		{Entry{Kind: Image, Name: "team/app:1"}, "push it"},
 		{Entry{Kind: Image, Name: "pause:3.10"}, "push it"},
 		{Entry{Kind: Image, Name: "quay.io/a/b"}, "with a tag"},
-		{Entry{Kind: Image, Name: "redis:7", Detail: "ambiguous, held with different content: docker.io/a/redis, quay.io/b/redis"}, "docker.io/a/redis, quay.io/b/redis"},
+		{Entry{Kind: Image, Name: "redis:7", Detail: "ambiguous, held with different content: docker.io/a/redis, " +
+			"quay.io/b/redis"}, "docker.io/a/redis, quay.io/b/redis"},
 		{Entry{Kind: Blob, Name: "quay.io/a@sha256:1"}, "bundle create --images"},
 		{Entry{Kind: File, Name: "https://dl.k8s.io/x"}, "bundle create --files"},
 		{Entry{Kind: File, Name: "https://www.example/x"}, "origin add www.example, bundle create --files"},
-		{Entry{Kind: File, Name: "https://dl.k8s.io/"}, "a host and no file"},
-		{Entry{Kind: File, Name: "https://dl.k8s.io/release/"}, "a directory and no file"},
+		{Entry{Kind: File, Name: "https://dl.k8s.io/"}, "a host and not a file"},
+		{Entry{Kind: File, Name: "https://dl.k8s.io/release/"}, "a directory and not a file"},
 		{Entry{Kind: File, Name: "/kubernetes"}, "/HOST/PATH"},
-		{Entry{Kind: DNS, Name: "www.bank.example"}, "origin add www.bank.example, or name set www.bank.example A ADDRESS"},
+		{Entry{Kind: DNS, Name: "www.bank.example"},
+			"origin add www.bank.example, or name set www.bank.example A ADDRESS"},
 		{Entry{Kind: TLS, Name: "www.bank.example"}, "origin add www.bank.example"},
 		{Entry{Kind: Host, Name: "www.bank.example"}, "origin add www.bank.example"},
 		{Entry{Kind: DNS, Name: "node1", Noise: SingleLabel}, ""},
@@ -41,9 +43,11 @@ func TestEachEntrySaysWhatCuresIt(t *testing.T) {
 
 func TestWhatIsNoFile(t *testing.T) {
 	for url, file := range map[string]bool{
-		"https://dl.k8s.io": false, "https://dl.k8s.io/": false, "http://dl.k8s.io/release/": false, "https://dl.k8s.io/a/b/": false,
+		"https://dl.k8s.io": false, "https://dl.k8s.io/": false, "http://dl.k8s.io/release/": false,
+		"https://dl.k8s.io/a/b/":                                   false,
 		"https://github.com/x/y/info/refs?service=git-upload-pack": false,
-		"https://dl.k8s.io/x": true, "https://dl.k8s.io/release/?x=1": true, "https://get.k3s.io/": true, "https://get.k3s.io": true,
+		"https://dl.k8s.io/x":                                      true, "https://dl.k8s.io/release/?x=1": true,
+		"https://get.k3s.io/": true, "https://get.k3s.io": true,
 		"https://index.example/simple/ansible/": true, "https://update.k3s.io/v1-release/channels/stable": true,
 	} {
 		if why := NoFile(url); (why == "") != file {

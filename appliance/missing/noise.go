@@ -8,15 +8,16 @@ import (
 	"strings"
 )
 
-// Facts are what decides, beside the question itself, whether it tells of a need. They answer from memory.
+// Facts are what is known, besides the question itself, to decide whether it shows a need. Its methods answer from
+// memory.
 type Facts interface {
-	// Known reports whether a host name is one of an origin, of the bastions or set by the operator.
+	// Known reports whether a host name belongs to an origin or a bastion, or was set by the operator.
 	Known(host string) bool
 	// Node reports whether a label is the host name of a bastion.
 	Node(label string) bool
-	// Registry reports whether a host is one whose main content is images.
+	// Registry reports whether a host mainly serves images.
 	Registry(host string) bool
-	// Holds reports whether the file at a URL is kept here.
+	// Holds reports whether the file at a URL is stored.
 	Holds(url string) bool
 }
 
@@ -27,33 +28,33 @@ func (nothingKnown) Node(string) bool     { return false }
 func (nothingKnown) Registry(string) bool { return false }
 func (nothingKnown) Holds(string) bool    { return false }
 
-// Reasons for which a question is counted apart: it tells of nothing that somebody must bring.
+// Reasons why a question is noise: it does not show that content must be imported.
 const (
-	ReverseLookup    = "reverse lookup"        // the name of an address
+	ReverseLookup    = "reverse lookup"        // the name of an address (PTR)
 	ServiceDiscovery = "service discovery"     // SRV, _http._tcp, wpad
-	RecordType       = "record type"           // asked beside an address: HTTPS, CAA, NS
-	HostName         = "host name"             // of a bastion, or without a domain of anybody's
+	RecordType       = "record type"           // queried in addition to addresses: HTTPS, CAA, NS
+	HostName         = "host name"             // a bastion's host name with a suffix, or in a private zone
 	SingleLabel      = "single label"          // a name without a dot
 	ClusterInternal  = "cluster-internal name" // of a Kubernetes cluster's own DNS
-	SearchList       = "search-list expansion" // a name with the suffix of a search list behind it
+	SearchList       = "search-list expansion" // a name with a search list's suffix
 	SpecialUse       = "special-use name"      // .invalid, .onion (RFC 6761)
-	Connectivity     = "connectivity check"    // does this network reach the Internet?
-	SignatureProbe   = "signature probe"       // is there a signature, an attestation, an SBOM?
-	HeadProbe        = "HEAD probe"            // does it exist?
+	Connectivity     = "connectivity check"    // checks whether the Internet can be reached
+	SignatureProbe   = "signature probe"       // checks for a signature, an attestation or an SBOM
+	HeadProbe        = "HEAD probe"            // checks whether content exists
 	RegistryProbe    = "registry probe"        // docker search, the API before /v2/, Helm's index at a registry
 	GitProbe         = "git probe"             // files that few repositories have
 	BrowserProbe     = "browser probe"         // favicon.ico, robots.txt
-	OptionalIndex    = "optional index"        // indexes that apt and dnf do without
-	OtherForm        = "other form"            // the same content compressed or named otherwise
+	OptionalIndex    = "optional index"        // indexes that apt and dnf treat as optional
+	OtherForm        = "other form"            // the same content with another compression or name
 )
 
-// Reasons are all of them.
+// Reasons lists all of them.
 var Reasons = []string{
 	ReverseLookup, ServiceDiscovery, RecordType, HostName, SingleLabel, ClusterInternal, SearchList, SpecialUse,
 	Connectivity, SignatureProbe, HeadProbe, RegistryProbe, GitProbe, BrowserProbe, OptionalIndex, OtherForm,
 }
 
-// rules are looked through in order; the first that matches gives the reason.
+// rules are tried in order; the first that matches gives the reason.
 var rules = []struct {
 	reason string
 	kinds  []string
@@ -86,7 +87,7 @@ var rules = []struct {
 	{HeadProbe, []string{File}, func(j *judged) bool { return j.Method == "HEAD" }},
 }
 
-// Judge returns the reason for which a question tells of no need, "" if it tells of one.
+// Judge returns the reason why a question is noise, "" if it shows a need.
 func Judge(q Question, facts Facts) string {
 	j := newJudged(q, facts)
 	for _, r := range rules {
@@ -97,17 +98,17 @@ func Judge(q Question, facts Facts) string {
 	return ""
 }
 
-// judged is a question taken apart.
+// judged is a parsed question.
 type judged struct {
 	Question
 	facts Facts
 
-	labels []string // of a host name; nil if it is none
-	tag    string   // of an image; "" if it has none
+	labels []string // of a host name; nil if it is not one
+	tag    string   // of an image; "" if it has no tag
 
-	host  string   // of a file's URL; "" for a path of files.DOMAIN that says no origin
+	host  string   // of a file's URL; "" for a path of files.DOMAIN without an origin
 	elems []string // of its path, unescaped; the last is "" for a directory
-	base  string   // the last of them
+	base  string   // the last element
 	query string
 }
 
@@ -128,7 +129,7 @@ func newJudged(q Question, facts Facts) *judged {
 	return j
 }
 
-// labelsOf returns the labels of a host name in lower case; nil if it is none.
+// labelsOf returns the labels of a host name in lower case; nil if it is not one.
 func labelsOf(name string) []string {
 	name = strings.ToLower(strings.TrimSuffix(name, "."))
 	if _, err := netip.ParseAddr(name); err == nil {
@@ -143,7 +144,7 @@ func labelsOf(name string) []string {
 	return labels
 }
 
-// splitURL takes a file's name apart. Whatever it is, there is one element at least.
+// splitURL splits a file's URL. It always returns at least one element.
 func splitURL(name string) (host string, elems []string, query string) {
 	path := name
 	if _, rest, ok := strings.Cut(name, "://"); ok {
@@ -165,13 +166,13 @@ func (j *judged) under(zone string) bool {
 	return len(j.labels) >= len(z) && slices.Equal(j.labels[len(j.labels)-len(z):], z)
 }
 
-// specialUse are names that no DNS answers (https://www.iana.org/assignments/special-use-domain-names), and the suffix
-// that hosts get that have none. Not .local, which many Active Directory domains end in.
+// specialUse are names that no DNS server resolves (https://www.iana.org/assignments/special-use-domain-names), and
+// the suffix of hosts that have no domain. It does not include .local, which many Active Directory domains end in.
 var specialUse = []string{
 	"localhost", "invalid", "onion", "alt", "test", "home.arpa", "service.arpa", "resolver.arpa", "localdomain",
 }
 
-// connectivity are hosts that systems ask to see whether they reach the Internet; nothing fails without an answer.
+// connectivity are hosts that systems request to check for Internet access; nothing fails without a response.
 var connectivity = []string{
 	"connectivity-check.ubuntu.com", "network-test.debian.org", "nmcheck.gnome.org", "conncheck.opensuse.org",
 	"detectportal.firefox.com", "captive.apple.com", "connectivitycheck.gstatic.com", "clients3.google.com",
@@ -187,14 +188,14 @@ func (j *judged) discoversServices() bool {
 		slices.ContainsFunc(j.labels, func(l string) bool { return l[0] == '_' }))
 }
 
-// isHostName reports the host name of a bastion, whatever domain the host that asks adds to it. A name that is a
-// registered domain (n1.io) is somebody's.
+// isHostName reports the host name of a bastion with any domain that a client's search list adds. A registered domain
+// (n1.io) is not such a name.
 func (j *judged) isHostName() bool {
 	return len(j.labels) > 0 && j.facts.Node(j.labels[0]) && (len(j.labels) != 2 || privateZone(j.labels[1:])) &&
 		!j.facts.Known(strings.Join(j.labels, "."))
 }
 
-// privateZone reports whether labels are a zone that exists in no public DNS.
+// privateZone reports whether labels form a zone that exists in no public DNS.
 func privateZone(labels []string) bool {
 	return slices.Contains(privateZones, labels[len(labels)-1])
 }
@@ -203,7 +204,7 @@ var privateZones = []string{
 	"local", "localdomain", "lan", "home", "internal", "intranet", "private", "corp", "cluster", "k8s",
 }
 
-// isExpanded reports a known name with a suffix behind it: with ndots:5, a pod asks for quay.io.svc.cluster.local
+// isExpanded reports a known name with a suffix appended: with ndots:5, a pod queries quay.io.svc.cluster.local
 // before quay.io.
 func (j *judged) isExpanded() bool {
 	if j.Expanded || len(j.labels) > 1 && j.labels[0] == "localhost" {
@@ -220,7 +221,7 @@ func (j *judged) isExpanded() bool {
 	return false
 }
 
-// isClusterInternal reports a name that a cluster's DNS answers or denies itself: below cluster.local, or of the form
+// isClusterInternal reports a name that belongs to a Kubernetes cluster's DNS: below cluster.local, or of the form
 // service.namespace.svc.ZONE with a zone that exists in no public DNS.
 func (j *judged) isClusterInternal() bool {
 	if j.under("cluster.local") {
@@ -235,19 +236,20 @@ func (j *judged) isClusterInternal() bool {
 	return false
 }
 
-// attachedTag is the tag under which something is attached to the manifest of a digest, where no referrers are known:
-// cosign's signatures (.sig), attestations (.att) and SBOMs (.sbom), and the index of the referrers tag schema (OCI
+// attachedTag matches the tags of content attached to a manifest, for registries without the referrers API: cosign's
+// signatures (.sig), attestations (.att) and SBOMs (.sbom), and the index of the referrers tag schema (OCI
 // distribution specification).
 var attachedTag = regexp.MustCompile(`^(sha256-[0-9a-f]{64}|sha512-[0-9a-f]{64,128})(\.[0-9A-Za-z._-]+)?$`)
 
-// What a HEAD of a manifest says.
+// What a HEAD request for a manifest means.
 const (
-	looks = iota // nothing: a GET follows if the program needs the image
-	pulls        // a pull begins
-	byTag        // by tag a pull begins; by digest a push asks what is there
+	looks = iota // no need: a GET follows if the program needs the image
+	pulls        // a pull starts
+	byTag        // by tag a pull starts; by digest a push checks what exists
 )
 
-// heads says of programs what their HEAD of a manifest says. The first whose name begins a word of User-Agent counts.
+// heads maps programs to the meaning of their HEAD requests for manifests. The first whose name begins a word of
+// User-Agent applies.
 var heads = []struct {
 	program string
 	says    int
@@ -262,8 +264,8 @@ var heads = []struct {
 	{"curl", looks}, {"wget", looks}, {"python-requests", looks}, {"mozilla", looks},
 }
 
-// onlyLooks reports a HEAD of a manifest by a program that does not pull with it. A program that is not known pulls if
-// it says which manifests it can read.
+// onlyLooks reports a HEAD request for a manifest that does not start a pull. An unknown program pulls if it accepts
+// manifest types.
 func (j *judged) onlyLooks() bool {
 	if j.Method != "HEAD" {
 		return false
@@ -279,7 +281,7 @@ func (j *judged) onlyLooks() bool {
 	return !strings.Contains(j.Accept, "manifest") && !strings.Contains(j.Accept, "image.index")
 }
 
-// dir is the URL of the directory in which the file lies, or of one further up.
+// dir returns the URL of the file's directory, or of an ancestor.
 func (j *judged) dir(up int) string {
 	if j.host == "" || up >= len(j.elems) {
 		return ""
@@ -291,13 +293,13 @@ func (j *judged) dir(up int) string {
 	return "https://" + j.host + "/" + strings.Join(escaped, "")
 }
 
-// beside reports whether the file of that name in the same directory is kept here.
+// beside reports whether the file of that name in the same directory is stored.
 func (j *judged) beside(name string) bool {
 	dir := j.dir(0)
 	return dir != "" && j.facts.Holds(dir+url.PathEscape(name))
 }
 
-// tail returns the last n elements of the path as one; "" if there are fewer.
+// tail returns the last n elements of the path, joined; "" if there are fewer.
 func (j *judged) tail(n int) string {
 	if len(j.elems) < n {
 		return ""
@@ -305,7 +307,7 @@ func (j *judged) tail(n int) string {
 	return strings.Join(j.elems[len(j.elems)-n:], "/")
 }
 
-// wellKnown are names below /.well-known/ that browsers and scanners ask every host for.
+// wellKnown are names below /.well-known/ that browsers and scanners request from every host.
 var wellKnown = []string{
 	"security.txt", "change-password", "traffic-advice", "dnt-policy.txt", "assetlinks.json", "gpc.json",
 	"apple-app-site-association",
@@ -323,8 +325,8 @@ func (j *judged) isBrowsers() bool {
 
 var firstAPI = regexp.MustCompile(`^v1/(_ping|search|users/?|repositories/.+/(images|tags|auth)(/.*)?|images/.+)$`)
 
-// probesRegistry reports requests that a registry's client makes beside /v2/: docker search, the API of 2013 that old
-// clients try, and the index.yaml that Helm looks for before it is told that the host is a registry (oci://).
+// probesRegistry reports requests of registry clients outside /v2/: docker search, the API of 2013 that old clients
+// try, and the index.yaml that Helm requests from a host before it is configured as a registry (oci://).
 func (j *judged) probesRegistry() bool {
 	path := strings.Join(j.elems, "/")
 	if path == "_ping" || path == "v1/_ping" || path == "v1/search" {
@@ -338,8 +340,8 @@ var (
 	gitBitmap = regexp.MustCompile(`^objects/pack/pack-[0-9a-f]+\.(bitmap|rev)$`)
 )
 
-// probesGit reports what git asks for to see whether a repository has it (gitprotocol-http): alternates, and objects
-// that lie in packs. The question that begins a clone, info/refs?service=git-upload-pack, tells of a need.
+// probesGit reports requests by which git checks what a repository has (gitprotocol-http): alternates, and objects
+// that are in packs. The request that starts a clone, info/refs?service=git-upload-pack, shows a need.
 func (j *judged) probesGit() bool {
 	switch {
 	case j.tail(3) == "objects/info/alternates", j.tail(3) == "objects/info/http-alternates":
@@ -354,7 +356,7 @@ func (j *judged) probesGit() bool {
 	return (gitObject.MatchString(j.tail(3)) || gitBitmap.MatchString(j.tail(3))) && held(2)
 }
 
-// inDists returns the elements of an apt repository's path behind dists/; nil if it is none. The suite is the first.
+// inDists returns the elements after dists/ of a path in an apt repository, the suite first; nil for other paths.
 func (j *judged) inDists() []string {
 	i := slices.Index(j.elems, "dists")
 	if i < 0 || i+2 >= len(j.elems) {
@@ -371,9 +373,9 @@ var (
 	}
 )
 
-// isOptionalIndex reports indexes without which package managers do: apt ignores that translations, AppStream data,
-// command-not-found data, contents or diffs of indexes cannot be had; Anaconda and zypper look for a medium's
-// description; zypper asks for a signature of every repository.
+// isOptionalIndex reports indexes that package managers treat as optional: apt ignores missing translations,
+// AppStream data, command-not-found data, contents and diffs of indexes; Anaconda and zypper look for a medium's
+// description; zypper requests a signature of every repository.
 func (j *judged) isOptionalIndex() bool {
 	if dists := j.inDists(); dists != nil {
 		for _, e := range dists[1:] {
@@ -391,14 +393,14 @@ func (j *judged) isOptionalIndex() bool {
 	return zypper && (j.tail(2) == "repodata/repomd.xml.asc" || j.tail(2) == "repodata/repomd.xml.key")
 }
 
-// forms are names of one index of apt's, the one that an operator would bring first. apt takes whichever it gets.
+// forms lists the names of the same apt index, the preferred one first. apt accepts any of them.
 var forms = [][]string{
 	{"InRelease", "Release", "Release.gpg"},
 	{"Packages.xz", "Packages.gz", "Packages.zst", "Packages.bz2", "Packages.lzma", "Packages.lz4", "Packages"},
 	{"Sources.xz", "Sources.gz", "Sources.zst", "Sources.bz2", "Sources.lzma", "Sources.lz4", "Sources"},
 }
 
-// formsOf returns the names under which the index called base may be had, nil if it is no index.
+// formsOf returns the names of the index called base, nil if it is not an index.
 func formsOf(base string) []string {
 	for _, f := range forms {
 		if slices.Contains(f, base) {
@@ -408,10 +410,11 @@ func formsOf(base string) []string {
 	return nil
 }
 
-// hasOtherForm reports content that is here under another name, or that its client asks for by another name too.
+// hasOtherForm reports content that is stored under another name, or that its client also requests under another
+// name.
 func (j *judged) hasOtherForm() bool {
 	if n := len(j.elems); n > 3 && j.elems[n-3] == "by-hash" {
-		return true // apt asks for the plain name next
+		return true // apt requests the plain name next
 	}
 	for _, form := range formsOf(j.base) {
 		if form != j.base && form != "Release.gpg" && j.beside(form) {
@@ -421,10 +424,10 @@ func (j *judged) hasOtherForm() bool {
 	if whole, ok := strings.CutSuffix(j.base, ".metadata"); ok { // of a Python package, PEP 658
 		return j.beside(whole)
 	}
-	return strings.HasSuffix(j.base, ".drpm") // dnf takes the whole package
+	return strings.HasSuffix(j.base, ".drpm") // dnf falls back to the whole package
 }
 
-// relate finds entries of the whole book that tell of no need because of another one, and marks them.
+// relate finds entries that are noise because of another entry of the whole book, and marks them.
 func relate(list []Entry, facts Facts) {
 	at := map[key]*Entry{}
 	for i := range list {
@@ -443,7 +446,8 @@ func relate(list []Entry, facts Facts) {
 	}
 }
 
-// searchList are the suffixes that clients add to names, seen by names that they have asked for with and without them.
+// searchList has the suffixes that clients append to names, detected by names that they queried with and without
+// them.
 type searchList map[suffix]bool
 
 type suffix struct{ client, zone string }
@@ -471,8 +475,8 @@ func searchLists(list []Entry, at map[key]*Entry, facts Facts) searchList {
 	return s
 }
 
-// expanded reports whether a client has asked for the name without its end, too, and the end is one that the client
-// adds.
+// expanded reports whether a client also queried the name without its suffix, and the suffix is one that the client
+// appends.
 func (s searchList) expanded(e *Entry, at map[key]*Entry) bool {
 	labels := labelsOf(e.Name)
 	for n := 1; n < len(labels); n++ {
@@ -490,7 +494,7 @@ func (s searchList) expanded(e *Entry, at map[key]*Entry) bool {
 	return false
 }
 
-// besideOtherForm reports whether a form of the same index that goes before was missed too.
+// besideOtherForm reports whether a preferred form of the same index was missed too.
 func besideOtherForm(e *Entry, at map[key]*Entry) bool {
 	dir, base := e.Name[:strings.LastIndexByte(e.Name, '/')+1], e.Name[strings.LastIndexByte(e.Name, '/')+1:]
 	for _, form := range formsOf(base) {

@@ -27,7 +27,8 @@ var site = known{
 	files: []string{
 		"https://deb.example/dists/stable/InRelease", "https://deb.example/dists/stable/main/binary-amd64/Packages.xz",
 		"https://old.example/dists/stable/Release", "https://old.example/dists/stable/main/binary-amd64/Packages",
-		"https://flat.example/deb/Packages.gz", "https://github.com/x/y/info/refs", "https://files.example/a-1-py3-none-any.whl",
+		"https://flat.example/deb/Packages.gz", "https://github.com/x/y/info/refs",
+		"https://files.example/a-1-py3-none-any.whl",
 	},
 }
 
@@ -229,7 +230,7 @@ func TestReasonsAreDocumented(t *testing.T) {
 	}
 }
 
-// Some entries tell of no need because of others, in whatever order they came and on whichever node.
+// Some entries are noise because of others, in whatever order they came and on whichever node.
 func TestOneEntryExplainsAnother(t *testing.T) {
 	b := open(t, Config{Facts: site})
 	t0 := time.Date(2026, 11, 30, 9, 0, 0, 0, time.UTC)
@@ -238,12 +239,16 @@ func TestOneEntryExplainsAnother(t *testing.T) {
 			b.add(kind, name, "", client, t0.Add(time.Duration(i)*time.Second))
 		}
 	}
-	asked(node1, DNS, "www.nowhere.example.lab.example", "www.nowhere.example", "node1.lab.example", "node1", "www.other.example.lab.example")
+	asked(node1, DNS, "www.nowhere.example.lab.example", "www.nowhere.example", "node1.lab.example", "node1",
+		"www.other.example.lab.example")
 	asked(node2, DNS, "www.bank.example", "www.bank", "node2.site.example", "node2")
 	asked(node1, File,
-		"https://new.example/dists/stable/InRelease", "https://new.example/dists/stable/Release", "https://new.example/dists/stable/Release.gpg",
-		"https://new.example/dists/stable/main/binary-amd64/Packages.xz", "https://new.example/dists/stable/main/binary-amd64/Packages.bz2",
-		"https://new.example/dists/stable/main/binary-amd64/Packages", "https://flat.example/x/Packages", "https://other.example/Release")
+		"https://new.example/dists/stable/InRelease", "https://new.example/dists/stable/Release",
+		"https://new.example/dists/stable/Release.gpg",
+		"https://new.example/dists/stable/main/binary-amd64/Packages.xz",
+		"https://new.example/dists/stable/main/binary-amd64/Packages.bz2",
+		"https://new.example/dists/stable/main/binary-amd64/Packages", "https://flat.example/x/Packages",
+		"https://other.example/Release")
 	all, err := b.All()
 	if err != nil {
 		t.Fatal(err)
@@ -254,10 +259,12 @@ func TestOneEntryExplainsAnother(t *testing.T) {
 	}
 	for name, want := range map[string]string{
 		"www.nowhere.example": "", "www.nowhere.example.lab.example": SearchList, "node1": SingleLabel,
-		"node1.lab.example":                                               SearchList, // the end is one that this client adds
-		"www.other.example.lab.example":                                   "",         // nobody has asked for it without its end
+		// the end is one that this client adds
+		"node1.lab.example": SearchList,
+		// not queried without its suffix
+		"www.other.example.lab.example":                                   "",
 		"www.bank":                                                        "",
-		"node2.site.example":                                              "", // nothing shows that the end was added
+		"node2.site.example":                                              "", // no evidence that the suffix was added
 		"https://new.example/dists/stable/InRelease":                      "",
 		"https://new.example/dists/stable/Release":                        OtherForm,
 		"https://new.example/dists/stable/Release.gpg":                    OtherForm,
@@ -277,14 +284,17 @@ func TestOneEntryExplainsAnother(t *testing.T) {
 func FuzzJudge(f *testing.F) {
 	for _, kind := range Kinds {
 		for _, name := range []string{
-			"", ".", "..", "_", "quay.io.svc.cluster.local", "https://", "https://h", "https://h/?", "h://h/%zz/by-hash/x/y", "/", "//", "?",
-			"x:sha256-", "@", ":", "/dists/", "https://h/dists/a/b/c", "https://h/.well-known/", "a/objects/00/0", "[::1]", "1.2.3.4",
+			"", ".", "..", "_", "quay.io.svc.cluster.local", "https://", "https://h", "https://h/?",
+			"h://h/%zz/by-hash/x/y", "/", "//", "?",
+			"x:sha256-", "@", ":", "/dists/", "https://h/dists/a/b/c", "https://h/.well-known/", "a/objects/00/0",
+			"[::1]", "1.2.3.4",
 		} {
 			f.Add(kind, name, "A", "HEAD", "curl/8 (x;", accepts)
 		}
 	}
 	f.Fuzz(func(t *testing.T, kind, name, detail, method, agent, accept string) {
-		q := Question{Kind: kind, Name: name, Detail: detail, Method: method, Agent: agent, Accept: accept, Client: node1}
+		q := Question{Kind: kind, Name: name, Detail: detail, Method: method, Agent: agent, Accept: accept,
+			Client: node1}
 		reason := Judge(q, site)
 		if reason != "" && !slices.Contains(Reasons, reason) {
 			t.Errorf("%+v: %q is none of Reasons", q, reason)

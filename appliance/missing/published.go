@@ -15,15 +15,15 @@ import (
 	"casemate/cluster/tree"
 )
 
-// Files of the tree beside the nodes'; no node can be called so.
+// Files of the tree in addition to the nodes' files; no node can have these names.
 const (
-	clearedName   = "_cleared"    // up to when the books of all nodes were cleared
-	forgottenName = "_forgotten." // with a hash of the entry behind it: a forgotten
-	maxForgotten  = 256           // files; then the oldest goes
+	clearedName   = "_cleared"    // the time up to which the books of all nodes were cleared
+	forgottenName = "_forgotten." // followed by a hash of the entry: a forgotten
+	maxForgotten  = 256           // number of files; beyond it the oldest is removed
 )
 
-// forgotten is an entry that was removed from the books of all nodes. Earlier versions take the file for a book without
-// entries.
+// forgotten is an entry that was removed from the books of all nodes. Earlier versions read the file as a book
+// without entries.
 type forgotten struct {
 	Kind string    `json:"kind"`
 	Name string    `json:"name"`
@@ -34,14 +34,13 @@ func (f forgotten) file() string {
 	return fmt.Sprintf("%s%x", forgottenName, sha256.Sum256([]byte(f.Kind+" "+f.Name)))
 }
 
-// List returns what is needed, of the books of all nodes as one, the newest entry first. The other nodes' part may be a
-// minute old.
+// List returns the needs in the books of all nodes, merged, newest first. The other nodes' part may be a minute old.
 func (b *Book) List() ([]Entry, error) {
 	all, err := b.All()
 	return slices.DeleteFunc(all, func(e Entry) bool { return e.Noise != "" }), err
 }
 
-// All is List with what is counted apart, which stands behind the rest.
+// All returns List followed by the noise.
 func (b *Book) All() ([]Entry, error) {
 	var m merger
 	gone := map[key]time.Time{}
@@ -67,7 +66,7 @@ func (b *Book) All() ([]Entry, error) {
 			err = json.Unmarshal(data, &f)
 		}
 		if err != nil {
-			b.cfg.Log.Warn("the missing book of another node cannot be read", "node", d.Name(), "error", err)
+			b.cfg.Log.Warn("the missing book of another node cannot be read", "node", d.Name(), "err", err)
 			continue
 		}
 		over := func(e Entry) bool { return !e.Last.After(cleared) || !e.Last.After(gone[key{e.Kind, e.Name}]) }
@@ -76,7 +75,7 @@ func (b *Book) All() ([]Entry, error) {
 	}
 	list := m.entries
 	for i := range list {
-		// By what is known now, and for what an earlier version has noted.
+		// Judged by current facts, also for entries that an earlier version recorded.
 		if e := &list[i]; e.Noise == "" {
 			q := Question{Kind: e.Kind, Name: e.Name}
 			if e.Kind == DNS {
@@ -98,7 +97,7 @@ func (b *Book) All() ([]Entry, error) {
 	return list, nil
 }
 
-// merger makes one book of those of several nodes.
+// merger merges the books of several nodes.
 type merger struct {
 	entries []Entry
 	at      map[key]int
@@ -120,7 +119,7 @@ func (m *merger) add(f file, node string) {
 		have := &m.entries[i]
 		switch {
 		case have.Noise == "" && e.Noise != "":
-			continue // a node knows who needs it
+			continue // another node recorded who needs it
 		case have.Noise != "" && e.Noise == "":
 			e.Nodes = []string{node}
 			*have = e
@@ -142,7 +141,7 @@ func (m *merger) add(f file, node string) {
 	}
 }
 
-// Clear empties the book on every node: here at once, on the others when they next look.
+// Clear empties the book on every node: on this node at once, on the others when they next read the tree.
 func (b *Book) Clear(ctx context.Context) error {
 	now := time.Now().UTC()
 	if b.cfg.Tree != nil {
@@ -168,8 +167,8 @@ func (b *Book) Clear(ctx context.Context) error {
 	return nil
 }
 
-// Forget removes the entries of that name from the books of all nodes: here at once, on the others when they next look.
-// They come back when the name is asked for again. fs.ErrNotExist: there is no such entry.
+// Forget removes the entries of that name from the books of all nodes: on this node at once, on the others when they
+// next read the tree. They reappear when the name is requested again. fs.ErrNotExist: there is no such entry.
 func (b *Book) Forget(ctx context.Context, name string) error {
 	all, err := b.All()
 	if err != nil {
@@ -220,7 +219,7 @@ func (b *Book) Forget(ctx context.Context, name string) error {
 	return nil
 }
 
-// forget drops what was forgotten and not asked for since. b.mu is held.
+// forget drops entries that were forgotten and not requested since. The caller holds b.mu.
 func (b *Book) forget(list []forgotten) {
 	for _, f := range list {
 		if e, on := b.find(key{f.Kind, f.Name}); e != nil && !e.Last.After(f.At) {
@@ -245,7 +244,7 @@ func (b *Book) clear(upto time.Time) {
 	}
 }
 
-// follow does to this node's book what other nodes were told to do with all, and returns up to when entries are
+// follow applies to this node's book what other nodes cleared or forgot, and returns the time up to which entries are
 // forgotten.
 func (b *Book) follow(dir []fs.DirEntry) map[key]time.Time {
 	if data, err := b.cfg.Tree.ReadFile(clearedName); err == nil {
@@ -311,8 +310,8 @@ func (b *Book) publish(ctx context.Context) error {
 	return nil
 }
 
-// encode returns JSON in which what clients send is not six times as long as they have sent it (<), so that a name of
-// any kind fits into a record of the tree.
+// encode returns JSON without HTML escapes, which make text up to six times as long (<), so that a name of any kind
+// fits into a record of the tree.
 func encode(v any) ([]byte, error) {
 	var text bytes.Buffer
 	enc := json.NewEncoder(&text)

@@ -7,9 +7,9 @@ import (
 	"strings"
 )
 
-// A shelf holds a bounded number of entries and divides its places among the clients that asked. A client has at most
-// share of them and then loses its own oldest entry; when the shelf is full, the client with most entries does. It is
-// not safe for concurrent use.
+// A shelf holds a bounded number of entries and divides its places among the clients. A client may hold at most share
+// of them; beyond that it loses its own oldest entry. When the shelf is full, the client with most entries loses its
+// oldest. A shelf is not safe for concurrent use.
 type shelf struct {
 	max, share int
 	entries    map[key]*entry
@@ -25,10 +25,10 @@ type entry struct {
 	at    *list.Element // in owner.entries
 }
 
-// client is one that missed something: a user, an address, or the /64 of an IPv6 address.
+// client is one that had a miss: a user, an address, or the /64 of an IPv6 address.
 type client struct {
 	name    string
-	entries *list.List // of *entry, the one asked for longest ago first
+	entries *list.List // of *entry, the least recently requested first
 	index   int        // in shelf.noisy
 }
 
@@ -55,12 +55,12 @@ func (h *noisy) Pop() any {
 
 func newShelf(max int) *shelf {
 	return &shelf{
-		max: max, share: (max + 1) / 2, // so two clients never leave a third without a place
+		max: max, share: (max + 1) / 2, // so two clients always leave places for a third
 		entries: map[key]*entry{}, clients: map[string]*client{},
 	}
 }
 
-// ownerOf is who an entry counts for, of one of its clients: the user of USER@ADDRESS, or the address.
+// ownerOf returns the owner of an entry, given one of its clients: the user of USER@ADDRESS, or the address.
 func ownerOf(client string) string {
 	if user, _, ok := strings.Cut(client, "@"); ok {
 		return user + "@"
@@ -68,7 +68,7 @@ func ownerOf(client string) string {
 	return client
 }
 
-// insert adds an entry, for the last of its clients, and returns how many others it has pushed out.
+// insert adds an entry, owned by the last of its clients, and returns how many others it evicted.
 func (s *shelf) insert(e Entry) (dropped uint64) {
 	n := &entry{Entry: e}
 	s.entries[key{e.Kind, e.Name}] = n
@@ -83,7 +83,7 @@ func (s *shelf) insert(e Entry) (dropped uint64) {
 	return dropped
 }
 
-// again notes that an entry was asked for once more, by that client.
+// again records that that client requested the entry once more.
 func (e *entry) again(client string) {
 	if i := slices.Index(e.Clients, client); i < 0 || i != len(e.Clients)-1 {
 		if i >= 0 {
@@ -126,8 +126,8 @@ func (s *shelf) drop(e *entry) {
 	delete(s.entries, key{e.Kind, e.Name})
 }
 
-// evict takes the oldest entry from a client. If a much quieter client asked for it too, it is that client's from now
-// on and nothing is dropped: what a scan happens to share with an honest client stays.
+// evict removes the oldest entry from a client. If a much quieter client requested it too, the entry moves to that
+// client and nothing is dropped: an entry that a scan shares with an honest client stays.
 func (s *shelf) evict(c *client) (dropped uint64) {
 	e := c.entries.Front().Value.(*entry)
 	heir := ""
@@ -151,7 +151,7 @@ func (s *shelf) evict(c *client) (dropped uint64) {
 }
 
 // fairest returns copies of the entries: the newest of each client, then the second newest of each, and so on; in any
-// order if all are wanted anyway.
+// order if all is set.
 func (s *shelf) fairest(all bool) []Entry {
 	copies := make([]Entry, 0, len(s.entries))
 	take := func(e *entry) {

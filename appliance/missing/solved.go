@@ -2,22 +2,22 @@ package missing
 
 import "slices"
 
-// ByHand is what Listed.SolvedBy says of what no import brought.
+// ByHand is the value of Listed.SolvedBy for content that no import brought.
 const ByHand = "hand"
 
-// Listed is an entry with whether what was missed is answered now.
+// Listed is an entry, and whether the missing content is available now.
 type Listed struct {
 	Entry
 	Solved bool `json:"solved"`
-	// SolvedBy is the import that brought it, or ByHand; "" while it is open.
+	// SolvedBy is the import that brought it, or ByHand; "" while it is missing.
 	SolvedBy string `json:"solved_by,omitempty"`
-	// Cure says what would bring it; "" for what is solved or no need.
+	// Cure is what would supply it; "" for entries that are solved or noise.
 	Cure string `json:"cure,omitempty"`
 }
 
-// Solve asks answered about each entry and returns the open ones first; apart from that the order stays. What is solved
-// is not kept: it follows from what is there at the moment, so it is right on every node, and something that is deleted
-// again opens its entry again. What is noise comes last, whether it is answered or not. reach is that of Cure.
+// Solve calls answered for each entry and returns the missing ones first; apart from that the order stays. The result
+// is not stored: it depends on the current content, so it is right on every node, and deleting the content makes its
+// entry missing again. Noise comes last, whether or not it is available. reach is that of Cure.
 func Solve(entries []Entry, answered func(Entry) (by string, ok bool), reach func(host string) string) []Listed {
 	list := make([]Listed, 0, len(entries))
 	var solved, noise []Listed
@@ -37,7 +37,7 @@ func Solve(entries []Entry, answered func(Entry) (by string, ok bool), reach fun
 	return slices.Concat(list, solved, noise)
 }
 
-// Unsolved returns the first n of entries that are not answered now.
+// Unsolved returns the first n of entries whose content is missing.
 func Unsolved(entries []Entry, n int, answered func(Entry) (by string, ok bool)) []Entry {
 	var list []Entry
 	for _, e := range entries {

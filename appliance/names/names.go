@@ -1,4 +1,4 @@
-// Package names keeps the DNS records that the operator set, in the tree as names/NAME/TYPE.
+// Package names stores the DNS records that the operator set, in the tree as names/NAME/TYPE.
 package names
 
 import (
@@ -17,20 +17,21 @@ import (
 	"casemate/dnssrv"
 )
 
-// Record is what the tree keeps of an RRset that the operator set, below names/NAME/TYPE.
+// Record is the stored form of an RRset, at names/NAME/TYPE.
 type Record struct {
 	Values []string `json:"values"`
-	TTL    string   `json:"ttl,omitempty"` // a duration; "" is the setting dns.ttl
+	TTL    string   `json:"ttl,omitempty"` // a duration; "": the setting dns.ttl
 }
 
-// Owner is the owner of a name below names/ in the tree: of names/OWNER/TYPE, or of names/OWNER that was removed.
+// Owner returns the owner of a name below names/ in the tree: of names/OWNER/TYPE, or of names/OWNER that was
+// removed.
 func Owner(path string) string {
 	owner, _, _ := strings.Cut(strings.TrimPrefix(path, "names/"), "/")
 	return owner
 }
 
-// ReadOwner reads what the operator set at one name, nothing if there is none. It uses Walk, since ReadDir would ask
-// the leader whether a name that is not here is nowhere.
+// ReadOwner returns the operator's records of one name, none if there are none. It uses Walk, since ReadDir would ask
+// the leader about a name that does not exist on this node.
 func ReadOwner(tree Tree, owner string) (list []dnssrv.Record, err error) {
 	for path := range tree.Walk("names/"+owner, "") {
 		r, ok, err := read(tree, path)
@@ -44,13 +45,13 @@ func ReadOwner(tree Tree, owner string) (list []dnssrv.Record, err error) {
 	return list, nil
 }
 
-// Tree is what of the tree names are read from.
+// Tree is the part of the tree that names are read from.
 type Tree interface {
 	fs.ReadFileFS
 	Walk(dir, after string) iter.Seq2[string, fs.FileInfo]
 }
 
-// read reads names/OWNER/TYPE, false if it is not there.
+// read reads names/OWNER/TYPE; false if it does not exist.
 func read(tree Tree, name string) (rec dnssrv.Record, ok bool, err error) {
 	owner, kind, _ := strings.Cut(strings.TrimPrefix(name, "names/"), "/")
 	data, err := tree.ReadFile(name)
@@ -66,12 +67,13 @@ func read(tree Tree, name string) (rec dnssrv.Record, ok bool, err error) {
 		ttl, err = time.ParseDuration(r.TTL)
 	}
 	if err != nil {
-		return rec, false, fmt.Errorf("name %s %s: its record is damaged, delete it and set it again: %w", owner, kind, err)
+		return rec, false, fmt.Errorf("name %s %s: its record is damaged, delete it and set it again: %w", owner,
+			kind, err)
 	}
 	return dnssrv.Record{Name: owner, Type: kind, Values: r.Values, TTL: ttl}, true, nil
 }
 
-// All yields what the operator set, by name and type. It ends after an error.
+// All yields the operator's records, by name and type. It ends after an error.
 func All(tree Tree) iter.Seq2[dnssrv.Record, error] {
 	return func(yield func(dnssrv.Record, error) bool) {
 		for path := range tree.Walk("names", "") {
@@ -83,13 +85,13 @@ func All(tree Tree) iter.Seq2[dnssrv.Record, error] {
 	}
 }
 
-// Updater is what of the tree a change of names needs.
+// Updater is the part of the tree that changes of names need.
 type Updater interface {
 	fs.StatFS
 	Update(ctx context.Context, edit func(cluster.Batch) error) error
 }
 
-// Set sets what a name answers for a type. What breaks a rule is a [usage.Error].
+// Set sets the records of a name for a type. A rule violation is a [usage.Error].
 func Set(ctx context.Context, tree Updater, name, kind string, in Record) error {
 	name, kind = origin.Fold(name), strings.ToUpper(kind)
 	rec := dnssrv.Record{Name: name, Type: kind, Values: in.Values}
@@ -107,12 +109,13 @@ func Set(ctx context.Context, tree Updater, name, kind string, in Record) error 
 		return err
 	}
 	if len(data) > 4096 {
-		return usage.Errorf("name %s %s: all values together must have at most 4096 bytes, got %d", name, kind, len(data))
+		return usage.Errorf("name %s %s: all values together must have at most 4096 bytes, got %d", name, kind,
+			len(data))
 	}
 	return tree.Update(ctx, func(b cluster.Batch) error { b.Put("names/"+name+"/"+kind, data); return nil })
 }
 
-// Delete deletes what a name answers for a type, or with "" all of it; fs.ErrNotExist if nothing is set.
+// Delete deletes the records of a name for a type, or with "" all of them; fs.ErrNotExist if there are none.
 func Delete(ctx context.Context, tree Updater, name, kind string) error {
 	path := origin.Fold(name)
 	if kind != "" {
@@ -122,7 +125,7 @@ func Delete(ctx context.Context, tree Updater, name, kind string) error {
 		return usage.Errorf("name must be a host name, got %q", name)
 	}
 	if _, err := tree.Stat("names/" + path); errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("no name %s is set: %w", strings.TrimSpace(name+" "+kind), fs.ErrNotExist)
+		return fmt.Errorf("name %s is not set: %w", strings.TrimSpace(name+" "+kind), fs.ErrNotExist)
 	} else if err != nil {
 		return fmt.Errorf("name %s cannot be read: %w", strings.TrimSpace(name+" "+kind), err)
 	}

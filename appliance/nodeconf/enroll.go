@@ -12,12 +12,12 @@ import (
 	"strings"
 )
 
-// Formats are the forms that Enroll writes.
+// Formats are the output formats of Enroll.
 var Formats = []string{"line", "sh", "cloud-init", "ansible"}
 
-// A File is one that was generated.
+// A File is one generated file.
 type File struct {
-	Path string `json:"path,omitempty"` // below a directory of the user's; empty: it is for standard output
+	Path string `json:"path,omitempty"` // relative to a directory of the user's choice; empty: standard output
 	Mode uint32 `json:"mode"`
 	Text string `json:"text"`
 }
@@ -27,9 +27,9 @@ type File struct {
 //go:embed enroll.sh
 var enrollScript string
 
-// Script is the enrol script for the nodes: a POSIX shell script that every bastion writes alike.
+// Script returns the enrol script for the nodes: a POSIX shell script, the same on every bastion.
 //
-// Everything that comes from the site is checked here and quoted besides: it runs as root on every node.
+// All data of the site is checked and also quoted, because the script runs as root on every node.
 func (s *Site) Script() (string, error) {
 	roots, err := s.check()
 	if err != nil {
@@ -38,10 +38,11 @@ func (s *Site) Script() (string, error) {
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	line("#!/bin/sh")
-	line("# Enrols a node with the bastions of %s: its resolver asks them, and it trusts their CA. --help says more.", s.Domain)
+	line("# Enrols a node with the bastions of %s: sets them as the node's resolvers and trusts their CA. See --help.",
+		s.Domain)
 	line("")
 	line("CASEMATE_DOMAIN='%s'", s.Domain)
-	line("# One bastion a line: its name and its addresses.")
+	line("# One bastion per line: its name and its addresses.")
 	nodes := make([]string, len(s.Nodes))
 	for i, n := range s.Nodes {
 		nodes[i] = n.Name
@@ -55,7 +56,7 @@ func (s *Site) Script() (string, error) {
 		hosts = append(append(hosts, o.Host), o.Aliases...)
 	}
 	registries := s.Registries()
-	// The first one is resolved at the end, to see that it works: one that people know.
+	// The first one is resolved at the end as a test: prefer a well-known one.
 	if i := slices.Index(registries, "registry.k8s.io"); i > 0 {
 		registries = slices.Insert(slices.Delete(registries, i, i+1), 0, "registry.k8s.io")
 	}
@@ -67,7 +68,7 @@ func (s *Site) Script() (string, error) {
 	for i, r := range roots {
 		ids[i] = r.id
 	}
-	line("# The root certificates, by the beginning of their SHA-256.")
+	line("# The root certificates, by a prefix of their SHA-256.")
 	line("CASEMATE_ROOTS='%s'", strings.Join(ids, " "))
 	line("rootPEM() {")
 	line("\tcase \"$1\" in")
@@ -83,7 +84,8 @@ func (s *Site) Script() (string, error) {
 // Enroll writes the enrol script in one of the Formats.
 func (s *Site) Enroll(format string) ([]File, error) {
 	if !slices.Contains(Formats, format) {
-		return nil, fmt.Errorf("format must be one of %s, got %q: %w", strings.Join(Formats, ", "), format, fs.ErrInvalid)
+		return nil, fmt.Errorf("format must be one of %s, got %q: %w", strings.Join(Formats, ", "), format,
+			fs.ErrInvalid)
 	}
 	script, err := s.Script()
 	if err != nil {
@@ -100,8 +102,9 @@ func (s *Site) Enroll(format string) ([]File, error) {
 	return s.role(script), nil
 }
 
-// line is a command for a root shell that fetches the script from whichever bastion answers with the right bytes, and
-// runs it with what stands behind the line. It has no single quote in it but the two around the inner command.
+// line returns a command for a root shell that downloads the script from the first bastion that serves the right
+// bytes, and runs it with the arguments appended to the line. It contains no single quote except the two around the
+// inner command.
 func (s *Site) line(script string) string {
 	sum := sha256.Sum256([]byte(script))
 	var hosts []string
@@ -114,15 +117,15 @@ func (s *Site) line(script string) string {
 	}
 	return fmt.Sprintf(`sh -c 'f=$(mktemp) || exit 1; for b in %s; do u="http://$b/enroll"; `+
 		`if command -v curl >/dev/null; then curl -fsS --noproxy "*" -m 20 -o "$f" "$u"; else http_proxy= wget -q -T 20 -O "$f" "$u"; fi || continue; `+
-		`if echo "%s  $f" | sha256sum -c - >/dev/null 2>&1; then sh "$f" "$@"; r=$?; rm -f "$f"; exit $r; fi; echo "casemate-enroll: $u has another checksum" >&2; done; `+
-		`rm -f "$f"; echo "casemate-enroll: no bastion gave the script; nothing was done" >&2; exit 1' casemate-enroll`+"\n",
+		`if echo "%s  $f" | sha256sum -c - >/dev/null 2>&1; then sh "$f" "$@"; r=$?; rm -f "$f"; exit $r; fi; echo "casemate-enroll: $u has a wrong checksum" >&2; done; `+
+		`rm -f "$f"; echo "casemate-enroll: no bastion served the script; nothing was done" >&2; exit 1' casemate-enroll`+"\n",
 		quoted(hosts), hex.EncodeToString(sum[:]))
 }
 
-// quoted are words in double quotes: the brackets of an IPv6 address would be a pattern.
+// quoted puts words in double quotes: the brackets of an IPv6 address would be a glob pattern.
 func quoted(words []string) string { return `"` + strings.Join(words, `" "`) + `"` }
 
-// cloudInit is user data that writes the script and runs it.
+// cloudInit returns user data that writes the script and runs it.
 func cloudInit(script string) string {
 	var b strings.Builder
 	b.WriteString(`#cloud-config
@@ -153,7 +156,7 @@ var roleDefaults string
 //go:embed role/README.md
 var roleReadme string
 
-// role is an Ansible role that runs the script.
+// role returns an Ansible role that runs the script.
 func (s *Site) role(script string) []File {
 	return []File{
 		{Path: "README.md", Mode: 0o644, Text: roleReadme},
@@ -165,23 +168,23 @@ func (s *Site) role(script string) []File {
 
 type root struct{ id, pem string }
 
-// check says what of the site cannot stand in a script, and returns the roots, each with the beginning of its SHA-256.
+// check refuses site data that is not valid in a script, and returns the roots, each with a prefix of its SHA-256.
 func (s *Site) check() ([]root, error) {
 	if !isHost(s.Domain) {
-		return nil, fmt.Errorf("the domain is no host name: %q", s.Domain)
+		return nil, fmt.Errorf("the domain is not a host name: %q", s.Domain)
 	}
 	if len(s.Nodes) == 0 {
 		return nil, fmt.Errorf("no bastion is known")
 	}
 	for _, n := range s.Nodes {
 		if !isHost(n.Name) {
-			return nil, fmt.Errorf("the name of bastion %q is no host name", n.Name)
+			return nil, fmt.Errorf("the name of bastion %q is not a host name", n.Name)
 		}
 		if len(n.Addrs) == 0 {
 			return nil, fmt.Errorf("no address of bastion %s is known", n.Name)
 		}
 		for _, a := range n.Addrs {
-			// A zone is free text, and means something on one machine only.
+			// An IPv6 zone identifier is free text, and valid on one machine only.
 			if !a.IsValid() || a.Zone() != "" {
 				return nil, fmt.Errorf("bastion %s has the address %s, which nodes cannot use", n.Name, a)
 			}
@@ -190,7 +193,7 @@ func (s *Site) check() ([]root, error) {
 	for _, o := range s.Origins {
 		for _, h := range append([]string{o.Host}, o.Aliases...) {
 			if !isHost(h) {
-				return nil, fmt.Errorf("the origin %q is no host name", h)
+				return nil, fmt.Errorf("the origin %q is not a host name", h)
 			}
 		}
 	}
@@ -199,19 +202,20 @@ func (s *Site) check() ([]root, error) {
 		var block *pem.Block
 		if block, rest = pem.Decode(rest); block == nil {
 			if strings.TrimSpace(string(rest)) != "" {
-				return nil, fmt.Errorf("the roots are not only PEM")
+				return nil, fmt.Errorf("the roots contain data that is not PEM")
 			}
 			break
 		}
 		if block.Type != "CERTIFICATE" {
-			return nil, fmt.Errorf("the roots hold a PEM block %q", block.Type)
+			return nil, fmt.Errorf("the roots contain a PEM block %q", block.Type)
 		}
 		if _, err := x509.ParseCertificate(block.Bytes); err != nil {
 			return nil, fmt.Errorf("a root cannot be read: %w", err)
 		}
 		sum := sha256.Sum256(block.Bytes)
-		// Encoded anew, without the headers and the text between that PEM may have.
-		roots = append(roots, root{hex.EncodeToString(sum[:8]), string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: block.Bytes}))})
+		// Encoded again, to drop the headers and the text between blocks that PEM allows.
+		roots = append(roots, root{hex.EncodeToString(sum[:8]),
+			string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: block.Bytes}))})
 	}
 	if len(roots) == 0 {
 		return nil, fmt.Errorf("no root certificate is known")
@@ -219,10 +223,11 @@ func (s *Site) check() ([]root, error) {
 	return roots, nil
 }
 
-// isHost reports whether s is made of lower-case host labels.
+// isHost reports whether s consists of lower-case host labels.
 func isHost(s string) bool {
 	for label := range strings.SplitSeq(s, ".") {
-		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' || strings.Trim(label, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
+		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' ||
+			strings.Trim(label, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
 			return false
 		}
 	}

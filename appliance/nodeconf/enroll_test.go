@@ -34,7 +34,8 @@ func newRoot(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "root"}, NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "root"},
+		NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key)
 	if err != nil {
 		t.Fatal(err)
@@ -54,9 +55,11 @@ func newSite(t *testing.T) *Site {
 	addr := netip.MustParseAddr
 	return &Site{
 		Domain: "casemate.internal",
-		Nodes:  []Node{{"n1", []netip.Addr{addr("10.0.0.11")}}, {"n2", []netip.Addr{addr("10.0.0.12")}}, {"n3", []netip.Addr{addr("10.0.0.13"), addr("fd00::13")}}},
-		Roots:  newRoot(t),
-		Origins: []Origin{{Host: "dl.k8s.io"}, {Host: "docker.io", Aliases: []string{"index.docker.io", "registry-1.docker.io"}, Registry: true},
+		Nodes: []Node{{"n1", []netip.Addr{addr("10.0.0.11")}}, {"n2", []netip.Addr{addr("10.0.0.12")}}, {
+			"n3", []netip.Addr{addr("10.0.0.13"), addr("fd00::13")}}},
+		Roots: newRoot(t),
+		Origins: []Origin{{Host: "dl.k8s.io"}, {Host: "docker.io",
+			Aliases: []string{"index.docker.io", "registry-1.docker.io"}, Registry: true},
 			{Host: "registry.k8s.io", Registry: true}},
 	}
 }
@@ -65,7 +68,8 @@ func newSite(t *testing.T) *Site {
 // smallest.
 func shells(t *testing.T) map[string][]string {
 	list := map[string][]string{}
-	for name, args := range map[string][]string{"dash": {"dash"}, "bash": {"bash", "--posix"}, "busybox": {"busybox", "sh"}} {
+	for name, args := range map[string][]string{"dash": {"dash"}, "bash": {"bash", "--posix"}, "busybox": {
+		"busybox", "sh"}} {
 		if _, err := exec.LookPath(args[0]); err != nil {
 			t.Logf("%s is not installed, the script is not run with it", name)
 			continue
@@ -106,7 +110,8 @@ type tree struct {
 func newTree(t *testing.T, shell []string, files map[string]string) *tree {
 	t.Helper()
 	tr := &tree{t, t.TempDir(), shell}
-	tr.write(map[string]string{"etc/machine-id": "0123456789abcdef0123456789abcdef\n", "usr/share/ca-certificates/": "", "var/lib/": ""})
+	tr.write(map[string]string{"etc/machine-id": "0123456789abcdef0123456789abcdef\n", "usr/share/ca-certificates/": "",
+		"var/lib/": ""})
 	tr.write(files)
 	return tr
 }
@@ -169,7 +174,7 @@ func (tr *tree) all() map[string]string {
 	return list
 }
 
-// run runs the site's script on the tree; what it says is returned.
+// run runs the site's script on the tree and returns its output.
 func (tr *tree) run(s *Site, code int, args ...string) string {
 	tr.t.Helper()
 	script, err := s.Script()
@@ -219,7 +224,8 @@ func (tr *tree) read(name string) string {
 type setup struct {
 	name  string
 	files map[string]string
-	want  map[string]string // after the run: a pattern that each of these files has to match; "" is a file that must not be there
+	// after the run: a pattern that each of these files has to match; "" is a file that must not be there
+	want map[string]string
 }
 
 const (
@@ -236,18 +242,24 @@ func setups() []setup {
 	link := `(?m)^\[Network\]\nDNS=\n\n\[DHCPv4\]\nUseDNS=no$`
 	return []setup{
 		{"resolved stub with networkd", map[string]string{
-			"etc/resolv.conf": "-> ../run/systemd/resolve/stub-resolv.conf", "run/systemd/resolve/stub-resolv.conf": "nameserver 127.0.0.53\nsearch corp.example lab.example\n",
-			"etc/systemd/network/10-eth0.network": "[Match]\nName=eth0\n[Network]\nDHCP=yes\n", wants + "systemd-resolved.service": enabled, "etc/systemd/resolved.conf": "[Resolve]\n",
+			"etc/resolv.conf":                      "-> ../run/systemd/resolve/stub-resolv.conf",
+			"run/systemd/resolve/stub-resolv.conf": "nameserver 127.0.0.53\nsearch corp.example lab.example\n",
+			"etc/systemd/network/10-eth0.network":  "[Match]\nName=eth0\n[Network]\nDHCP=yes\n",
+			wants + "systemd-resolved.service":     enabled, "etc/systemd/resolved.conf": "[Resolve]\n",
 		}, map[string]string{
-			"etc/systemd/resolved.conf.d/casemate.conf":                  resolved + ` corp\.example lab\.example\nDNSSEC=no$`,
+			"etc/systemd/resolved.conf.d/casemate.conf": resolved +
+				` corp\.example lab\.example\nDNSSEC=no$`,
 			"etc/systemd/network/10-eth0.network.d/casemate.conf":        link,
 			"etc/NetworkManager/conf.d/zz-casemate.conf":                 "",
 			"run/systemd/resolve/stub-resolv.conf":                       `^nameserver 127\.0\.0\.53\nsearch corp.example lab.example\n$`,
 			"etc/systemd/network/10-netplan-eth0.network.d/anything.txt": "",
 		}},
 		{"resolved with netplan", map[string]string{
-			"etc/resolv.conf":                "-> /run/systemd/resolve/stub-resolv.conf",
-			"etc/netplan/50-cloud-init.yaml": "# c\nnetwork:\n    version: 2\n    ethernets:\n        eth0:\n            dhcp4: true\n            match:\n                macaddress: aa:bb\n        \"eth1\":\n            nameservers:\n                addresses: [1.1.1.1]\n    vlans:\n        vlan.7:\n            id: 7\n",
+			"etc/resolv.conf": "-> /run/systemd/resolve/stub-resolv.conf",
+			"etc/netplan/50-cloud-init.yaml": "# c\nnetwork:\n    version: 2\n    ethernets:\n        eth0:\n        " +
+				"    dhcp4: true\n            match:\n                macaddress: aa:bb\n        \"eth1\":\n         " +
+				"   nameservers:\n                addresses: [1.1.1.1]\n    vlans:\n        vlan.7:\n            id: " +
+				"7\n",
 		}, map[string]string{
 			"etc/systemd/resolved.conf.d/casemate.conf":                     resolved + `\nDNSSEC=no$`,
 			"etc/systemd/network/10-netplan-eth0.network.d/casemate.conf":   link,
@@ -256,10 +268,12 @@ func setups() []setup {
 			"etc/systemd/network/10-netplan-match.network.d/casemate.conf":  "",
 		}},
 		{"resolved with netplan that has run", map[string]string{
-			"etc/resolv.conf": "-> ../run/systemd/resolve/resolv.conf", "run/systemd/network/10-netplan-ens3.network": "[Match]\n",
+			"etc/resolv.conf": "-> ../run/systemd/resolve/resolv.conf",
+			"run/systemd/network/10-netplan-ens3.network": "[Match]\n",
 		}, map[string]string{"etc/systemd/network/10-netplan-ens3.network.d/casemate.conf": link}},
 		{"resolved with NetworkManager", map[string]string{
-			"etc/resolv.conf": "-> ../run/systemd/resolve/stub-resolv.conf", wants + "NetworkManager.service": enabled, "etc/NetworkManager/NetworkManager.conf": "[main]\n",
+			"etc/resolv.conf": "-> ../run/systemd/resolve/stub-resolv.conf", wants + "NetworkManager.service": enabled,
+			"etc/NetworkManager/NetworkManager.conf":  "[main]\n",
 			"etc/netplan/01-network-manager-all.yaml": "network:\n  version: 2\n  renderer: NetworkManager\n",
 		}, map[string]string{
 			"etc/systemd/resolved.conf.d/casemate.conf":  resolved,
@@ -269,7 +283,9 @@ func setups() []setup {
 			"etc/resolv.conf": "nameserver 192.168.1.1\n", wants + "systemd-resolved.service": enabled,
 		}, map[string]string{"etc/systemd/resolved.conf.d/casemate.conf": resolved, "etc/resolv.conf": three}},
 		{"NetworkManager alone", map[string]string{
-			"etc/resolv.conf": "# Generated by NetworkManager\nsearch corp.example\nnameserver 192.168.1.1\n", wants + "NetworkManager.service": enabled,
+			"etc/resolv.conf": "# Generated by NetworkManager\nsearch " +
+				"corp.example\nnameserver 192.168.1.1\n",
+			wants + "NetworkManager.service":         enabled,
 			"etc/NetworkManager/NetworkManager.conf": "[main]\n#dns=none\n", "etc/pki/ca-trust/source/anchors/": "",
 		}, map[string]string{
 			"etc/NetworkManager/conf.d/zz-casemate.conf": `(?m)^\[global-dns\]\nsearches=corp\.example\noptions=timeout:2,attempts:2\n\n\[global-dns-domain-\*\]\nservers=` + sep(",") + `$`,
@@ -279,40 +295,62 @@ func setups() []setup {
 			"etc/resolv.conf": "nameserver 192.168.1.1\n", wants + "NetworkManager.service": enabled,
 		}, map[string]string{"etc/NetworkManager/conf.d/zz-casemate.conf": `global-dns`, "etc/resolv.conf": three}},
 		{"NetworkManager with resolved beside it", map[string]string{
-			"etc/resolv.conf": "# Generated by NetworkManager\nnameserver 192.168.1.1\n", wants + "NetworkManager.service": enabled, wants + "systemd-resolved.service": enabled,
+			"etc/resolv.conf":                "# Generated by NetworkManager\nnameserver 192.168.1.1\n",
+			wants + "NetworkManager.service": enabled, wants + "systemd-resolved.service": enabled,
 		}, map[string]string{
-			"etc/NetworkManager/conf.d/zz-casemate.conf": `(?m)^\[main\]\nsystemd-resolved=false\n\n\[global-dns\]\n`, "etc/systemd/resolved.conf.d/casemate.conf": resolved,
+			"etc/NetworkManager/conf.d/zz-casemate.conf": `(?m)^\[main\]\nsystemd-resolved=false\n\n\[global-dns\]\n`,
+			"etc/systemd/resolved.conf.d/casemate.conf":  resolved,
 		}},
 		{"NetworkManager that keeps its hands off", map[string]string{
-			"etc/resolv.conf": "nameserver 192.168.1.1\n", wants + "NetworkManager.service": enabled, "etc/NetworkManager/conf.d/dns.conf": "[main]\ndns=none\n",
+			"etc/resolv.conf": "nameserver 192.168.1.1\n", wants + "NetworkManager.service": enabled,
+			"etc/NetworkManager/conf.d/dns.conf": "[main]\ndns=none\n",
 		}, map[string]string{"etc/NetworkManager/conf.d/zz-casemate.conf": "", "etc/resolv.conf": three}},
 		{"ifupdown with dhclient", map[string]string{
-			"etc/resolv.conf": "domain corp.example\nsearch corp.example\nnameserver 192.168.1.1\n", "etc/network/interfaces": "auto eth0\niface eth0 inet dhcp\n",
+			"etc/resolv.conf":        "domain corp.example\nsearch corp.example\nnameserver 192.168.1.1\n",
+			"etc/network/interfaces": "auto eth0\niface eth0 inet dhcp\n",
 			"etc/dhcp/dhclient.conf": "option rfc3442 code 121;\nsend host-name = gethostname();", // no end of line
 		}, map[string]string{
-			"etc/resolv.conf":        `(?m)^domain corp.example\nsearch corp.example\n` + three[5:] + `options timeout:2 attempts:2\n$`,
+			"etc/resolv.conf": `(?m)^domain corp.example\nsearch corp.example\n` + three[5:] +
+				`options timeout:2 attempts:2\n$`,
 			"etc/dhcp/dhclient.conf": `(?m)^send host-name = gethostname\(\);\n# BEGIN .*\nsupersede domain-name-servers ` + sep(", ") + `;\n# END casemate-enroll\n$`,
 		}},
-		{"dhcpcd", map[string]string{"etc/resolv.conf": "nameserver 192.168.1.1\n", "etc/dhcpcd.conf": "hostname\ninterface eth0\nmetric 1\n"},
-			map[string]string{"etc/dhcpcd.conf": `^# BEGIN .*\nstatic domain_name_servers=` + sep(" ") + `\n# END .*\nhostname\ninterface eth0\n`}},
+		{"dhcpcd", map[string]string{"etc/resolv.conf": "nameserver 192.168.1.1\n",
+			"etc/dhcpcd.conf": "hostname\ninterface eth0\nmetric 1\n"},
+			map[string]string{"etc/dhcpcd.conf": `^# BEGIN .*\nstatic domain_name_servers=` + sep(" ") +
+				`\n# END .*\nhostname\ninterface eth0\n`}},
 		{"resolvconf", map[string]string{
-			"etc/resolv.conf": "-> ../run/resolvconf/resolv.conf", "run/resolvconf/resolv.conf": "nameserver 192.168.1.1\n", "run/resolvconf/interface/eth0.inet": "nameserver 192.168.1.1\nsearch corp.example\n",
-			"etc/resolvconf/resolv.conf.d/head": "# Dynamic\n", "etc/network/interfaces": "iface eth0 inet static\n\taddress 10.0.0.50/24\n\tdns-nameservers 192.168.1.1 192.168.1.2\n\tdns-search corp.example\n",
+			"etc/resolv.conf":                    "-> ../run/resolvconf/resolv.conf",
+			"run/resolvconf/resolv.conf":         "nameserver 192.168.1.1\n",
+			"run/resolvconf/interface/eth0.inet": "nameserver 192.168.1.1\nsearch corp.example\n",
+			"etc/resolvconf/resolv.conf.d/head":  "# Dynamic\n",
+			"etc/network/interfaces": "iface eth0 inet static\n\taddress 10.0.0.50/24\n\tdns-nameservers " +
+				"192.168.1.1 192.168.1.2\n\tdns-search corp.example\n",
 		}, map[string]string{
-			"etc/network/interfaces":             `(?m)^\tdns-nameservers ` + sep(" ") + `\n\tdns-search corp.example\n$`,
+			"etc/network/interfaces": `(?m)^\tdns-nameservers ` + sep(" ") +
+				`\n\tdns-search corp.example\n$`,
 			"etc/resolvconf/resolv.conf.d/head":  `^# Dynamic\n# BEGIN .*\n` + three[5:],
 			"run/resolvconf/interface/eth0.inet": `^nameserver 10[^a-z]*\nnameserver 10[^a-z]*\nnameserver 10[^a-z]*\nsearch corp.example\n$`,
 		}},
 		{"netconfig of SUSE", map[string]string{
-			"etc/resolv.conf": "-> /run/netconfig/resolv.conf", "run/netconfig/resolv.conf": "search corp.example\nnameserver 192.168.1.1\n", "etc/pki/trust/anchors/": "",
+			"etc/resolv.conf":           "-> /run/netconfig/resolv.conf",
+			"run/netconfig/resolv.conf": "search corp.example\nnameserver 192.168.1.1\n", "etc/pki/trust/anchors/": "",
 			"etc/sysconfig/network/config": "NETCONFIG_DNS_POLICY=\"auto\"\nNETCONFIG_DNS_STATIC_SEARCHLIST=\"\"\nNETCONFIG_DNS_STATIC_SERVERS=\"\"\nOTHER=\"x\"\n",
-		}, map[string]string{"etc/sysconfig/network/config": `^NETCONFIG_DNS_POLICY="STATIC"\nNETCONFIG_DNS_STATIC_SEARCHLIST="corp\.example"\nNETCONFIG_DNS_STATIC_SERVERS="` + sep(" ") + `"\nOTHER="x"\n$`}},
-		{"plain file", map[string]string{"etc/resolv.conf": "# mine\nsearch corp.example\noptions rotate timeout:5 edns0\nnameserver 192.168.1.1\nnameserver 192.168.1.2\n"},
-			map[string]string{"etc/resolv.conf": `^# mine\nsearch corp.example\noptions rotate edns0 timeout:2 attempts:2\n` + three[5:] + `$`}},
-		{"no resolv.conf at all", nil, map[string]string{"etc/resolv.conf": `^` + three[5:] + `options timeout:2 attempts:2\n$`}},
-		{"resolv.conf is a link to a file of the admin", map[string]string{"etc/resolv.conf": "-> resolv.static", "etc/resolv.static": "nameserver 192.168.1.1\n"},
+		},
+			map[string]string{
+				"etc/sysconfig/network/config": `^NETCONFIG_DNS_POLICY="STATIC"\nNETCONFIG_DNS_STATIC_SEARCHLIST="corp\.example"\nNETCONFIG_DNS_STATIC_SERVERS="` + sep(" ") + `"\nOTHER="x"\n$`}},
+		{"plain file", map[string]string{"etc/resolv.conf": "# mine\nsearch corp.example\noptions rotate timeout:5 " +
+			"edns0\nnameserver 192.168.1.1\nnameserver 192.168.1.2\n"},
+			map[string]string{
+				"etc/resolv.conf": `^# mine\nsearch corp.example\noptions rotate edns0 timeout:2 attempts:2\n` +
+					three[5:] + `$`}},
+		{"no resolv.conf at all", nil, map[string]string{"etc/resolv.conf": `^` + three[5:] +
+			`options timeout:2 attempts:2\n$`}},
+		{"resolv.conf is a link to a file of the admin", map[string]string{"etc/resolv.conf": "-> resolv.static",
+			"etc/resolv.static": "nameserver 192.168.1.1\n"},
 			map[string]string{"etc/resolv.static": three}},
-		{"resolv.conf is a link to what is gone at the next boot", map[string]string{"etc/resolv.conf": "-> /run/my/resolv.conf", "run/my/resolv.conf": "nameserver 192.168.1.1\n"},
+		{"resolv.conf is a link to what is gone at the next boot",
+			map[string]string{"etc/resolv.conf": "-> /run/my/resolv.conf",
+				"run/my/resolv.conf": "nameserver 192.168.1.1\n"},
 			map[string]string{"etc/resolv.conf": three, "run/my/resolv.conf": `^nameserver 192\.168\.1\.1\n$`}},
 	}
 }
@@ -336,7 +374,9 @@ func TestEveryResolverSetup(t *testing.T) {
 	site := newSite(t)
 	for name, shell := range shells(t) {
 		for i, s := range setups() {
-			chosen := i%6 == 0 // resolved, NetworkManager, netconfig: files beside the system's, a file of ours alone, a line within a file
+			// resolved, NetworkManager, netconfig: files beside the system's, a file of ours alone, a line within a
+			// file
+			chosen := i%6 == 0
 			switch {
 			case soak || chosen && name == "busybox":
 				t.Run(name+"/"+s.name, func(t *testing.T) {
@@ -385,7 +425,7 @@ func everything(t *testing.T, site *Site, shell []string, s setup) (tr *tree, wa
 	was = tr.all()
 	out := tr.run(site, 0, "--dry-run")
 	tr.same(was, "after a dry run")
-	if !strings.Contains(out, "\n+") || !strings.Contains(out, "nothing is changed") {
+	if !strings.Contains(out, "\n+") || !strings.Contains(out, "nothing was changed") {
 		t.Errorf("the dry run shows no diff:\n%s", out)
 	}
 	if out := tr.run(site, 0, "--undo"); !strings.Contains(out, "nothing to do") {
@@ -422,7 +462,7 @@ func everything(t *testing.T, site *Site, shell []string, s setup) (tr *tree, wa
 	}
 	out = tr.run(&next, 0, "--undo", "--dry-run")
 	tr.same(later, "after a dry run of undo")
-	if !strings.Contains(out, "would put back") {
+	if !strings.Contains(out, "would restore") {
 		t.Errorf("the dry run of undo said:\n%s", out)
 	}
 	tr.run(&next, 0, "--undo")
@@ -430,15 +470,17 @@ func everything(t *testing.T, site *Site, shell []string, s setup) (tr *tree, wa
 	return tr, was
 }
 
-// withoutResolver enrols without the resolver, and from there to the whole and back.
+// withoutResolver enrols without the resolver, then with it, and then undoes both.
 func withoutResolver(site *Site, tr *tree, was map[string]string, s setup) {
 	t := tr.t
 	tr.run(site, 0, "--no-resolver")
-	if hosts := tr.read("etc/hosts"); !regexp.MustCompile(`(?m)^10\.0\.0\.11 n1\.casemate\.internal casemate\.internal registry\.casemate\.internal files\.casemate\.internal$`).MatchString(hosts) {
+	if hosts := tr.read("etc/hosts"); !regexp.MustCompile(
+		`(?m)^10\.0\.0\.11 n1\.casemate\.internal casemate\.internal registry\.casemate\.internal files\.casemate\.internal$`).MatchString(hosts) {
 		t.Errorf("etc/hosts:\n%s", hosts)
 	}
 	// No resolver says where the bastions are: casemate doctor reads it here.
-	if got := slices.Sorted(slices.Values(strings.Fields(tr.read("var/lib/casemate-enroll/bastions")))); !slices.Equal(got, slices.Sorted(slices.Values(strings.Fields(addrs(site))))) {
+	if got := slices.Sorted(slices.Values(strings.Fields(tr.read("var/lib/casemate-enroll/bastions")))); !slices.Equal(
+		got, slices.Sorted(slices.Values(strings.Fields(addrs(site))))) {
 		t.Errorf("bastions: %q", got)
 	}
 	tr.run(site, 0)
@@ -448,7 +490,7 @@ func withoutResolver(site *Site, tr *tree, was map[string]string, s setup) {
 	tr.same(was, "after undo without the resolver")
 }
 
-// What somebody else has changed since is never overwritten by undo, and said.
+// Files that others have changed are never overwritten by undo, and are reported.
 func TestUndoLeavesWhatOthersHaveChanged(t *testing.T) {
 	site := newSite(t)
 	list := map[string][]string{"quick": quick(t)}
@@ -463,10 +505,11 @@ func TestUndoLeavesWhatOthersHaveChanged(t *testing.T) {
 			tr.run(site, 0)
 			tr.write(map[string]string{"etc/resolv.conf": "nameserver 9.9.9.9\n"})
 			out := tr.run(site, 3, "--undo")
-			if !strings.Contains(out, "/etc/resolv.conf is left: somebody else has changed it since") {
+			if !strings.Contains(out, "/etc/resolv.conf is not restored: others have changed it since") {
 				t.Errorf("undo said:\n%s", out)
 			}
-			if tr.read("etc/resolv.conf") != "nameserver 9.9.9.9\n" || tr.read("etc/resolv.conf.casemate-orig") != "nameserver 192.168.1.1\n" {
+			if tr.read("etc/resolv.conf") != "nameserver 9.9.9.9\n" ||
+				tr.read("etc/resolv.conf.casemate-orig") != "nameserver 192.168.1.1\n" {
 				t.Error("the change is lost, or the original is not beside it")
 			}
 			tr.run(site, 0, "--undo", "--force")
@@ -475,7 +518,7 @@ func TestUndoLeavesWhatOthersHaveChanged(t *testing.T) {
 			// A run after somebody's change keeps what they added, and undo does not lose it.
 			tr.run(site, 0)
 			tr.write(map[string]string{"etc/resolv.conf": "search new.example\nnameserver 9.9.9.9\n"})
-			if out := tr.run(site, 0); !strings.Contains(out, "/etc/resolv.conf was changed by somebody else") {
+			if out := tr.run(site, 0); !strings.Contains(out, "/etc/resolv.conf was changed by others") {
 				t.Errorf("the run said:\n%s", out)
 			}
 			if text := tr.read("etc/resolv.conf"); !strings.Contains(text, "search new.example\nnameserver 10.0.0.1") {
@@ -500,7 +543,8 @@ func TestRunKeepsWhatOthersHaveEdited(t *testing.T) {
 	next.Nodes[0].Addrs = []netip.Addr{netip.MustParseAddr("10.0.0.77")}
 	const dropIn = "etc/systemd/resolved.conf.d/casemate.conf"
 	tr := newTree(t, quick(t), map[string]string{
-		"etc/resolv.conf": "-> ../run/systemd/resolve/stub-resolv.conf", "run/systemd/resolve/stub-resolv.conf": "nameserver 127.0.0.53\n",
+		"etc/resolv.conf":                      "-> ../run/systemd/resolve/stub-resolv.conf",
+		"run/systemd/resolve/stub-resolv.conf": "nameserver 127.0.0.53\n",
 		"etc/systemd/system/multi-user.target.wants/systemd-resolved.service": "-> /lib/systemd/system/systemd-resolved.service",
 	})
 	was := tr.all()
@@ -513,7 +557,8 @@ func TestRunKeepsWhatOthersHaveEdited(t *testing.T) {
 	tr.write(map[string]string{dropIn: edited, "etc/casemate/ca.crt": "broken\n"})
 	for _, s := range []*Site{site, &next} {
 		out := tr.run(s, 3)
-		if tr.read(dropIn) != edited || !strings.Contains(out, "/"+dropIn+" was changed by somebody else since the last run: it is left as it is") {
+		if tr.read(dropIn) != edited || !strings.Contains(out,
+			"/"+dropIn+" was changed by others since the last run: it is not touched") {
 			t.Errorf("the edit is lost, or not said:\n%s\n%s", out, tr.read(dropIn))
 		}
 	}
@@ -545,10 +590,12 @@ func TestNetworkManagerWritesAgain(t *testing.T) {
 	t.Parallel()
 	site := newSite(t)
 	shell := quick(t)
-	tr := newTree(t, shell, map[string]string{"etc/resolv.conf": "nameserver 192.168.1.1\n", wants + "NetworkManager.service": enabled})
+	tr := newTree(t, shell, map[string]string{"etc/resolv.conf": "nameserver 192.168.1.1\n",
+		wants + "NetworkManager.service": enabled})
 	was := tr.all()
 	tr.run(site, 0)
-	os.WriteFile(filepath.Join(tr.dir, "etc/resolv.conf"), []byte("# Generated by NetworkManager\nnameserver 10.0.0.12\n"), 0o644)
+	os.WriteFile(filepath.Join(tr.dir, "etc/resolv.conf"),
+		[]byte("# Generated by NetworkManager\nnameserver 10.0.0.12\n"), 0o644)
 	if out := tr.run(site, 0); !strings.Contains(out, "nothing to do") {
 		t.Errorf("the second run said:\n%s", out)
 	}
@@ -561,10 +608,12 @@ func TestADHCPClientWritesAgain(t *testing.T) {
 	t.Parallel()
 	site := newSite(t)
 	shell := quick(t)
-	tr := newTree(t, shell, map[string]string{"etc/resolv.conf": "nameserver 192.168.1.1\n", "etc/dhcp/dhclient.conf": "# mine\n"})
+	tr := newTree(t, shell, map[string]string{"etc/resolv.conf": "nameserver 192.168.1.1\n",
+		"etc/dhcp/dhclient.conf": "# mine\n"})
 	was := tr.all()
 	tr.run(site, 0)
-	anew := regexp.MustCompile(`(?m)^options.*\n`).ReplaceAllString(tr.read("etc/resolv.conf"), "") + "search dhcp.example\n"
+	anew := regexp.MustCompile(`(?m)^options.*\n`).ReplaceAllString(tr.read("etc/resolv.conf"), "") +
+		"search dhcp.example\n"
 	os.WriteFile(filepath.Join(tr.dir, "etc/resolv.conf"), []byte(anew), 0o644)
 	if out := tr.run(site, 0); !strings.Contains(out, "nothing to do") {
 		t.Errorf("the second run said:\n%s", out)
@@ -578,14 +627,15 @@ func TestADHCPClientWritesAgain(t *testing.T) {
 	tr.same(was, "after undo")
 }
 
-// TestNodeLocalDNSStays: what Kubespray has put in front of the bastions is there after the script has run again, or for
-// the first time, and nothing else is.
+// TestNodeLocalDNSStays: what Kubespray has put in front of the bastions is there after the script has run again, or
+// for the first time, and nothing else is.
 func TestNodeLocalDNSStays(t *testing.T) {
 	t.Parallel()
 	site := newSite(t)
 	const local = "169.254.25.10"
 	two := `10\.0\.0\.1[123]SEP10\.0\.0\.1[123]`
-	lines := `(?m)^nameserver 169\.254\.25\.10\nnameserver 10\.0\.0\.1[123]\nnameserver 10\.0\.0\.1[123]\n(search|options)`
+	lines :=
+		`(?m)^nameserver 169\.254\.25\.10\nnameserver 10\.0\.0\.1[123]\nnameserver 10\.0\.0\.1[123]\n(search|options)`
 	for _, c := range []struct {
 		name      string
 		files     map[string]string // before
@@ -593,20 +643,31 @@ func TestNodeLocalDNSStays(t *testing.T) {
 		want      map[string]string
 	}{
 		{"a plain file", map[string]string{"etc/resolv.conf": "nameserver 192.168.1.1\n"},
-			map[string]string{"etc/resolv.conf": "nameserver " + local + "\nnameserver 10.0.0.11\nsearch default.svc.cluster.local svc.cluster.local\noptions ndots:2 timeout:2 attempts:2\n"},
+			map[string]string{"etc/resolv.conf": "nameserver " + local +
+				"\nnameserver 10.0.0.11\nsearch default.svc.cluster.local svc.cluster.local\noptions ndots:2 " +
+				"timeout:2 attempts:2\n"},
 			map[string]string{"etc/resolv.conf": lines}},
-		{"resolved", map[string]string{"etc/resolv.conf": "-> ../run/systemd/resolve/stub-resolv.conf", "run/systemd/resolve/stub-resolv.conf": "nameserver 127.0.0.53\n"},
-			map[string]string{"etc/systemd/resolved.conf": "[Resolve]\n#DNS=169.254.20.10\nDNS=" + local + " 10.0.0.11\nDomains=default.svc.cluster.local\n"},
-			map[string]string{"etc/systemd/resolved.conf.d/casemate.conf": `(?m)^DNS=\nDNS=169\.254\.25\.10 ` + sep(" ") + ` fd00::13\n`}},
-		{"NetworkManager", map[string]string{"etc/resolv.conf": "# Generated by NetworkManager\nnameserver 192.168.1.1\n", wants + "NetworkManager.service": enabled},
-			map[string]string{"etc/NetworkManager/conf.d/dns.conf": "[global-dns-domain-*]\nservers = " + local + ",10.0.0.11\n"},
-			map[string]string{"etc/NetworkManager/conf.d/zz-casemate.conf": `(?m)^servers=169\.254\.25\.10,` + strings.ReplaceAll(two, "SEP", ",") + `$`}},
-		{"dhclient", map[string]string{"etc/resolv.conf": "nameserver 192.168.1.1\n", "etc/dhcp/dhclient.conf": "# mine\n"},
-			map[string]string{"etc/dhcp/dhclient.conf": "# mine\n# Ansible entries BEGIN\nsupersede domain-name-servers " + local + ", 10.0.0.11;\n# Ansible entries END\n"},
+		{"resolved", map[string]string{"etc/resolv.conf": "-> ../run/systemd/resolve/stub-resolv.conf",
+			"run/systemd/resolve/stub-resolv.conf": "nameserver 127.0.0.53\n"},
+			map[string]string{"etc/systemd/resolved.conf": "[Resolve]\n#DNS=169.254.20.10\nDNS=" + local +
+				" 10.0.0.11\nDomains=default.svc.cluster.local\n"},
+			map[string]string{"etc/systemd/resolved.conf.d/casemate.conf": `(?m)^DNS=\nDNS=169\.254\.25\.10 ` +
+				sep(" ") + ` fd00::13\n`}},
+		{"NetworkManager", map[string]string{"etc/resolv.conf": "# Generated by NetworkManager\nnameserver " +
+			"192.168.1.1\n", wants + "NetworkManager.service": enabled},
+			map[string]string{"etc/NetworkManager/conf.d/dns.conf": "[global-dns-domain-*]\nservers = " + local +
+				",10.0.0.11\n"},
+			map[string]string{"etc/NetworkManager/conf.d/zz-casemate.conf": `(?m)^servers=169\.254\.25\.10,` +
+				strings.ReplaceAll(two, "SEP", ",") + `$`}},
+		{"dhclient", map[string]string{"etc/resolv.conf": "nameserver 192.168.1.1\n",
+			"etc/dhcp/dhclient.conf": "# mine\n"},
+			map[string]string{"etc/dhcp/dhclient.conf": "# mine\n# Ansible entries BEGIN\nsupersede " +
+				"domain-name-servers " + local + ", 10.0.0.11;\n# Ansible entries END\n"},
 			map[string]string{"etc/resolv.conf": strings.TrimSuffix(lines, "(search|options)"),
 				"etc/dhcp/dhclient.conf": `(?m)^# Ansible entries END\n# BEGIN casemate.*\nsupersede domain-name-servers 169\.254\.25\.10, ` + strings.ReplaceAll(two, "SEP", ", ") + `;$`}},
 		{"a cloud's resolver", map[string]string{"etc/resolv.conf": "nameserver 169.254.169.253\n"},
-			map[string]string{"etc/resolv.conf": "#nameserver " + local + "\nnameserver 169.254.169.253\nnameserver 10.0.0.11\noptions edns0\n"},
+			map[string]string{"etc/resolv.conf": "#nameserver " + local + "\nnameserver 169.254.169.253\nnameserver " +
+				"10.0.0.11\noptions edns0\n"},
 			map[string]string{"etc/resolv.conf": three}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -645,9 +706,11 @@ func TestARunThatBreaksOff(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	way := setups()[slices.IndexFunc(setups(), func(s setup) bool { return s.name == "resolvconf" })] // it has the most files
+	// it has the most files
+	way := setups()[slices.IndexFunc(setups(), func(s setup) bool { return s.name == "resolvconf" })]
 	// The shell's own commands that change something are made to end the run, one place after the other.
-	places := regexp.MustCompile(`(?m)^\t+(rm -rf "\$STATE/files.new"|mv "\$STATE/files.new".*|cat "\$WORK/want/.*"\$w_tmp".*|place "\$w_tmp" "\$1"|mv "\$w_entry/next".*|finish|if isPending (runtimes|verify).*)$`).FindAllStringIndex(script, -1)
+	places := regexp.MustCompile(
+		`(?m)^\t+(rm -rf "\$STATE/files.new"|mv "\$STATE/files.new".*|cat "\$WORK/want/.*"\$w_tmp".*|place "\$w_tmp" "\$1"|mv "\$w_entry/next".*|finish|if isPending (runtimes|verify).*)$`).FindAllStringIndex(script, -1)
 	undo := [2]int{strings.Index(script, "\nundo() {"), strings.Index(script, "\nfinish() {")}
 	places = slices.DeleteFunc(places, func(p []int) bool { return p[0] > undo[0] && p[0] < undo[1] })
 	if len(places) < 8 {
@@ -739,18 +802,28 @@ func TestProxiesAndOtherRoots(t *testing.T) {
 	site := newSite(t)
 	shell := quick(t)
 	for _, c := range []struct{ name, file, text, want, not string }{
-		{"no no_proxy", "etc/environment", "http_proxy=http://proxy:3128\n", "/etc/environment sets a proxy, which would be asked for what the bastions hold; add to no_proxy there: registry.k8s.io,docker.io,index.docker.io,registry-1.docker.io,dl.k8s.io,.casemate.internal", ""},
-		{"some", "etc/systemd/system/containerd.service.d/p.conf", "[Service]\nEnvironment=\"HTTPS_PROXY=http://proxy:3128\" \"NO_PROXY=.k8s.io,*.casemate.internal,10.0.0.0/8\"\n", "no_proxy there: docker.io,index.docker.io,registry-1.docker.io\n", ""},
-		{"all", "etc/environment", "https_proxy=http://proxy:3128\nno_proxy=docker.io,k8s.io,.casemate.internal\n", "", "proxy"},
+		{"no no_proxy", "etc/environment", "http_proxy=http://proxy:3128\n",
+			"/etc/environment sets a proxy, which would get requests that the bastions serve; add to no_proxy there: " +
+				"registry.k8s.io,docker.io,index.docker.io,registry-1.docker.io,dl.k8s.io,.casemate.internal", ""},
+		{"some", "etc/systemd/system/containerd.service.d/p.conf",
+			"[Service]\nEnvironment=\"HTTPS_PROXY=http://proxy:3128\" " +
+				"\"NO_PROXY=.k8s.io,*.casemate.internal,10.0.0.0/8\"\n",
+			"no_proxy there: docker.io,index.docker.io,registry-1.docker.io\n", ""},
+		{"all", "etc/environment", "https_proxy=http://proxy:3128\nno_proxy=docker.io,k8s.io,.casemate.internal\n",
+			"", "proxy"},
 		{"commented out", "etc/environment", "#https_proxy=http://proxy:3128\n", "", "proxy"},
-		{"apt", "etc/apt/apt.conf.d/proxy", "Acquire::http::Proxy \"http://proxy:3128\";\n", "/etc/apt/apt.conf.d/proxy sets a proxy for packages", ""},
-		{"containerd with roots of its own", "etc/systemd/system/containerd.service.d/ca.conf", "[Service]\nEnvironment=SSL_CERT_FILE=/x\n", "SSL_CERT_FILE or SSL_CERT_DIR is set for containerd", ""},
-		{"dockerd with roots of its own", "etc/systemd/system/docker.service.d/ca.conf", "[Service]\nEnvironment=SSL_CERT_FILE=/x\n", "wrote /etc/docker/certs.d/registry.k8s.io/casemate-", ""},
+		{"apt", "etc/apt/apt.conf.d/proxy", "Acquire::http::Proxy \"http://proxy:3128\";\n",
+			"/etc/apt/apt.conf.d/proxy sets a proxy for packages", ""},
+		{"containerd with roots of its own", "etc/systemd/system/containerd.service.d/ca.conf",
+			"[Service]\nEnvironment=SSL_CERT_FILE=/x\n", "SSL_CERT_FILE or SSL_CERT_DIR is set for containerd", ""},
+		{"dockerd with roots of its own", "etc/systemd/system/docker.service.d/ca.conf",
+			"[Service]\nEnvironment=SSL_CERT_FILE=/x\n", "wrote /etc/docker/certs.d/registry.k8s.io/casemate-", ""},
 		{"dockerd as it is", "etc/docker/daemon.json", "{}\n", "", "docker"},
 		{"DNS over TLS", "etc/systemd/resolved.conf", "[Resolve]\nDNSOverTLS=yes\n", "DNSOverTLS=yes is set", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			tr := newTree(t, shell, map[string]string{c.file: c.text, "etc/resolv.conf": "-> ../run/systemd/resolve/stub-resolv.conf"})
+			tr := newTree(t, shell, map[string]string{c.file: c.text,
+				"etc/resolv.conf": "-> ../run/systemd/resolve/stub-resolv.conf"})
 			was := tr.all()
 			real := soak || strings.HasPrefix(c.want, "wrote ")
 			var args []string
@@ -778,11 +851,12 @@ func TestWrongUsage(t *testing.T) {
 			if out := tr.run(site, 2, "--nonsense"); !strings.Contains(out, "unknown argument --nonsense\nusage: ") {
 				t.Error(out)
 			}
-			if out := tr.run(site, 1, "--root", tr.dir+"/nowhere"); !strings.Contains(out, "there is no such directory") {
+			if out := tr.run(site, 1, "--root", tr.dir+"/nowhere"); !strings.Contains(out,
+				"the directory does not exist") {
 				t.Error(out)
 			}
 			os.RemoveAll(filepath.Join(tr.dir, "usr"))
-			if out := tr.run(site, 1); !strings.Contains(out, "install the package ca-certificates") {
+			if out := tr.run(site, 1); !strings.Contains(out, "install the distribution's package ca-certificates") {
 				t.Error(out)
 			}
 			tr.write(map[string]string{"usr/share/ca-certificates/": ""})
@@ -796,16 +870,18 @@ func TestInjection(t *testing.T) {
 	const evil = "x'; touch /tmp/evil; '"
 	addr := netip.MustParseAddr("10.0.0.1")
 	for name, change := range map[string]func(*Site){
-		"domain":               func(s *Site) { s.Domain = evil },
-		"domain with a line":   func(s *Site) { s.Domain = "a.example\nb" },
-		"no domain":            func(s *Site) { s.Domain = "" },
-		"node":                 func(s *Site) { s.Nodes[0].Name = evil },
-		"node with a blank":    func(s *Site) { s.Nodes[0].Name = "a b" },
-		"node that is a flag":  func(s *Site) { s.Nodes[0].Name = "-a" },
-		"no nodes":             func(s *Site) { s.Nodes = nil },
-		"no address":           func(s *Site) { s.Nodes[0].Addrs = nil },
-		"zero address":         func(s *Site) { s.Nodes[0].Addrs = []netip.Addr{{}} },
-		"address with a zone":  func(s *Site) { s.Nodes[0].Addrs = []netip.Addr{netip.MustParseAddr("fe80::1").WithZone(evil), addr} },
+		"domain":              func(s *Site) { s.Domain = evil },
+		"domain with a line":  func(s *Site) { s.Domain = "a.example\nb" },
+		"no domain":           func(s *Site) { s.Domain = "" },
+		"node":                func(s *Site) { s.Nodes[0].Name = evil },
+		"node with a blank":   func(s *Site) { s.Nodes[0].Name = "a b" },
+		"node that is a flag": func(s *Site) { s.Nodes[0].Name = "-a" },
+		"no nodes":            func(s *Site) { s.Nodes = nil },
+		"no address":          func(s *Site) { s.Nodes[0].Addrs = nil },
+		"zero address":        func(s *Site) { s.Nodes[0].Addrs = []netip.Addr{{}} },
+		"address with a zone": func(s *Site) {
+			s.Nodes[0].Addrs = []netip.Addr{netip.MustParseAddr("fe80::1").WithZone(evil), addr}
+		},
 		"origin":               func(s *Site) { s.Origins[0].Host = evil },
 		"alias":                func(s *Site) { s.Origins[1].Aliases = []string{"$(touch /tmp/evil)"} },
 		"alias that is a glob": func(s *Site) { s.Origins[1].Aliases = []string{"*.example"} },
@@ -859,29 +935,34 @@ func TestLine(t *testing.T) {
 		t.Error("the same site gives two scripts")
 	}
 	sum := sha256.Sum256([]byte(script))
-	want := `sh -c 'f=$(mktemp) || exit 1; for b in "10.0.0.11" "10.0.0.12" "10.0.0.13" "[fd00::13]"; do u="http://$b/enroll"; ` +
-		`if command -v curl >/dev/null; then curl -fsS --noproxy "*" -m 20 -o "$f" "$u"; else http_proxy= wget -q -T 20 -O "$f" "$u"; fi || continue; ` +
-		`if echo "` + hex.EncodeToString(sum[:]) + `  $f" | sha256sum -c - >/dev/null 2>&1; then sh "$f" "$@"; r=$?; rm -f "$f"; exit $r; fi; echo "casemate-enroll: $u has another checksum" >&2; done; ` +
-		`rm -f "$f"; echo "casemate-enroll: no bastion gave the script; nothing was done" >&2; exit 1' casemate-enroll` + "\n"
+	want :=
+		`sh -c 'f=$(mktemp) || exit 1; for b in "10.0.0.11" "10.0.0.12" "10.0.0.13" "[fd00::13]"; do u="http://$b/enroll"; ` +
+			`if command -v curl >/dev/null; then curl -fsS --noproxy "*" -m 20 -o "$f" "$u"; else http_proxy= wget -q -T 20 -O "$f" "$u"; fi || continue; ` +
+			`if echo "` + hex.EncodeToString(sum[:]) +
+			`  $f" | sha256sum -c - >/dev/null 2>&1; then sh "$f" "$@"; r=$?; rm -f "$f"; exit $r; fi; echo "casemate-enroll: $u has a wrong checksum" >&2; done; ` +
+			`rm -f "$f"; echo "casemate-enroll: no bastion served the script; nothing was done" >&2; exit 1' casemate-enroll` + "\n"
 	if got := enroll(t, s, "line")[0].Text; got != want {
 		t.Errorf("the line is\n%s, want\n%s", got, want)
 	}
 }
 
-// The line takes the first bastion that gives the right bytes, passes on what stands behind it, and runs nothing else.
-// curl is one that reads files.
+// The line uses the first bastion that serves the right bytes, passes on the appended arguments, and runs nothing
+// else.
 func TestLineTriesEveryBastion(t *testing.T) {
 	s := newSite(t)
 	for name, shell := range shells(t) {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
-			curl := "#!/bin/sh\nfor a; do last=$a; done\nwhile [ \"$1\" != -o ]; do shift; done\nf=" + dir + "/$(echo \"$last\" | tr -d /:)\n[ -f \"$f\" ] || { echo 'curl: (7)' >&2; exit 7; }\ncat \"$f\" > \"$2\"\n"
+			curl := "#!/bin/sh\nfor a; do last=$a; done\nwhile [ \"$1\" != -o ]; do shift; done\nf=" + dir +
+				"/$(echo \"$last\" | tr -d /:)\n[ -f \"$f\" ] || { echo 'curl: (7)' >&2; exit 7; }\ncat \"$f\" > " +
+				"\"$2\"\n"
 			if err := os.WriteFile(filepath.Join(dir, "curl"), []byte(curl), 0o755); err != nil {
 				t.Fatal(err)
 			}
 			line := func(code int, behind string) string {
 				t.Helper()
-				cmd := exec.Command(shell[0], append(slices.Clone(shell[1:]), "-c", strings.TrimSpace(enroll(t, s, "line")[0].Text)+behind)...)
+				cmd := exec.Command(shell[0], append(slices.Clone(shell[1:]), "-c",
+					strings.TrimSpace(enroll(t, s, "line")[0].Text)+behind)...)
 				cmd.Env = append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"), "TMPDIR="+dir+"/tmp")
 				out, _ := cmd.CombinedOutput()
 				if got := cmd.ProcessState.ExitCode(); got != code {
@@ -895,11 +976,11 @@ func TestLineTriesEveryBastion(t *testing.T) {
 			if err := os.Mkdir(dir+"/tmp", 0o755); err != nil {
 				t.Fatal(err)
 			}
-			if out := line(1, ""); !strings.Contains(out, "no bastion gave the script; nothing was done") {
+			if out := line(1, ""); !strings.Contains(out, "no bastion served the script; nothing was done") {
 				t.Error(out)
 			}
 			os.WriteFile(dir+"/http10.0.0.12enroll", []byte("touch "+dir+"/evil\n"), 0o600)
-			if out := line(1, ""); !strings.Contains(out, "http://10.0.0.12/enroll has another checksum") {
+			if out := line(1, ""); !strings.Contains(out, "http://10.0.0.12/enroll has a wrong checksum") {
 				t.Error(out)
 			}
 			os.WriteFile(dir+"/http10.0.0.13enroll", []byte(enroll(t, s, "sh")[0].Text), 0o600)
@@ -931,7 +1012,8 @@ func TestCloudInit(t *testing.T) {
 	if err := d.Decode(&data); err != nil {
 		t.Fatal(err)
 	}
-	if len(data.WriteFiles) != 1 || len(data.Runcmd) != 1 || data.Runcmd[0][0] != data.WriteFiles[0].Path || data.WriteFiles[0].Permissions != "0755" {
+	if len(data.WriteFiles) != 1 || len(data.Runcmd) != 1 || data.Runcmd[0][0] != data.WriteFiles[0].Path ||
+		data.WriteFiles[0].Permissions != "0755" {
 		t.Fatalf("the user data is %+v", data)
 	}
 	if data.WriteFiles[0].Content != enroll(t, s, "sh")[0].Text {
@@ -951,7 +1033,8 @@ func TestRole(t *testing.T) {
 			}
 		}
 	}
-	if want := []string{"README.md", "defaults/main.yml", "files/casemate-enroll.sh", "tasks/main.yml"}; !slices.Equal(names, want) {
+	if want := []string{"README.md", "defaults/main.yml", "files/casemate-enroll.sh", "tasks/main.yml"}; !slices.Equal(
+		names, want) {
 		t.Errorf("the role is %v, want %v", names, want)
 	}
 }

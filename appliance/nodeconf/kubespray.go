@@ -11,17 +11,17 @@ import (
 	"strings"
 )
 
-// KubesprayRelease is what has to be known of a release of Kubespray to send it to the bastions. It is read from a
-// checkout, or known.
+// KubesprayRelease describes what differs between releases of Kubespray in using the bastions. It is read from a
+// checkout, or built in.
 type KubesprayRelease struct {
 	Release string `json:"release"` // "v2.31.0"
-	// URLs and Images are the variables whose defaults name a public host, as they are written.
+	// URLs and Images are the variables whose defaults contain a public host, as written.
 	URLs   map[string]string `json:"urls"`
 	Images map[string]string `json:"images"`
-	// MirrorServer and MirrorCA: containerd_registries_mirrors knows server, and ca.
+	// MirrorServer and MirrorCA: containerd_registries_mirrors supports server, and ca.
 	MirrorServer bool `json:"mirror_server"`
 	MirrorCA     bool `json:"mirror_ca"`
-	// CiliumCLI: Cilium's own command line fetches its chart. CiliumChart: it can be told from where.
+	// CiliumCLI: the Cilium CLI downloads its chart. CiliumChart: the chart's location can be configured.
 	CiliumCLI   bool `json:"cilium_cli"`
 	CiliumChart bool `json:"cilium_chart"`
 }
@@ -29,13 +29,13 @@ type KubesprayRelease struct {
 // NewestKubespray is the newest release that is known without a checkout.
 const NewestKubespray = "v2.31.0"
 
-// The releases that are known are 2.oldest to 2.newest: before, each file has a variable of its own.
+// The known releases are 2.oldest to 2.newest: before, each file has its own variable.
 const oldestKubespray, newestKubespray = 25, 31
 
 var releaseName = regexp.MustCompile(`^v?2\.([0-9]{1,3})\.([0-9]{1,3})$`)
 
-// KnownKubespray is what is known of a release; "" is the newest. The variables' names are the same in all patch
-// releases.
+// KnownKubespray returns the built-in description of a release; "" is the newest. The variables' names are the same
+// in all patch releases.
 func KnownKubespray(version string) (*KubesprayRelease, error) {
 	if version == "" {
 		version = NewestKubespray
@@ -45,28 +45,36 @@ func KnownKubespray(version string) (*KubesprayRelease, error) {
 		minor, _ = strconv.Atoi(m[1])
 	}
 	if minor < oldestKubespray || minor > newestKubespray {
-		return nil, fmt.Errorf("no Kubespray %q is known, only v2.%d.0 to %s: give its checkout with --kubespray DIR", version, oldestKubespray, NewestKubespray)
+		return nil, fmt.Errorf("Kubespray %q is not known, only v2.%d.0 to %s: give its checkout with --kubespray DIR",
+			version, oldestKubespray, NewestKubespray)
 	}
-	k := &KubesprayRelease{Release: "v" + strings.TrimPrefix(version, "v"), MirrorServer: true, MirrorCA: minor >= 28, CiliumCLI: minor >= 28, CiliumChart: minor >= 29}
+	k := &KubesprayRelease{Release: "v" + strings.TrimPrefix(version, "v"), MirrorServer: true, MirrorCA: minor >= 28,
+		CiliumCLI: minor >= 28, CiliumChart: minor >= 29}
 	const docker = "https://download.docker.com/linux/"
 	el, argo := "rhel", "v"
 	if minor < 28 {
 		el, argo = "centos", ""
 	}
 	k.URLs = map[string]string{
-		"github_url": "https://github.com", "dl_k8s_io_url": "https://dl.k8s.io", "storage_googleapis_url": "https://storage.googleapis.com", "get_helm_url": "https://get.helm.sh",
-		"argocd_install_url":                  "https://raw.githubusercontent.com/argoproj/argo-cd/" + argo + "{{ argocd_version }}/manifests/install.yaml",
+		"github_url": "https://github.com", "dl_k8s_io_url": "https://dl.k8s.io",
+		"storage_googleapis_url": "https://storage.googleapis.com", "get_helm_url": "https://get.helm.sh",
+		"argocd_install_url": "https://raw.githubusercontent.com/argoproj/argo-cd/" + argo +
+			"{{ argocd_version }}/manifests/install.yaml",
 		"kubelet_csr_approver_repository_url": "https://postfinance.github.io/kubelet-csr-approver",
 		"nvidia_gpu_gtx_base_url":             "http://us.download.nvidia.com/XFree86/Linux-x86_64/",
 		"nvidia_gpu_tesla_base_url":           "https://us.download.nvidia.com/tesla/",
 		"docker_debian_repo_base_url":         docker + "debian", "docker_debian_repo_gpgkey": docker + "debian/gpg",
 		"docker_ubuntu_repo_base_url": docker + "ubuntu", "docker_ubuntu_repo_gpgkey": docker + "ubuntu/gpg",
-		"docker_fedora_repo_base_url": docker + "fedora/{{ ansible_distribution_major_version }}/$basearch/stable", "docker_fedora_repo_gpgkey": docker + "fedora/gpg",
-		"docker_rh_repo_base_url": docker + el + "/{{ ansible_distribution_major_version }}/$basearch/stable", "docker_rh_repo_gpgkey": docker + el + "/gpg",
+		"docker_fedora_repo_base_url": docker + "fedora/{{ ansible_distribution_major_version }}/$basearch/stable",
+		"docker_fedora_repo_gpgkey":   docker + "fedora/gpg",
+		"docker_rh_repo_base_url":     docker + el + "/{{ ansible_distribution_major_version }}/$basearch/stable",
+		"docker_rh_repo_gpgkey":       docker + el + "/gpg",
 	}
 	k.Images = map[string]string{
-		"kube_image_repo": "registry.k8s.io", "gcr_image_repo": "gcr.io", "github_image_repo": "ghcr.io", "docker_image_repo": "docker.io", "quay_image_repo": "quay.io",
-		"azure_csi_image_repo": "mcr.microsoft.com/oss/kubernetes-csi", "azure_csi_plugin_image_repo": "mcr.microsoft.com/k8s/csi", "gcp_pd_csi_image_repo": "gke.gcr.io",
+		"kube_image_repo": "registry.k8s.io", "gcr_image_repo": "gcr.io", "github_image_repo": "ghcr.io",
+		"docker_image_repo": "docker.io", "quay_image_repo": "quay.io",
+		"azure_csi_image_repo":        "mcr.microsoft.com/oss/kubernetes-csi",
+		"azure_csi_plugin_image_repo": "mcr.microsoft.com/k8s/csi", "gcp_pd_csi_image_repo": "gke.gcr.io",
 		"local_path_provisioner_helper_image_repo":    "busybox",
 		"external_huawei_cloud_controller_image_repo": "swr.ap-southeast-1.myhuaweicloud.com",
 		"nvidia_driver_install_centos_container":      "atzedevries/nvidia-centos-driver-installer:2",
@@ -74,27 +82,30 @@ func KnownKubespray(version string) (*KubesprayRelease, error) {
 		"nvidia_gpu_device_plugin_container":          "registry.k8s.io/nvidia-gpu-device-plugin@sha256:0842734032018be107fa2490c98156992911e3e1f2a21e059ff0105b07dd8e9e",
 	}
 	if minor < 27 {
-		k.Images["external_openstack_cloud_controller_image_repo"] = "registry.k8s.io/provider-os/openstack-cloud-controller-manager"
+		k.Images["external_openstack_cloud_controller_image_repo"] =
+			"registry.k8s.io/provider-os/openstack-cloud-controller-manager"
 	} else {
 		k.Images["external_oracle_cloud_controller_image_repo"] = "ghcr.io/oracle/cloud-provider-oci"
 	}
 	if minor < 28 {
-		k.URLs["containerd_debian_repo_base_url"], k.URLs["containerd_ubuntu_repo_base_url"] = docker+"debian", docker+"ubuntu"
+		k.URLs["containerd_debian_repo_base_url"], k.URLs["containerd_ubuntu_repo_base_url"] = docker+"debian",
+			docker+"ubuntu"
 	}
 	return k, nil
 }
 
 var variableName = regexp.MustCompile(`^[a-z][a-z0-9_]{0,99}$`)
 
-// sound refuses what no checkout says: it goes into YAML and through Ansible on every node.
+// sound refuses text that no checkout contains: it goes into YAML, and through Ansible to every node.
 func (k *KubesprayRelease) sound() error {
-	if len(k.Release) > 40 || strings.Trim(k.Release, "abcdefghijklmnopqrstuvwxyz0123456789.-+") != "" || k.Release == "" {
-		return fmt.Errorf("a release of Kubespray is called v2.31.0, got %q", k.Release)
+	if len(k.Release) > 40 || strings.Trim(k.Release, "abcdefghijklmnopqrstuvwxyz0123456789.-+") != "" ||
+		k.Release == "" {
+		return fmt.Errorf("a release of Kubespray must have the form v2.31.0, got %q", k.Release)
 	}
 	for _, m := range []map[string]string{k.URLs, k.Images} {
 		for name, value := range m {
 			if !variableName.MatchString(name) {
-				return fmt.Errorf("a variable of Kubespray has letters, digits and _, got %q", name)
+				return fmt.Errorf("a variable of Kubespray must consist of letters, digits and _, got %q", name)
 			}
 			if len(value) > 1000 || strings.ContainsFunc(value, func(r rune) bool { return r < ' ' || r > '~' }) {
 				return fmt.Errorf("the variable %s must be one line of ASCII, got %q", name, value)
@@ -104,12 +115,12 @@ func (k *KubesprayRelease) sound() error {
 	return nil
 }
 
-// KubesprayModes are those of KubesprayVars.
+// KubesprayModes are the modes of KubesprayVars.
 var KubesprayModes = []string{"dns", "mirror"}
 
-// KubesprayVars writes variables for Kubespray's inventory. Mode "dns" is for nodes that ask the bastions for names:
-// then everything stays as it is, and only what Kubespray itself does to the resolvers has to be right. Mode "mirror"
-// is for nodes whose DNS is left alone: every file and image is asked for at the bastions' own names.
+// KubesprayVars writes variables for Kubespray's inventory. Mode "dns" is for nodes that use the bastions as
+// resolvers: all names stay as they are, and only Kubespray's own resolver settings have to be right. Mode "mirror"
+// is for nodes that keep their resolver: every file and image is requested under the bastions' own names.
 func KubesprayVars(s *Site, mode string, k *KubesprayRelease) (*Conf, error) {
 	if !slices.Contains(KubesprayModes, mode) {
 		return nil, fmt.Errorf("the mode must be %s, got %q", strings.Join(KubesprayModes, " or "), mode)
@@ -123,29 +134,35 @@ func KubesprayVars(s *Site, mode string, k *KubesprayRelease) (*Conf, error) {
 	c := &Conf{}
 	if mode == "dns" {
 		c.file("group_vars/all/casemate.yml", s.kubesprayDNS(k))
-		c.note("nodes and the machine that runs Ansible need the CA and the bastions as resolvers before Kubespray starts: casemate enroll")
+		c.note("nodes and the machine that runs Ansible need the CA and the bastions as resolvers before Kubespray " +
+			"starts: casemate enroll")
 		return c, nil
 	}
 	c.file("group_vars/all/offline.yml", s.kubesprayOffline(k, c))
 	c.file("group_vars/all/containerd.yml", s.kubesprayContainerd(k, c))
-	c.note("nodes and the machine that runs Ansible need the CA and the bastions' names before Kubespray starts: casemate enroll --no-resolver")
+	c.note("nodes and the machine that runs Ansible need the CA and the bastions' names before Kubespray starts: " +
+		"casemate enroll --no-resolver")
 	return c, nil
 }
 
-// kubesprayDNS are the few variables that Kubespray needs even so.
+// kubesprayDNS returns the few variables that Kubespray needs in mode "dns".
 func (s *Site) kubesprayDNS(k *KubesprayRelease) string {
-	// One address each: pods, whose DNS goes there too, may have only the family that comes first.
+	// One address per bastion: pods, which use the same DNS, may have only the family of the first address.
 	var addrs []netip.Addr
 	for _, n := range s.Nodes {
 		addrs = append(addrs, n.Addrs[0])
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "# Kubespray %s with the bastions as resolvers: files and images keep their names, so offline.yml stays as it is.\n---\n", k.Release)
-	b.WriteString("# What Kubespray puts into resolv.conf or NetworkManager. glibc reads three lines, and after the installation the first of them is the cluster's own DNS.\n")
+	fmt.Fprintf(&b, "# Kubespray %s with the bastions as resolvers: files and images keep their names, so "+
+		"offline.yml stays as it is.\n---\n", k.Release)
+	b.WriteString("# Kubespray writes these to resolv.conf or NetworkManager. glibc reads three lines, and after the " +
+		"installation the first of them is the cluster's own DNS.\n")
 	yamlList(&b, "nameservers", addrs[:min(2, len(addrs))])
-	b.WriteString("# Whom the cluster's DNS asks for names outside, and systemd-resolved's FallbackDNS; CoreDNS takes at most 15.\n")
+	b.WriteString("# The cluster DNS's upstream servers for external names, and systemd-resolved's FallbackDNS; " +
+		"CoreDNS accepts at most 15.\n")
 	yamlList(&b, "upstream_dns_servers", addrs[:min(15, len(addrs))])
-	b.WriteString("# Only counts with http_proxy or https_proxy: what the bastions answer for does not go through a proxy.\n")
+	b.WriteString("# Only applies with http_proxy or https_proxy: names that the bastions serve do not go through a " +
+		"proxy.\n")
 	names := []string{s.Domain}
 	for _, o := range s.Origins {
 		names = append(append(names, o.Host), o.Aliases...)
@@ -162,21 +179,25 @@ func yamlList(b *strings.Builder, name string, addrs []netip.Addr) {
 	}
 }
 
-// first are the variables that stand first in offline.yml, in this order.
+// firstURLs are the variables at the top of offline.yml, in its order.
 var firstURLs = []string{"github_url", "dl_k8s_io_url", "storage_googleapis_url", "get_helm_url"}
-var firstImages = []string{"kube_image_repo", "gcr_image_repo", "github_image_repo", "docker_image_repo", "quay_image_repo"}
+var firstImages = []string{"kube_image_repo", "gcr_image_repo", "github_image_repo", "docker_image_repo",
+	"quay_image_repo"}
 
-// kubesprayOffline sends every download to the bastions: the files below files.<domain>/HOST, the images below
-// registry.<domain>/HOST. With the host in the name nothing has to be guessed, which the flat names of many guides
-// leave to luck.
+// kubesprayOffline makes Kubespray download everything from the bastions: files below files.<domain>/HOST, images
+// below registry.<domain>/HOST. With the host in the name the content is unambiguous, unlike with the flat names of
+// many guides.
 func (s *Site) kubesprayOffline(k *KubesprayRelease, c *Conf) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "# Kubespray %s without DNS override: every file and image by the bastions' own names.\n---\n", k.Release)
+	fmt.Fprintf(&b, "# Kubespray %s without DNS override: every file and image under the bastions' own names.\n---\n",
+		k.Release)
 	fmt.Fprintf(&b, "registry_host: \"registry.%s\"\nfiles_repo: \"https://files.%s\"\n", s.Domain, s.Domain)
-	fmt.Fprintf(&b, "# Only counts with http_proxy or https_proxy.\nadditional_no_proxy: \"%s\"\n", s.Domain)
+	fmt.Fprintf(&b, "# Only applies with http_proxy or https_proxy.\nadditional_no_proxy: \"%s\"\n", s.Domain)
 	var left []string
 	write := func(m map[string]string, first []string, to func(string) (value, host string)) {
-		names := slices.DeleteFunc(slices.Sorted(maps.Keys(m)), func(n string) bool { return slices.Contains(first, n) })
+		names := slices.DeleteFunc(slices.Sorted(maps.Keys(m)), func(n string) bool {
+			return slices.Contains(first, n)
+		})
 		for _, name := range append(slices.Clone(first), names...) {
 			text, ok := m[name]
 			if !ok {
@@ -189,29 +210,31 @@ func (s *Site) kubesprayOffline(k *KubesprayRelease, c *Conf) string {
 			}
 		}
 	}
-	b.WriteString("\n# Images: the registry's name stands first in the path.\n")
+	b.WriteString("\n# Images: the path starts with the registry's name.\n")
 	write(k.Images, firstImages, mirrorImage)
 	b.WriteString("pod_infra_image_repo: \"{{ kube_image_repo }}/pause\"\n")
-	b.WriteString("\n# Files: all below the host where they come from.\n")
+	b.WriteString("\n# Files: the path starts with the file's original host.\n")
 	write(k.URLs, firstURLs, mirrorURL)
 	switch {
 	case k.CiliumChart:
 		b.WriteString(ciliumVars)
 	case k.CiliumCLI:
-		c.note("Kubespray %s fetches Cilium's chart from helm.cilium.io and no variable says otherwise: with Cilium the first control plane node needs that name from the bastions",
+		c.note("Kubespray %s downloads Cilium's chart from helm.cilium.io, which no variable can change: with "+
+			"Cilium, the first control plane node must resolve that name to the bastions",
 			k.Release)
 	}
 	if len(left) > 0 {
 		slices.Sort(left)
-		c.note("left as they are, because their hosts are no origins here (casemate origin add, if they are wanted): %s", strings.Join(left, ", "))
+		c.note("not changed, because their hosts are not origins (to add them: casemate origin add): %s",
+			strings.Join(left, ", "))
 	}
 	return b.String()
 }
 
-// ciliumVars: the chart comes from the bastions as well. It pins images by digests of its own; Kubespray downloads them
-// by tag, and these are what is there.
+// ciliumVars makes the Cilium CLI use the bastions' chart. The chart pins images by digest, but Kubespray downloads
+// them by tag, and only those digests are stored.
 const ciliumVars = `
-# Cilium: its command line takes the chart from here; images are those that Kubespray lists, not those that the chart pins.
+# Cilium: the CLI gets the chart from here, and uses the images that Kubespray lists, not those that the chart pins.
 cilium_install_extra_flags: "--repository {{ files_repo }}/helm.cilium.io/"
 cilium_extra_values:
   image:
@@ -238,7 +261,7 @@ cilium_extra_values:
       useDigest: false
 `
 
-// mirrorImage puts the registry's own name before a repository. One without a host is Docker Hub's.
+// mirrorImage prefixes a repository with the registry's own name. One without a host is Docker Hub's.
 func mirrorImage(text string) (value, host string) {
 	host, rest, _ := strings.Cut(text, "/")
 	switch {
@@ -251,7 +274,7 @@ func mirrorImage(text string) (value, host string) {
 	return "{{ registry_host }}/" + text, host
 }
 
-// mirrorURL puts the file server's own name before a URL.
+// mirrorURL prefixes a URL with the file server's own name.
 func mirrorURL(text string) (value, host string) {
 	_, rest, _ := strings.Cut(text, "://")
 	host, _, _ = strings.Cut(rest, "/")
@@ -261,12 +284,14 @@ func mirrorURL(text string) (value, host string) {
 	return "{{ files_repo }}/" + rest, host
 }
 
-// answers says whether the bastions answer for a host.
+// answers reports whether the bastions serve a host.
 func (s *Site) answers(host string) bool {
-	return slices.ContainsFunc(s.Origins, func(o Origin) bool { return o.Host == host || slices.Contains(o.Aliases, host) })
+	return slices.ContainsFunc(s.Origins, func(o Origin) bool {
+		return o.Host == host || slices.Contains(o.Aliases, host)
+	})
 }
 
-// yamlText quotes a text; sound allowed one line of ASCII.
+// yamlText quotes a text; sound accepted only one line of ASCII.
 func yamlText(s string) string {
 	if strings.ContainsAny(s, `"\`) {
 		return "'" + strings.ReplaceAll(s, "'", "''") + "'"
@@ -274,18 +299,20 @@ func yamlText(s string) string {
 	return `"` + s + `"`
 }
 
-// kubesprayCA is where casemate enroll puts all roots in one file.
+// kubesprayCA is where casemate enroll writes all roots to one file.
 const kubesprayCA = "/etc/casemate/ca.crt"
 
-// kubesprayContainerd names every bastion for registry.<domain>, so that one that is down costs little, and for the
-// upstream names, under which charts and manifests that Kubespray applies name images.
+// kubesprayContainerd lists every bastion for registry.<domain>, so that one that is down costs little, and for the
+// upstream names, which the charts and manifests that Kubespray applies use for images.
 func (s *Site) kubesprayContainerd(k *KubesprayRelease, c *Conf) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "# Kubespray %s: containerd asks the bastions, in this order, and nobody else. This list replaces Kubespray's own.\n---\n", k.Release)
+	fmt.Fprintf(&b, "# Kubespray %s: containerd uses only the bastions, in this order. This list replaces "+
+		"Kubespray's own.\n---\n", k.Release)
 	if k.MirrorCA {
-		fmt.Fprintf(&b, "# Where casemate enroll puts the CA.\ncasemate_ca_file: \"%s\"\n", kubesprayCA)
+		fmt.Fprintf(&b, "# The file to which casemate enroll writes the CA.\ncasemate_ca_file: \"%s\"\n", kubesprayCA)
 	} else {
-		b.WriteString("# This release's hosts.toml has no ca: containerd takes the system's trust store, where casemate enroll puts the CA.\n")
+		b.WriteString("# This release's hosts.toml has no ca: containerd uses the system's trust store, to which " +
+			"casemate enroll adds the CA.\n")
 	}
 	own := "registry." + s.Domain
 	b.WriteString("containerd_registries_mirrors:\n")
@@ -296,14 +323,16 @@ func (s *Site) kubesprayContainerd(k *KubesprayRelease, c *Conf) string {
 		}
 		b.WriteString("    mirrors:\n")
 		for _, n := range s.Nodes {
-			fmt.Fprintf(&b, "      - host: \"https://%s\"\n        capabilities: [\"pull\", \"resolve\"]\n        skip_verify: false\n", s.Host(n))
+			fmt.Fprintf(&b, "      - host: \"https://%s\"\n        capabilities: [\"pull\", \"resolve\"]\n        "+
+				"skip_verify: false\n", s.Host(n))
 			if k.MirrorCA {
 				b.WriteString("        ca: [\"{{ casemate_ca_file }}\"]\n")
 			}
 		}
 	}
 	if !k.MirrorServer {
-		c.note("the hosts.toml of Kubespray %s names the registry itself as the last place to ask: where the bastions lack an image, containerd waits for the Internet", k.Release)
+		c.note("the hosts.toml of Kubespray %s has the registry itself as the last server: if the bastions do not "+
+			"have an image, containerd waits for the Internet until it times out", k.Release)
 	}
 	return b.String()
 }

@@ -8,13 +8,13 @@ import (
 	"strings"
 )
 
-// A ConfFile is one file that was generated.
+// A ConfFile is one generated configuration file.
 type ConfFile struct {
 	Path    string `json:"path"` // absolute on a node; relative in an inventory
 	Content string `json:"content"`
 }
 
-// Conf is what was generated: files, and what to know about them, one sentence each.
+// Conf is generated configuration: files, and notes about them, one sentence each.
 type Conf struct {
 	Files []ConfFile `json:"files"`
 	Notes []string   `json:"notes"`
@@ -25,7 +25,7 @@ func (c *Conf) note(format string, args ...any) {
 	c.Notes = append(c.Notes, fmt.Sprintf(format, args...))
 }
 
-// runtimes are those that Mirrors knows.
+// runtimes are the runtimes that Mirrors supports.
 var runtimes = []struct {
 	name  string
 	write func(*mirrored, *Conf)
@@ -46,23 +46,23 @@ func Runtimes() (names []string) {
 	return names
 }
 
-// HostsFile holds the lines that /etc/hosts needs where no resolver knows the bastions.
+// HostsFile has the lines that /etc/hosts needs if no resolver knows the bastions.
 const HostsFile = "/etc/hosts.casemate"
 
-// mirrored is a site with the registries that are not mirrored.
+// mirrored is a site and the registries that are not to be mirrored.
 type mirrored struct {
 	*Site
-	own []string // registries that nodes ask themselves, HOST or HOST:PORT, sorted
+	own []string // registries that nodes reach themselves, HOST or HOST:PORT, sorted
 }
 
-// registryHost is a registry as images' names have it.
+// registryHost matches a registry in an image name.
 var registryHost = regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?$`)
 
-// Mirrors writes a container runtime's mirror configuration for nodes whose DNS is left alone: every registry that the
-// bastions answer for is asked for at the bastions, each by its own name, and nowhere else. So is every other registry,
-// as far as the runtime has a catch-all: it then is a miss that the bastions know of, and nobody waits for the Internet.
-// Excepted are the bastions' own names and own, the site's own registries (HOST or HOST:PORT). With the same site it
-// writes the same bytes.
+// Mirrors writes a container runtime's mirror configuration for nodes that keep their resolver. Every registry that
+// the bastions serve is requested only from the bastions, from each by its own name. Where the runtime has a
+// catch-all, so is every other registry: the request then is a miss that the bastions record, and no client waits for
+// the Internet. Exceptions are the bastions' own names and own, the site's own registries (HOST or HOST:PORT). The
+// same site gives the same bytes.
 func Mirrors(s *Site, runtime string, own ...string) (*Conf, error) {
 	i := slices.Index(Runtimes(), runtime)
 	if i < 0 {
@@ -72,16 +72,16 @@ func Mirrors(s *Site, runtime string, own ...string) (*Conf, error) {
 		return nil, err
 	}
 	if len(s.Pulled()) == 0 {
-		return nil, fmt.Errorf("no origin is a registry, so there is nothing to mirror: see casemate origin list")
+		return nil, fmt.Errorf("no origin is a registry, so there is nothing to mirror (see casemate origin list)")
 	}
 	m := &mirrored{Site: s}
 	for _, host := range own {
 		if host = strings.ToLower(host); len(host) > 260 || !registryHost.MatchString(host) {
-			return nil, fmt.Errorf("an own registry is HOST or HOST:PORT, got %.80q", host)
+			return nil, fmt.Errorf("an own registry must be HOST or HOST:PORT, got %.80q", host)
 		}
 		if slices.Contains(s.Registries(), host) {
-			return nil, fmt.Errorf("%s is an origin of the bastions, which are asked for it: "+
-				"casemate origin remove %s if it is your own", host, host)
+			return nil, fmt.Errorf("%s is an origin that the bastions serve: "+
+				"casemate origin remove %s if it is your own registry", host, host)
 		}
 		m.own = append(m.own, host)
 	}
@@ -90,16 +90,17 @@ func Mirrors(s *Site, runtime string, own ...string) (*Conf, error) {
 	c := &Conf{}
 	runtimes[i].write(m, c)
 	c.file(HostsFile, s.hosts())
-	c.note("nodes must find the bastions' names: where no resolver knows %s, append %s to /etc/hosts; casemate enroll --no-resolver does that and the CA on a node",
+	c.note("nodes must resolve the bastions' names: if no resolver knows %s, append %s to /etc/hosts; casemate "+
+		"enroll --no-resolver does that and the CA on a node",
 		s.Domain, HostsFile)
 	return c, nil
 }
 
-// hosts are the lines of /etc/hosts. The names that stand for all bastions are in each line: both the C library and Go
-// give all addresses of such a name.
+// hosts returns the lines of /etc/hosts. The names shared by all bastions are in each line: both the C library and Go
+// return all addresses of such a name.
 func (s *Site) hosts() string {
 	var b strings.Builder
-	b.WriteString("# The bastions: append these lines to /etc/hosts where no resolver knows them.\n")
+	b.WriteString("# The bastions: append these lines to /etc/hosts if no resolver knows them.\n")
 	for _, n := range s.Nodes {
 		for _, a := range n.Addrs {
 			fmt.Fprintf(&b, "%s %s registry.%[3]s files.%[3]s %[3]s\n", a, s.Host(n), s.Domain)
@@ -108,8 +109,8 @@ func (s *Site) hosts() string {
 	return b.String()
 }
 
-// Pulled are the registries' names that stand in images' names. Those that only ever are the target of a redirect or of
-// a token request are left out, because the bastions send nobody there.
+// Pulled returns the registry names that occur in image names. Names that are only targets of redirects or of token
+// requests are left out, because the bastions never redirect to them.
 func (s *Site) Pulled() (list []string) {
 	for _, name := range s.Registries() {
 		label, _, _ := strings.Cut(name, ".")
@@ -120,13 +121,13 @@ func (s *Site) Pulled() (list []string) {
 	return list
 }
 
-// ca is the content of a file of root certificates; sound has read them before.
+// ca returns the content of a file of root certificates; sound has parsed them before.
 func (s *Site) ca() string {
 	roots, _ := s.roots()
 	return roots
 }
 
-// ourNames are the bastions' own names that images' names may have.
+// ourNames returns the bastions' own names that may occur in image names.
 func (s *Site) ourNames() []string {
 	list := []string{"registry." + s.Domain, s.Domain}
 	for _, n := range s.Nodes {
@@ -135,17 +136,17 @@ func (s *Site) ourNames() []string {
 	return list
 }
 
-// catchAll is the note of runtimes with a catch-all.
+// catchAll adds the note for runtimes with a catch-all.
 func (s *mirrored) catchAll(c *Conf, more string) {
-	c.note("every registry that is not listed is asked for at the bastions too, where it is a miss: "+
-		"name registries of your own with --own HOST%s", more)
+	c.note("images of every registry that is not listed are requested from the bastions too, where they are misses: "+
+		"give your own registries with --own HOST%s", more)
 }
 
 const containerdDir = "/etc/containerd/certs.d"
 
-// containerdMirrors writes a hosts.toml for each registry. containerd names the registry in ?ns=, so the bastions need
-// no path. "server" comes last and is a bastion too: without it containerd would go to the Internet at the end, and
-// wait there. _default is read for registries that have no directory.
+// containerdMirrors writes a hosts.toml for each registry. containerd sends the registry in ?ns=, so the bastions
+// need no path. "server" is tried last and is a bastion too: without it containerd would try the Internet last, and
+// wait. _default is read for registries without a directory.
 func containerdMirrors(s *mirrored, c *Conf) {
 	const ca = containerdDir + "/casemate-ca.crt"
 	c.file(ca, s.ca())
@@ -153,58 +154,69 @@ func containerdMirrors(s *mirrored, c *Conf) {
 	var b strings.Builder
 	fmt.Fprintf(&b, "server = \"https://%s\"\n%s", s.Host(s.Nodes[len(s.Nodes)-1]), host)
 	for _, n := range s.Nodes {
-		fmt.Fprintf(&b, "\n[host.\"https://%s\"]\n  %s", s.Host(n), strings.ReplaceAll(strings.TrimSuffix(host, "\n"), "\n", "\n  ")+"\n")
+		fmt.Fprintf(&b, "\n[host.\"https://%s\"]\n  %s", s.Host(n), strings.ReplaceAll(strings.TrimSuffix(host, "\n"),
+			"\n", "\n  ")+"\n")
 	}
 	for _, name := range s.Pulled() {
-		c.file(containerdDir+"/"+name+"/hosts.toml", "# Images of "+name+" come from the bastions and from nowhere else; the first that answers is taken.\n"+b.String())
+		c.file(containerdDir+"/"+name+"/hosts.toml", "# Images of "+name+" come only from the bastions; the first "+
+			"that answers is used.\n"+b.String())
 	}
-	c.file(containerdDir+"/_default/hosts.toml", "# Images of all other registries come from the bastions and from nowhere else: "+
-		"what they do not have is in casemate missing.\n"+b.String())
+	c.file(containerdDir+"/_default/hosts.toml", "# Images of all other registries come only from the bastions too: "+
+		"casemate missing lists what they do not have.\n"+b.String())
 	for _, name := range s.ourNames() {
 		c.file(containerdDir+"/"+name+"/hosts.toml",
 			fmt.Sprintf("# The bastions' own name.\nserver = \"https://%s\"\nca = \"%s\"\n", name, ca))
 	}
 	for _, name := range s.own {
-		c.file(containerdDir+"/"+name+"/hosts.toml", fmt.Sprintf("# A registry of the site's own.\nserver = \"https://%s\"\n", name))
+		c.file(containerdDir+"/"+name+"/hosts.toml",
+			fmt.Sprintf("# A registry of the site's own.\nserver = \"https://%s\"\n", name))
 	}
-	s.catchAll(c, "; one that has a directory of its own there is left alone")
-	c.note(`containerd's config.toml needs config_path = "%s" under [plugins."io.containerd.cri.v1.images".registry] (containerd 2) `+
-		`or [plugins."io.containerd.grpc.v1.cri".registry] (1.x) and a restart if that is new; changes below the directory need none`, containerdDir)
-	c.note("containerd 1.x knows no dial_timeout: there a bastion whose host is down, not only its daemon, costs 30 s for each request")
+	s.catchAll(c, "; a registry with its own directory there is not affected")
+	c.note(
+		`containerd's config.toml needs config_path = "%s" under [plugins."io.containerd.cri.v1.images".registry] (containerd 2) `+
+			`or [plugins."io.containerd.grpc.v1.cri".registry] (1.x) and a restart if that is new; changes below the directory need none`, containerdDir)
+	c.note("containerd 1.x does not support dial_timeout: a bastion whose host is down, not only its daemon, delays " +
+		"each request by 30 s")
 }
 
-// dockerMirrors can only do Docker Hub: dockerd has mirrors for nothing else, and takes none with a path, so the Hub's
-// names reach the bastions flat.
+// dockerMirrors covers Docker Hub only: dockerd has mirrors for no other registry and accepts none with a path, so
+// Docker Hub's names reach the bastions flat.
 func dockerMirrors(s *mirrored, c *Conf) {
 	var mirrors []string
 	for _, n := range s.Nodes {
 		mirrors = append(mirrors, "https://"+s.Host(n))
 		c.file("/etc/docker/certs.d/"+s.Host(n)+"/ca.crt", s.ca())
 	}
-	daemon, _ := json.MarshalIndent(map[string][]string{"registry-mirrors": mirrors}, "", "  ") // strings alone cannot fail
+	// cannot fail for strings
+	daemon, _ := json.MarshalIndent(map[string][]string{"registry-mirrors": mirrors}, "", "  ")
 	c.file("/etc/docker/daemon.json", string(daemon)+"\n")
-	c.note("docker knows mirrors for Docker Hub only: images of every other registry (%s) need DNS, so run casemate enroll on nodes with docker, or pull from registry.%s/REGISTRY/IMAGE",
+	c.note("docker supports mirrors for Docker Hub only: images of every other registry (%s) need DNS, so run "+
+		"casemate enroll on nodes with docker, or pull from registry.%s/REGISTRY/IMAGE",
 		strings.Join(s.without("docker.io"), ", "), s.Domain)
 	c.note("docker has no catch-all: " +
-		"a registry that is not listed is looked for in the Internet, and no bastion hears of it")
-	c.note("where no mirror has an image docker asks registry-1.docker.io at last, which cannot be turned off: that error is about the network, the reason is in casemate missing")
-	c.note("merge daemon.json with the one that is there, and reload or restart docker")
+		"images of a registry that is not listed are requested from the Internet, and the bastions do not record the " +
+		"miss")
+	c.note("if no mirror has an image, docker tries registry-1.docker.io last, which cannot be turned off: its error " +
+		"is then about the network; casemate missing has the cause")
+	c.note("merge daemon.json with the existing file, and reload or restart docker")
 }
 
-// without are the pulled names that are not the origin's.
+// without returns the pulled names that do not belong to the origin.
 func (s *Site) without(host string) []string {
 	return slices.DeleteFunc(s.Pulled(), func(name string) bool {
-		return slices.ContainsFunc(s.Origins, func(o Origin) bool { return o.Host == host && (name == host || slices.Contains(o.Aliases, name)) })
+		return slices.ContainsFunc(s.Origins, func(o Origin) bool {
+			return o.Host == host && (name == host || slices.Contains(o.Aliases, name))
+		})
 	})
 }
 
 const containersDir = "/etc/containers"
 
-// Unlisted is the registry as which images of unlisted ones are asked for where a runtime cannot say which it was. No
-// host can have this name (RFC 2606, section 2).
+// Unlisted is the registry under which images of unlisted registries are requested if a runtime cannot pass the
+// registry's name on. No host can have this name (RFC 2606, section 2).
 const Unlisted = "unlisted.invalid"
 
-// publicDomains are those below which public registries are, as far as anybody pulls from them.
+// publicDomains are the top-level domains of public registries.
 var publicDomains = []string{
 	"ai", "app", "at", "aws", "be", "biz", "br", "build", "ca", "cc", "ch", "cloud", "cn", "co", "com", "cz",
 	"de", "dev", "dk", "es", "eu", "fi", "fr", "gov", "id", "in", "info", "io", "is", "it", "jp", "kr", "land",
@@ -214,27 +226,29 @@ var publicDomains = []string{
 
 func podmanMirrors(s *mirrored, c *Conf) {
 	containersMirrors(s, c)
-	c.note("podman, skopeo and buildah read it at the next command")
+	c.note("podman, skopeo and buildah read the file at the next command")
 }
 
 func crioMirrors(s *mirrored, c *Conf) {
 	containersMirrors(s, c)
-	c.note("systemctl reload crio reads it")
+	c.note("after a change: systemctl reload crio")
 }
 
 // containersMirrors writes registries.conf.d of containers/image, which sends no ns and rewrites paths instead. The
-// location is what comes last, after the mirrors; that it is a bastion too keeps the Internet out. "blocked" would not
-// do: it forbids the image altogether, mirrors or not.
+// location is tried last, after the mirrors; it is a bastion too, so that the Internet is never tried. "blocked"
+// would not work: it forbids the image altogether, mirrors or not.
 //
-// There is no catch-all, but a wildcard for what is below a domain, of which the longest that matches is taken. It
-// replaces the registry's name and cannot pass it on, so all of it lands below one name that no origin can have.
+// There is no catch-all, but there are wildcards for subdomains, of which the longest match applies. A wildcard
+// replaces the registry's name and cannot pass it on, so all these images are requested below one name that no origin
+// can have.
 func containersMirrors(s *mirrored, c *Conf) {
 	for _, name := range s.ourNames() {
 		c.file(containersDir+"/certs.d/"+name+"/ca.crt", s.ca())
 	}
 	last := len(s.Nodes) - 1
 	var b strings.Builder
-	b.WriteString("# Images of these registries come from the bastions and from nowhere else: the mirrors in their order, then the location.\n")
+	b.WriteString("# Images of these registries come only from the bastions: first from the mirrors, in order, then " +
+		"from the location.\n")
 	registry := func(prefix, path string) {
 		fmt.Fprintf(&b, "\n[[registry]]\nprefix = \"%s\"\nlocation = \"%s/%s\"\n", prefix, s.Host(s.Nodes[last]), path)
 		for _, n := range s.Nodes[:last] {
@@ -248,26 +262,27 @@ func containersMirrors(s *mirrored, c *Conf) {
 	for _, name := range slices.Concat(s.ourNames(), s.own) {
 		fmt.Fprintf(&b, "\n[[registry]]\nprefix = \"%[1]s\"\nlocation = \"%[1]s\"\n", name)
 	}
-	b.WriteString("\n# All other registries below the domains that public ones have: " +
+	b.WriteString("\n# All other registries below the public top-level domains: " +
 		"a miss at the bastions, not a wait for the Internet.\n")
 	for _, domain := range publicDomains {
 		registry("*."+domain, Unlisted)
 	}
 	c.file(containersDir+"/registries.conf.d/50-casemate.conf", b.String())
-	s.catchAll(c, "; this is so for names below "+strings.Join(publicDomains, ", ")+
-		", and the missing book shows them as "+Unlisted+"/…")
-	c.note("a short name (podman pull nginx) needs unqualified-search-registries or an alias as before: only names with a registry are mirrored")
+	s.catchAll(c, "; this applies to names below "+strings.Join(publicDomains, ", ")+
+		", which the missing book lists as "+Unlisted+"/…")
+	c.note("a short name (podman pull nginx) still needs unqualified-search-registries or an alias: only names with " +
+		"a registry are mirrored")
 }
 
-// rancherMirrors writes registries.yaml, which k3s and RKE2 turn into containerd's hosts.toml at their start. They
-// append the registry itself as the last place to ask, unless they are told not to.
+// rancherMirrors writes registries.yaml, from which k3s and RKE2 generate containerd's hosts.toml at startup. They
+// append the registry itself as the last server, unless configured not to.
 func rancherMirrors(s *mirrored, c *Conf, name, services string) {
 	dir := "/etc/rancher/" + name
 	ca := dir + "/casemate-ca.crt"
 	c.file(ca, s.ca())
 	var b strings.Builder
 	b.WriteString("# Images of these registries come from the bastions, in this order.\nmirrors:\n")
-	for _, r := range append(s.Pulled(), "*") { // * is for all that are not listed
+	for _, r := range append(s.Pulled(), "*") { // * matches all registries that are not listed
 		fmt.Fprintf(&b, "  \"%s\":\n    endpoint:\n", r)
 		for _, n := range s.Nodes {
 			fmt.Fprintf(&b, "      - \"https://%s\"\n", s.Host(n))
@@ -282,7 +297,9 @@ func rancherMirrors(s *mirrored, c *Conf, name, services string) {
 	}
 	c.file(dir+"/registries.yaml", b.String())
 	config := dir + "/config.yaml.d/50-casemate.yaml"
-	c.file(config, "# Without it the registry itself is asked last, in the Internet (since v1.26.13 and v1.29.1; older versions skip it).\ndisable-default-registry-endpoint: true\n")
+	c.file(config, "# Without it the registry itself is tried last, on the Internet (since v1.26.13 and v1.29.1; "+
+		"older versions ignore this setting).\ndisable-default-registry-endpoint: true\n")
 	s.catchAll(c, "")
-	c.note("registries.yaml needs disable-default-registry-endpoint: true, which %s sets; put both there before the first start, or restart %s", config, services)
+	c.note("registries.yaml needs disable-default-registry-endpoint: true, which %s sets; create both before the "+
+		"first start, or restart %s", config, services)
 }

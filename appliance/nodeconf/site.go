@@ -1,8 +1,8 @@
-// Package nodeconf writes what nodes and inventories need to use the bastions: the enrol script, mirror configurations
-// of container runtimes, Kubespray's variables.
+// Package nodeconf generates what nodes and inventories need to use the bastions: the enrol script, mirror
+// configurations of container runtimes, Kubespray's variables.
 //
-// It promises: everything is a pure function of a Site, so every bastion writes the same bytes; every bastion is named,
-// each by <node>.<domain>; and nothing that is written lowers a node's security (no unverified TLS, no http for
+// It promises: all output is a pure function of a Site, so every bastion writes the same bytes; all bastions are
+// listed, each as <node>.<domain>; and no output weakens a node's security (no unverified TLS, no plain HTTP for
 // content).
 package nodeconf
 
@@ -12,15 +12,16 @@ import (
 	"strings"
 )
 
-// A Site is what a node has to know of the bastions.
+// A Site is what a node needs to know about the bastions.
 type Site struct {
-	// Domain is the own zone: registry.<Domain>, files.<Domain> and <node>.<Domain> are names of the bastions.
+	// Domain is the bastions' own zone: registry.<Domain>, files.<Domain> and <node>.<Domain> are names of the
+	// bastions.
 	Domain string `json:"domain"`
 	// Nodes are all bastions, sorted by name; at least one.
 	Nodes []Node `json:"nodes"`
 	// Roots are the root certificates, PEM.
 	Roots string `json:"roots"`
-	// Origins are the public hosts that the bastions answer for.
+	// Origins are the public hosts that the bastions serve.
 	Origins []Origin `json:"origins"`
 }
 
@@ -30,17 +31,17 @@ type Node struct {
 	Addrs []netip.Addr `json:"addrs"` // at least one; DNS at port 53, HTTP at 80, HTTPS at 443
 }
 
-// An Origin is a public host that the bastions answer for.
+// An Origin is a public host that the bastions serve.
 type Origin struct {
 	Host     string   `json:"host"`
 	Aliases  []string `json:"aliases,omitempty"`
-	Registry bool     `json:"registry,omitempty"` // images are its main thing
+	Registry bool     `json:"registry,omitempty"` // it mainly serves images
 }
 
-// Host is the node's own name.
+// Host returns the node's own name.
 func (s *Site) Host(n Node) string { return n.Name + "." + s.Domain }
 
-// Addrs are the addresses of all bastions: the first of each, then the second ones.
+// Addrs returns the addresses of all bastions: the first address of each, then the second ones.
 func (s *Site) Addrs() (list []netip.Addr) {
 	for i := 0; ; i++ {
 		found := false
@@ -55,7 +56,7 @@ func (s *Site) Addrs() (list []netip.Addr) {
 	}
 }
 
-// Registries are the names, aliases among them, under which nodes pull images; sorted.
+// Registries returns the names, aliases included, from which nodes pull images; sorted.
 func (s *Site) Registries() (list []string) {
 	for _, o := range s.Origins {
 		if o.Registry {

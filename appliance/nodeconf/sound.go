@@ -10,8 +10,8 @@ import (
 	"strings"
 )
 
-// sound says why nothing can be written for this site. Names and addresses go as they are into shell, TOML, YAML and
-// JSON on every node of a site, so what is no plain host name is refused here and nowhere quoted.
+// sound returns why no configuration can be written for this site. Names and addresses are written unquoted into
+// shell, TOML, YAML and JSON on every node of a site, so anything but a plain host name is refused.
 func (s *Site) sound() error {
 	if !plainHost(s.Domain) {
 		return fmt.Errorf("the domain must be a lower-case zone with a dot, got %q", s.Domain)
@@ -45,7 +45,7 @@ func (s *Site) sound() error {
 	return err
 }
 
-// roots are the root certificates, written anew: what stands around them in the PEM goes nowhere.
+// roots returns the root certificates, encoded again: text around them in the PEM is dropped.
 func (s *Site) roots() (string, error) {
 	var out bytes.Buffer
 	for rest := []byte(s.Roots); ; {
@@ -68,7 +68,8 @@ func (s *Site) roots() (string, error) {
 }
 
 func plainLabel(s string) bool {
-	return s != "" && len(s) <= 63 && s[0] != '-' && s[len(s)-1] != '-' && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789-") == ""
+	return s != "" && len(s) <= 63 && s[0] != '-' && s[len(s)-1] != '-' &&
+		strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789-") == ""
 }
 
 func plainHost(s string) bool {

@@ -1,4 +1,4 @@
-// Package nodes keeps the nodes' advertised addresses in the tree, one record a node below nodes/.
+// Package nodes stores the nodes' advertised addresses in the tree, one record per node below nodes/.
 package nodes
 
 import (
@@ -22,13 +22,13 @@ type record struct {
 	Addrs []netip.Addr `json:"addrs"`
 }
 
-// Tree is what of the tree the records are read from.
+// Tree is the part of the tree that the records are read from.
 type Tree interface {
 	fs.ReadDirFS
 	fs.ReadFileFS
 }
 
-// List returns the node self as it is given, whatever the tree says of it, and then all others by name.
+// List returns the node self as given, ignoring its record, followed by all other nodes by name.
 func List(tree Tree, self Node) ([]Node, error) {
 	list := []Node{self}
 	entries, err := tree.ReadDir(Dir)
@@ -51,7 +51,7 @@ func List(tree Tree, self Node) ([]Node, error) {
 	return list, nil
 }
 
-// Addrs returns what the tree says of one node; fs.ErrNotExist if it has no record.
+// Addrs returns the recorded addresses of one node; fs.ErrNotExist if it has no record.
 func Addrs(tree Tree, name string) ([]netip.Addr, error) {
 	data, err := tree.ReadFile(Dir + "/" + name)
 	if err != nil {

@@ -1,9 +1,9 @@
-// Package origin knows the public hosts that content comes from: their names, their aliases, and which of them are
+// Package origin defines the public hosts that content comes from: their names, their aliases, and which of them are
 // enabled.
 //
-// It promises: one canonical name for each host, whatever alias or port a client uses; an order that is the same on
-// every node; and that what the tree says always wins over the built-in list, so that a newer program with a longer
-// list does not undo what an operator decided.
+// It promises: one canonical name for each host, whatever alias or port a client uses; the same order on every node;
+// and precedence of the tree over the built-in list, so that a newer program with a longer list does not revert an
+// operator's decision.
 package origin
 
 import (
@@ -22,18 +22,18 @@ type Origin struct {
 	Host string `json:"host"`
 	// Aliases are other names of the same content.
 	Aliases []string `json:"aliases,omitempty"`
-	// Registry says that container images are its main thing. Registries come first in the order in which flat names
-	// are tried; apart from that every origin answers /v2/ as a registry and everything else as files.
+	// Registry means that it mainly serves container images. Registries come first in the order in which flat names
+	// are tried; apart from that every origin serves /v2/ as a registry and everything else as files.
 	Registry bool `json:"registry,omitempty"`
-	// Disabled says why the origin is not answered: "" when it is.
+	// Disabled is why the origin is not served: "" if it is.
 	Disabled string `json:"disabled,omitempty"`
-	// Builtin says that the origin comes from the list in the program.
+	// Builtin means that the origin is in the program's list.
 	Builtin bool `json:"builtin,omitempty"`
 }
 
 // Reasons for which an origin is stored but not enabled.
 const (
-	// Removed is an origin that the operator took out of the built-in list.
+	// Removed is an origin that the operator removed from the built-in list.
 	Removed = "removed"
 	// NotPermitted is an origin that the CA's root does not permit: no certificate for it would verify.
 	NotPermitted = "not permitted by the root certificate"
@@ -54,15 +54,15 @@ func files(hosts ...string) []Origin {
 	return list
 }
 
-// Builtin returns the public registries and download hosts that installers of Kubernetes ask for, in the order in which
-// flat names are tried. Blobs are served from the origin itself, so the delivery networks behind them are not needed;
-// those with names of their own stand here all the same, because a client that asks for one should find its request in
-// the missing book.
+// Builtin returns the public registries and download hosts that installers of Kubernetes use, in the order in which
+// flat names are tried. Blobs are served from the origin itself, so the delivery networks behind them are not needed.
+// Those with their own names are listed all the same, so that requests for them are recorded in the missing book.
 func Builtin() []Origin {
 	return slices.Concat(
 		[]Origin{
 			registry("registry.k8s.io", "k8s.gcr.io"),
-			registry("docker.io", "registry-1.docker.io", "index.docker.io", "auth.docker.io", "registry.hub.docker.com"),
+			registry("docker.io", "registry-1.docker.io", "index.docker.io", "auth.docker.io",
+				"registry.hub.docker.com"),
 			registry("quay.io", "cdn.quay.io", "cdn01.quay.io", "cdn02.quay.io", "cdn03.quay.io"),
 			registry("ghcr.io", "pkg-containers.githubusercontent.com"),
 			registry("gcr.io", "us.gcr.io", "eu.gcr.io", "asia.gcr.io"),
@@ -77,18 +77,22 @@ func Builtin() []Origin {
 			{Host: "dl.k8s.io", Aliases: []string{"cdn.dl.k8s.io"}, Builtin: true},
 		},
 		files(
-			"github.com", "raw.githubusercontent.com", "objects.githubusercontent.com", "release-assets.githubusercontent.com", "codeload.github.com",
+			"github.com", "raw.githubusercontent.com", "objects.githubusercontent.com",
+			"release-assets.githubusercontent.com", "codeload.github.com",
 			"storage.googleapis.com", "get.helm.sh", "helm.cilium.io", "postfinance.github.io", "charts.jetstack.io",
-			"download.docker.com", "production.cloudflare.docker.com", "pkgs.k8s.io", "prod-cdn.packages.k8s.io", "download.opensuse.org",
+			"download.docker.com", "production.cloudflare.docker.com", "pkgs.k8s.io", "prod-cdn.packages.k8s.io",
+			"download.opensuse.org",
 			"archive.ubuntu.com", "security.ubuntu.com", "ports.ubuntu.com",
-			"mirrors.almalinux.org", "repo.almalinux.org", "mirrors.rockylinux.org", "dl.rockylinux.org", "mirror.centos.org", "mirror.stream.centos.org",
-			"download.fedoraproject.org", "mirrors.fedoraproject.org", "dl.fedoraproject.org", "yum.oracle.com", "nvidia.github.io", "developer.download.nvidia.com",
+			"mirrors.almalinux.org", "repo.almalinux.org", "mirrors.rockylinux.org", "dl.rockylinux.org",
+			"mirror.centos.org", "mirror.stream.centos.org",
+			"download.fedoraproject.org", "mirrors.fedoraproject.org", "dl.fedoraproject.org", "yum.oracle.com",
+			"nvidia.github.io", "developer.download.nvidia.com",
 			"get.k3s.io", "update.k3s.io", "get.rke2.io", "update.rke2.io", "rpm.rancher.io",
 		),
 	)
 }
 
-// Fold is the form in which hosts are compared: lower-case, without a port and without a trailing dot.
+// Fold normalizes a host for comparison: lower-case, without a port and without a trailing dot.
 func Fold(host string) string {
 	host = strings.ToLower(host)
 	if a, err := netip.ParseAddrPort(host); err == nil {
@@ -100,10 +104,10 @@ func Fold(host string) string {
 	return strings.TrimSuffix(host, ".")
 }
 
-// Check says why host cannot be an origin; host is what Fold returned.
+// Check returns why host cannot be an origin; host is the result of Fold.
 func Check(host string) error {
 	if _, err := netip.ParseAddr(host); err == nil {
-		return fmt.Errorf("an origin is a host name, got the address %s: %w", host, fs.ErrInvalid)
+		return fmt.Errorf("an origin must be a host name, got the address %s: %w", host, fs.ErrInvalid)
 	}
 	ok := len(host) <= 253 && strings.Contains(host, ".")
 	for label := range strings.SplitSeq(host, ".") {
@@ -111,21 +115,22 @@ func Check(host string) error {
 			strings.Trim(label, "abcdefghijklmnopqrstuvwxyz0123456789-") == ""
 	}
 	if !ok {
-		return fmt.Errorf("an origin is a host name with a dot, like registry.example.org, got %q: %w", host, fs.ErrInvalid)
+		return fmt.Errorf("an origin must be a host name with a dot, like registry.example.org, got %q: %w", host,
+			fs.ErrInvalid)
 	}
 	return nil
 }
 
-// A Set is what is known about origins at one moment. It is immutable and safe for concurrent use.
+// A Set is the set of origins at one moment. It is immutable and safe for concurrent use.
 type Set struct {
 	list []Origin
 	by   map[string]int // host or alias, of enabled origins
 	all  map[string]int // host or alias, of every origin
 }
 
-// Load reads the records of the operator (one file an origin, tree being the origins/ directory) over base, the origins
-// that are there without a record. A record that cannot be read is an error that names it: guessing would open or close
-// an origin silently.
+// Load applies the operator's records (one file per origin, tree being the origins/ directory) to base, the origins
+// that exist without a record. A record that cannot be read is an error with its name: ignoring it would silently
+// enable or disable an origin.
 func Load(tree fs.ReadDirFS, base []Origin) (*Set, error) {
 	list := slices.Clone(base)
 	at := map[string]int{}
@@ -146,11 +151,12 @@ func Load(tree fs.ReadDirFS, base []Origin) (*Set, error) {
 		}
 		var o Origin
 		if err := json.Unmarshal(data, &o); err != nil || o.Host != e.Name() || Check(o.Host) != nil {
-			return nil, fmt.Errorf("origin %s: its record is damaged, remove the origin and add it again: %w", e.Name(), errors.Join(err, fs.ErrInvalid))
+			return nil, fmt.Errorf("origin %s: its record is damaged, remove the origin and add it again: %w", e.Name(),
+				errors.Join(err, fs.ErrInvalid))
 		}
 		if i, ok := at[o.Host]; ok {
 			o.Builtin = list[i].Builtin
-			if o.Disabled == Removed { // keeps what the list knows, so that adding it again is one word
+			if o.Disabled == Removed { // keeps the list's aliases, so that adding it again needs only the host
 				o.Aliases, o.Registry = list[i].Aliases, list[i].Registry
 			}
 			list[i] = o
@@ -162,8 +168,8 @@ func Load(tree fs.ReadDirFS, base []Origin) (*Set, error) {
 	return NewSet(list), nil
 }
 
-// NewSet makes a set of a list. Registries come first, otherwise the order stays. A name that two origins claim belongs
-// to the one whose host it is, else to the first.
+// NewSet makes a set of a list. Registries come first, otherwise the order stays. A name of two origins belongs to
+// the one whose host it is, else to the first.
 func NewSet(list []Origin) *Set {
 	list = slices.Clone(list)
 	slices.SortStableFunc(list, func(a, b Origin) int {
@@ -211,7 +217,7 @@ func (s *Set) Hosts() []string {
 	return hosts
 }
 
-// Names returns every name that enabled origins have, aliases included, in order.
+// Names returns every name of the enabled origins, aliases included, in order.
 func (s *Set) Names() []string {
 	var names []string
 	for i, o := range s.list {
@@ -224,8 +230,8 @@ func (s *Set) Names() []string {
 	return names
 }
 
-// Canonical folds a name as a client writes it (any case, with a port, an alias) to the host of the enabled origin that
-// it belongs to. The second result says whether there is one; if there is none, the first is the folded name.
+// Canonical maps a name as a client writes it (any case, with a port, an alias) to the host of its enabled origin.
+// The second result reports whether there is one; if not, the first is the folded name.
 func (s *Set) Canonical(name string) (string, bool) {
 	name = Fold(name)
 	if i, ok := s.by[name]; ok {
@@ -243,8 +249,8 @@ func (s *Set) Get(name string) (Origin, bool) {
 	return s.list[i], true
 }
 
-// With returns the set as it would be with o in place of what has its host. An origin whose host or alias belongs to
-// another one is fs.ErrExist and names it.
+// With returns a set with o added, replacing the origin with its host. If its host or alias belongs to another
+// origin, the error is fs.ErrExist and names that one.
 func (s *Set) With(o Origin) (*Set, error) {
 	for _, n := range o.Names() {
 		if err := Check(n); err != nil {
@@ -263,8 +269,7 @@ func (s *Set) With(o Origin) (*Set, error) {
 	return NewSet(list), nil
 }
 
-// Without returns the set as it would be if the origin were removed: a built-in one stays, disabled; another one is
-// gone.
+// Without returns a set without the origin: a built-in one stays, disabled.
 func (s *Set) Without(host string) *Set {
 	list := slices.Clone(s.list)
 	for i, o := range list {
@@ -281,12 +286,13 @@ func (s *Set) Without(host string) *Set {
 	return NewSet(list)
 }
 
-// Record is the file that keeps o in the tree; its name is o.Host.
+// Record encodes o as its file in the tree, named o.Host.
 func Record(o Origin) ([]byte, error) {
 	o.Builtin = false
 	data, err := json.Marshal(o)
 	if err == nil && len(data) > 4096 {
-		err = fmt.Errorf("origin %s: its record has %d bytes, at most 4096 are kept: use fewer aliases: %w", o.Host, len(data), fs.ErrInvalid)
+		err = fmt.Errorf("origin %s: its record has %d bytes, more than 4096: use fewer aliases: %w", o.Host, len(data),
+			fs.ErrInvalid)
 	}
 	return data, err
 }

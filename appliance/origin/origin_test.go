@@ -37,7 +37,8 @@ func TestCanonicalFoldsAliasesPortsAndCase(t *testing.T) {
 			t.Errorf("Canonical(%q) = %q, %v; want %q", in, got, ok, want)
 		}
 	}
-	for in, want := range map[string]string{"example.org:80": "example.org", "10.0.0.1:80": "10.0.0.1", "[fd00::1]:443": "fd00::1", "fd00::1": "fd00::1"} {
+	for in, want := range map[string]string{"example.org:80": "example.org", "10.0.0.1:80": "10.0.0.1",
+		"[fd00::1]:443": "fd00::1", "fd00::1": "fd00::1"} {
 		if got, ok := s.Canonical(in); ok || got != want {
 			t.Errorf("Canonical(%q) = %q, %v; want %q and no origin", in, got, ok, want)
 		}
@@ -71,7 +72,8 @@ func TestRecordsWinOverTheBuiltinList(t *testing.T) {
 		t.Fatal(err)
 	}
 	hosts := s.Hosts()
-	if slices.Contains(hosts, "quay.io") || !slices.Contains(hosts, "registry.bank.example") || slices.Contains(hosts, "files.bank.example") {
+	if slices.Contains(hosts, "quay.io") || !slices.Contains(hosts, "registry.bank.example") ||
+		slices.Contains(hosts, "files.bank.example") {
 		t.Fatalf("enabled: %v", hosts)
 	}
 	if slices.Index(hosts, "registry.bank.example") > slices.Index(hosts, "dl.k8s.io") {
@@ -112,7 +114,8 @@ func TestANameBelongsToOneOrigin(t *testing.T) {
 		}
 	}
 	added, err := s.With(Origin{Host: "new.example.org"})
-	if err != nil || !slices.Contains(added.Names(), "new.example.org") || slices.Contains(s.Names(), "new.example.org") {
+	if err != nil || !slices.Contains(added.Names(), "new.example.org") ||
+		slices.Contains(s.Names(), "new.example.org") {
 		t.Fatalf("With changes a copy: %v", err)
 	}
 	if gone := added.Without("new.example.org"); slices.Contains(gone.Names(), "new.example.org") {

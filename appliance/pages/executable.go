@@ -16,9 +16,9 @@ import (
 	"casemate/cluster/byterange"
 )
 
-// Executable is this program's executable as a file to download: GET /casemate, with which a node runs casemate doctor.
-// It is opened once, so an upgrade on the disk changes nothing of what a running daemon gives out, and a download that
-// goes on later goes on with the same bytes or not at all (ETag, If-Range).
+// Executable serves this program's executable as a download: GET /casemate, with which a node runs casemate doctor.
+// The file is opened once, so an upgrade on disk does not change what a running daemon serves, and a resumed download
+// continues with the same bytes or fails (ETag, If-Range).
 type Executable struct {
 	file *os.File // nil: it cannot be read
 	size int64
@@ -29,7 +29,7 @@ type Executable struct {
 // OpenExecutable never fails: a daemon whose executable cannot be read serves everything else.
 func OpenExecutable() *Executable {
 	b := &Executable{}
-	f, err := os.Open("/proc/self/exe") // the file that runs, even if another has its name by now
+	f, err := os.Open("/proc/self/exe") // the running file, even if its path was replaced since
 	if err != nil {
 		var name string
 		if name, err = os.Executable(); err == nil {
@@ -56,7 +56,7 @@ func OpenExecutable() *Executable {
 	return b
 }
 
-// reader reads by position, so that many may at once.
+// reader reads by position, so that it supports concurrent requests.
 func (b *Executable) reader() *io.SectionReader { return io.NewSectionReader(b.file, 0, b.size) }
 
 // Close closes the file.
@@ -80,7 +80,7 @@ func (b *Executable) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	http.ServeContent(w, byterange.Bound(r, b.size), "", b.mod, b.reader())
 }
 
-// Info is what "casemate doctor --line" has to know.
+// Info returns what "casemate doctor --line" needs.
 func (b *Executable) Info() (doctor.Executable, error) {
 	sum, err := b.sum()
 	if err != nil {

@@ -1,5 +1,5 @@
-// Package pages is what the bastions' own names and addresses show besides images and files: a page for people, the
-// root certificates, revocation lists, health, and what nodes need to enrol and to look for faults.
+// Package pages serves the bastions' own names and addresses, except for images and files: a page for people, the
+// root certificates, revocation lists, health, and what nodes need to enrol and to diagnose faults.
 package pages
 
 import (
@@ -14,19 +14,19 @@ import (
 	"casemate/appliance/reply"
 )
 
-// Pages answers for <domain>, <node>.<domain> and addresses.
+// Pages serves <domain>, <node>.<domain> and addresses.
 type Pages struct {
 	Roots      func() []byte                           // PEM
 	Revocation func(id string) (der []byte, err error) // fs.ErrNotExist if there is no such list
 	Ready      func() error                            // nil: this node serves
 	Metrics    http.Handler
 	Front      func() Front
-	Site       func() (nodeconf.Site, error) // what nodes have to know
-	Samples    *Samples                      // what casemate doctor may try with
+	Site       func() (nodeconf.Site, error) // for the enrolment of nodes
+	Samples    *Samples                      // content for casemate doctor
 	Executable *Executable                   // this program
 }
 
-// Front is what the page for people shows.
+// Front is the content of the page for people.
 type Front struct {
 	Node, Domain string
 	Resolvers    []string // addresses
@@ -51,7 +51,7 @@ func (p *Pages) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		case errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrInvalid):
 			reply.Refuse(w, r, http.StatusNotFound, "", "there is no such revocation list")
 		case err != nil:
-			reply.Refuse(w, r, http.StatusServiceUnavailable, "", "the revocation list is not available now")
+			reply.Refuse(w, r, http.StatusServiceUnavailable, "", "the revocation list is temporarily unavailable")
 		default:
 			reply.Send(w, r, "application/pkix-crl", der)
 		}
@@ -74,7 +74,7 @@ func (p *Pages) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case path == "/metrics":
 		p.Metrics.ServeHTTP(w, r)
 	default:
-		reply.Refuse(w, r, http.StatusNotFound, "", "this page does not exist; / lists those that do")
+		reply.Refuse(w, r, http.StatusNotFound, "", "this page does not exist; / lists the pages")
 	}
 }
 
@@ -83,12 +83,12 @@ var frontTemplate = template.Must(template.New("front").Parse(`<!doctype html>
 <style>body{font-family:sans-serif;max-width:44em;margin:2em auto;line-height:1.5}
 code,pre{background:#eee;padding:.1em .3em}</style></head><body>
 <h1>Casemate</h1>
-<p>This is {{.Node}}.{{.Domain}}, the internet that a cluster needs.
-A node needs two things: this resolver and this certificate.</p>
+<p>This is {{.Node}}.{{.Domain}}, which stands in for the Internet in an air-gapped network.
+A node needs this resolver and this certificate.</p>
 <ul>
 <li>Resolver: {{range .Resolvers}}<code>{{.}}</code> {{end}}</li>
-<li>Certificate: <a href="/ca.crt">/ca.crt</a>, to be put into the node's trust store</li>
-<li>Both at once: the line that <code>casemate enroll</code> prints on a bastion</li>
+<li>Certificate: <a href="/ca.crt">/ca.crt</a>, to be added to the node's trust store</li>
+<li>To set up both: the line that <code>casemate enroll</code> prints on a bastion</li>
 <li><a href="/files/">Files</a> by their upstream address,
 images by their upstream name or below <code>registry.{{.Domain}}</code></li>
 <li><a href="/healthz">/healthz</a>, <a href="/readyz">/readyz</a>, <a href="/metrics">/metrics</a></li>
@@ -101,7 +101,7 @@ images by their upstream name or below <code>registry.{{.Domain}}</code></li>
 func (p *Pages) serveFront(w http.ResponseWriter, r *http.Request) {
 	var b strings.Builder
 	if err := frontTemplate.Execute(&b, p.Front()); err != nil {
-		reply.Refuse(w, r, http.StatusInternalServerError, "", fmt.Sprintf("the page cannot be made: %v", err))
+		reply.Refuse(w, r, http.StatusInternalServerError, "", fmt.Sprintf("the page cannot be generated: %v", err))
 		return
 	}
 	w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")

@@ -14,17 +14,17 @@ import (
 )
 
 const (
-	sampleLooks = 200             // images, and files, that are looked at to find samples
-	SampleAge   = time.Minute     // for which what was found is told again
-	LargeSample = 4 << 20         // bytes from which an image shows what only large transfers do
-	FileSample  = 64 << 10        // bytes that make a file worth a range
-	sampleTime  = 2 * time.Second // for looking
+	sampleLooks = 200             // images, and files, that are examined to find samples
+	SampleAge   = time.Minute     // how long a result is reused
+	LargeSample = 4 << 20         // bytes from which an image reveals faults of large transfers
+	FileSample  = 64 << 10        // bytes from which a file is suitable for a range request
+	sampleTime  = 2 * time.Second // time limit of a search
 )
 
-// Samples proposes to nodes what they may try with. Anybody may ask, so it is found at most once in a while, by one at
-// a time, and among the first names only.
+// Samples proposes content for doctor's checks. Requests are not authenticated, so the search runs at most once in a
+// while, one at a time, and among the first names only.
 type Samples struct {
-	// Anonymous says that reading images needs no user. Who must say who he is to pull is not told what there is.
+	// Anonymous reports whether reading images needs no user. Otherwise the names of images are not disclosed.
 	Anonymous func() bool
 	Hosts     func() *routing.Hosts
 	Images    interface {
@@ -34,17 +34,17 @@ type Samples struct {
 		List(ctx context.Context, prefix string) iter.Seq2[fileserver.Info, error]
 	}
 
-	// Age is for how long what was found is told again.
+	// Age is how long a result is reused.
 	Age time.Duration
 
 	mu      sync.Mutex
 	found   doctor.Sample
 	at      time.Time
-	looking chan struct{} // closed when who looks now has ended; nil: nobody does
+	looking chan struct{} // closed when the running search ends; nil: none is running
 }
 
-// get returns what was found last, or what find finds now if that is too old. Who asks while another looks waits for
-// that one, no longer than ctx.
+// get returns the last result, or a new result of find if that is too old. A request waits for a running search, at
+// most until ctx ends.
 func (s *Samples) get(ctx context.Context, find func(context.Context) doctor.Sample) (doctor.Sample, error) {
 	s.mu.Lock()
 	for s.looking != nil {
@@ -64,7 +64,7 @@ func (s *Samples) get(ctx context.Context, find func(context.Context) doctor.Sam
 	done := make(chan struct{})
 	s.looking = done
 	s.mu.Unlock()
-	// For all who ask, not for the one who asked first.
+	// The search serves all requests, not only the first one.
 	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), sampleTime)
 	defer cancel()
 	found := find(limit)
@@ -75,8 +75,7 @@ func (s *Samples) get(ctx context.Context, find func(context.Context) doctor.Sam
 	return found, nil
 }
 
-// Find looks for a small image, a large one and a file at origins that are answered. What cannot be read is left
-// out.
+// Find looks for a small image, a large one and a file at enabled origins. It skips content that cannot be read.
 func (p *Samples) Find(ctx context.Context) (s doctor.Sample) {
 	hosts := p.Hosts()
 	var small, large, fit int64
@@ -110,7 +109,7 @@ func (p *Samples) Find(ctx context.Context) (s doctor.Sample) {
 	return s
 }
 
-// hostOf is the host of an image's name or a file's URL.
+// hostOf returns the host of an image's name or a file's URL.
 func hostOf(name string) string {
 	name = strings.TrimPrefix(name, "https://")
 	host, _, _ := strings.Cut(name, "/")

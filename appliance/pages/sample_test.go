@@ -10,8 +10,8 @@ import (
 	"casemate/appliance/doctor"
 )
 
-// TestOneLooksForSamples: who asks while another looks waits for that one and not longer than its own client; who hangs
-// up does not end the search for the others.
+// TestOneLooksForSamples: a request during a search waits for it, and not longer than its own client; a client that
+// disconnects does not end the search for the others.
 func TestOneLooksForSamples(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := Samples{Age: SampleAge}

@@ -7,7 +7,7 @@ import (
 	"casemate/appliance/reply"
 )
 
-// serveSite is GET /site.json: what a node may know of the bastions before it trusts them.
+// serveSite is GET /site.json: what a node may know about the bastions before it trusts them.
 func (p *Pages) serveSite(w http.ResponseWriter, r *http.Request) {
 	s, err := p.Site()
 	if err != nil {
@@ -41,7 +41,7 @@ func (p *Pages) serveEnroll(w http.ResponseWriter, r *http.Request) {
 func (p *Pages) serveSample(w http.ResponseWriter, r *http.Request) {
 	found, err := p.Samples.get(r.Context(), p.Samples.Find)
 	if err != nil {
-		return // nobody waits for it any more
+		return // the client has gone
 	}
 	data, err := json.MarshalIndent(found, "", "  ")
 	if err != nil {

@@ -1,4 +1,4 @@
-// Package reply writes the short answers that several rooms give over HTTP: refusals and whole documents.
+// Package reply writes short HTTP responses: refusals and whole documents.
 package reply
 
 import (
@@ -10,14 +10,14 @@ import (
 	"strings"
 )
 
-// Refuse answers with one sentence: as the registry's error where a registry's client reads it, else as text.
+// Refuse responds with one sentence: in the registry's error format if the client is a registry client, else as text.
 func Refuse(w http.ResponseWriter, r *http.Request, status int, code, sentence string) {
 	body := sentence + "\n"
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	if r.URL.Path == "/v2" || strings.HasPrefix(r.URL.Path, "/v2/") || r.URL.Path == "/token" {
 		w.Header().Set("Content-Type", "application/json")
-		quoted, _ := json.Marshal(sentence) // a string can always be written
+		quoted, _ := json.Marshal(sentence) // marshalling a string cannot fail
 		body = fmt.Sprintf("{\"errors\":[{\"code\":%q,\"message\":%s}]}\n", code, quoted)
 	}
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
@@ -27,7 +27,7 @@ func Refuse(w http.ResponseWriter, r *http.Request, status int, code, sentence s
 	}
 }
 
-// Clip keeps what a client sent short in an answer.
+// Clip truncates text from a client for a response.
 func Clip(s string) string {
 	if len(s) > 120 {
 		return s[:120] + "…"
@@ -35,7 +35,7 @@ func Clip(s string) string {
 	return s
 }
 
-// Send answers with a whole document that must be fetched anew each time.
+// Send responds with a whole document that must not be cached.
 func Send(w http.ResponseWriter, r *http.Request, kind string, body []byte) {
 	w.Header().Set("Content-Type", kind)
 	w.Header().Set("X-Content-Type-Options", "nosniff")

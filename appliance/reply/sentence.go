@@ -9,19 +9,19 @@ import (
 	"syscall"
 )
 
-// classes are errors that stand at the end of a sentence for errors.Is alone: they tell a program which class of error
-// it is, and people nothing.
+// classes are errors at the end of a sentence for errors.Is only: they tell a program the class of the error, and
+// users nothing.
 var classes = []error{
 	fs.ErrNotExist, fs.ErrExist, fs.ErrInvalid, fs.ErrPermission, syscall.EINVAL, syscall.EAGAIN, syscall.EINPROGRESS,
 	syscall.EBADMSG, syscall.EIO, syscall.ENOSPC,
 }
 
-// Sentence is an error as people read it: without the classes behind it that say the same once more, and without names
-// of the tree, which are ours. What the operating system says of a file or an address stays.
+// Sentence formats an error for users: without the classes at its end, which repeat the sentence, and without names
+// of the tree, which are internal. The operating system's errors about a file or an address stay.
 func Sentence(err error) string {
 	s := err.Error()
 	if e := (*fs.PathError)(nil); errors.As(err, &e) && !errors.As(e.Err, new(syscall.Errno)) {
-		// The tree's: the operating system's have a number.
+		// An error of the tree: the operating system's have a number.
 		what := e.Err.Error()
 		switch {
 		case errors.Is(e.Err, fs.ErrNotExist):
@@ -42,8 +42,9 @@ func Sentence(err error) string {
 	return strings.ReplaceAll(s, "\n", "; ")
 }
 
-// ofSystem reports an error in which the operating system's number is what went wrong.
+// ofSystem reports an error whose cause has an error number of the operating system.
 func ofSystem(err error) bool {
-	return errors.As(err, new(*fs.PathError)) || errors.As(err, new(*os.LinkError)) || errors.As(err, new(*os.SyscallError)) ||
+	return errors.As(err, new(*fs.PathError)) || errors.As(err, new(*os.LinkError)) ||
+		errors.As(err, new(*os.SyscallError)) ||
 		errors.As(err, new(*net.OpError))
 }

@@ -30,11 +30,13 @@ func TestSentence(t *testing.T) {
 		{fmt.Errorf("set x: %w", tree(fs.ErrExist)), "set x: it exists already"},
 		{tree(fs.ErrNotExist), "it does not exist"},
 		// What the operating system says is what went wrong.
-		{&fs.PathError{Op: "open", Path: "images.list", Err: syscall.ENOENT}, "open images.list: no such file or directory"},
+		{&fs.PathError{Op: "open", Path: "images.list", Err: syscall.ENOENT},
+			"open images.list: no such file or directory"},
 		{&fs.PathError{Op: "open", Path: "images.list", Err: syscall.EACCES}, "open images.list: permission denied"},
 		{&fs.PathError{Op: "write", Path: "b.tar", Err: syscall.ENOSPC}, "write b.tar: no space left on device"},
 		{&os.LinkError{Op: "rename", Old: "a", New: "b", Err: syscall.EEXIST}, "rename a b: file exists"},
-		{&net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("connect", syscall.EINVAL)}, "dial tcp: connect: invalid argument"},
+		{&net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("connect", syscall.EINVAL)},
+			"dial tcp: connect: invalid argument"},
 		{errors.Join(errors.New("one"), errors.New("two")), "one; two"},
 	} {
 		if got := Sentence(c.err); got != c.want {

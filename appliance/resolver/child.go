@@ -16,14 +16,14 @@ import (
 	"casemate/dnssrv/process"
 )
 
-// heldSocket is a socket of DNS that stays open for the next DNS process. It is a bare descriptor: a net.Conn or an
-// os.File would be in the runtime's poller, and each question would wake this process as well.
+// heldSocket is a DNS socket that stays open for the next DNS process. It is a bare descriptor: a net.Conn or an
+// os.File would be in the runtime's poller, and each query would wake this process as well.
 type heldSocket struct {
 	fd   int
 	name string
 }
 
-// hold takes the sockets of DNS out of the poller.
+// hold removes the DNS sockets from the poller.
 func (r *Resolver) hold() error {
 	hold := func(name string, c syscall.Conn) error {
 		raw, err := c.SyscallConn()
@@ -58,7 +58,7 @@ func (r *Resolver) hold() error {
 	return nil
 }
 
-// files are the sockets of DNS as a process started by this one gets them, with their names.
+// files returns the DNS sockets as a child process inherits them, with their names.
 func (r *Resolver) files() (files []*os.File, names []string, err error) {
 	for _, h := range r.held {
 		fd, err := unix.FcntlInt(uintptr(h.fd), unix.F_DUPFD_CLOEXEC, 3)
@@ -94,7 +94,7 @@ func (r *Resolver) start(peer *os.File) (process.Process, error) {
 	if r.cfg.Start != nil {
 		return r.cfg.Start(peer, files, names)
 	}
-	exe := "/proc/self/exe" // the file that runs, even if another has its name by now
+	exe := "/proc/self/exe" // the running file, even if its path was replaced since
 	if _, err := os.Stat(exe); err != nil {
 		if exe, err = os.Executable(); err != nil {
 			return nil, err
@@ -112,7 +112,8 @@ func (r *Resolver) start(peer *os.File) (process.Process, error) {
 		Stderr:     os.Stderr,
 		ExtraFiles: append([]*os.File{peer}, files...),
 	}
-	for _, v := range os.Environ() { // nothing of the daemon's, above all not how to notify systemd
+	// the environment without the daemon's own variables, above all those for notifying systemd
+	for _, v := range os.Environ() {
 		for _, keep := range []string{"GODEBUG=", "GOMAXPROCS=", "GOTRACEBACK=", "GOCOVERDIR=", "JOURNAL_STREAM="} {
 			if strings.HasPrefix(v, keep) {
 				cmd.Env = append(cmd.Env, v)

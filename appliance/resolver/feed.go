@@ -11,26 +11,26 @@ import (
 	"casemate/dnssrv/process"
 )
 
-// answers is how far DNS has taken up what the tree says.
+// answers records which changes of the tree were applied to DNS.
 type answers struct {
-	mu      sync.Mutex // held while the tree is read and DNS changed, so that nobody puts an older state over a newer one
+	mu      sync.Mutex // held while the tree is read and DNS changed, so that an older state never replaces a newer one
 	changed <-chan struct{}
-	take    func() (names []string, all bool) // the names that changed, see cluster.Tree
+	take    func() (names []string, all bool) // returns the names that changed, see cluster.Tree
 	stop    context.CancelFunc
 
-	rest    dnssrv.Update   // what was last taken up that is no name
+	rest    dnssrv.Update   // the last applied update apart from names
 	whole   bool            // all names must be read
-	pending map[string]bool // the owners that changed and could not be taken up yet
+	pending map[string]bool // owners that changed and could not be applied yet
 }
 
-// followNames lets the tree remember which names change, until stop.
+// followNames makes the tree record which names change, until stop.
 func (r *Resolver) followNames() {
 	ctx, stop := context.WithCancel(context.Background())
 	changed, take := r.cfg.Tree.Follow(ctx, "names")
 	r.answers = answers{changed: changed, take: take, stop: stop, whole: true, pending: map[string]bool{}}
 }
 
-// Refresh takes up what the tree says now. On an error what was there before stays in use.
+// Refresh applies the current state of the tree. On an error the previous state stays in use.
 func (r *Resolver) Refresh() error {
 	r.answers.mu.Lock()
 	defer r.answers.mu.Unlock()
@@ -55,21 +55,21 @@ func (r *Resolver) Refresh() error {
 	})
 }
 
-// RefreshNames is Refresh for a change of names alone: it costs what has changed.
+// RefreshNames is Refresh for changes of names only: its cost depends on the number of changes.
 func (r *Resolver) RefreshNames() error {
 	r.answers.mu.Lock()
 	defer r.answers.mu.Unlock()
 	return r.answer(dnssrv.Update{})
 }
 
-// answer changes DNS by u and the names that have changed. r.answers.mu is held.
+// answer updates DNS by u and the names that have changed. The caller holds r.answers.mu.
 func (r *Resolver) answer(u dnssrv.Update) error {
 	s := &r.answers
 	changed, all := s.take()
 	for _, name := range changed {
 		s.pending[names.Owner(name)] = true
 	}
-	// Beyond some thousand, names are cheaper to read all at once; and the tree does not remember more either.
+	// Beyond some thousand changes, reading all names is cheaper; and the tree does not record more either.
 	if s.whole = s.whole || all || len(s.pending) > PartOfNames; s.whole {
 		clear(s.pending)
 	}
@@ -96,7 +96,7 @@ func (r *Resolver) answer(u dnssrv.Update) error {
 	return nil
 }
 
-// PartOfNames is how many owners are read before DNS gets them: the tree may have any number.
+// PartOfNames is how many owners are read before they are sent to DNS: the tree may have any number.
 const PartOfNames = 4096
 
 func (r *Resolver) answerWith(u dnssrv.Update) (err error) {
@@ -128,7 +128,7 @@ func (r *Resolver) answerWith(u dnssrv.Update) (err error) {
 	return err
 }
 
-// Holds returns what tells whether a name is answered from the table.
+// Holds returns a function that reports whether a name is in the DNS table.
 func (r *Resolver) Holds(v *current.State) func(name string) bool {
 	return dnssrv.HeldBy(func(yield func(string) bool) {
 		for _, name := range append(v.Hosts.Names(), "ns."+v.Settings.Domain) {

@@ -19,32 +19,32 @@ import (
 	"casemate/dnssrv/process"
 )
 
-// The names of the DNS process's sockets besides those of DNS itself.
+// The names of the DNS process's other sockets.
 const (
 	socketLink  = "link"  // where daemons connect
-	SocketPeer  = "peer"  // the connection to the daemon that has started it
-	storedTable = "table" // what its predecessor left with systemd
+	SocketPeer  = "peer"  // the connection to the daemon that started it
+	storedTable = "table" // the table that its predecessor stored with systemd
 )
 
-// ProcessOptions are what a DNS process is told.
+// ProcessOptions are the options of a DNS process.
 type ProcessOptions struct {
-	// Config is the file in which the log is set up, if the process is systemd's.
+	// Config is the config file whose log settings apply, if systemd runs the process.
 	Config string
-	// Sockets are the names of the open files from 3 on; nil: systemd says what they are.
+	// Sockets are the names of the open files from descriptor 3 on; nil: systemd provides the names.
 	Sockets []string
-	// Log is for a process without a Config.
+	// Log applies to a process without a Config.
 	Log config.Log
 	// Version is the program's.
 	Version string
-	// Stderr is where the log goes.
+	// Stderr receives the log.
 	Stderr io.Writer
 }
 
-// RunProcess is the DNS process. It returns nil after a stop that was asked for.
+// RunProcess runs the DNS process. It returns nil after a requested stop.
 func RunProcess(ctx context.Context, opt ProcessOptions) error {
 	logs := opt.Log
 	if opt.Config != "" {
-		// What else is in there is the daemon's matter, and so is a mistake.
+		// Only the log settings are used; errors in the config are reported by the daemon.
 		if cfg, err := config.Load(opt.Config); err == nil {
 			logs = cfg.Log
 		}
@@ -84,7 +84,7 @@ func RunProcess(ctx context.Context, opt ProcessOptions) error {
 	return err
 }
 
-// ProcessConfig makes of open files what a DNS process needs. They are closed.
+// ProcessConfig converts open files to the configuration of a DNS process. It closes them.
 func ProcessConfig(files []*os.File) (cfg process.Config, err error) {
 	defer func() {
 		for _, f := range files {
@@ -98,7 +98,7 @@ func ProcessConfig(files []*os.File) (cfg process.Config, err error) {
 		case sockets.DNSUDP:
 			c, err := net.FilePacketConn(f)
 			if err != nil {
-				return cfg, fmt.Errorf("socket %q is no datagram socket: %w", f.Name(), err)
+				return cfg, fmt.Errorf("socket %q is not a datagram socket: %w", f.Name(), err)
 			}
 			u, ok := c.(*net.UDPConn)
 			if !ok {
@@ -109,7 +109,7 @@ func ProcessConfig(files []*os.File) (cfg process.Config, err error) {
 		case sockets.DNSTCP, socketLink:
 			l, err := net.FileListener(f)
 			if err != nil {
-				return cfg, fmt.Errorf("socket %q is no stream socket: %w", f.Name(), err)
+				return cfg, fmt.Errorf("socket %q is not a stream socket: %w", f.Name(), err)
 			}
 			if f.Name() == sockets.DNSTCP {
 				cfg.TCP = append(cfg.TCP, l)
@@ -122,7 +122,8 @@ func ProcessConfig(files []*os.File) (cfg process.Config, err error) {
 			}
 		case storedTable:
 		default:
-			return cfg, fmt.Errorf("a socket is called %q: a DNS process takes dns-udp, dns-tcp and link", f.Name())
+			return cfg, fmt.Errorf("a socket has the name %q: a DNS process accepts dns-udp, dns-tcp and link",
+				f.Name())
 		}
 	}
 	if cfg.Peer == nil && cfg.Link == nil || len(cfg.UDP) == 0 || len(cfg.TCP) == 0 {
@@ -131,7 +132,7 @@ func ProcessConfig(files []*os.File) (cfg process.Config, err error) {
 	return cfg, nil
 }
 
-// keptTable is the table that systemd keeps for the next process; a new one if it has none, or none that is of use.
+// keptTable returns the table that systemd stores for the next process; a new one if there is none or it is unusable.
 func keptTable(files []*os.File) (*process.Table, error) {
 	for _, f := range files {
 		if f.Name() != storedTable {

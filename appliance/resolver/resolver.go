@@ -1,5 +1,5 @@
-// Package resolver is the daemon's side of DNS: it keeps the DNS process running and connected, and tells it what the
-// tree says. It is also what that process runs.
+// Package resolver is the daemon's side of DNS: it keeps the DNS process running and connected, and sends it the
+// state of the tree. It is also the code of that process.
 package resolver
 
 import (
@@ -19,43 +19,43 @@ import (
 	"casemate/dnssrv/process"
 )
 
-// Config is what a Resolver needs.
+// Config configures a Resolver.
 type Config struct {
 	Tree    *cluster.Tree
 	Current *current.Reader
-	// Up reports whether a node answers; DNS does not name the others.
+	// Up reports whether a node is healthy; DNS returns only healthy nodes.
 	Up func(node string) bool
-	// Process is the path of the socket at which the DNS process waits that systemd runs. It is used where Sockets has
-	// none for DNS; else the Resolver starts a process, and takes these sockets.
+	// Process is the path of the socket of a DNS process that systemd runs. It is used if Sockets has none for DNS;
+	// otherwise the Resolver starts a process with these sockets.
 	Process string
 	Sockets *sockets.Set
-	// Listen is where DNS should listen.
+	// Listen are the addresses on which DNS should listen.
 	Listen []netip.AddrPort
 	// Start starts a DNS process. nil: this program's executable.
 	Start func(peer *os.File, files []*os.File, names []string) (process.Process, error)
 	Miss  func(client netip.Addr, name, qtype string)
-	// Noise takes questions of search lists, which tell of no need.
+	// Noise is called with queries of search lists, which do not show a need.
 	Noise func(client netip.Addr, name, qtype string)
-	// Problems takes the sentences that status shows of what DNS was told.
+	// Problems is called with the sentences about the DNS state that status shows.
 	Problems  func([]string)
 	Version   string
-	LogConfig config.Log     // of the process
+	LogConfig config.Log     // for the process
 	Level     *slog.LevelVar // nil: it does not change
 	Log       *slog.Logger
 }
 
-// A Resolver keeps the DNS process told.
+// A Resolver keeps the DNS process up to date.
 type Resolver struct {
 	cfg      Config
 	link     *process.Link
 	child    *process.Child // nil: systemd runs the DNS process
-	held     []heldSocket   // of the DNS process that this one starts
-	needs    chan struct{}  // the DNS process wants everything: wakes the follower
+	held     []heldSocket   // for the DNS process that this process starts
+	needs    chan struct{}  // the DNS process needs the whole state: wakes the follower
 	needsAll atomic.Bool
 	answers  answers
 }
 
-// Open makes the link to the DNS process, which Run connects.
+// Open creates the link to the DNS process, which Run connects.
 func Open(cfg Config) (*Resolver, error) {
 	r := &Resolver{cfg: cfg, needs: make(chan struct{}, 1)}
 	lc := process.LinkConfig{
@@ -102,7 +102,7 @@ func (r *Resolver) Close() error {
 	return nil
 }
 
-// Run keeps the DNS process connected, and ends the one that the daemon has started.
+// Run keeps the DNS process connected, and stops the one that the daemon has started.
 func (r *Resolver) Run(ctx context.Context) error {
 	if r.child != nil {
 		defer r.child.Close()
@@ -110,16 +110,16 @@ func (r *Resolver) Run(ctx context.Context) error {
 	return r.link.Run(ctx)
 }
 
-// Err says why this node's DNS cannot be counted on; nil if it can.
+// Err returns why this node's DNS does not work; nil if it does.
 func (r *Resolver) Err() error {
 	err := r.link.Err()
 	if err != nil && r.child == nil {
-		err = fmt.Errorf("%w (systemctl status casemate-dns says more)", err)
+		err = fmt.Errorf("%w (see systemctl status casemate-dns)", err)
 	}
 	return err
 }
 
-// Problems are sentences for status.
+// Problems returns sentences for status.
 func (r *Resolver) Problems() (list []string) {
 	if err := r.Err(); err != nil {
 		list = append(list, err.Error())
@@ -133,11 +133,11 @@ func (r *Resolver) Problems() (list []string) {
 	return list
 }
 
-// dnsPatience is how long a start waits for DNS. Without it the rest serves all the same, and status and readyz say
-// what is missing.
+// dnsPatience is how long a start waits for DNS. After it the other services start all the same, and status and
+// readyz report the problem.
 const dnsPatience = 5 * time.Second
 
-// Await waits until DNS answers, for a while, or until ctx or done ends.
+// Await waits until DNS answers, but at most dnsPatience, or until ctx or done ends.
 func (r *Resolver) Await(ctx context.Context, done <-chan struct{}) {
 	late := time.NewTimer(dnsPatience)
 	defer late.Stop()
@@ -146,18 +146,18 @@ func (r *Resolver) Await(ctx context.Context, done <-chan struct{}) {
 	case <-ctx.Done():
 	case <-done:
 	case <-late.C:
-		r.cfg.Log.Error("DNS does not answer yet, everything else is served", "err", r.Err())
+		r.cfg.Log.Error("DNS does not answer yet, the other services are started", "err", r.Err())
 	}
 }
 
-// StopForGood tells the DNS process that this node is none of the cluster's any more.
+// StopForGood tells the DNS process that this node was removed from the cluster.
 func (r *Resolver) StopForGood() {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
 	r.link.StopForGood(ctx)
 }
 
-// Addrs returns where DNS listens: as the process says, or as it should while that is not known.
+// Addrs returns where DNS listens: as reported by the process, or as configured until it has reported.
 func (r *Resolver) Addrs() []netip.AddrPort {
 	if at := r.link.Addrs(); at != nil {
 		return at
@@ -165,11 +165,11 @@ func (r *Resolver) Addrs() []netip.AddrPort {
 	return r.cfg.Listen
 }
 
-// Stats returns what DNS has counted.
+// Stats returns the counters of DNS.
 func (r *Resolver) Stats() dnssrv.Stats { return r.link.Stats() }
 
-// Needs tells when Refresh must be called because the DNS process wants everything.
+// Needs signals that Refresh must be called because the DNS process needs the whole state.
 func (r *Resolver) Needs() <-chan struct{} { return r.needs }
 
-// Changed tells when RefreshNames must be called because names have changed in the tree.
+// Changed signals that RefreshNames must be called because names have changed in the tree.
 func (r *Resolver) Changed() <-chan struct{} { return r.answers.changed }

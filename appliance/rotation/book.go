@@ -1,13 +1,14 @@
-// Package rotation says whether a rotation of the CA's root may be finished: has the overlap been long enough, and have
-// the clients that use this cluster fetched the new root?
+// Package rotation decides whether a rotation of the CA's root may be finished: whether the overlap has been long
+// enough, and whether the clients that use this cluster have fetched the new root.
 //
 // It promises:
+//
 //   - Outside of an overlap nothing is recorded, and a request costs one atomic load.
-//   - What is recorded is bounded: MaxClients addresses on each node, and no clock finer than an hour.
+//   - The record is bounded: MaxClients addresses on each node, with a resolution of one hour.
 //   - Each node shares its record in the tree, so every node's answer counts the clients of all.
 //
-// What is known is that a client took the enroll script or the root certificates from a bastion, not that it installed
-// them. Clients behind one address are one client.
+// It records that a client downloaded the enroll script or the root certificates from a bastion, not that it
+// installed them. Clients behind one address count as one client.
 package rotation
 
 import (
@@ -27,13 +28,13 @@ import (
 	"casemate/cluster/tree"
 )
 
-// MaxClients is how many addresses a node records in one overlap; those that come later are only counted.
+// MaxClients is how many addresses a node records in one overlap; later ones are only counted.
 const MaxClients = 4096
 
-// Lately is how long ago a client may have come to count as one that is in use.
+// Lately is the time since its last request in which a client counts as in use.
 const Lately = 24 * time.Hour
 
-// Tree is a directory of the replicated tree, with a file for each node.
+// Tree is a directory of the replicated tree, with one file per node.
 type Tree interface {
 	fs.ReadFileFS
 	fs.ReadDirFS
@@ -41,29 +42,29 @@ type Tree interface {
 	CreateBlob(id string) (tree.BlobWriter, error)
 }
 
-// Config says where a node's record lies. Node, Tree and Overlap must be set.
+// Config configures a Book. Node, Tree and Overlap are required.
 type Config struct {
 	Node string
 	Tree Tree
 	// Overlap reports whether two roots overlap now, and since when.
 	Overlap func() (since time.Time, overlap bool)
-	// Publish is how often the record is written to the tree, if it changed; 0: a minute.
+	// Publish is the interval for writing a changed record to the tree; 0: a minute.
 	Publish time.Duration
 	Log     *slog.Logger     // nil: slog.Default
 	Now     func() time.Time // nil: time.Now
 }
 
-// Book records which clients came in an overlap, on one node. All methods are safe for concurrent use.
+// Book records which clients made requests in an overlap, on one node. All methods are safe for concurrent use.
 type Book struct {
 	cfg Config
-	on  atomic.Bool // there is an overlap, as far as Run or Fetched have seen
+	on  atomic.Bool // whether there is an overlap, as last seen by Run or Fetched
 
 	mu        sync.Mutex
-	since     int64 // of the overlap that is recorded, seconds since 1970; 0: none
+	since     int64 // start of the recorded overlap, seconds since 1970; 0: none
 	clients   map[netip.Addr]*client
-	more      int  // requests of clients for which there was no room
+	more      int  // requests of clients beyond MaxClients
 	changed   bool // since the record was published
-	published bool // there is a file of this node in the tree
+	published bool // the tree has a file of this node
 }
 
 type client struct {
@@ -71,7 +72,7 @@ type client struct {
 	fetched bool
 }
 
-// record is a node's file in the tree.
+// record is the format of a node's file in the tree.
 type record struct {
 	Since   int64    `json:"since"`
 	Clients []seenBy `json:"clients"`
@@ -84,7 +85,7 @@ type seenBy struct {
 	Fetched bool       `json:"fetched,omitempty"`
 }
 
-// Open returns a book that goes on with what this node recorded before a restart.
+// Open returns a book that continues this node's record from before a restart.
 func Open(cfg Config) *Book {
 	if cfg.Publish <= 0 {
 		cfg.Publish = time.Minute
@@ -120,15 +121,15 @@ func (b *Book) read(node string) (r record, err error) {
 	return r, err
 }
 
-// Seen hears of a request over TLS: its client trusts one of the roots. Loopback is the bastion's own programs and does
-// not count.
+// Seen records a request over TLS: its client trusts one of the roots. Loopback addresses are the bastion's own
+// programs and do not count.
 func (b *Book) Seen(addr netip.Addr) {
 	if b.on.Load() {
 		b.note(addr, false)
 	}
 }
 
-// Fetched hears of a client that was given the roots.
+// Fetched records a client that downloaded the roots.
 func (b *Book) Fetched(addr netip.Addr) {
 	_, overlap := b.cfg.Overlap()
 	b.on.Store(overlap)
@@ -146,7 +147,7 @@ func (b *Book) note(addr netip.Addr, fetched bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if fetched {
-		b.follow() // Run may not have looked yet since the overlap began
+		b.follow() // Run may not have noticed yet that the overlap began
 	}
 	c := b.clients[addr]
 	if c == nil {
@@ -162,7 +163,7 @@ func (b *Book) note(addr netip.Addr, fetched bool) {
 	}
 }
 
-// follow begins anew when another overlap has begun, or none is left. mu is held.
+// follow resets the record when another overlap has begun, or the overlap has ended. The caller holds mu.
 func (b *Book) follow() (overlap bool) {
 	since, overlap := b.cfg.Overlap()
 	now := int64(0)
@@ -176,13 +177,14 @@ func (b *Book) follow() (overlap bool) {
 	return overlap
 }
 
-// Run keeps this node's record in the tree until ctx is done.
+// Run keeps this node's record in the tree current until ctx is done.
 func (b *Book) Run(ctx context.Context) {
 	tick := time.NewTicker(b.cfg.Publish)
 	defer tick.Stop()
 	for {
 		if err := b.publish(ctx); err != nil && ctx.Err() == nil {
-			b.cfg.Log.Warn("which clients have the new root cannot be told to the other nodes", "error", err)
+			b.cfg.Log.Warn("the record of clients that have the new root cannot be shared with the other nodes",
+				"err", err)
 		}
 		select {
 		case <-ctx.Done():
@@ -192,7 +194,7 @@ func (b *Book) Run(ctx context.Context) {
 	}
 }
 
-// publish writes the record if it changed, and removes it when the overlap is over.
+// publish writes a changed record, and removes it when the overlap has ended.
 func (b *Book) publish(ctx context.Context) error {
 	b.mu.Lock()
 	overlap, changed, published := b.follow(), b.changed, b.published
@@ -218,7 +220,7 @@ func (b *Book) publish(ctx context.Context) error {
 	return nil
 }
 
-// record is what is recorded. mu is held.
+// record returns the current record. The caller holds mu.
 func (b *Book) record() record {
 	r := record{Since: b.since, More: b.more}
 	for addr, c := range b.clients {
@@ -248,17 +250,17 @@ func (b *Book) write(ctx context.Context, r record) error {
 	return b.cfg.Tree.Update(ctx, func(t tree.Batch) error { t.Link(b.cfg.Node, digest); return nil })
 }
 
-// Progress is what all nodes know of the clients in the overlap that is under way.
+// Progress is what all nodes have recorded about clients in the current overlap.
 type Progress struct {
 	// Fetched is how many clients have fetched the new root.
 	Fetched int `json:"fetched"`
-	// Waiting are the addresses of those that came lately and have not fetched it, sorted.
+	// Waiting are the addresses of clients that made requests lately and have not fetched it, sorted.
 	Waiting []netip.Addr `json:"waiting"`
-	// More says that there are clients besides for which a node had no room.
+	// More reports that there are further clients, beyond MaxClients of a node.
 	More bool `json:"more"`
 }
 
-// Progress asks all nodes' records; another node's is up to Config.Publish old.
+// Progress reads all nodes' records; another node's may be Config.Publish old.
 func (b *Book) Progress() (Progress, error) {
 	p := Progress{Waiting: []netip.Addr{}}
 	b.mu.Lock()
@@ -281,7 +283,8 @@ func (b *Book) Progress() (Progress, error) {
 			continue
 		}
 		if err != nil {
-			return p, fmt.Errorf("which clients of node %s have the new root cannot be read: %w", n.Name(), err)
+			return p, fmt.Errorf("the record of node %s about clients that have the new root cannot be read: %w",
+				n.Name(), err)
 		}
 		if r.Since == all[0].Since {
 			all = append(all, r)
@@ -308,22 +311,24 @@ func (b *Book) Progress() (Progress, error) {
 	return p, nil
 }
 
-// Early is a rotation that must not be finished yet. errors.Is(err, fs.ErrExist): the state of things is against it,
-// not the request.
+// Early is the error for a rotation that must not be finished yet. errors.Is(err, fs.ErrExist): the state forbids it,
+// the request is valid.
 type Early string
 
 func (e Early) Error() string        { return string(e) }
 func (e Early) Is(target error) bool { return target == fs.ErrExist }
 
-// named is how many addresses a sentence names.
+// named is how many addresses a sentence lists.
 const named = 10
 
-// Ready returns nil if an overlap that began at since may be finished now, after at least overlap and with every client
-// that came lately having fetched the new root, else an Early that says when, and who.
+// Ready returns nil if an overlap that began at since may be finished now: it has lasted at least overlap, and every
+// client that made requests lately has fetched the new root. Otherwise it returns an Early with the time and the
+// clients.
 func (p Progress) Ready(since, now time.Time, overlap time.Duration) error {
 	var why []string
 	if end := since.Add(overlap); now.Before(end) {
-		why = append(why, fmt.Sprintf("the overlap lasts until %s (setting pki.overlap)", end.UTC().Format(time.RFC3339)))
+		why = append(why, fmt.Sprintf("the overlap lasts until %s (setting pki.overlap)",
+			end.UTC().Format(time.RFC3339)))
 	}
 	if s := p.waiting(); s != "" {
 		why = append(why, s)
@@ -331,8 +336,8 @@ func (p Progress) Ready(since, now time.Time, overlap time.Duration) error {
 	if len(why) == 0 {
 		return nil
 	}
-	return Early("nodes that do not have the new root would trust nothing here any more: " + strings.Join(why, "; ") +
-		"; on such a node run the line of casemate enroll again; to finish all the same: casemate ca rotate --finish --yes")
+	return Early("nodes without the new root would no longer trust the bastions: " + strings.Join(why, "; ") +
+		"; on such a node run the line of casemate enroll again; to finish anyway: casemate ca rotate --finish --yes")
 }
 
 func (p Progress) waiting() string {
@@ -354,15 +359,15 @@ func (p Progress) waiting() string {
 		count, int(Lately.Hours()), verb, strings.Join(list, ", "))
 }
 
-// Sentence says how far the rotation is, for status.
+// Sentence describes the state of the rotation, for status.
 func (p Progress) Sentence(since, now time.Time, overlap time.Duration) string {
-	s := fmt.Sprintf("two roots are handed out since %s; clients that have fetched the new one: %d",
+	s := fmt.Sprintf("two roots are in use since %s; clients that have fetched the new one: %d",
 		since.UTC().Format(time.RFC3339), p.Fetched)
 	if w := p.waiting(); w != "" {
 		s += "; " + w
 	}
 	if p.Ready(since, now, overlap) == nil {
-		return s + "; casemate ca rotate --finish when every node trusts the new one"
+		return s + "; when every node trusts the new one: casemate ca rotate --finish"
 	}
 	return s + fmt.Sprintf("; casemate ca rotate --finish from %s on", since.Add(overlap).UTC().Format(time.RFC3339))
 }

@@ -54,7 +54,7 @@ func (w *world) progress(b *Book) Progress {
 
 func ip(s string) netip.Addr { return netip.MustParseAddr(s) }
 
-// A client may come to one node and fetch the root from another: every node says the same.
+// A client may use one node and fetch the root from another: every node reports the same.
 func TestAllNodesCount(t *testing.T) {
 	w := newWorld(t)
 	a, b := w.open("n1"), w.open("n2")
@@ -75,7 +75,7 @@ func TestAllNodesCount(t *testing.T) {
 	if p := w.progress(w.open("n2")); p.Fetched != 1 || len(p.Waiting) != 2 {
 		t.Errorf("after a restart: %+v", p)
 	}
-	// Who was not seen for a day does not hold the end up.
+	// A client that was not seen for a day does not delay the end.
 	w.now = w.now.Add(Lately + time.Hour)
 	a.Seen(ip("10.0.0.32"))
 	if p := w.progress(a); !slices.Equal(p.Waiting, []netip.Addr{ip("10.0.0.32")}) {
@@ -131,7 +131,7 @@ func TestBounded(t *testing.T) {
 	}
 }
 
-// What failed to be written is written again.
+// A failed write is repeated.
 func TestPublishAgain(t *testing.T) {
 	w := newWorld(t)
 	a := w.open("n1")
@@ -162,11 +162,13 @@ func TestReady(t *testing.T) {
 		overlap time.Duration
 		says    []string // none: it may be finished
 	}{
-		{"at once", Progress{}, time.Second, week, []string{"until 2026-05-11T12:00:00Z", "pki.overlap", "--finish --yes"}},
+		{"at once", Progress{}, time.Second, week, []string{"until 2026-05-11T12:00:00Z", "pki.overlap",
+			"--finish --yes"}},
 		{"a second too early", Progress{}, week - time.Second, week, []string{"until 2026-05-11T12:00:00Z"}},
 		{"in time", Progress{Fetched: 3}, week, week, nil},
 		{"no overlap wanted", Progress{}, 0, 0, nil},
-		{"one is late", Progress{Waiting: many[:1]}, week, week, []string{"1 client that was here within 24 hours has not", "10.0.0.1;", "casemate enroll"}},
+		{"one is late", Progress{Waiting: many[:1]}, week, week,
+			[]string{"1 client that was here within 24 hours has not", "10.0.0.1;", "casemate enroll"}},
 		{"many are late", Progress{Waiting: many}, week, week, []string{"12 clients that were here", "10.0.0.10, …;"}},
 		{"more than were recorded", Progress{Waiting: many[:1], More: true}, week, week, []string{"10.0.0.1, …;"}},
 		{"both", Progress{Waiting: many[:2]}, time.Hour, week, []string{"2026-05-11", "10.0.0.1, 10.0.0.2;"}},

@@ -1,4 +1,4 @@
-// Package routing says what the host names that clients ask for mean here.
+// Package routing maps the host names of requests to services.
 package routing
 
 import (
@@ -8,7 +8,7 @@ import (
 	"casemate/appliance/origin"
 )
 
-// Place is what a host name means here.
+// Place is the meaning of a host name.
 type Place int
 
 const (
@@ -19,15 +19,15 @@ const (
 	Self           // <domain>, <node>.<domain>, an address
 )
 
-// Hosts tells what host names mean. It is immutable; a change of origins or nodes makes a new one.
+// Hosts maps host names to places. It is immutable; a change of origins or nodes creates a new one.
 type Hosts struct {
 	Domain    string
 	Nodes     map[string]bool
-	NodeAddrs map[string]bool // the nodes' addresses, as share.Of gives them
+	NodeAddrs map[string]bool // the nodes' addresses, as returned by share.Of
 	Origins   *origin.Set
 }
 
-// Find says what host means, as a client wrote it; for an origin it gives the canonical one.
+// Find returns the place of host, as a client wrote it, and for an origin its canonical name.
 func (h *Hosts) Find(host string) (Place, string) {
 	host = origin.Fold(host)
 	if o, ok := h.Origins.Canonical(host); ok {
@@ -50,7 +50,7 @@ func (h *Hosts) Find(host string) (Place, string) {
 	return Unknown, ""
 }
 
-// Names returns every host name that this node answers for.
+// Names returns every host name that this node serves.
 func (h *Hosts) Names() []string {
 	names := append([]string{h.Domain, "registry." + h.Domain, "files." + h.Domain}, h.Origins.Names()...)
 	for n := range h.Nodes {

@@ -1,4 +1,4 @@
-// Package secret keeps the cluster's secrets in the tree, sealed, one file each below secrets/.
+// Package secret stores the cluster's secrets in the tree, sealed, one file each below secrets/.
 package secret
 
 import (
@@ -11,7 +11,7 @@ import (
 	"casemate/cluster"
 )
 
-// The secrets of a cluster. The first two are made at init, the third one at its first use.
+// The secrets of a cluster. The first two are created at init, the third one at its first use.
 const (
 	Token     = "token"     // signs the registry's tokens
 	Upload    = "upload"    // signs the state of upload sessions
@@ -23,20 +23,20 @@ const Size = 32
 
 const dir = "secrets/"
 
-// Sealer encrypts what is written to the tree, and decrypts it.
+// Sealer encrypts data for the tree, and decrypts it.
 type Sealer interface {
 	Seal(plain []byte) ([]byte, error)
 	Unseal(sealed []byte) ([]byte, error)
 }
 
-// Tree is what of the tree secrets need.
+// Tree is the part of the tree that secrets need.
 type Tree interface {
 	fs.ReadFileFS
 	fs.StatFS
 	Update(ctx context.Context, edit func(cluster.Batch) error) error
 }
 
-// Put makes a secret in a batch.
+// Put creates a secret in a batch.
 func Put(b interface {
 	Put(name string, data []byte)
 }, s Sealer, name string) error {
@@ -49,7 +49,7 @@ func Put(b interface {
 	return err
 }
 
-// Read returns a secret that was made.
+// Read returns an existing secret.
 func Read(tree fs.ReadFileFS, s Sealer, name string) ([]byte, error) {
 	data, err := tree.ReadFile(dir + name)
 	if err == nil {
@@ -62,8 +62,8 @@ func Read(tree fs.ReadFileFS, s Sealer, name string) ([]byte, error) {
 	return data, nil
 }
 
-// ReadOrMake returns a secret, which the node that is asked for it first makes. Several nodes may be asked at once, and
-// all of them return the first one's.
+// ReadOrMake returns a secret; the first node that needs it creates it. Several nodes may create it concurrently; all
+// of them return the one that was committed first.
 func ReadOrMake(ctx context.Context, tree Tree, s Sealer, name string) ([]byte, error) {
 	if _, err := tree.Stat(dir + name); errors.Is(err, fs.ErrNotExist) {
 		err := tree.Update(ctx, func(b cluster.Batch) error {
@@ -71,7 +71,7 @@ func ReadOrMake(ctx context.Context, tree Tree, s Sealer, name string) ([]byte, 
 			return Put(b, s, name)
 		})
 		if err != nil && !errors.Is(err, fs.ErrExist) {
-			return nil, fmt.Errorf("the cluster's secret %s cannot be made: %w", name, err)
+			return nil, fmt.Errorf("the cluster's secret %s cannot be created: %w", name, err)
 		}
 	}
 	key, err := Read(tree, s, name)

@@ -1,8 +1,8 @@
-// Package service knows how systemd runs the daemon on this host: as which user, with which sockets. What a package
-// installs cannot know the host's addresses; it writes them beside, as drop-ins.
+// Package service knows how systemd runs the daemon on this host: as which user, with which sockets. A package cannot
+// contain the host's addresses, so this package writes them as drop-ins of the installed units.
 //
-// It promises: what it writes is whole or not there, the same config writes the same bytes, and nothing of an
-// operator's is touched.
+// It promises: each file is written completely or not at all, the same config gives the same bytes, and an operator's
+// files are not changed.
 package service
 
 import (
@@ -22,33 +22,33 @@ import (
 // User is the daemon's user and group.
 const User = "casemate"
 
-// Unit is the daemon's unit; it needs the four socket units, and is what an operator starts.
+// Unit is the daemon's unit; it requires the four socket units, and is the one that an operator starts.
 const Unit = "casemate.service"
 
-// DataDir is the data directory that the packaged unit knows.
+// DataDir is the data directory of the packaged unit.
 const DataDir = "/var/lib/casemate"
 
-// units are where packages and operators put units (systemd.unit(5)).
+// units are the directories in which packages and operators install units (systemd.unit(5)).
 var units = []string{"etc/systemd/system", "usr/local/lib/systemd/system", "usr/lib/systemd/system", "lib/systemd/system"}
 
-// dropInDir is where the operator's drop-ins lie, below the root directory.
+// dropInDir is the directory of the operator's drop-ins, relative to the root directory.
 const dropInDir = "etc/systemd/system"
 
 // Host is a host on which systemd runs the daemon.
 type Host struct {
-	root     string // "/", or a test's
+	root     string // "/", or a test's directory
 	uid, gid int
 }
 
-// Find returns the host's service, or nil where there is none: the unit is not installed, or who asks is not root and
-// so runs the daemon as himself.
+// Find returns the host's service, or nil if there is none: the unit is not installed, or the caller is not root and
+// runs the daemon as that user.
 func Find() (*Host, error) {
 	if os.Geteuid() != 0 || !installed("/") {
 		return nil, nil
 	}
 	u, err := user.Lookup(User)
 	if err != nil {
-		return nil, fmt.Errorf("%s is installed, but its user %s is not there (systemd-sysusers makes it): %w", Unit, User, err)
+		return nil, fmt.Errorf("%s is installed, but its user %s does not exist (systemd-sysusers creates it): %w", Unit, User, err)
 	}
 	h := &Host{root: "/"}
 	h.uid, err = strconv.Atoi(u.Uid)
@@ -64,16 +64,16 @@ func installed(root string) bool {
 	})
 }
 
-// Prepare makes the data directory as the daemon's user needs it. One that holds another user's files is refused:
-// somebody means something else by it.
+// Prepare creates the data directory for the daemon's user. It refuses a directory with another user's files, because
+// the path is probably wrong.
 func (h *Host) Prepare(data string) error {
 	if to, err := os.Readlink(data); err == nil && data == DataDir {
-		return fmt.Errorf("data directory %s: it is a symbolic link, which systemd does not take for a service's directory: put the data at %s by a mount, or name the place with --data", data, to)
+		return fmt.Errorf("data directory %s: it is a symbolic link, which systemd does not accept as a service's directory: mount the data at %s, or set the path with --data", data, to)
 	}
 	if err := mkdirs(data); err != nil {
 		return fmt.Errorf("data directory %s: %w", data, err)
 	}
-	dir, err := os.OpenRoot(data) // what lies there may be the user's already: no link leads out
+	dir, err := os.OpenRoot(data) // the daemon's user may own the files in it already: do not follow links out of it
 	if err != nil {
 		return fmt.Errorf("data directory %s: %w", data, err)
 	}
@@ -88,7 +88,7 @@ func (h *Host) Prepare(data string) error {
 			return fmt.Errorf("data directory %s: %w", data, err)
 		}
 		if uid, ok := owner(info); ok && uid != h.uid && e.Name() != "lost+found" {
-			return fmt.Errorf("data directory %s: %s belongs to user %d, and the daemon runs as %s: chown -R %s: %s", data, e.Name(), uid, User, User, data)
+			return fmt.Errorf("data directory %s: %s belongs to user %d, but the daemon runs as %s: chown -R %s: %s", data, e.Name(), uid, User, User, data)
 		}
 	}
 	if err := dir.Lchown(".", h.uid, h.gid); err != nil {
@@ -97,8 +97,8 @@ func (h *Host) Prepare(data string) error {
 	return nil
 }
 
-// mkdirs makes a directory with its parents, which the daemon's user can pass whatever the umask is; those that are
-// there stay as they are.
+// mkdirs creates a directory with its parents, accessible to the daemon's user whatever the umask is; existing ones
+// are not changed.
 func mkdirs(dir string) error {
 	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -122,9 +122,9 @@ func parents(dir string) error {
 	return os.Chmod(dir, 0o755)
 }
 
-// CanEnter says which directory above data keeps the daemon's user out.
+// CanEnter returns an error if a directory above data is not accessible to the daemon's user.
 func (h *Host) CanEnter(data string) error {
-	// A link may lead to what the unit hides.
+	// The target of a link may be hidden by the unit.
 	if at, err := filepath.EvalSymlinks(data); err == nil {
 		if err := hidden(at); err != nil {
 			return err
@@ -145,25 +145,25 @@ func (h *Host) CanEnter(data string) error {
 	})
 }
 
-// hidden refuses what the daemon does not see as others do (ProtectHome, PrivateTmp, PrivateDevices), or what is gone
-// after a boot.
+// hidden refuses paths that the daemon sees differently (ProtectHome, PrivateTmp, PrivateDevices), or that do not
+// survive a boot.
 func hidden(data string) error {
 	for _, dir := range []string{"/home", "/root", "/run", "/tmp", "/var/tmp", "/dev", "/proc", "/sys"} {
 		if data == dir || strings.HasPrefix(data, dir+"/") {
-			return fmt.Errorf("data directory %s: %s is hidden from the daemon by its unit, or does not last: choose another, below /srv for instance", data, dir)
+			return fmt.Errorf("data directory %s: %s is hidden from the daemon by its unit, or does not survive a reboot: choose another, for example below /srv", data, dir)
 		}
 	}
 	return nil
 }
 
-// Config is what the units have to know.
+// Config is the part of the config that the units need.
 type Config struct {
 	Data             string
 	HTTP, HTTPS, DNS []netip.AddrPort
 }
 
-// Write writes the drop-ins that cfg needs and takes away those that it does not need any more. It returns the paths
-// that changed; systemd has to be told of them (systemctl daemon-reload).
+// Write writes the drop-ins that cfg needs and removes those that it no longer needs. It returns the paths that
+// changed; systemd must then reload them (systemctl daemon-reload).
 func (h *Host) Write(cfg Config) (changed []string, err error) {
 	files, err := DropIns(cfg)
 	if err != nil {
@@ -219,7 +219,7 @@ func replace(path string, data []byte) error {
 	return err
 }
 
-// sockets are the socket units, by the name under which they hand a socket over.
+// sockets are the socket units, by the name under which they pass a socket.
 var sockets = []struct {
 	name, listen string
 	of           func(*Config) []netip.AddrPort
@@ -234,7 +234,7 @@ func addressesOf(name string) string { return "casemate-" + name + ".socket.d/10
 
 const dataDropIn = Unit + ".d/10-data.conf"
 
-// paths are all drop-ins that there can be.
+// paths yields the paths of all possible drop-ins.
 func paths() func(func(string) bool) {
 	return func(yield func(string) bool) {
 		for _, s := range sockets {
@@ -246,10 +246,10 @@ func paths() func(func(string) bool) {
 	}
 }
 
-// DropIns are the drop-ins for cfg, by their path below /etc/systemd/system.
+// DropIns returns the drop-ins for cfg, by path below /etc/systemd/system.
 func DropIns(cfg Config) (map[string][]byte, error) {
 	if strings.ContainsFunc(cfg.Data, func(r rune) bool { return r < ' ' || r == 0x7f }) {
-		return nil, fmt.Errorf("data directory %q has control characters in its name, which systemd cannot be told: choose another", cfg.Data)
+		return nil, fmt.Errorf("data directory %q has control characters in its name, which systemd's units do not support: choose another", cfg.Data)
 	}
 	if err := hidden(filepath.Clean(cfg.Data)); err != nil {
 		return nil, err
@@ -262,7 +262,7 @@ func DropIns(cfg Config) (map[string][]byte, error) {
 			return nil, fmt.Errorf("there is no address for casemate-%s.socket", s.name)
 		}
 		var b strings.Builder
-		b.WriteString(head + "[Socket]\n" + s.listen + "=\n") // an empty one forgets those before
+		b.WriteString(head + "[Socket]\n" + s.listen + "=\n") // an empty assignment resets the list
 		for _, a := range list {
 			if a.Port() == 0 {
 				return nil, fmt.Errorf("casemate-%s.socket needs a port, got %s", s.name, a)
@@ -279,11 +279,11 @@ func DropIns(cfg Config) (map[string][]byte, error) {
 	return files, nil
 }
 
-// Start is what an operator types to start the daemon, now and at every boot.
+// Start returns the command that starts the daemon, now and at every boot.
 func Start() string { return "systemctl enable --now " + Unit }
 
-// Firewall are the lines that let clients and the other nodes in where firewalld runs: one service if every port is the
-// usual one.
+// Firewall returns the commands that open the ports for clients and the other nodes if firewalld runs: one service if
+// every port is the usual one.
 func Firewall(cfg Config, peer netip.AddrPort) []string {
 	usual := peer.Port() == 7443
 	var ports []string

@@ -56,7 +56,7 @@ func TestDataElsewhere(t *testing.T) {
 	}
 }
 
-// The daemon would not find there what init has made.
+// The daemon cannot see these directories.
 func TestDataWhereTheDaemonCannotSeeIt(t *testing.T) {
 	for _, data := range []string{"/home/ops/casemate", "/root", "/tmp/x", "/var/tmp/x", "/srv/../home/x", "/run/casemate/data"} {
 		cfg := usual

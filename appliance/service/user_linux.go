@@ -7,8 +7,8 @@ import (
 	"syscall"
 )
 
-// As runs do as the daemon's user, on every thread of the process, and comes back to root. What do writes is the
-// user's, and links that lie in the user's directories lead no further than the user may go.
+// As runs do as the daemon's user, on every thread of the process, and switches back to root. Files that do writes
+// belong to the user, and links in the user's directories reach only what the user may access.
 func (h *Host) As(do func() error) (err error) {
 	groups, err := syscall.Getgroups()
 	if err != nil {
@@ -16,7 +16,7 @@ func (h *Host) As(do func() error) (err error) {
 	}
 	uid, gid := syscall.Geteuid(), syscall.Getegid()
 	defer func() {
-		// Forwards the user goes last, backwards first: only root may do the rest.
+		// The user is switched last, and restored first: only root may change the rest.
 		back := errors.Join(syscall.Setresuid(-1, uid, -1), syscall.Setresgid(-1, gid, -1), syscall.Setgroups(groups))
 		if back != nil {
 			err = errors.Join(err, fmt.Errorf("back to root: %w", back))

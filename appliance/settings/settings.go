@@ -1,4 +1,4 @@
-// Package settings gives the cluster's settings, which the tree keeps as text, their meaning.
+// Package settings parses the cluster's settings, which the tree stores as text.
 package settings
 
 import (
@@ -23,47 +23,47 @@ import (
 	"casemate/registry"
 )
 
-// Settings are what is the same on every node. They are kept in the tree as text, one file a key, only where they
-// differ from the default; Parse gives the text its meaning.
+// Settings are the configuration that is the same on every node. The tree stores them as text, one file per key, and
+// only values that differ from the default; Parse parses the text.
 type Settings struct {
-	// Domain is the own zone. It is fixed at init: certificates and names carry it.
+	// Domain is the own zone. It is fixed at init, because certificates and names contain it.
 	Domain string
-	// Origins are the origins that are there without a record of their own.
+	// Origins are the origins that exist without a record.
 	Origins []origin.Origin
-	// TTL of the answers that we make up.
+	// TTL of DNS answers from our own data.
 	TTL time.Duration
-	// Forward says who knows the names that are not ours.
+	// Forward are the resolvers for names that are not ours.
 	Forward []dnssrv.Forward
-	// Allow are the networks whose hosts may ask for names, without those of the host's interfaces.
+	// Allow are the networks whose hosts may send DNS queries, without those of the host's interfaces.
 	Allow []netip.Prefix
-	// ResponseRate bounds the DNS answers a second over UDP that say the same to one address; 0: no bound.
+	// ResponseRate limits the equal DNS responses per second over UDP to one address; 0: no limit.
 	ResponseRate int
-	// AllowConnected says that hosts in the subnets of this host's interfaces may ask, too.
+	// AllowConnected also allows hosts in the subnets of this host's interfaces.
 	AllowConnected bool
-	// Anonymous says that reading images needs no user.
+	// Anonymous allows reading images without a user.
 	Anonymous bool
-	// LocalFallback says that a local repository answers where an origin lacks a reference.
+	// LocalFallback serves a local repository if an origin does not have a reference.
 	LocalFallback bool
-	// Namesakes says which repositories may answer by their last path element alone, see registry.Config.
+	// Namesakes defines which repositories may be found by their last path element alone, see registry.Config.
 	Namesakes string
-	// AliasArch is the architecture that a file's alias means if it names none; "" for none.
+	// AliasArch is the architecture of a file's alias that names none; "" for none.
 	AliasArch string
 	// Redirects of files, see fileserver.CheckRedirect.
 	Redirects map[string]string
-	// Defaults are answers for URLs of which there is neither a redirect nor a file: what dl.k8s.io says is the newest
-	// Kubernetes.
+	// Defaults are responses for URLs with neither a redirect nor a file: the newest Kubernetes according to
+	// dl.k8s.io.
 	Defaults map[string]string
-	// RequireSignature takes only bundles that a trusted key signed, and ImportKeys are those that are trusted.
+	// RequireSignature accepts only bundles that a trusted key signed, and ImportKeys are the trusted keys.
 	RequireSignature bool
 	ImportKeys       []ed25519.PublicKey
-	// ScrubInterval is the time in which each node reads every blob once by itself, 0 for never.
+	// ScrubInterval is the time in which each node verifies every blob once in the background, 0 for never.
 	ScrubInterval time.Duration
-	// Overlap is how long the two roots of a rotation overlap at least, 0 for no time.
+	// Overlap is the minimum time for which the two roots of a rotation overlap, 0 for none.
 	Overlap time.Duration
 }
 
-// RevocationURL is the directory of the revocation lists: plain HTTP, because who checks a certificate has no
-// certificate to trust yet (RFC 5280, 8).
+// RevocationURL returns the directory of the revocation lists: plain HTTP, because a client that verifies a
+// certificate has no trusted connection yet (RFC 5280, 8).
 func (s *Settings) RevocationURL() string { return "http://" + s.Domain + "/crl/" }
 
 // A Setting is one key with its text.
@@ -83,7 +83,7 @@ type def struct {
 const namesakesHelp = "off, local or all: whose repositories may answer by the last element of their name alone; " +
 	"all lets another publisher's answer in an origin's name"
 
-// defs are all settings, in the order in which they are listed.
+// defs are all settings, in the order of the list.
 var defs = []def{
 	{"domain", "casemate.internal", "the own zone; fixed at init", func(s *Settings, v string) error {
 		if !hostname.IsHost(v) {
@@ -112,14 +112,15 @@ var defs = []def{
 			for _, o := range s.Origins {
 				for _, n := range o.Names() {
 					if seen[n] {
-						return fmt.Errorf("must name each host once, got %s twice", n)
+						return fmt.Errorf("must have each host once, got %s twice", n)
 					}
 					seen[n] = true
 				}
 			}
 			return nil
 		}},
-	{"dns.ttl", "15s", "how long clients may remember an answer that we make up, a duration from 1s to 1h, like 15s or 5m", func(s *Settings, v string) error {
+	{"dns.ttl", "15s", "how long clients may remember an answer that we make up, a duration from 1s to 1h, like 15s " +
+		"or 5m", func(s *Settings, v string) error {
 		d, err := time.ParseDuration(v)
 		if err != nil || d < time.Second || d > time.Hour {
 			return fmt.Errorf("must be between 1s and 1h, got %q", v)
@@ -128,7 +129,8 @@ var defs = []def{
 		return nil
 	}},
 	{"dns.forward", "",
-		"resolvers for names that are not ours: ADDRESS… or ZONE=ADDRESS,ADDRESS…; none: NXDOMAIN at once", parseForward},
+		"resolvers for names that are not ours: ADDRESS… or ZONE=ADDRESS,ADDRESS…; none: NXDOMAIN at once",
+		parseForward},
 	{"dns.allow", "private connected",
 		"who may ask for names: CIDRs, private (private ranges and loopback), connected (the host's subnets)",
 		func(s *Settings, v string) error {
@@ -148,11 +150,12 @@ var defs = []def{
 				}
 			}
 			if len(s.Allow) == 0 && !s.AllowConnected {
-				return errors.New("must allow at least one network, got none: nodes would find nothing")
+				return errors.New("must allow at least one network, got none")
 			}
 			return nil
 		}},
-	{"dns.response_rate", "1000", "equal answers a second that one address gets over UDP; above that it is sent to TCP; " +
+	{"dns.response_rate", "1000", "equal answers a second that one address gets over UDP; above that it is sent to " +
+		"TCP; " +
 		"0: no limit", func(s *Settings, v string) error {
 		n, err := strconv.Atoi(v)
 		if err != nil || n < 0 || n > dnssrv.MaxResponseRate {
@@ -161,10 +164,11 @@ var defs = []def{
 		s.ResponseRate = n
 		return nil
 	}},
-	{"registry.anonymous", "pull", "pull or none: what somebody without a user may do", func(s *Settings, v string) error {
-		s.Anonymous = v == "pull"
-		return oneOf(v, "pull", "none")
-	}},
+	{"registry.anonymous", "pull", "pull or none: what somebody without a user may do",
+		func(s *Settings, v string) error {
+			s.Anonymous = v == "pull"
+			return oneOf(v, "pull", "none")
+		}},
 	{"registry.local_fallback", "on",
 		"on or off: whether an image pushed without an origin answers where the origin lacks it",
 		func(s *Settings, v string) error {
@@ -176,7 +180,8 @@ var defs = []def{
 		return oneOf(v, registry.NamesakesOff, registry.NamesakesLocal, registry.NamesakesAll)
 	}},
 	{"files.alias_arch", "",
-		"the architecture (amd64, arm64, …) that a file's alias means if it names none", func(s *Settings, v string) error {
+		"the architecture (amd64, arm64, …) that a file's alias means if it names none",
+		func(s *Settings, v string) error {
 			s.AliasArch = v
 			if v != "" && !hostname.IsLabel(v) {
 				return fmt.Errorf("must be an architecture like amd64, or empty, got %q", v)
@@ -186,7 +191,8 @@ var defs = []def{
 	{"files.redirects", "",
 		"FROM=>TO pairs: a URL (or its beginning with /*) and a URL, a path, or text:…", parseRedirects},
 	{"kubernetes.version", "",
-		"what kubeadm without a version finds to be the newest Kubernetes, like v1.32.5; empty: it takes its own version",
+		"what kubeadm without a version finds to be the newest Kubernetes, like v1.32.5; empty: it takes its own " +
+			"version",
 		func(s *Settings, v string) error {
 			m := kubernetesVersion.FindStringSubmatch(v)
 			if v != "" && m == nil {
@@ -214,20 +220,22 @@ var defs = []def{
 			return err
 		}},
 	{"scrub.interval", "30d",
-		"in how many days, like 30d, each node reads and verifies every blob by itself, slowly; off: casemate scrub only",
+		"in how many days, like 30d, each node reads and verifies every blob by itself, slowly; off: casemate scrub " +
+			"only",
 		func(s *Settings, v string) (err error) {
 			s.ScrubInterval, err = parseInterval(v, 365)
 			return err
 		}},
 	{"pki.overlap", "7d",
-		"how many days, like 7d, both roots are handed out at least before ca rotate --finish drops the old one; off: no time",
+		"how many days, like 7d, both roots are handed out at least before ca rotate --finish drops the old one; " +
+			"off: no time",
 		func(s *Settings, v string) (err error) {
 			s.Overlap, err = parseInterval(v, 365)
 			return err
 		}},
 }
 
-// parseRedirects reads pairs that are separated by white space.
+// parseRedirects reads pairs separated by white space.
 func parseRedirects(s *Settings, v string) error {
 	s.Redirects = map[string]string{}
 	seen := map[string]bool{}
@@ -237,10 +245,12 @@ func parseRedirects(s *Settings, v string) error {
 			return fmt.Errorf("must be FROM=>TO pairs, separated by spaces and without spaces around =>, got %q", f)
 		}
 		if err := fileserver.CheckRedirect(from, to); err != nil {
-			return fmt.Errorf("has a wrong pair: %w", err)
+			return fmt.Errorf("has an invalid pair: %w", err)
 		}
-		// One address has one spelling there: two pairs for it would take turns.
-		name, err := fileserver.KeyIn(strings.TrimSuffix(from, "*"), func(host string) (string, bool) { return host, true })
+		// Compare normalized addresses: two pairs for one address would overwrite each other.
+		name, err := fileserver.KeyIn(strings.TrimSuffix(from, "*"), func(host string) (string, bool) {
+			return host, true
+		})
 		if err != nil {
 			return err
 		}
@@ -248,14 +258,14 @@ func parseRedirects(s *Settings, v string) error {
 			name += "*"
 		}
 		if seen[name] {
-			return fmt.Errorf("must name each address once, got %s twice", from)
+			return fmt.Errorf("must have each address once, got %s twice", from)
 		}
 		seen[name], s.Redirects[from] = true, to
 	}
 	return nil
 }
 
-// parseInterval reads whole days ("30d") or a duration, from a day to so many days; off is 0.
+// parseInterval reads whole days ("30d") or a duration, from one day to most days; off is 0.
 func parseInterval(v string, most int) (time.Duration, error) {
 	if v == "off" {
 		return 0, nil
@@ -275,8 +285,10 @@ var kubernetesVersion = regexp.MustCompile(
 	`^v([1-9][0-9]{0,2})\.(0|[1-9][0-9]{0,2})\.(0|[1-9][0-9]{0,2})(-(alpha|beta|rc)\.[0-9]{1,3})?$`)
 
 var privateRanges = []netip.Prefix{
-	netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("172.16.0.0/12"), netip.MustParsePrefix("192.168.0.0/16"),
-	netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("169.254.0.0/16"), netip.MustParsePrefix("127.0.0.0/8"),
+	netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("172.16.0.0/12"),
+	netip.MustParsePrefix("192.168.0.0/16"),
+	netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("169.254.0.0/16"),
+	netip.MustParsePrefix("127.0.0.0/8"),
 	netip.MustParsePrefix("fc00::/7"), netip.MustParsePrefix("fe80::/10"), netip.MustParsePrefix("::1/128"),
 }
 
@@ -325,7 +337,7 @@ func parseForward(s *Settings, v string) error {
 				}
 			}
 			if err != nil || a.Port() == 0 || a.Addr().IsUnspecified() {
-				return fmt.Errorf("must be resolvers' addresses or ZONE=ADDRESS, got %q", r)
+				return fmt.Errorf("must be addresses of resolvers or ZONE=ADDRESS, got %q", r)
 			}
 			i, ok := at[zone]
 			if !ok {
@@ -348,7 +360,7 @@ func parseForward(s *Settings, v string) error {
 			}
 		}
 		if strings.Trim(list, ",") == "" {
-			return fmt.Errorf("must name a resolver behind =, got %q", f)
+			return fmt.Errorf("must have a resolver after =, got %q", f)
 		}
 		if err := add(zone, list); err != nil {
 			return err
@@ -356,14 +368,14 @@ func parseForward(s *Settings, v string) error {
 	}
 	for _, f := range s.Forward {
 		if len(f.Resolvers) > 8 {
-			return fmt.Errorf("must name at most 8 resolvers for a zone, got %d", len(f.Resolvers))
+			return fmt.Errorf("must have at most 8 resolvers for a zone, got %d", len(f.Resolvers))
 		}
 	}
 	return nil
 }
 
-// Parse reads the settings from their texts; a key without a text has its default. An unknown key or a bad
-// value is a usage.Error.
+// Parse parses the settings; a key without a text has its default. An unknown key or an invalid value is a
+// usage.Error.
 func Parse(values map[string]string) (*Settings, error) {
 	s := &Settings{}
 	known := map[string]bool{}
@@ -388,7 +400,8 @@ func Parse(values map[string]string) (*Settings, error) {
 	for _, o := range s.Origins {
 		for _, n := range o.Names() {
 			if hostname.Overlap(n, s.Domain) {
-				return nil, usage.Errorf("setting domain must be apart from the origins, got %s and the origin %s", s.Domain, n)
+				return nil, usage.Errorf("setting domain must not overlap an origin, got %s and the origin %s",
+					s.Domain, n)
 			}
 		}
 	}
@@ -403,19 +416,20 @@ func Keys() []string {
 	return keys
 }
 
-// RefuseSelf refuses forwarding to addresses of ours: such a question would come back for ever.
+// RefuseSelf refuses forwarding to addresses of this node: such a query would loop.
 func (s *Settings) RefuseSelf(own []netip.Addr, port func(netip.AddrPort) bool) error {
 	for _, f := range s.Forward {
 		for _, r := range f.Resolvers {
 			if slices.Contains(own, r.Addr()) && port(r) {
-				return usage.Errorf("setting dns.forward must name other resolvers, got this node's own address %s", r)
+				return usage.Errorf("setting dns.forward must not have this node's own address %s", r)
 			}
 		}
 	}
 	return nil
 }
 
-// AllowedNets is who may ask this node for names: what is set, and the subnets of the host's interfaces if they are.
+// AllowedNets returns the networks that may send DNS queries to this node: those of the setting, and the subnets of
+// the host's interfaces if AllowConnected.
 func (s *Settings) AllowedNets() []netip.Prefix {
 	list := slices.Clone(s.Allow)
 	if s.AllowConnected {
@@ -431,7 +445,7 @@ func (s *Settings) AllowedNets() []netip.Prefix {
 	return list
 }
 
-// Read reads the texts from the settings directory of the tree.
+// Read reads the settings' texts from the settings directory of the tree.
 func Read(tree fs.ReadDirFS) (map[string]string, error) {
 	values := map[string]string{}
 	entries, err := tree.ReadDir(".")
@@ -464,7 +478,8 @@ func List(values map[string]string) []Setting {
 	return list
 }
 
-// Unknown is the error for a key that is no setting: fs.ErrNotExist.
+// Unknown returns the error for an unknown key: fs.ErrNotExist.
 func Unknown(key string) error {
-	return fmt.Errorf("there is no setting %q, the settings are %s: %w", key, strings.Join(Keys(), ", "), fs.ErrNotExist)
+	return fmt.Errorf("there is no setting %q, the settings are %s: %w", key, strings.Join(Keys(), ", "),
+		fs.ErrNotExist)
 }

@@ -16,8 +16,10 @@ func TestDefaultsOfTheSettings(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.Domain != "casemate.internal" || s.TTL != 15*time.Second || len(s.Origins) != len(origin.Builtin()) || len(s.Forward) != 0 ||
-		!s.AllowConnected || len(s.Allow) == 0 || !s.Anonymous || !s.LocalFallback || s.AliasArch != "" || len(s.Redirects) != 0 {
+	if s.Domain != "casemate.internal" || s.TTL != 15*time.Second || len(s.Origins) != len(origin.Builtin()) ||
+		len(s.Forward) != 0 ||
+		!s.AllowConnected || len(s.Allow) == 0 || !s.Anonymous || !s.LocalFallback || s.AliasArch != "" ||
+		len(s.Redirects) != 0 {
 		t.Fatalf("got %+v", s)
 	}
 }
@@ -30,14 +32,16 @@ func TestSettingsSayTheRuleAndWhatTheyGot(t *testing.T) {
 		{"dns.response_rate", "many", `setting dns.response_rate must be between 0 (no limit) and 10000, got "many"`},
 		{"dns.ttl", "soon", `setting dns.ttl must be between 1s and 1h, got "soon"`},
 		{"domain", "internal", `setting domain must be a lower-case zone with a dot, got "internal"`},
-		{"domain", "docker.io", `setting domain must be apart from the origins`},
-		{"domain", "x.quay.io", `setting domain must be apart from the origins`},
-		{"origins", "default quay.io", `setting origins must name each host once, got quay.io twice`},
+		{"domain", "docker.io", `setting domain must not overlap an origin`},
+		{"domain", "x.quay.io", `setting domain must not overlap an origin`},
+		{"origins", "default quay.io", `setting origins must have each host once, got quay.io twice`},
 		{"origins", "nodot", `got "nodot"`},
-		{"dns.forward", "10.0.0.300", `setting dns.forward must be resolvers' addresses or ZONE=ADDRESS, got "10.0.0.300"`},
-		{"dns.forward", "corp.example=", `must name a resolver behind =, got "corp.example="`},
+		{"dns.forward", "10.0.0.300",
+			`setting dns.forward must be addresses of resolvers or ZONE=ADDRESS, got "10.0.0.300"`},
+		{"dns.forward", "corp.example=", `must have a resolver after =, got "corp.example="`},
 		{"dns.forward", "a b", `got "a"`},
-		{"dns.forward", "1.1.1.1,1.1.1.2,1.1.1.3,1.1.1.4,1.1.1.5,1.1.1.6,1.1.1.7,1.1.1.8,1.1.1.9", `at most 8 resolvers for a zone, got 9`},
+		{"dns.forward", "1.1.1.1,1.1.1.2,1.1.1.3,1.1.1.4,1.1.1.5,1.1.1.6,1.1.1.7,1.1.1.8,1.1.1.9",
+			`at most 8 resolvers for a zone, got 9`},
 		{"dns.allow", "", "must allow at least one network"},
 		{"dns.allow", "10.0.0.0/33", `must be CIDRs, private or connected, got "10.0.0.0/33"`},
 		{"registry.anonymous", "push", `must be pull or none, got "push"`},
@@ -62,10 +66,11 @@ func TestSettingsSayTheRuleAndWhatTheyGot(t *testing.T) {
 	}
 }
 
-// TestRedirectPairs: what people write for several pairs is either understood or refused with the reason; none becomes one
-// pair that leads elsewhere.
+// TestRedirectPairs: several pairs in any notation are either parsed or refused with the reason; none becomes one
+// pair with another target.
 func TestRedirectPairs(t *testing.T) {
-	const a, b = "https://update.k3s.io/v1-release/channels/stable=>https://github.com/k3s-io/k3s/releases/tag/v1.31.5+k3s1",
+	const a,
+		b = "https://update.k3s.io/v1-release/channels/stable=>https://github.com/k3s-io/k3s/releases/tag/v1.31.5+k3s1",
 		"https://update.rke2.io/v1-release/channels/stable=>https://github.com/rancher/rke2/releases/tag/v1.31.5+rke2r1"
 	for v, n := range map[string]int{a: 1, a + " " + b: 2, a + "\n\t" + b + " ": 2, "": 0,
 		"https://a.example/x=>https://b.example/y,z": 1, "https://a.example/x=>https://b.example/y?a=%3D%3E": 1,
@@ -94,18 +99,20 @@ func TestRedirectPairs(t *testing.T) {
 		{"https://a.example/x=https://b.example/y", "must be FROM=>TO pairs"},
 		{"https://a.example/x->https://b.example/y", "must be FROM=>TO pairs"},
 		{"https://a.example/x==>https://b.example/y https://a.example/x==>https://b.example/z", "twice"},
-		{a + " " + strings.Replace(a, "v1.31.5", "v1.32.1", 1), "must name each address once"},
-		{a + " http://UPDATE.k3s.io:80/v1-release//channels/stable=>text:x", "must name each address once"},
+		{a + " " + strings.Replace(a, "v1.31.5", "v1.32.1", 1), "must have each address once"},
+		{a + " http://UPDATE.k3s.io:80/v1-release//channels/stable=>text:x", "must have each address once"},
 		{"https://a.example/x=>https://a.example/x", "it leads to itself"},
 		{"https://a.example/x=>/x", "it leads to itself"},
-		{"https://a.example/x=>https://b.example/*", "* stands only at the end of a target, and only if the address ends in /*"},
+		{"https://a.example/x=>https://b.example/*", "* stands only at the end of a target, and only if the address " +
+			"ends in /*"},
 		{"https://a.example/x*=>https://b.example/y", "a * stands only behind the last slash"},
 		{"https://a.example/*/x=>https://b.example/y", "a * stands only behind the last slash"},
 		{"https://a.example/*=>https://b.example/*/x", "* stands only at the end"},
 		{"https://a.example/x#y=>https://b.example/y", "fragment"},
 		{"https://a.example/x=>https://u:secret@b.example/y", "user or a password"},
 	} {
-		if _, err := Parse(map[string]string{"files.redirects": c.value}); err == nil || !strings.Contains(err.Error(), c.want) {
+		if _, err := Parse(map[string]string{"files.redirects": c.value}); err == nil ||
+			!strings.Contains(err.Error(), c.want) {
 			t.Errorf("%q: got %v, want %q", c.value, err, c.want)
 		}
 	}
@@ -116,12 +123,15 @@ func TestForwardingByZone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(s.Forward) != 2 || s.Forward[0].Zone != "." || len(s.Forward[0].Resolvers) != 3 || s.Forward[1].Zone != "corp.example" ||
-		s.Forward[1].Resolvers[0] != netip.MustParseAddrPort("10.3.3.3:5353") || s.Forward[0].Resolvers[2] != netip.MustParseAddrPort("[fd00::53]:53") {
+	if len(s.Forward) != 2 || s.Forward[0].Zone != "." || len(s.Forward[0].Resolvers) != 3 ||
+		s.Forward[1].Zone != "corp.example" ||
+		s.Forward[1].Resolvers[0] != netip.MustParseAddrPort("10.3.3.3:5353") ||
+		s.Forward[0].Resolvers[2] != netip.MustParseAddrPort("[fd00::53]:53") {
 		t.Fatalf("got %+v", s.Forward)
 	}
 	at53 := func(a netip.AddrPort) bool { return a.Port() == 53 }
-	if err := s.RefuseSelf([]netip.Addr{netip.MustParseAddr("10.0.0.2")}, at53); err == nil || !strings.Contains(err.Error(), "10.0.0.2:53") {
+	if err := s.RefuseSelf([]netip.Addr{netip.MustParseAddr("10.0.0.2")}, at53); err == nil ||
+		!strings.Contains(err.Error(), "10.0.0.2:53") {
 		t.Errorf("got %v", err)
 	}
 	if err := s.RefuseSelf([]netip.Addr{netip.MustParseAddr("10.3.3.3")}, at53); err != nil {
@@ -152,7 +162,8 @@ func TestTheNewestKubernetesIsASetting(t *testing.T) {
 // The help of a setting that is a number or a duration names its unit.
 func TestSettingsNameTheirUnit(t *testing.T) {
 	for key, unit := range map[string]string{
-		"dns.ttl": "duration from 1s to 1h", "dns.response_rate": "answers a second", "scrub.interval": "days, like 30d", "pki.overlap": "days, like 7d",
+		"dns.ttl": "duration from 1s to 1h", "dns.response_rate": "answers a second",
+		"scrub.interval": "days, like 30d", "pki.overlap": "days, like 7d",
 	} {
 		for _, d := range defs {
 			if d.key == key && !strings.Contains(d.help, unit) {
@@ -161,9 +172,11 @@ func TestSettingsNameTheirUnit(t *testing.T) {
 		}
 	}
 	for _, d := range defs {
-		if named := map[string]bool{"dns.ttl": true, "dns.response_rate": true, "scrub.interval": true, "pki.overlap": true}[d.key]; !named &&
+		if named := map[string]bool{"dns.ttl": true, "dns.response_rate": true, "scrub.interval": true,
+			"pki.overlap": true}[d.key]; !named &&
 			strings.Trim(d.dflt, "0123456789") != d.dflt {
-			t.Errorf("%s: a setting with the default %s needs a unit in its help, and a line in this test", d.key, d.dflt)
+			t.Errorf("%s: a setting with the default %s needs a unit in its help, and a line in this test",
+				d.key, d.dflt)
 		}
 	}
 }

@@ -1,8 +1,8 @@
-// Package setup makes the data of a node, with the daemon stopped: init, join, restore and recover, and beside it the
-// node's config and systemd's drop-ins.
+// Package setup creates and replaces the data of a node, with the daemon stopped: init, join, restore and recover. It
+// also writes the node's config and systemd's drop-ins.
 //
-// It promises that contradictions are found before anything is written, and that a run that was cut short is taken up
-// again by the next one.
+// It promises that contradictions are found before anything is written, and that repeating an interrupted command
+// completes it.
 package setup
 
 import (
@@ -28,52 +28,52 @@ import (
 	"casemate/pki"
 )
 
-// A data directory holds
+// A data directory contains
 //
 //	cluster/       package cluster: the replicated tree and the blobs
 //	certs/         this node's leaf certificates and their keys
 //	missing.json   this node's missing book
 //	removed        only if the node was removed from its cluster
 //
-// and nothing that is not ours.
+// and no other files.
 const (
 	clusterDir  = "cluster"
 	CertsDir    = "certs"        // this node's leaf certificates and their keys
 	MissingFile = "missing.json" // this node's missing book
 )
 
-// The reserve of the disk: 1 GiB, or a twentieth of a small disk.
+// The disk's reserve: 1 GiB, or a twentieth of a small disk.
 const (
 	reserveMost = 1 << 30
 	reservePart = 20
 )
 
-// InitOptions are what init is given besides the node's config.
+// InitOptions are the options of Init besides the node's config.
 type InitOptions struct {
 	// Set are settings that differ from their defaults, by key.
 	Set map[string]string
-	// Permit and Exclude are zones (and CIDRs) that the root certificate allows or forbids besides the public ones.
+	// Permit and Exclude are zones (and CIDRs) that the root certificate allows or forbids in addition to the public
+	// ones.
 	Permit, Exclude []string
-	// ConfigFile is where the config is written if there is no file; "" writes none.
+	// ConfigFile is where the config is written if the file does not exist; "" writes none.
 	ConfigFile string
 	// Log gets one line per change of state. nil: nothing is logged.
 	Log *slog.Logger
 }
 
-// InitResult is what init has to say.
+// InitResult is the result of Init.
 type InitResult struct {
 	Prepared
 	Domain string
-	// Notes are sentences for the operator: origins that are not enabled and why, resolvers that could be asked for
-	// other names.
+	// Notes are sentences for the operator: origins that are not enabled and why, resolvers for other names.
 	Notes []string
 }
 
-// Init makes the first node of a cluster: its data directory, its settings, secrets and origins, and the CA; and writes
-// the node's config if there is none. It starts nothing. cfg must be complete (Config.Complete).
+// Init creates the first node of a cluster: its data directory, its settings, secrets and origins, and the CA; it
+// writes the node's config if there is none. It starts nothing. cfg must be complete (Config.Complete).
 //
-// Contradictions are a usage.Error and found before anything is written. An Init that was cut short is taken up again
-// by the next one; a data directory that is initialised already is fs.ErrExist.
+// Contradictions are a usage.Error and found before anything is written. Repeating an interrupted Init completes it;
+// a data directory that is initialised already is fs.ErrExist.
 func Init(ctx context.Context, cfg config.Config, opt InitOptions) (res InitResult, err error) {
 	log := orDiscard(opt.Log)
 	set, err := settings.Parse(opt.Set)
@@ -113,7 +113,7 @@ func Init(ctx context.Context, cfg config.Config, opt InitOptions) (res InitResu
 	if _, given := opt.Set["domain"]; !given {
 		if zone := hostZone(); zone != "" {
 			res.Notes = append(res.Notes, fmt.Sprintf("the cluster's zone is %s and cannot be changed later; this host is in "+
-				"%s: to use a zone of yours, start again with an empty data directory and --domain casemate.%s",
+				"%s: to use your own zone, start again with an empty data directory and --domain casemate.%s",
 				res.Domain, zone, zone))
 		}
 	}
@@ -126,7 +126,7 @@ func Init(ctx context.Context, cfg config.Config, opt InitOptions) (res InitResu
 	return res, nil
 }
 
-// bootstrap makes the data of the first node.
+// bootstrap creates the data of the first node.
 func bootstrap(ctx context.Context, cfg config.Config, opt InitOptions, log *slog.Logger, set *settings.Settings,
 	spec pki.Spec, disabled []origin.Origin) (err error) {
 	c, err := openOrBootstrap(cfg, log)
@@ -138,7 +138,7 @@ func bootstrap(ctx context.Context, cfg config.Config, opt InitOptions, log *slo
 	if entries, err := tree.ReadDir("pki"); err == nil && len(entries) > 0 {
 		return initialised(cfg.Data)
 	}
-	origins, err := origin.Load(tree.Sub("origins"), set.Origins) // what an Init that was cut short left behind
+	origins, err := origin.Load(tree.Sub("origins"), set.Origins) // the state that an interrupted Init left behind
 	if err != nil {
 		return err
 	}
@@ -172,14 +172,14 @@ func bootstrap(ctx context.Context, cfg config.Config, opt InitOptions, log *slo
 	if err != nil {
 		return fmt.Errorf("init: %w", err)
 	}
-	// Last, and in one batch: with the CA there, the node is initialised.
+	// Last, and in one batch: once the CA exists, the node is initialised.
 	if err := pki.Init(ctx, tree.Sub("pki"), c, spec, origins.Names()); err != nil {
 		return fmt.Errorf("init: %w", err)
 	}
 	return nil
 }
 
-// initialised is a data directory that needs no init.
+// initialised is the error for a data directory that needs no init.
 type initialised string
 
 func (dir initialised) Error() string {
@@ -194,7 +194,7 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// checkDataDir refuses a directory with other things than ours before anything is written.
+// checkDataDir refuses a directory with files that are not casemate's before anything is written.
 func checkDataDir(dir string) error {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -205,15 +205,15 @@ func checkDataDir(dir string) error {
 	}
 	for _, e := range entries {
 		if !slices.Contains([]string{clusterDir, CertsDir, MissingFile, removedFile, "lost+found"}, e.Name()) {
-			return fmt.Errorf("data directory %s holds %q, which is not casemate's: choose an empty directory with data (or "+
+			return fmt.Errorf("data directory %s contains %q, which is not casemate's: choose an empty directory with data (or "+
 				"--data): %w", dir, e.Name(), fs.ErrExist)
 		}
 	}
 	return nil
 }
 
-// openOrBootstrap opens the cluster, which it makes if there is none. A directory that says itself it is incomplete is
-// made again.
+// openOrBootstrap opens the cluster, and creates it if there is none. A directory that is marked as incomplete is
+// created again.
 func openOrBootstrap(cfg config.Config, log *slog.Logger) (*cluster.Cluster, error) {
 	cc := ClusterConfig(cfg, log)
 	if !exists(filepath.Join(cc.Dir, "format")) {
@@ -224,24 +224,23 @@ func openOrBootstrap(cfg config.Config, log *slog.Logger) (*cluster.Cluster, err
 	return cluster.Open(cc)
 }
 
-// ClusterConfig returns what the cluster is opened with on a node with this config.
+// ClusterConfig returns the configuration for opening the cluster on a node with this config.
 func ClusterConfig(cfg config.Config, log *slog.Logger) cluster.Config {
 	return cluster.Config{
 		Dir: filepath.Join(cfg.Data, clusterDir), Node: cfg.Node, Log: log, Reserve: reserve(cfg.Data), Tallies: tallies,
 	}
 }
 
-// Initialised reports whether the data directory holds a node, or what a join that was cut short has left.
+// Initialised reports whether the data directory has a node, or the rest of an interrupted join.
 func Initialised(cfg config.Config) bool {
 	dir := filepath.Join(cfg.Data, clusterDir)
 	return exists(filepath.Join(dir, "format")) || exists(filepath.Join(dir, "incomplete"))
 }
 
-// self is this node as the tree keeps it.
+// self returns this node's record in the tree.
 func self(cfg config.Config) nodes.Node { return nodes.Node{Name: cfg.Node, Addrs: cfg.Advertise} }
 
-// publicZones are the zones that the root permits: those of pki and every built-in origin, which may lie outside of
-// them.
+// publicZones returns the zones that the root permits: those of pki, and every built-in origin outside of them.
 func publicZones() []string {
 	zones := pki.PublicZones()
 	for _, o := range origin.Builtin() {
@@ -250,7 +249,7 @@ func publicZones() []string {
 	return zones
 }
 
-// hostZone is the zone that this host's name is in, or "".
+// hostZone returns the zone of this host's name, or "".
 func hostZone() string {
 	name, err := os.Hostname()
 	if err != nil {
@@ -263,7 +262,7 @@ func hostZone() string {
 	return zone
 }
 
-// hostResolvers are the resolvers of this host, without its own addresses and loopback.
+// hostResolvers returns the resolvers of this host, without its own addresses and loopback.
 func hostResolvers(own []netip.Addr) []string {
 	var found []string
 	for _, path := range []string{"/run/systemd/resolve/resolv.conf", "/etc/resolv.conf"} {

@@ -12,32 +12,32 @@ import (
 	"casemate/cluster"
 )
 
-// JoinOptions are what join is given besides the node's config.
+// JoinOptions are the options of Join besides the node's config.
 type JoinOptions struct {
-	// Token is what `casemate token create` printed.
+	// Token is the output of `casemate token create`.
 	Token string
 	// Addr is the peer address of any member, host or host:port.
 	Addr string
-	// Version is the program's, which the other nodes show.
+	// Version is the program's version, which the other nodes show.
 	Version string
-	// Wait goes on trying, until the context ends, while the cluster has no majority.
+	// Wait retries, until the context ends, while the cluster has no majority.
 	Wait bool
-	// ConfigFile is where the config is written if there is no file; "" writes none.
+	// ConfigFile is where the config is written if the file does not exist; "" writes none.
 	ConfigFile string
 	// Log gets one line per change of state. nil: nothing is logged.
 	Log *slog.Logger
 }
 
-// Join makes this node a member of the cluster to which the token belongs: its data directory, with its identity and
-// the keys, and its config if there is none. It starts nothing: the content comes when the node is served. A Join that
-// was cut short is taken up again by the next one, with the same token.
+// Join joins this node to the cluster that issued the token: it creates the data directory, with the node's identity
+// and the keys, and writes the config if there is none. It starts nothing: the content is fetched when the node runs.
+// Repeating an interrupted Join with the same token completes it.
 func Join(ctx context.Context, cfg config.Config, opt JoinOptions) (p Prepared, err error) {
 	token, err := cluster.ParseToken(opt.Token)
 	if err != nil {
 		return p, &usage.Error{Err: err}
 	}
 	if cfg.PeerListen().Port() == 0 {
-		return p, usage.Errorf("listen.peer must name a port: the other nodes have to find this one there")
+		return p, usage.Errorf("listen.peer must have a fixed port, because the other nodes connect to it")
 	}
 	addr, err := config.PeerAddr(opt.Addr)
 	if err != nil {

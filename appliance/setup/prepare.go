@@ -11,22 +11,23 @@ import (
 	"casemate/cluster"
 )
 
-// Prepared is what init, join and restore have made beside the data, and what is to be typed next.
+// Prepared is what init, join and restore have written besides the data, and the commands to run next.
 type Prepared struct {
-	// ConfigFile is the config that was written, "" when there was one.
+	// ConfigFile is the config that was written, "" if it existed.
 	ConfigFile string
-	// Resumed: the data was whole already, made by a run that was cut short before it had written everything beside it.
+	// Resumed means that the data was complete already, created by a run that was interrupted before it had written
+	// everything else.
 	Resumed bool
 	// Next starts the daemon.
 	Next string
-	// Firewall are the lines that open the ports where firewalld runs; none where systemd does not run the daemon.
+	// Firewall are the commands that open the ports if firewalld runs; none if systemd does not run the daemon.
 	Firewall []string
 }
 
-// prepare makes what a node needs: its config if there is none, its data by calling make, and, where systemd runs the
-// daemon, its sockets' drop-ins. The data is made as the daemon's user. What can be refused is refused before make is
-// called; if that fails there is no config and no drop-in either. If we were to crash after make, the next run would
-// find the data whole (make says so), and write the rest.
+// prepare creates what a node needs: its config if there is none, its data by calling make, and, if systemd runs the
+// daemon, the drop-ins of its sockets. The data is created as the daemon's user. Everything that can be refused is
+// refused before make is called; if make fails there is no config and no drop-in either. If we were to crash after
+// make, the next run would find the data complete (make reports it), and write the rest.
 func prepare(cfg config.Config, configFile string, make func() error) (p Prepared, err error) {
 	host, err := serviceHost(configFile)
 	if err != nil {
@@ -73,7 +74,7 @@ func prepare(cfg config.Config, configFile string, make func() error) (p Prepare
 	return p, nil
 }
 
-// running is a data directory that a daemon has open: it needs no init, join or restore.
+// running is the error for a data directory that a daemon has open: it needs no init, join or restore.
 type running string
 
 func (dir running) Error() string {
@@ -82,7 +83,7 @@ func (dir running) Error() string {
 
 func (running) Is(err error) bool { return err == fs.ErrExist }
 
-// serviceHost is the host's systemd, if it runs the daemon with this config.
+// serviceHost returns the host's systemd, if it runs the daemon with this config.
 func serviceHost(configFile string) (*service.Host, error) {
 	if configFile != config.DefaultFile {
 		return nil, nil
@@ -90,7 +91,7 @@ func serviceHost(configFile string) (*service.Host, error) {
 	return service.Find()
 }
 
-// WriteSockets writes systemd's drop-ins from the config anew and returns those that changed.
+// WriteSockets writes systemd's drop-ins from the config again and returns those that changed.
 func WriteSockets(cfg config.Config, configFile string) ([]string, error) {
 	host, err := serviceHost(configFile)
 	if err != nil {

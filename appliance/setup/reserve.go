@@ -6,8 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// reserve is how much of the data directory's disk is kept free. A directory that is not there yet counts as its file
-// system will: by what is above it.
+// reserve returns how much of the data directory's disk is reserved as free space. For a directory that does not
+// exist yet it uses the file system of its parent.
 func reserve(dir string) int64 {
 	var st unix.Statfs_t
 	for unix.Statfs(dir, &st) != nil {

@@ -13,19 +13,19 @@ import (
 	"casemate/cluster"
 )
 
-// RestoreOptions are what Restore is given besides the node's config.
+// RestoreOptions are the options of Restore besides the node's config.
 type RestoreOptions struct {
-	// Passphrase or Identities unwraps the sealing key; see cluster.RestoreOptions.
+	// Passphrase or Identities decrypt the sealing key; see cluster.RestoreOptions.
 	Passphrase, Identities string
-	// ConfigFile is where the config is written if there is no file; "" writes none.
+	// ConfigFile is where the config is written if the file does not exist; "" writes none.
 	ConfigFile string
 	// Log gets one line per change of state. nil: nothing is logged.
 	Log *slog.Logger
 }
 
-// Restore makes the first node of a new cluster from a backup, in a data directory that is new or empty. The node's
+// Restore creates the first node of a new cluster from a backup, in a data directory that is new or empty. The node's
 // name and addresses are those of cfg, which must be complete; settings, users, content and the CA are the backup's,
-// and what it says of other nodes is gone. It starts nothing.
+// and the backup's other nodes are dropped. It starts nothing.
 func Restore(ctx context.Context, cfg config.Config, r io.Reader,
 	opt RestoreOptions) (rep cluster.RestoreReport, p Prepared, err error) {
 	if err := checkDataDir(cfg.Data); err != nil {
@@ -51,8 +51,8 @@ func Restore(ctx context.Context, cfg config.Config, r io.Reader,
 	return rep, p, err
 }
 
-// Recover makes the stopped node of cfg a cluster of one, or with dry only says what that would cost; see
-// cluster.Recover. configFile is where cfg came from.
+// Recover makes the stopped node of cfg a cluster of one, or with dry only reports what that would lose; see
+// cluster.Recover. configFile is the file of cfg.
 func Recover(cfg config.Config, configFile string, dry bool, log *slog.Logger) (rep cluster.RecoverReport, err error) {
 	host, err := serviceHost(configFile)
 	if err != nil {
@@ -75,8 +75,8 @@ func Recover(cfg config.Config, configFile string, dry bool, log *slog.Logger) (
 	return rep, err
 }
 
-// onlyNode takes all other nodes out of the tree: DNS must not name them, and new intermediates need not permit their
-// addresses. The CA enters its own at the next start.
+// onlyNode removes all other nodes from the tree: DNS must not return them, and new intermediates need not permit
+// their addresses. The CA adds its own at the next start.
 func onlyNode(b cluster.Batch, cfg config.Config) error {
 	b.Remove(nodes.Dir)
 	b.Remove("pki/node")

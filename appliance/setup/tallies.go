@@ -16,7 +16,7 @@ var tallies = []func(name []byte) bool{
 	func(name []byte) bool { return bytes.HasPrefix(name, []byte("files/")) },
 }
 
-// Counts returns how many tags and files the cluster that was opened with ClusterConfig holds.
+// Counts returns how many tags and files a cluster opened with ClusterConfig has.
 func Counts(c *cluster.Cluster) (images, files int) {
 	list := c.Tallies()
 	return list[0], list[1]

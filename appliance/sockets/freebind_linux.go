@@ -6,8 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// FreeBind lets a socket be bound to an address that this host has not got yet, as systemd's sockets with FreeBind=
-// are.
+// FreeBind lets a socket be bound to an address that this host does not have yet, like systemd's sockets with
+// FreeBind=.
 func FreeBind(network, _ string, c syscall.RawConn) (err error) {
 	level, opt := unix.SOL_IP, unix.IP_FREEBIND
 	if network == "tcp6" {

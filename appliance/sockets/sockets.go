@@ -1,6 +1,6 @@
-// Package sockets binds everything that a node listens on, or takes it from systemd.
+// Package sockets binds everything that a node listens on, or inherits it from systemd.
 //
-// It promises that either all sockets are bound or, with an error, none; and that the error names the key, the address
+// It promises that either all sockets are bound or, with an error, none; and that the error has the key, the address
 // and what to do.
 package sockets
 
@@ -23,7 +23,7 @@ import (
 	"casemate/appliance/config"
 )
 
-// The names under which systemd hands sockets over (FileDescriptorName=), one unit for each.
+// The names under which systemd passes sockets (FileDescriptorName=), one per unit.
 const (
 	HTTP   = "http"
 	HTTPS  = "https"
@@ -32,32 +32,32 @@ const (
 	Admin  = "admin"
 )
 
-// adminGroup may talk to the admin socket, beside root and the daemon's own user.
+// adminGroup may connect to the admin socket, in addition to root and the daemon's own user.
 const adminGroup = "casemate"
 
-// A Set is all that the appliance listens on.
+// A Set has all sockets that the appliance listens on.
 type Set struct {
 	HTTP, HTTPS []net.Listener
 	DNSUDP      []*net.UDPConn
 	DNSTCP      []net.Listener
 	Admin       net.Listener
-	Peer        net.Listener // taken over by the cluster
+	Peer        net.Listener // the cluster takes it over
 }
 
-// Addrs are the addresses that are really listened on, port 0 resolved.
+// Addrs are the actual addresses, with port 0 resolved.
 type Addrs struct {
 	HTTP, HTTPS, DNS []netip.AddrPort
 	Peer             netip.AddrPort
 	Admin            string
 }
 
-// Bind takes the sockets that systemd handed over (by their names) and binds the others. Where another process has
-// those of DNS (elsewhere), they are not bound here; those that were handed over all the same are used. Either all are
-// there or, with an error, none.
-func Bind(cfg *config.Config, handed []*os.File, elsewhere bool) (s *Set, err error) {
+// Bind uses the sockets that systemd passed (by their names) and binds the others. With elsewhere, another process
+// has the DNS sockets: they are not bound here, but if systemd passed some, those are used. On an error no socket
+// stays bound.
+func Bind(cfg *config.Config, inherited []*os.File, elsewhere bool) (s *Set, err error) {
 	s = &Set{}
 	defer func() {
-		for _, f := range handed {
+		for _, f := range inherited {
 			f.Close() // the listeners hold duplicates
 		}
 		if err != nil {
@@ -66,12 +66,13 @@ func Bind(cfg *config.Config, handed []*os.File, elsewhere bool) (s *Set, err er
 		}
 	}()
 	by := map[string][]*os.File{}
-	for _, f := range handed {
+	for _, f := range inherited {
 		switch f.Name() {
 		case HTTP, HTTPS, DNSUDP, DNSTCP, Admin:
 			by[f.Name()] = append(by[f.Name()], f)
 		default:
-			return s, fmt.Errorf("systemd handed over a socket called %q: its unit's FileDescriptorName must be http, https, "+
+			return s, fmt.Errorf("systemd passed a socket with the name %q: its unit's FileDescriptorName must be "+
+				"http, https, "+
 				"dns-udp, dns-tcp or admin", f.Name())
 		}
 	}
@@ -90,7 +91,7 @@ func Bind(cfg *config.Config, handed []*os.File, elsewhere bool) (s *Set, err er
 		return s, err
 	}
 	var lc net.ListenConfig
-	if len(handed) > 0 {
+	if len(inherited) > 0 {
 		lc.Control = FreeBind // the others came from systemd, which did not wait for the network either
 	}
 	if s.Peer, err = listenWith(lc, "listen.peer", cfg.PeerListen()); err != nil {
@@ -105,7 +106,7 @@ func bindTCP(cfg *config.Config, by map[string][]*os.File, name, key string, lis
 		for _, f := range files {
 			l, err := net.FileListener(f)
 			if err != nil {
-				return list, fmt.Errorf("socket %q from systemd is no stream socket: %w", name, err)
+				return list, fmt.Errorf("socket %q from systemd is not a stream socket: %w", name, err)
 			}
 			list = append(list, l)
 		}
@@ -124,7 +125,7 @@ func bindTCP(cfg *config.Config, by map[string][]*os.File, name, key string, lis
 	return list, nil
 }
 
-// listenTCP does not use the dual-stack wildcard: an address means what it says.
+// listenTCP does not use the dual-stack wildcard: an IPv6 address covers IPv6 only.
 func listenTCP(key string, a netip.AddrPort) (net.Listener, error) {
 	return listenWith(net.ListenConfig{}, key, a)
 }
@@ -144,7 +145,7 @@ func listenWith(lc net.ListenConfig, key string, a netip.AddrPort) (net.Listener
 	return l, nil
 }
 
-// explainBind turns what the kernel says about an address into what to do.
+// explainBind turns the kernel's error about an address into a sentence that says what to do.
 func explainBind(key, network string, a netip.AddrPort, err error) error {
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
@@ -152,18 +153,21 @@ func explainBind(key, network string, a netip.AddrPort, err error) error {
 		if network == "udp" {
 			flag = "u"
 		}
-		return fmt.Errorf("%s: %s port %s is taken by another program (ss -l%snp 'sport = :%d' shows which): stop it or "+
+		return fmt.Errorf("%s: %s port %s is taken by another program (ss -l%snp 'sport = :%d' shows which): stop it "+
+			"or "+
 			"change %s: %w", key, network, a, flag, a.Port(), key, err)
 	case errors.Is(err, syscall.EACCES):
-		return fmt.Errorf("%s: ports below 1024, like %s, need root or CAP_NET_BIND_SERVICE: start casemate by systemd, or "+
+		return fmt.Errorf("%s: ports below 1024, like %s, need root or CAP_NET_BIND_SERVICE: start casemate by "+
+			"systemd, or "+
 			"change %s: %w", key, a, key, err)
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
-		return fmt.Errorf("%s: %s is no address of this host: change %s (or advertise): %w", key, a.Addr(), key, err)
+		return fmt.Errorf("%s: %s is not an address of this host: change %s (or advertise): %w", key, a.Addr(),
+			key, err)
 	}
 	return fmt.Errorf("%s %s: %w", key, a, err)
 }
 
-// SameAddrs holds what systemd handed over against what the config says, if it says something.
+// SameAddrs compares the addresses of systemd's sockets with those in the config, if it has any.
 func SameAddrs(name, key string, want, got []netip.AddrPort) error {
 	if len(want) == 0 {
 		return nil
@@ -171,20 +175,23 @@ func SameAddrs(name, key string, want, got []netip.AddrPort) error {
 	ok := len(want) == len(got)
 	for _, w := range want {
 		ok = ok &&
-			slices.ContainsFunc(got, func(g netip.AddrPort) bool { return g == w || w.Port() == 0 && g.Addr() == w.Addr() })
+			slices.ContainsFunc(got, func(g netip.AddrPort) bool {
+				return g == w || w.Port() == 0 && g.Addr() == w.Addr()
+			})
 	}
 	if !ok {
-		return fmt.Errorf("systemd's socket %q is at %s, but %s says %s: casemate sockets tells systemd", name, Join(got),
+		return fmt.Errorf("systemd's socket %q is at %s, but %s is %s: casemate sockets updates systemd", name,
+			Join(got),
 			key, Join(want))
 	}
 	return nil
 }
 
-// Misplaced says which handed-over sockets miss an address that clients are told, where the config leaves it at that: a
-// hand-made unit may mean it, a forgotten one does not.
-func (s *Set) Misplaced(cfg *config.Config, handed []*os.File) (list []string) {
+// Misplaced reports which sockets from systemd do not have an advertised address, if the config sets no listening
+// address: a hand-made unit may intend that, an outdated one does not.
+func (s *Set) Misplaced(cfg *config.Config, inherited []*os.File) (list []string) {
 	names := map[string]bool{}
-	for _, f := range handed {
+	for _, f := range inherited {
 		names[f.Name()] = true
 	}
 	at := s.Addrs()
@@ -200,9 +207,12 @@ func (s *Set) Misplaced(cfg *config.Config, handed []*os.File) (list []string) {
 			continue
 		}
 		for _, a := range cfg.Advertise {
-			if !slices.ContainsFunc(l.got, func(g netip.AddrPort) bool { return g.Addr() == a || g.Addr().IsUnspecified() }) {
+			if !slices.ContainsFunc(l.got, func(g netip.AddrPort) bool {
+				return g.Addr() == a || g.Addr().IsUnspecified()
+			}) {
 				list = append(list,
-					fmt.Sprintf("advertise says %s, and systemd's socket %q is at %s: casemate sockets tells systemd", a, l.name,
+					fmt.Sprintf("advertise has %s, but systemd's socket %q is at %s: casemate sockets updates systemd",
+						a, l.name,
 						Join(l.got)))
 			}
 		}
@@ -232,14 +242,14 @@ func addrsOf(list []net.Listener) []netip.AddrPort {
 func (s *Set) bindDNS(cfg *config.Config, by map[string][]*os.File) error {
 	udp, tcp := by[DNSUDP], by[DNSTCP]
 	if (len(udp) == 0) != (len(tcp) == 0) {
-		return fmt.Errorf("systemd handed over %d sockets called dns-udp and %d called dns-tcp: DNS needs both", len(udp),
+		return fmt.Errorf("systemd passed %d sockets named dns-udp and %d named dns-tcp: DNS needs both", len(udp),
 			len(tcp))
 	}
 	if len(udp) > 0 {
 		for _, f := range udp {
 			c, err := net.FilePacketConn(f)
 			if err != nil {
-				return fmt.Errorf("socket %q from systemd is no datagram socket: %w", DNSUDP, err)
+				return fmt.Errorf("socket %q from systemd is not a datagram socket: %w", DNSUDP, err)
 			}
 			u, ok := c.(*net.UDPConn)
 			if !ok {
@@ -272,12 +282,12 @@ func (s *Set) bindDNS(cfg *config.Config, by map[string][]*os.File) error {
 	return nil
 }
 
-// orphanWait is how long a port may still be taken by the DNS process of a daemon that was killed a moment ago: it
-// ends with it, but not in the same moment.
+// orphanWait is how long a port may still be in use by the DNS process of a daemon that was just killed: it ends soon
+// after the daemon.
 const orphanWait = time.Second
 
-// bindBoth binds UDP and TCP at the same port. A port that the kernel chose for one may be taken for the other: then it
-// is asked again.
+// bindBoth binds UDP and TCP to the same port. If the kernel chose a port for one that is in use for the other, it
+// retries.
 func (s *Set) bindBoth(a netip.AddrPort) error {
 	network := "udp4"
 	if a.Addr().Is6() {
@@ -305,32 +315,35 @@ func (s *Set) bindBoth(a netip.AddrPort) error {
 func (s *Set) bindAdmin(cfg *config.Config, files []*os.File) error {
 	path := cfg.Listen.Admin
 	if len(files) > 1 {
-		return fmt.Errorf("systemd handed over %d sockets called %q: there must be one", len(files), Admin)
+		return fmt.Errorf("systemd passed %d sockets named %q: there must be one", len(files), Admin)
 	}
 	if len(files) == 1 {
 		l, err := net.FileListener(files[0])
 		if err != nil {
-			return fmt.Errorf("socket %q from systemd is no stream socket: %w", Admin, err)
+			return fmt.Errorf("socket %q from systemd is not a stream socket: %w", Admin, err)
 		}
 		s.Admin = l
 		if got := l.Addr().String(); got != path {
-			return fmt.Errorf("systemd's socket %q is at %s, but listen.admin says %s: change one of the two", Admin, got, path)
+			return fmt.Errorf("systemd's socket %q is at %s, but listen.admin is %s: change one of the two", Admin,
+				got, path)
 		}
 		return nil
 	}
-	// Whoever owns the directory may put another socket in our place, so it is made for us alone and the group.
+	// The owner of the directory could replace our socket, so the directory is created for us and the group only.
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return fmt.Errorf("listen.admin: %w", err)
 	}
 	l, err := net.Listen("unix", path)
 	if errors.Is(err, syscall.EADDRINUSE) {
-		// A socket that nobody answers is what a killed daemon left behind.
+		// A socket that does not answer was left behind by a daemon that was killed.
 		if c, dialErr := net.Dial("unix", path); dialErr == nil {
 			c.Close()
-			return fmt.Errorf("listen.admin: another program, probably another casemate, answers at %s: stop it or change "+
+			return fmt.Errorf("listen.admin: another program, probably another casemate, answers at %s: stop it or "+
+				"change "+
 				"listen.admin: %w", path, err)
 		} else if info, statErr := os.Lstat(path); statErr != nil || info.Mode().Type() != fs.ModeSocket {
-			return fmt.Errorf("listen.admin: %s exists and is no socket: remove it or change listen.admin: %w", path, err)
+			return fmt.Errorf("listen.admin: %s exists and is not a socket: remove it or change listen.admin: %w",
+				path, err)
 		}
 		if err := os.Remove(path); err != nil {
 			return fmt.Errorf("listen.admin: %w", err)
@@ -341,8 +354,8 @@ func (s *Set) bindAdmin(cfg *config.Config, files []*os.File) error {
 		return fmt.Errorf("listen.admin %s: %w", path, err)
 	}
 	s.Admin = l
-	// Until here the umask has kept others out (connecting needs the right to write). The group need not exist, as with
-	// make run.
+	// Until now the umask kept others out (connecting needs write permission). The group may not exist, as with make
+	// run.
 	if g, err := user.LookupGroup(adminGroup); err == nil {
 		if gid, err := strconv.Atoi(g.Gid); err == nil {
 			_ = os.Chown(path, -1, gid) // only root or a member may
@@ -384,8 +397,8 @@ func (s *Set) Close() {
 	}
 }
 
-// Reachable returns the addresses at which this node can be asked: what is advertised, what is listened on, and behind
-// a wildcard every interface.
+// Reachable returns the addresses at which this node can be reached: the advertised ones, those listened on, and for
+// a wildcard those of every interface.
 func (s *Set) Reachable(advertise []netip.Addr) []netip.Addr {
 	list := slices.Clone(advertise)
 	for _, l := range s.Addrs().HTTPS {

@@ -19,12 +19,13 @@ func testConfig(t *testing.T, dir string) config.Config {
 	free := []netip.AddrPort{netip.AddrPortFrom(here, 0)}
 	return config.Config{
 		Node: "n1", Data: filepath.Join(dir, "data"), Advertise: []netip.Addr{here},
-		Listen: config.Listen{HTTP: free, HTTPS: free, DNS: free, Peer: free[0], Admin: filepath.Join(dir, "admin.sock")},
+		Listen: config.Listen{HTTP: free, HTTPS: free, DNS: free, Peer: free[0],
+			Admin: filepath.Join(dir, "admin.sock")},
 	}
 }
 
-// handed makes a socket as systemd hands it over: a file with the socket's name.
-func handed(t *testing.T, name, network, addr string) (*os.File, string) {
+// inherit makes a socket as systemd passes it: a file with the socket's name.
+func inherit(t *testing.T, name, network, addr string) (*os.File, string) {
 	t.Helper()
 	var f *os.File
 	var at string
@@ -67,19 +68,20 @@ func mustDup(t *testing.T, f *os.File) int {
 
 func TestSocketsFromSystemdAreUsedByName(t *testing.T) {
 	cfg := testConfig(t, t.TempDir())
-	cfg.Listen.HTTP, cfg.Listen.HTTPS, cfg.Listen.DNS = nil, nil, nil // nothing is said: what is handed over counts
-	http, httpAt := handed(t, "http", "tcp", "127.0.0.1:0")
-	https, httpsAt := handed(t, "https", "tcp", "127.0.0.1:0")
-	udp, udpAt := handed(t, "dns-udp", "udp", "127.0.0.1:0")
-	tcp, _ := handed(t, "dns-tcp", "tcp", udpAt)
-	admin, adminAt := handed(t, "admin", "unix", cfg.Listen.Admin)
+	cfg.Listen.HTTP, cfg.Listen.HTTPS, cfg.Listen.DNS = nil, nil, nil // no address is configured: those of the inherited sockets apply
+	http, httpAt := inherit(t, "http", "tcp", "127.0.0.1:0")
+	https, httpsAt := inherit(t, "https", "tcp", "127.0.0.1:0")
+	udp, udpAt := inherit(t, "dns-udp", "udp", "127.0.0.1:0")
+	tcp, _ := inherit(t, "dns-tcp", "tcp", udpAt)
+	admin, adminAt := inherit(t, "admin", "unix", cfg.Listen.Admin)
 	s, err := Bind(&cfg, []*os.File{https, udp, http, tcp, admin}, false)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer s.Close()
 	a := s.Addrs()
-	if got := fmt.Sprintf("%v %v %v %s", a.HTTP, a.HTTPS, a.DNS, a.Admin); got != fmt.Sprintf("[%s] [%s] [%s] %s", httpAt, httpsAt, udpAt, adminAt) {
+	if got := fmt.Sprintf("%v %v %v %s", a.HTTP, a.HTTPS, a.DNS, a.Admin); got != fmt.Sprintf("[%s] [%s] [%s] %s",
+		httpAt, httpsAt, udpAt, adminAt) {
 		t.Errorf("got %s", got)
 	}
 }
@@ -88,35 +90,42 @@ func TestWrongSocketsAreNamed(t *testing.T) {
 	cfg := testConfig(t, t.TempDir())
 	want := netip.MustParseAddrPort("127.0.0.1:18080")
 	cfg.Listen.HTTP = []netip.AddrPort{want}
-	other, otherAt := handed(t, "http", "tcp", "127.0.0.1:0")
-	if _, err := Bind(&cfg, []*os.File{other}, false); err == nil || !strings.Contains(err.Error(), `systemd's socket "http" is at `+otherAt+`, but listen.http says 127.0.0.1:18080: casemate sockets tells systemd`) {
+	other, otherAt := inherit(t, "http", "tcp", "127.0.0.1:0")
+	if _, err := Bind(&cfg, []*os.File{other}, false); err == nil ||
+		!strings.Contains(err.Error(), `systemd's socket "http" is at `+otherAt+
+			`, but listen.http is 127.0.0.1:18080: casemate sockets updates systemd`) {
 		t.Errorf("got %v", err)
 	}
 	cfg = testConfig(t, t.TempDir())
-	unknown, _ := handed(t, "web", "tcp", "127.0.0.1:0")
-	if _, err := Bind(&cfg, []*os.File{unknown}, false); err == nil || !strings.Contains(err.Error(), `a socket called "web"`) {
+	unknown, _ := inherit(t, "web", "tcp", "127.0.0.1:0")
+	if _, err := Bind(&cfg, []*os.File{unknown}, false); err == nil ||
+		!strings.Contains(err.Error(), `a socket with the name "web"`) {
 		t.Errorf("got %v", err)
 	}
-	half, _ := handed(t, "dns-udp", "udp", "127.0.0.1:0")
-	if _, err := Bind(&cfg, []*os.File{half}, false); err == nil || !strings.Contains(err.Error(), "1 sockets called dns-udp and 0 called dns-tcp") {
+	half, _ := inherit(t, "dns-udp", "udp", "127.0.0.1:0")
+	if _, err := Bind(&cfg, []*os.File{half}, false); err == nil ||
+		!strings.Contains(err.Error(), "1 sockets named dns-udp and 0 named dns-tcp") {
 		t.Errorf("got %v", err)
 	}
-	stream, _ := handed(t, "dns-udp", "tcp", "127.0.0.1:0")
-	tcp, _ := handed(t, "dns-tcp", "tcp", "127.0.0.1:0")
-	if _, err := Bind(&cfg, []*os.File{stream, tcp}, false); err == nil || !strings.Contains(err.Error(), `socket "dns-udp" from systemd is no datagram socket`) {
+	stream, _ := inherit(t, "dns-udp", "tcp", "127.0.0.1:0")
+	tcp, _ := inherit(t, "dns-tcp", "tcp", "127.0.0.1:0")
+	if _, err := Bind(&cfg, []*os.File{stream, tcp}, false); err == nil ||
+		!strings.Contains(err.Error(), `socket "dns-udp" from systemd is not a datagram socket`) {
 		t.Errorf("got %v", err)
 	}
-	elsewhere, at := handed(t, "admin", "unix", filepath.Join(t.TempDir(), "other.sock"))
-	if _, err := Bind(&cfg, []*os.File{elsewhere}, false); err == nil || !strings.Contains(err.Error(), `systemd's socket "admin" is at `+at+`, but listen.admin says `+cfg.Listen.Admin) {
+	elsewhere, at := inherit(t, "admin", "unix", filepath.Join(t.TempDir(), "other.sock"))
+	if _, err := Bind(&cfg, []*os.File{elsewhere}, false); err == nil ||
+		!strings.Contains(err.Error(), `systemd's socket "admin" is at `+at+`, but listen.admin is `+cfg.Listen.Admin) {
 		t.Errorf("got %v", err)
 	}
 }
 
-// Who changes advertise and forgets the sockets hears of it.
-func TestHandedSocketsThatMissAnAdvertisedAddress(t *testing.T) {
+// If advertise changes and the sockets do not, a warning says so.
+func TestInheritedSocketsThatMissAnAdvertisedAddress(t *testing.T) {
 	cfg := testConfig(t, t.TempDir())
-	cfg.Listen = config.Listen{Admin: cfg.Listen.Admin, Peer: cfg.Listen.Peer, HTTPS: cfg.Listen.HTTPS, DNS: cfg.Listen.DNS}
-	f, at := handed(t, "http", "tcp", "127.0.0.1:0")
+	cfg.Listen = config.Listen{Admin: cfg.Listen.Admin, Peer: cfg.Listen.Peer, HTTPS: cfg.Listen.HTTPS,
+		DNS: cfg.Listen.DNS}
+	f, at := inherit(t, "http", "tcp", "127.0.0.1:0")
 	files := []*os.File{f}
 	s, err := Bind(&cfg, files, false)
 	if err != nil {
@@ -127,7 +136,9 @@ func TestHandedSocketsThatMissAnAdvertisedAddress(t *testing.T) {
 		t.Errorf("got %q", list)
 	}
 	cfg.Advertise = append(cfg.Advertise, netip.MustParseAddr("10.0.0.12"))
-	if list := s.Misplaced(&cfg, files); len(list) != 1 || list[0] != `advertise says 10.0.0.12, and systemd's socket "http" is at `+at+`: casemate sockets tells systemd` {
+	if list := s.Misplaced(&cfg, files); len(list) != 1 ||
+		list[0] != `advertise has 10.0.0.12, but systemd's socket "http" is at `+at+
+			`: casemate sockets updates systemd` {
 		t.Errorf("got %q", list)
 	}
 }
@@ -142,7 +153,8 @@ func TestTheAdminSocket(t *testing.T) {
 	if info, err := os.Stat(cfg.Listen.Admin); err != nil || info.Mode().Perm() != 0o660 {
 		t.Errorf("%v, mode %v, want 0660", err, info.Mode())
 	}
-	if _, err := Bind(&cfg, nil, false); err == nil || !strings.Contains(err.Error(), "probably another casemate, answers at "+cfg.Listen.Admin) {
+	if _, err := Bind(&cfg, nil, false); err == nil ||
+		!strings.Contains(err.Error(), "probably another casemate, answers at "+cfg.Listen.Admin) {
 		t.Errorf("a second one: %v", err)
 	}
 	s.Admin.(*net.UnixListener).SetUnlinkOnClose(false)
@@ -154,7 +166,7 @@ func TestTheAdminSocket(t *testing.T) {
 	if err := os.WriteFile(cfg.Listen.Admin, []byte("precious"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Bind(&cfg, nil, false); err == nil || !strings.Contains(err.Error(), "exists and is no socket") {
+	if _, err := Bind(&cfg, nil, false); err == nil || !strings.Contains(err.Error(), "exists and is not a socket") {
 		t.Errorf("a file in its place: %v", err)
 	}
 	if data, _ := os.ReadFile(cfg.Listen.Admin); string(data) != "precious" {

@@ -7,10 +7,11 @@ import (
 	"casemate/cluster"
 )
 
-// maxLost is how many lost blobs status and the metrics name.
+// maxLost is how many lost blobs status and the metrics list.
 const maxLost = 3
 
-// lostProblem says which blobs clients of this node do not get, "" if there are none.
+// lostProblem returns the blobs that clients of this node cannot get, and a sentence about them; "" if there are
+// none.
 func (p *Page) lostProblem() (list []cluster.Lost, all int, sentence string) {
 	if list, all = p.Cluster.Lost(maxLost); all == 0 {
 		return []cluster.Lost{}, 0, ""
@@ -26,11 +27,11 @@ func (p *Page) lostProblem() (list []cluster.Lost, all int, sentence string) {
 	if all > 1 {
 		blobs = fmt.Sprintf("%d blobs are", all)
 	}
-	return list, all, fmt.Sprintf("%s damaged or lost here and whole on no other node that answers, "+
-		"clients do not get them: import or push them again (%s); casemate scrub lists all", blobs, strings.Join(named, "; "))
+	return list, all, fmt.Sprintf("%s damaged or lost here, and no reachable node has an intact copy, "+
+		"so clients cannot get them: import or push them again (%s); casemate scrub lists all", blobs, strings.Join(named, "; "))
 }
 
-// scrubInfo is the state of the scrub that runs by itself.
+// scrubInfo is the state of the background scrub.
 type scrubInfo struct {
 	Interval string `json:"interval"` // the setting
 	cluster.ScrubStatus

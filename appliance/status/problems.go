@@ -8,13 +8,13 @@ import (
 	"sync"
 )
 
-// Problems are sentences for status, by who found them.
+// Problems are sentences for status, by source.
 type Problems struct {
 	mu sync.Mutex
 	by map[string][]string
 }
 
-// Set replaces what one finder has found.
+// Set replaces the sentences of one source.
 func (p *Problems) Set(who string, sentences []string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -24,7 +24,7 @@ func (p *Problems) Set(who string, sentences []string) {
 	p.by[who] = sentences
 }
 
-// List returns all of them, by finder.
+// List returns all sentences, by source.
 func (p *Problems) List() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -35,14 +35,14 @@ func (p *Problems) List() []string {
 	return all
 }
 
-// Luck counts by which tolerance what was answered. It is bounded: when it is full, new pairs are only counted in the
-// metrics.
+// Luck counts responses found by a fallback, by name requested and name served. It is bounded: when it is full, new
+// pairs are only counted in the metrics.
 type Luck struct {
 	mu sync.Mutex
 	by map[[2]string]uint64
 }
 
-// Add counts an answer.
+// Add counts a response.
 func (l *Luck) Add(asked, served string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -55,7 +55,7 @@ func (l *Luck) Add(asked, served string) {
 	}
 }
 
-// sentences are the pairs, the most used first, at most n.
+// sentences returns the most frequent pairs, at most n.
 func (l *Luck) sentences(n int) []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// rotation says in an overlap of two roots how far it is; "" outside of one.
+// rotation describes the progress of an overlap of two roots; "" outside of one.
 func (p *Page) rotation() string {
 	since, overlap := p.CA.Rotation()
 	if !overlap {
@@ -13,7 +13,7 @@ func (p *Page) rotation() string {
 	}
 	progress, err := p.Rotation.Progress()
 	if err != nil {
-		return fmt.Sprintf("two roots are handed out since %s; %v", since.Format(time.RFC3339), err)
+		return fmt.Sprintf("two roots are in use since %s; %v", since.Format(time.RFC3339), err)
 	}
 	return progress.Sentence(since, time.Now(), p.Current.State().Settings.Overlap)
 }

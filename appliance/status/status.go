@@ -1,5 +1,5 @@
-// Package status writes the document of `casemate status`: what this node does, and in sentences what is wrong with it
-// and what an operator should look at.
+// Package status writes the document of `casemate status`: the state of this node, its problems, and warnings for the
+// operator.
 package status
 
 import (
@@ -20,7 +20,7 @@ import (
 	"casemate/registry"
 )
 
-// A Page asks the rooms what they know.
+// A Page collects the state of the other packages.
 type Page struct {
 	Node, Version string
 	Started       time.Time
@@ -36,7 +36,7 @@ type Page struct {
 	Luck          *Luck
 	DNSProblems   func() []string
 	Rotation      *rotation.Book
-	// NotPermitted says why names are not enabled that the root does not permit, and what changes it.
+	// NotPermitted returns why names that the root does not permit are not enabled, and what changes that.
 	NotPermitted func(names ...string) string
 	Ready        func() error // nil: this node serves
 	// Counts returns how many tags and files the tree has.
@@ -57,7 +57,7 @@ func (p *Page) Report(ctx context.Context) (any, error) {
 	st := p.Cluster.Status()
 	problems := p.Problems.List()
 	if st.Failure != "" {
-		problems = append(problems, "the tree has stopped, see the log and start casemate anew: "+st.Failure)
+		problems = append(problems, "the tree has stopped, see the log and restart casemate: "+st.Failure)
 	} else if st.Leader == "" {
 		problems = append(problems, noLeader(p.Cluster.Members()))
 	}
@@ -74,7 +74,7 @@ func (p *Page) Report(ctx context.Context) (any, error) {
 	warnings := p.Luck.sentences(20)
 	for _, c := range p.Registry.Conflicts() {
 		warnings = append(warnings,
-			fmt.Sprintf("the flat name %s is answered by several repositories with different content: %s", c.Name,
+			fmt.Sprintf("the flat name %s exists in several repositories with different content: %s", c.Name,
 				strings.Join(c.Candidates, ", ")))
 	}
 	if s := p.rotation(); s != "" {

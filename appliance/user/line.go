@@ -12,9 +12,9 @@ import (
 	"casemate/cluster/share"
 )
 
-// Passwords that wait to be checked. Checking one takes some 60 ms of a processor, whoever sends it.
+// Passwords that wait to be verified. Verifying one takes some 60 ms of a processor.
 const (
-	maxWaiting = 512 // in all
+	maxWaiting = 512 // in total
 	maxOfOne   = 32  // of one client
 	freeTries  = 4   // wrong passwords of a client before it is delayed
 	firstDelay = 250 * time.Millisecond
@@ -25,8 +25,8 @@ const (
 
 type clientKey struct{}
 
-// WithClient says where a request comes from, for Authenticate: the share of a client and its wrong passwords are its
-// own.
+// WithClient adds the client's address to the context for Authenticate: each client has its own share and its own
+// count of wrong passwords.
 func WithClient(ctx context.Context, client netip.Addr) context.Context {
 	return context.WithValue(ctx, clientKey{}, client)
 }
@@ -36,33 +36,33 @@ func clientIn(ctx context.Context) netip.Addr {
 	return a
 }
 
-// line is who waits for a password to be checked. Clients take turns, those without wrong passwords first; one that has
-// sent several wrong ones waits longer after each, and has one checked at a time. So guessing is slow, and costs nobody
-// else more than a turn.
+// line is the queue of passwords to be verified. Clients take turns, those without wrong passwords first. After
+// several wrong passwords a client waits longer after each, and has one password verified at a time. So guessing is
+// slow, and costs other clients at most one turn.
 type line struct {
-	slots int // checks at a time
+	slots int // concurrent verifications
 
 	mu      sync.Mutex
 	busy    int
 	waiting int
 	clients map[string]*client
-	turns   []*client   // those that have somebody waiting, in the order of their turns
-	wake    *time.Timer // nil: nobody is delayed
+	turns   []*client   // clients with waiting requests, in the order of their turns
+	wake    *time.Timer // nil: no client is delayed
 }
 
-// client is one client's part.
+// client is the state of one client.
 type client struct {
 	name    string
 	known   bool // it has an address
 	queue   []*waiter
 	running int
-	wrong   int       // passwords in a row
-	last    time.Time // when the last of them was
-	next    time.Time // not before
+	wrong   int       // wrong passwords in a row
+	last    time.Time // time of the last wrong one
+	next    time.Time // earliest time of the next turn
 }
 
 type waiter struct {
-	turn chan struct{} // closed when it is its turn, or when it has to go
+	turn chan struct{} // closed when its turn has come, or when it is rejected
 	gone bool
 }
 
@@ -70,7 +70,7 @@ var errBusy = fmt.Errorf("too many passwords are being checked: %w", syscall.EAG
 
 func newLine(slots int) *line { return &line{slots: slots, clients: map[string]*client{}} }
 
-// enter waits for a turn; leave must be called after the check. syscall.EAGAIN: too many wait.
+// enter waits for a turn; leave must be called after the verification. syscall.EAGAIN: too many are waiting.
 func (l *line) enter(ctx context.Context, from netip.Addr) (leave func(right bool), err error) {
 	l.mu.Lock()
 	c := l.client(from)
@@ -103,15 +103,16 @@ func (l *line) enter(ctx context.Context, from netip.Addr) (leave func(right boo
 	}
 }
 
-// client finds or makes a client's part. The counts of those that do nothing now are forgotten when there are many.
+// client returns a client's state, and creates it if needed. If there are many clients, idle ones are forgotten.
 func (l *line) client(from netip.Addr) *client {
 	name := share.Of(from)
 	c := l.clients[name]
 	now := time.Now()
 	if c == nil {
 		if len(l.clients) >= maxTracked {
-			for _, old := range l.clients { // an eighth at once, so that it is seldom
-				if len(old.queue) == 0 && old.running == 0 && (now.Sub(old.last) > forget || len(l.clients) > maxTracked/8*7) {
+			for _, old := range l.clients { // an eighth at once, so that this is rare
+				if len(old.queue) == 0 && old.running == 0 &&
+					(now.Sub(old.last) > forget || len(l.clients) > maxTracked/8*7) {
 					delete(l.clients, old.name)
 				}
 			}
@@ -125,7 +126,7 @@ func (l *line) client(from netip.Addr) *client {
 	return c
 }
 
-// shed sends the newest of the client away that has most waiting, if that is more than mine.
+// shed rejects the newest request of the client that has most waiting, if that is more than mine.
 func (l *line) shed(mine int) bool {
 	most := slices.MaxFunc(l.turns, func(a, b *client) int { return len(a.queue) - len(b.queue) })
 	if len(most.queue) <= mine+1 {
@@ -138,7 +139,7 @@ func (l *line) shed(mine int) bool {
 	return true
 }
 
-// drop takes a waiter out.
+// drop removes a waiting request.
 func (l *line) drop(c *client, w *waiter) {
 	c.queue = slices.DeleteFunc(c.queue, func(x *waiter) bool { return x == w })
 	l.waiting--
@@ -147,7 +148,7 @@ func (l *line) drop(c *client, w *waiter) {
 	}
 }
 
-// serve gives turns as long as there are any to give.
+// serve gives turns while slots are free.
 func (l *line) serve() {
 	for l.busy < l.slots {
 		now := time.Now()
@@ -173,7 +174,7 @@ func (l *line) serve() {
 		}
 		w := c.queue[0]
 		l.drop(c, w)
-		if len(c.queue) > 0 { // behind all others
+		if len(c.queue) > 0 { // behind all other clients
 			l.turns = append(slices.DeleteFunc(l.turns, func(x *client) bool { return x == c }), c)
 		}
 		c.running++
@@ -182,8 +183,8 @@ func (l *line) serve() {
 	}
 }
 
-// wakeAt serves again after a time. The timer has no owner to wait for it: it does nothing when nobody waits, and
-// whoever waits is a request.
+// wakeAt calls serve again after a time. No goroutine waits for the timer: it does nothing when no request is
+// waiting.
 func (l *line) wakeAt(d time.Duration) {
 	if l.wake != nil {
 		l.wake.Stop()
@@ -195,7 +196,7 @@ func (l *line) wakeAt(d time.Duration) {
 	})
 }
 
-// leave ends a check.
+// leave ends a verification.
 func (l *line) leave(c *client, right bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

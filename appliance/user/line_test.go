@@ -19,7 +19,7 @@ import (
 
 func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
 
-// Whoever has one password to be checked waits for a turn, not for all that somebody else has sent.
+// A client with one password to be verified waits for one turn, not for all passwords of another client.
 func TestOneGuesserKeepsNobodyOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLine(1)
@@ -90,7 +90,8 @@ func TestGuessingIsSlow(t *testing.T) {
 				wg.Go(func() {
 					ctx := WithClient(t.Context(), addr(fmt.Sprintf("2001:db8::%d", i+1)))
 					for j := range each / at {
-						if err := u.Authenticate(ctx, "ada", fmt.Sprintf("guess %d %d", i, j)); !errors.Is(err, ErrDenied) {
+						if err := u.Authenticate(ctx, "ada", fmt.Sprintf("guess %d %d", i, j)); !errors.Is(err,
+							ErrDenied) {
 							t.Errorf("got %v", err)
 						}
 					}
@@ -101,16 +102,17 @@ func TestGuessingIsSlow(t *testing.T) {
 				t.Errorf("%d at a time: %d guesses took %s", at, each, took)
 			}
 			log := out.String()
-			if n := strings.Count(log, "a wrong user or password was refused"); n != each || strings.Contains(log, "guess") {
+			if n := strings.Count(log, "a wrong user or password was refused"); n != each ||
+				strings.Contains(log, "guess") {
 				t.Errorf("the log has %d lines of %d: %s", n, each, log)
 			}
-			// Another address, at the same moment, waits for nothing.
+			// Another address does not wait, at the same moment.
 			start = time.Now()
 			elsewhere := WithClient(t.Context(), addr("10.0.0.1"))
 			if err := u.Authenticate(elsewhere, "ada", "correct horse"); err != nil || time.Since(start) > 0 {
 				t.Errorf("the right password: %v after %s", err, time.Since(start))
 			}
-			// The guesser's own, too, in the end; from then on it is remembered.
+			// The guesser's own correct password is accepted too, in the end; from then on it is cached.
 			u.known = map[[32]byte]time.Time{}
 			ctx := WithClient(t.Context(), addr("2001:db8::1"))
 			if err := u.Authenticate(ctx, "ada", "correct horse"); err != nil || time.Since(start) > maxDelay {
@@ -135,7 +137,7 @@ func TestGuessingIsSlow(t *testing.T) {
 	}
 }
 
-// When all places in the line are taken, who has few waiting comes before who has many.
+// When the queue is full, a client with few waiting requests takes precedence over one with many.
 func TestTheLineIsShared(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLine(1)

@@ -1,10 +1,10 @@
-// Package user keeps the people who may push: a name and a bcrypt hash each, sealed, in the tree.
+// Package user stores the users that may push: a name and a bcrypt hash each, sealed, in the tree.
 //
-// It promises: a password is never stored or logged, and its hash is in the log, in snapshots and in backups sealed
-// only, so that nobody tries passwords against it who does not have the cluster's key; a right password is checked by
-// bcrypt once and then remembered for a while, so that a push of fifty layers does not cost fifty hashes; a changed or
-// removed user is out at once; and however many wrong passwords arrive, no more than half of the processors work on
-// them, each client waits its turn and no more, and a client that guesses is made to wait.
+// It promises: a password is never stored or logged, and its hash is only sealed in the log, in snapshots and in
+// backups, so that guessing it offline needs the cluster's key. A correct password is verified by bcrypt once and
+// then cached for a while, so that a push of fifty layers does not cost fifty hashes. A changed or removed user is
+// locked out at once. However many wrong passwords arrive, at most half of the processors verify them, each client
+// only waits for its turn, and a client that guesses is delayed.
 package user
 
 import (
@@ -29,7 +29,7 @@ import (
 	"golang.org/x/crypto/bcrypt"
 )
 
-// Tree is what the users need of the tree: their own directory, one file a user.
+// Tree is the users' directory of the tree, one file per user.
 type Tree interface {
 	fs.StatFS
 	fs.ReadFileFS
@@ -37,13 +37,13 @@ type Tree interface {
 	Update(ctx context.Context, fn func(tree.Batch) error) error
 }
 
-// Sealer encrypts records for the tree. *cluster.Cluster is one.
+// Sealer encrypts records for the tree. *cluster.Cluster implements it.
 type Sealer interface {
 	Seal(plain []byte) ([]byte, error)
 	Unseal(sealed []byte) ([]byte, error)
 }
 
-// ErrDenied is what Authenticate returns for an unknown user or a wrong password; it does not say which.
+// ErrDenied is the error of Authenticate for an unknown user or a wrong password; it does not tell which.
 var ErrDenied = errors.New("unknown user or wrong password")
 
 const (
@@ -52,20 +52,20 @@ const (
 	cost          = 10
 )
 
-// Users checks and keeps the users. It is safe for concurrent use.
+// Users verifies and stores the users. It is safe for concurrent use.
 type Users struct {
-	// Sealer seals the records. Nil: they are written as they are, which is for tests.
+	// Sealer seals the records. Nil: they are stored unencrypted, for tests.
 	Sealer Sealer
-	// MaySeal reports whether every node of the cluster understands sealed records, which those of before do not. Nil:
+	// MaySeal reports whether every node of the cluster supports sealed records, which earlier versions do not. Nil:
 	// true. Both must be set before the first use.
 	MaySeal func() bool
 
 	tree Tree
 	cost int
-	key  []byte // of this process: what is remembered is worthless elsewhere
-	line *line  // of those whose password is to be checked
+	key  []byte // random, for this process only: cached entries are useless elsewhere
+	line *line  // the passwords to be verified
 
-	// Log is told of wrong passwords. It may be set before the first use; nil: nothing is logged.
+	// Log receives wrong passwords' users and clients. It may be set before the first use; nil: nothing is logged.
 	Log *slog.Logger
 
 	mu    sync.Mutex
@@ -77,41 +77,44 @@ type record struct {
 	Changed time.Time `json:"changed"`
 }
 
-// A User is what List tells of one.
+// A User is an entry of List.
 type User struct {
 	Name    string    `json:"name"`
 	Changed time.Time `json:"changed"` // when the password was set
 }
 
-// New makes the users of a tree; it does no I/O.
+// New returns the users of a tree; it does no I/O.
 func New(tree Tree) *Users {
 	n := max(1, runtime.GOMAXPROCS(0)/2)
-	u := &Users{tree: tree, cost: cost, key: make([]byte, 32), line: newLine(n), known: map[[sha256.Size]byte]time.Time{}}
+	u := &Users{tree: tree, cost: cost, key: make([]byte, 32), line: newLine(n),
+		known: map[[sha256.Size]byte]time.Time{}}
 	rand.Read(u.key)
 	return u
 }
 
-// CheckName says why name cannot be a user's.
+// CheckName returns why name is not valid for a user.
 func CheckName(name string) error {
-	if len(name) < 1 || len(name) > 64 || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ._-") != "" || name == "." || name == ".." {
-		return fmt.Errorf("a user's name has 1 to 64 of a-z, A-Z, 0-9, '.', '_' and '-', got %q: %w", name, fs.ErrInvalid)
+	if len(name) < 1 || len(name) > 64 || strings.Trim(name,
+		"abcdefghijklmnopqrstuvwxyz0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ._-") != "" || name == "." || name == ".." {
+		return fmt.Errorf("a user's name must have 1 to 64 characters of a-z, A-Z, 0-9, '.', '_' and '-', got %q: %w",
+			name, fs.ErrInvalid)
 	}
 	return nil
 }
 
 func checkPassword(password string) error {
 	if len(password) < 8 || len(password) > 72 {
-		return fmt.Errorf("a password has 8 to 72 bytes, got %d: %w", len(password), fs.ErrInvalid)
+		return fmt.Errorf("a password must have 8 to 72 bytes, got %d: %w", len(password), fs.ErrInvalid)
 	}
 	return nil
 }
 
-// Add makes a new user. One that is there already is fs.ErrExist.
+// Add creates a user. fs.ErrExist: the user exists.
 func (u *Users) Add(ctx context.Context, name, password string) error {
 	return u.put(ctx, name, password, false)
 }
 
-// SetPassword gives an existing user a new password. One that is not there is fs.ErrNotExist.
+// SetPassword changes an existing user's password. fs.ErrNotExist: there is no such user.
 func (u *Users) SetPassword(ctx context.Context, name, password string) error {
 	return u.put(ctx, name, password, true)
 }
@@ -130,7 +133,8 @@ func (u *Users) put(ctx context.Context, name, password string, there bool) erro
 	case err != nil:
 		return fmt.Errorf("user %s: %w", name, err)
 	case !there:
-		return fmt.Errorf("there is a user %s already, change the password with: casemate user passwd %s: %w", name, name, fs.ErrExist)
+		return fmt.Errorf("the user %s exists already, change the password with: casemate user passwd %s: %w", name,
+			name, fs.ErrExist)
 	default:
 		version = tree.VersionOf(info)
 	}
@@ -156,7 +160,7 @@ func (u *Users) put(ctx context.Context, name, password string, there bool) erro
 	return nil
 }
 
-// Remove takes a user away. One that is not there is fs.ErrNotExist.
+// Remove removes a user. fs.ErrNotExist: there is no such user.
 func (u *Users) Remove(ctx context.Context, name string) error {
 	if err := CheckName(name); err != nil {
 		return err
@@ -211,7 +215,7 @@ func (u *Users) read(name string) (r record, data []byte, err error) {
 	return r, data, nil
 }
 
-// isPlain reports whether a record stands in the tree as it was written before records were sealed: as JSON.
+// isPlain reports whether a record is stored unsealed, as JSON, by an earlier version.
 func isPlain(data []byte) bool { return len(data) > 0 && data[0] == '{' }
 
 func (u *Users) seal(plain []byte) ([]byte, error) {
@@ -221,8 +225,8 @@ func (u *Users) seal(plain []byte) ([]byte, error) {
 	return u.Sealer.Seal(plain)
 }
 
-// SealAll seals the records that stand in the tree as they were written before records were sealed, and returns how
-// many are left because they may not be sealed yet. What changes meanwhile is left alone.
+// SealAll seals the records that earlier versions stored unsealed, and returns how many are left because they may not
+// be sealed yet. It skips records that change meanwhile.
 func (u *Users) SealAll(ctx context.Context) (left int, err error) {
 	entries, err := u.tree.ReadDir(".")
 	if errors.Is(err, fs.ErrNotExist) {
@@ -267,7 +271,7 @@ func (u *Users) SealAll(ctx context.Context) (left int, err error) {
 	return left, nil
 }
 
-// nobody is a hash that no password has; checking against it takes as long as checking a user's.
+// nobody is a hash that no password has; verifying against it takes as long as verifying a user's.
 var nobody = sync.OnceValue(func() []byte {
 	var p [32]byte
 	rand.Read(p[:])
@@ -275,8 +279,8 @@ var nobody = sync.OnceValue(func() []byte {
 	return h
 })
 
-// Authenticate returns nil when the password is the user's, and ErrDenied when it is not or there is no such user,
-// after the same time. syscall.EAGAIN means that too many passwords wait to be checked: ask again later. Who asks is in
+// Authenticate returns nil if the password is correct, and ErrDenied, after the same time, if it is not or there is
+// no such user. syscall.EAGAIN means that too many passwords wait to be verified: try again later. The client is in
 // ctx (WithClient).
 func (u *Users) Authenticate(ctx context.Context, name, password string) error {
 	hash, data := nobody, []byte(nil)
@@ -287,7 +291,7 @@ func (u *Users) Authenticate(ctx context.Context, name, password string) error {
 			return err
 		}
 	}
-	// The record is part of what is remembered, so that a new password or a removed user ends it.
+	// The record is part of the cache key, so that a new password or a removed user invalidates it.
 	mac := hmac.New(sha256.New, u.key)
 	fmt.Fprintf(mac, "%d %s %d ", len(name), name, len(data))
 	mac.Write(data)

@@ -43,7 +43,8 @@ func TestAUserComesChangesAndGoes(t *testing.T) {
 	for range 2 { // the second time it is remembered
 		must(u.Authenticate(ctx, "ada", "correct horse"))
 	}
-	for _, wrong := range [][2]string{{"ada", "wrong"}, {"ada", ""}, {"bob", "correct horse"}, {"", ""}, {"../x", "correct horse"}, {"ada", strings.Repeat("x", 100)}} {
+	for _, wrong := range [][2]string{{"ada", "wrong"}, {"ada", ""}, {"bob", "correct horse"}, {"", ""}, {
+		"../x", "correct horse"}, {"ada", strings.Repeat("x", 100)}} {
 		if err := u.Authenticate(ctx, wrong[0], wrong[1]); !errors.Is(err, ErrDenied) {
 			t.Errorf("%q: got %v", wrong, err)
 		}
@@ -80,13 +81,14 @@ func TestBadNamesAndPasswordsSayTheRule(t *testing.T) {
 		{"ada", "short", "8 to 72 bytes, got 5"},
 		{"ada", strings.Repeat("x", 73), "8 to 72 bytes, got 73"},
 	} {
-		if err := u.Add(context.Background(), c.name, c.password); !errors.Is(err, fs.ErrInvalid) || !strings.Contains(err.Error(), c.want) {
+		if err := u.Add(context.Background(), c.name, c.password); !errors.Is(err, fs.ErrInvalid) ||
+			!strings.Contains(err.Error(), c.want) {
 			t.Errorf("%q %q: got %v", c.name, c.password, err)
 		}
 	}
 }
 
-// A flood of wrong passwords costs a bounded number of hashes at a time; who is remembered gets through all the same.
+// A flood of wrong passwords causes a bounded number of concurrent hashes; cached users are still authenticated.
 func TestAFloodOfWrongPasswordsIsBounded(t *testing.T) {
 	u, _ := open(t)
 	ctx := context.Background()
@@ -128,7 +130,7 @@ func TestAFloodOfWrongPasswordsIsBounded(t *testing.T) {
 	}
 }
 
-// reverser seals by turning bytes around, behind a label.
+// reverser seals by reversing bytes, after a label.
 type reverser struct{ broken bool }
 
 func (r reverser) Seal(plain []byte) ([]byte, error) {
@@ -147,8 +149,8 @@ func (r reverser) Unseal(sealed []byte) ([]byte, error) {
 	return out, nil
 }
 
-// Hashes stand in the tree sealed. Records of before are read as they are, and sealed as soon as all nodes
-// understand it.
+// Hashes are stored sealed. Records of earlier versions are read unsealed, and sealed as soon as all nodes support
+// it.
 func TestHashesAreSealed(t *testing.T) {
 	u, m := open(t)
 	ctx := context.Background()
@@ -201,7 +203,7 @@ func TestHashesAreSealed(t *testing.T) {
 		!strings.Contains(err.Error(), "cannot be unsealed") {
 		t.Errorf("with another key: %v", err)
 	}
-	// Somebody changes the password while it is sealed: the change stays.
+	// The password changes while it is being sealed: the change stays.
 	u.Sealer = nil
 	if err := u.SetPassword(ctx, "ada", "plain again"); err != nil {
 		t.Fatal(err)

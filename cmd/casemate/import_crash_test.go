@@ -277,7 +277,7 @@ func (d *daemon) importWhenFree(args ...string) {
 		if err == nil {
 			return
 		}
-		if !strings.Contains(r.out.String(), "wait for its end") || time.Now().After(deadline) {
+		if !strings.Contains(r.out.String(), "wait until it ends") || time.Now().After(deadline) {
 			d.t.Fatalf("casemate %s: %v\n%s", strings.Join(args, " "), err, r.out.String())
 		}
 	}

@@ -293,7 +293,7 @@ func TestEnrollBootedMachines(t *testing.T) {
 				t.Errorf("the second run said:\n%s", out)
 			}
 			m.etc("ssl/certs/ca-certificates.crt.new", "left by an update-ca-certificates that was killed\n")
-			if out := m.mustIn(t, "sh", "/var/lib/casemate-enroll/enroll.sh", "--undo", "--no-restart"); !strings.Contains(out, "containerd has the old roots until it is restarted: systemctl restart containerd") {
+			if out := m.mustIn(t, "sh", "/var/lib/casemate-enroll/enroll.sh", "--undo", "--no-restart"); !strings.Contains(out, "containerd uses the old roots until it is restarted: systemctl restart containerd") {
 				t.Errorf("undo said:\n%s", out)
 			}
 			if runtime() != restarted {

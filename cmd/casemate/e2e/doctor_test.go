@@ -121,7 +121,7 @@ func TestDoctor(t *testing.T) {
 		}
 		sum := strings.Fields(line[strings.Index(line, `&& echo "`)+len(`&& echo "`):])[0]
 		out, err = n.try("sh", "-c", strings.ReplaceAll(line, sum, strings.Repeat("0", 64)))
-		if err == nil || !strings.Contains(out, "no bastion gave the right file") {
+		if err == nil || !strings.Contains(out, "no bastion served the right file") {
 			t.Errorf("%v\n%s", err, out)
 		}
 	})
