@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"casemate/dnssrv/dnstest"
 )
 
 // hotPackets are what nodes ask all day.
@@ -84,7 +86,7 @@ func BenchmarkLoad(b *testing.B) {
 			spec.Allow = threeNodes().Allow
 			s := New(Config{})
 			s.SetTable(table(b, spec))
-			conns, err := ListenUDP("127.0.0.1:0", 2)
+			conns, err := dnstest.ListenUDP("127.0.0.1:0", 2)
 			if err != nil {
 				b.Fatal(err)
 			}

@@ -7,29 +7,29 @@ import (
 	"time"
 )
 
-// conns shares the places for TCP connections among clients. When all are taken, an idle connection gives way: of the
-// address that has most, the one that was of use the longest ago. So a newcomer gets in while anybody is idle, or has
-// more than one place.
+// conns shares the slots for TCP connections among clients. When all are in use, a newcomer replaces an idle
+// connection: the least recently used one of the address that has most. So a newcomer gets a slot while any connection
+// is idle or any client has more than one.
 type conns struct {
-	max, perClient, perNetwork int           // tests set others before they serve,
-	idle                       time.Duration // as of this
+	max, perClient, perNetwork int           // tests set other values before they serve,
+	idle                       time.Duration // as of idle
 
-	clock atomic.Uint64 // counts what connections did
+	clock atomic.Uint64 // counts the events of all connections
 
 	mu   sync.Mutex
 	open map[*place]struct{}
 	by   map[netip.Addr]int   // by address
-	nets map[netip.Prefix]int // by IPv6 network: one host there has as many addresses as it likes
+	nets map[netip.Prefix]int // by IPv6 network: a host there can use any number of addresses
 }
 
-// place is one connection's.
+// place is the slot of one connection.
 type place struct {
 	client  netip.Addr
 	network netip.Prefix // of an IPv6 client
-	close   func()       // called when the place is taken away; it must not wait
+	close   func()       // called when the slot is reclaimed; must not block
 
-	busy atomic.Int64  // questions that are being answered
-	used atomic.Uint64 // conns.clock when it was opened, or an answer sent
+	busy atomic.Int64  // questions being answered
+	used atomic.Uint64 // conns.clock when the connection was opened or last got an answer
 }
 
 func newConns() *conns {
@@ -39,8 +39,8 @@ func newConns() *conns {
 	}
 }
 
-// acquire gives a client a place, if need be that of another connection, which is closed then. It gives nil if there is
-// none.
+// acquire gives a client a slot. If none is free, it may close another connection and use its slot. It returns nil if
+// no slot can be had.
 func (c *conns) acquire(client netip.Addr, close func()) (p *place, evicted bool) {
 	p = &place{client: client, close: close}
 	if client.Is6() {
@@ -69,9 +69,9 @@ func (c *conns) acquire(client netip.Addr, close func()) (p *place, evicted bool
 	return p, true
 }
 
-// victim chooses, among some, the place that p gets: an idle one of its own client or of who has more, or a busy one of
-// who would still have as many. Idle ones go first, then those of who has most, then the one that was of use the
-// longest ago.
+// victim chooses the slot that p gets among those that among selects: an idle one of the same client or of a client
+// that has more, or a busy one of a client that would still have as many. Idle slots come first, then those of the
+// client that has most, then the least recently used one.
 func (c *conns) victim(p *place, among func(*place) bool) *place {
 	has := c.by[p.client]
 	var best *place
@@ -104,7 +104,7 @@ func (c *conns) add(p *place) {
 	}
 }
 
-// remove must be called with c.mu held. A place that was taken away before is left alone.
+// remove must be called with c.mu held. It ignores a slot that was reclaimed before.
 func (c *conns) remove(p *place) {
 	if _, ok := c.open[p]; !ok {
 		return
@@ -126,7 +126,7 @@ func (c *conns) release(p *place) {
 	c.remove(p)
 }
 
-// served says that a connection's client got an answer.
+// served records that a connection's client got an answer.
 func (c *conns) served(p *place) { p.used.Store(c.clock.Add(1)) }
 
 func (c *conns) crowded() bool {

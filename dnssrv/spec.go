@@ -13,7 +13,7 @@ import (
 	"github.com/miekg/dns"
 )
 
-// Limits on what an Update may hold. They bound the size of answers and of the table, not what a real site needs.
+// Limits of an Update. They bound the size of answers and of the table, and are larger than a real site needs.
 const (
 	DefaultTTL   = 15 * time.Second
 	maxTTL       = time.Hour
@@ -32,7 +32,7 @@ type Node struct {
 	Name string
 	// Addrs are the node's addresses, v4 and v6, without zones.
 	Addrs []netip.Addr
-	// Healthy nodes are those that clients are sent to.
+	// Healthy nodes are returned to clients.
 	Healthy bool
 }
 
@@ -49,21 +49,21 @@ type Record struct {
 	TTL time.Duration
 }
 
-// Forward names the resolvers of one zone.
+// Forward lists the resolvers of one zone.
 type Forward struct {
-	// Zone is "." for all the rest.
+	// Zone is "." for all other names.
 	Zone string
-	// Resolvers are tried in this order, those that lately failed last. At most 8.
+	// Resolvers are tried in this order, those that failed recently last. At most 8.
 	Resolvers []netip.AddrPort
 }
 
-// ValidateRecord says whether rec can stand in a table, and if not, the rule and what it got.
+// ValidateRecord returns an error if rec cannot be in a table: the rule that it violates and the value.
 func ValidateRecord(rec Record) error {
 	_, _, err := rec.pack(1)
 	return err
 }
 
-// pack returns the record's canonical owner name and its RRset. ttl is the settings'.
+// pack returns the record's canonical owner name and its RRset. ttl is the one of the settings.
 func (rec Record) pack(ttl uint32) (owner string, rrs set, err error) {
 	owner, err = canonical(rec.Name, true)
 	if err != nil {
@@ -154,7 +154,7 @@ func texts(v string) (rdata []byte) {
 }
 
 // canonical returns name in lower case with a trailing dot. Labels are letters, digits, hyphens and underscores:
-// internationalised names are given in their ASCII form, and nothing needs escaping from here on.
+// internationalised names are given in their ASCII form, and nothing needs escaping afterwards.
 func canonical(name string, wildcard bool) (string, error) {
 	s := strings.ToLower(strings.TrimSuffix(name, "."))
 	if s == "" {
@@ -184,7 +184,7 @@ func canonical(name string, wildcard bool) (string, error) {
 	return s + ".", nil
 }
 
-// hostname is canonical for names that hosts bear: an address is not one.
+// hostname is canonical for names of hosts: an address is not one.
 func hostname(name string) (string, error) {
 	if _, err := netip.ParseAddr(strings.TrimSuffix(name, ".")); err == nil {
 		return "", fmt.Errorf("must be a name, not an address, got %q", name)
@@ -199,7 +199,7 @@ func trimDot(name string) string {
 	return strings.TrimSuffix(name, ".")
 }
 
-// clip keeps an error short, whatever was given.
+// clip shortens a value for an error.
 func clip(s string) string {
 	if len(s) > 80 {
 		return s[:80] + "…"

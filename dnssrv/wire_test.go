@@ -19,6 +19,8 @@ import (
 
 	"github.com/miekg/dns"
 	"golang.org/x/sys/unix"
+
+	"casemate/dnssrv/dnstest"
 )
 
 // raw sends packet from a client's address and gives the next answer.
@@ -386,7 +388,7 @@ func TestIPv6AndSourceAddress(t *testing.T) {
 
 func TestWildcardSocketIsRefused(t *testing.T) {
 	for _, addr := range []string{"0.0.0.0:0", "[::]:0"} {
-		conns, err := ListenUDP(addr, 1)
+		conns, err := dnstest.ListenUDP(addr, 1)
 		if err != nil {
 			t.Skip(err)
 		}
@@ -397,7 +399,7 @@ func TestWildcardSocketIsRefused(t *testing.T) {
 }
 
 func TestSeveralSocketsShareAnAddress(t *testing.T) {
-	conns, err := ListenUDP("127.0.0.1:0", 3)
+	conns, err := dnstest.ListenUDP("127.0.0.1:0", 3)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -425,18 +427,18 @@ func TestSeveralSocketsShareAnAddress(t *testing.T) {
 			t.Errorf("want the socket closed, got %v", err)
 		}
 	}
-	if _, err := ListenUDP("127.0.0.1:1:1", 1); err == nil {
+	if _, err := dnstest.ListenUDP("127.0.0.1:1:1", 1); err == nil {
 		t.Error("want an error for a bad address")
 	}
-	one, err := ListenUDP("127.0.0.1:0", 1)
+	one, err := dnstest.ListenUDP("127.0.0.1:0", 1)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer one[0].Close()
-	if _, err := ListenUDP(one[0].LocalAddr().String(), 1); err == nil {
+	if _, err := dnstest.ListenUDP(one[0].LocalAddr().String(), 1); err == nil {
 		t.Error("want an error for a taken port")
 	}
-	if _, _, err := Listen(one[0].LocalAddr().String(), 1); err == nil {
+	if _, _, err := dnstest.Listen(one[0].LocalAddr().String(), 1); err == nil {
 		t.Error("want an error for a port that UDP has not free")
 	}
 }
@@ -705,7 +707,7 @@ func TestMissesNeverBlockAnswers(t *testing.T) {
 	release := make(chan struct{})
 	s := New(Config{Miss: func(netip.Addr, string, string) { <-release }})
 	s.SetTable(table(t, threeNodes()))
-	conns, err := ListenUDP("127.0.0.1:0", 1)
+	conns, err := dnstest.ListenUDP("127.0.0.1:0", 1)
 	if err != nil {
 		t.Fatal(err)
 	}

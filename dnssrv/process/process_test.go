@@ -25,6 +25,7 @@ import (
 	"go.uber.org/goleak"
 
 	"casemate/dnssrv"
+	"casemate/dnssrv/dnstest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -208,7 +209,7 @@ func TestTheStoryOfALink(t *testing.T) {
 			t.Errorf("a process that is started anew is missed: %v", err)
 		}
 		time.Sleep(2 * time.Second)
-		if err := l.Err(); err == nil || !strings.Contains(err.Error(), "the DNS process is away since") {
+		if err := l.Err(); err == nil || !strings.Contains(err.Error(), "the DNS process is disconnected since") {
 			t.Errorf("%v", err)
 		}
 		connect()
@@ -700,7 +701,7 @@ type running struct {
 
 func serve(t *testing.T, cfg Config) *running {
 	t.Helper()
-	conns, ln, err := dnssrv.Listen("127.0.0.1:0", 1)
+	conns, ln, err := dnstest.Listen("127.0.0.1:0", 1)
 	if err != nil {
 		t.Fatal(err)
 	}
