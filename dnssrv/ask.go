@@ -34,7 +34,7 @@ func isAny(err error, targets ...error) bool {
 // ask repeats the question without them and records which form worked.
 func (f *forwarder) ask(ctx context.Context, r netip.AddrPort, q dns.Question, first dialect) (*dns.Msg, error) {
 	use := first
-	var spare *dns.Msg // an empty answer, returned if the plainer question gets none
+	var fallback *dns.Msg // an empty answer, returned if the plainer question gets none
 	for {
 		resp, err := try(ctx, r, q, use)
 		if use.mixed && errors.Is(err, errCase) {
@@ -44,15 +44,15 @@ func (f *forwarder) ask(ctx context.Context, r netip.AddrPort, q dns.Question, f
 		if use.edns && ctx.Err() == nil && objects(resp, err, f.works(r)) {
 			use.edns = false
 			if err == nil && resp.Rcode == dns.RcodeSuccess {
-				spare = resp
+				fallback = resp
 			}
 			continue
 		}
 		good := err == nil && (resp.Rcode == dns.RcodeSuccess || resp.Rcode == dns.RcodeNameError)
 		switch {
-		case !good && spare != nil:
-			return spare, nil
-		case good && (spare == nil || !bare(resp)):
+		case !good && fallback != nil:
+			return fallback, nil
+		case good && (fallback == nil || !bare(resp)):
 			f.learn(r, first, use)
 		}
 		return resp, err

@@ -61,7 +61,7 @@ func BenchmarkPacket(b *testing.B) {
 	}
 }
 
-// BenchmarkTable is what a change of health costs, with a thousand origins and records.
+// BenchmarkTable measures a change of health, with a thousand origins and records.
 func BenchmarkTable(b *testing.B) {
 	spec := threeNodes()
 	for i := range 1000 {

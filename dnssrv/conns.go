@@ -17,13 +17,13 @@ type conns struct {
 	clock atomic.Uint64 // counts the events of all connections
 
 	mu   sync.Mutex
-	open map[*place]struct{}
+	open map[*slot]struct{}
 	by   map[netip.Addr]int   // by address
 	nets map[netip.Prefix]int // by IPv6 network: a host there can use any number of addresses
 }
 
-// place is the slot of one connection.
-type place struct {
+// slot is the place of one connection.
+type slot struct {
 	client  netip.Addr
 	network netip.Prefix // of an IPv6 client
 	close   func()       // called when the slot is reclaimed; must not block
@@ -35,27 +35,27 @@ type place struct {
 func newConns() *conns {
 	return &conns{
 		max: maxConns, perClient: maxConnsPerClient, perNetwork: maxConnsPerNetwork, idle: idleTimeout,
-		open: make(map[*place]struct{}), by: make(map[netip.Addr]int), nets: make(map[netip.Prefix]int),
+		open: make(map[*slot]struct{}), by: make(map[netip.Addr]int), nets: make(map[netip.Prefix]int),
 	}
 }
 
 // acquire gives a client a slot. If none is free, it may close another connection and use its slot. It returns nil if
 // no slot can be had.
-func (c *conns) acquire(client netip.Addr, close func()) (p *place, evicted bool) {
-	p = &place{client: client, close: close}
+func (c *conns) acquire(client netip.Addr, close func()) (p *slot, evicted bool) {
+	p = &slot{client: client, close: close}
 	if client.Is6() {
 		p.network, _ = client.Prefix(64)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	var old *place
+	var old *slot
 	switch {
 	case c.by[client] >= c.perClient:
-		old = c.victim(p, func(o *place) bool { return o.client == client })
+		old = c.victim(p, func(o *slot) bool { return o.client == client })
 	case p.network.IsValid() && c.nets[p.network] >= c.perNetwork:
-		old = c.victim(p, func(o *place) bool { return o.network == p.network })
+		old = c.victim(p, func(o *slot) bool { return o.network == p.network })
 	case len(c.open) >= c.max:
-		old = c.victim(p, func(*place) bool { return true })
+		old = c.victim(p, func(*slot) bool { return true })
 	default:
 		c.add(p)
 		return p, false
@@ -72,9 +72,9 @@ func (c *conns) acquire(client netip.Addr, close func()) (p *place, evicted bool
 // victim chooses the slot that p gets among those that among selects: an idle one of the same client or of a client
 // that has more, or a busy one of a client that would still have as many. Idle slots come first, then those of the
 // client that has most, then the least recently used one.
-func (c *conns) victim(p *place, among func(*place) bool) *place {
+func (c *conns) victim(p *slot, among func(*slot) bool) *slot {
 	has := c.by[p.client]
-	var best *place
+	var best *slot
 	var bestIdle bool
 	var bestBy int
 	var bestUsed uint64
@@ -95,7 +95,7 @@ func (c *conns) victim(p *place, among func(*place) bool) *place {
 	return best
 }
 
-func (c *conns) add(p *place) {
+func (c *conns) add(p *slot) {
 	p.used.Store(c.clock.Add(1))
 	c.open[p] = struct{}{}
 	c.by[p.client]++
@@ -105,7 +105,7 @@ func (c *conns) add(p *place) {
 }
 
 // remove must be called with c.mu held. It ignores a slot that was reclaimed before.
-func (c *conns) remove(p *place) {
+func (c *conns) remove(p *slot) {
 	if _, ok := c.open[p]; !ok {
 		return
 	}
@@ -120,14 +120,14 @@ func (c *conns) remove(p *place) {
 	}
 }
 
-func (c *conns) release(p *place) {
+func (c *conns) release(p *slot) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.remove(p)
 }
 
 // served records that a connection's client got an answer.
-func (c *conns) served(p *place) { p.used.Store(c.clock.Add(1)) }
+func (c *conns) served(p *slot) { p.used.Store(c.clock.Add(1)) }
 
 func (c *conns) crowded() bool {
 	c.mu.Lock()

@@ -47,7 +47,7 @@ type forwarder struct {
 	flights list.List // of *flight, the oldest first
 	by      map[netip.Addr]*list.List
 	typical time.Duration // time of a quick answer; 0 before the first one
-	known   map[netip.AddrPort]*standing
+	known   map[netip.AddrPort]*resolverState
 }
 
 // flight is a client's question that resolvers are being asked.
@@ -61,7 +61,7 @@ type flight struct {
 func newForwarder(log *slog.Logger, now func() time.Time) *forwarder {
 	return &forwarder{
 		log: log, now: now, timeout: forwardTimeout, spread: attemptSpread,
-		by: make(map[netip.Addr]*list.List), known: make(map[netip.AddrPort]*standing),
+		by: make(map[netip.Addr]*list.List), known: make(map[netip.AddrPort]*resolverState),
 	}
 }
 

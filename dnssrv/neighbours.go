@@ -73,15 +73,15 @@ func (v *neighbours) of(a netip.Addr) presence {
 	return present
 }
 
-// note adds what is known of an address. It may be on several links: the best state counts.
-func (v *neighbours) note(a netip.Addr, p presence) {
+// add adds what is known of an address. It may be on several links: the best state counts.
+func (v *neighbours) add(a netip.Addr, p presence) {
 	if old, ok := v.state[a]; !ok || p < old {
 		v.state[a] = p
 	}
 }
 
-// held is an answer, or a question to be forwarded, that waits for the next look.
-type held struct {
+// deferred is an answer, or a question to be forwarded, that waits for the next look.
+type deferred struct {
 	client netip.Addr
 	send   func()
 }
@@ -95,7 +95,7 @@ type guard struct {
 	until atomic.Int64 // since start; the guard is active before that
 	view  atomic.Pointer[neighbours]
 	wake  chan struct{}
-	held  chan held
+	queue chan deferred
 
 	// Owned by run.
 	allowance float64
@@ -106,7 +106,7 @@ type guard struct {
 
 func newGuard(now func() time.Time, look func() (*neighbours, error)) *guard {
 	return &guard{
-		now: now, look: look, start: now(), wake: make(chan struct{}, 1), held: make(chan held, maxHeld),
+		now: now, look: look, start: now(), wake: make(chan struct{}, 1), queue: make(chan deferred, maxHeld),
 		seen: make(map[netip.Addr]time.Time),
 	}
 }
@@ -130,12 +130,12 @@ func (g *guard) on() bool {
 func (g *guard) doubts(client netip.Addr) bool { return g.on() && g.view.Load().of(client) != present }
 
 // hold queues h until the next look, if there is room.
-func (g *guard) hold(h held) bool {
-	if len(g.held) > maxHeld/2 && g.view.Load().of(h.client) != unknown {
+func (g *guard) hold(h deferred) bool {
+	if len(g.queue) > maxHeld/2 && g.view.Load().of(h.client) != unknown {
 		return false
 	}
 	select {
-	case g.held <- h:
+	case g.queue <- h:
 		return true
 	default:
 		return false
@@ -148,19 +148,19 @@ func (g *guard) run(ctx context.Context, drop func()) {
 	// An early look finds the reachable hosts: under attack, the first moments are then spent on the others only.
 	g.refresh()
 	for {
-		var first *held
+		var first *deferred
 		select {
 		case <-ctx.Done():
 			return
 		case <-g.wake:
-		case h := <-g.held:
+		case h := <-g.queue:
 			first = &h
 		}
 		began := g.now()
 		view := g.refresh()
 		g.fill(began)
 		sent := make(map[netip.Addr]int)
-		deliver := func(h held) {
+		deliver := func(h deferred) {
 			if g.worth(view.of(h.client), sent[h.client]) {
 				sent[h.client]++
 				h.send()
@@ -171,8 +171,8 @@ func (g *guard) run(ctx context.Context, drop func()) {
 		if first != nil {
 			deliver(*first)
 		}
-		for range len(g.held) {
-			deliver(<-g.held)
+		for range len(g.queue) {
+			deliver(<-g.queue)
 		}
 		pause := time.NewTimer(max(lookEvery, lookShare*g.now().Sub(began)))
 		select {
@@ -291,7 +291,7 @@ func (o *sender) one(msg []byte, to net.Addr) {
 // late sends an answer to a forwarded question.
 func (o *sender) late(msg []byte, to net.Addr, client netip.Addr) {
 	if o.guard.doubts(client) {
-		o.hold(held{client, func() { o.one(msg, to) }})
+		o.hold(deferred{client, func() { o.one(msg, to) }})
 		return
 	}
 	o.one(msg, to)
@@ -301,7 +301,7 @@ func (o *sender) late(msg []byte, to net.Addr, client netip.Addr) {
 }
 
 // hold queues an item for a client that may be absent.
-func (o *sender) hold(h held) {
+func (o *sender) hold(h deferred) {
 	if !o.guard.hold(h) {
 		o.stats.absent.Add(1)
 	}

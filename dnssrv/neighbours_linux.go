@@ -26,7 +26,7 @@ func lookAround() (*neighbours, error) {
 		if !ok {
 			return
 		}
-		v.note(a, present) // the host itself
+		v.add(a, present) // the host itself
 		if p, err := a.Prefix(bits); err == nil && links[int32(binary.NativeEndian.Uint32(head[4:]))] {
 			v.networks = append(v.networks, p)
 		}
@@ -36,7 +36,7 @@ func lookAround() (*neighbours, error) {
 	}
 	err = dump(unix.RTM_GETNEIGH, unix.RTM_NEWNEIGH, unix.SizeofNdMsg, func(head []byte, attrs map[uint16][]byte) {
 		if a, ok := netip.AddrFromSlice(attrs[unix.NDA_DST]); ok {
-			v.note(a, presenceOf(binary.NativeEndian.Uint16(head[8:])))
+			v.add(a, presenceOf(binary.NativeEndian.Uint16(head[8:])))
 		}
 	})
 	return v, err

@@ -78,9 +78,9 @@ func New(cfg Config) *Server {
 // reports returns whether misses are reported.
 func (s *Server) reports() bool { return s.missFn != nil || s.noiseFn != nil }
 
-// tells returns whether a question without an answer is reported, and whether it is noise: it indicates nothing
+// classify returns whether a question without an answer is reported, and whether it is noise: it indicates nothing
 // missing.
-func (s *Server) tells(t *Table, name []byte, qtype uint16) (noise, ok bool) {
+func (s *Server) classify(t *Table, name []byte, qtype uint16) (noise, ok bool) {
 	if t.wanted(name, qtype) {
 		return false, s.missFn != nil
 	}
@@ -93,7 +93,7 @@ func (s *Server) miss(t *Table, client netip.Addr, name string, qtype uint16) {
 		return
 	}
 	var buf [256]byte
-	if noise, ok := s.tells(t, packName(buf[:], name), qtype); ok {
+	if noise, ok := s.classify(t, packName(buf[:], name), qtype); ok {
 		s.queueMiss(missed{client, name, qtype, noise})
 	}
 }
@@ -155,7 +155,7 @@ func (s *Server) missPacked(t *Table, answer []byte, client netip.Addr) {
 		return // it was read before
 	}
 	qtype := binary.BigEndian.Uint16(answer[headerLen+len(key):])
-	noise, ok := s.tells(t, key, qtype)
+	noise, ok := s.classify(t, key, qtype)
 	if !ok {
 		return
 	}

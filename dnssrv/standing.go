@@ -28,8 +28,8 @@ type dialect struct {
 // plainest is understood by every DNS server.
 var plainest = dialect{}
 
-// standing is what is remembered of a resolver.
-type standing struct {
+// resolverState is what is remembered of a resolver.
+type resolverState struct {
 	failed int // questions in a row
 	badTo  time.Time
 	logged bool      // that it does not answer
@@ -42,17 +42,17 @@ type standing struct {
 }
 
 // of returns what is remembered of a resolver. f.mu must be held.
-func (f *forwarder) of(r netip.AddrPort) *standing {
+func (f *forwarder) of(r netip.AddrPort) *resolverState {
 	s := f.known[r]
 	if s == nil {
-		s = new(standing)
+		s = new(resolverState)
 		f.known[r] = s
 	}
 	return s
 }
 
-// keep forgets resolvers that t does not list.
-func (f *forwarder) keep(t *Table) {
+// retain forgets resolvers that t does not list.
+func (f *forwarder) retain(t *Table) {
 	named := make(map[netip.AddrPort]bool)
 	if t != nil {
 		for _, rs := range t.forward {
@@ -139,13 +139,13 @@ func (f *forwarder) learn(r netip.AddrPort, first, used dialect) {
 		}
 		s.works, s.plainTo = true, time.Time{}
 	case first.edns:
-		f.asksPlainly(r, s)
+		f.setPlain(r, s)
 	}
 	switch {
 	case used.mixed:
 		s.flatTo = time.Time{}
 	case first.mixed:
-		f.asksFlatly(r, s)
+		f.setFlat(r, s)
 	}
 }
 
@@ -159,13 +159,13 @@ func (f *forwarder) silent(r netip.AddrPort, first dialect) {
 	case first.edns && s.works:
 		s.works = false
 	case first.edns:
-		f.asksPlainly(r, s)
+		f.setPlain(r, s)
 	case first.mixed:
-		f.asksFlatly(r, s)
+		f.setFlat(r, s)
 	}
 }
 
-func (f *forwarder) asksPlainly(r netip.AddrPort, s *standing) {
+func (f *forwarder) setPlain(r netip.AddrPort, s *resolverState) {
 	if s.plainTo.IsZero() {
 		f.log.Info("dns resolver does not understand EDNS: it is asked without it",
 			"resolver", r.String(), "again_in", dialectFor)
@@ -173,7 +173,7 @@ func (f *forwarder) asksPlainly(r netip.AddrPort, s *standing) {
 	s.works, s.plainTo = false, f.now().Add(dialectFor)
 }
 
-func (f *forwarder) asksFlatly(r netip.AddrPort, s *standing) {
+func (f *forwarder) setFlat(r netip.AddrPort, s *resolverState) {
 	if s.flatTo.IsZero() {
 		f.log.Info("dns resolver does not repeat the case of a question: it is asked in the name's own case",
 			"resolver", r.String(), "again_in", dialectFor)

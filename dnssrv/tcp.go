@@ -107,7 +107,7 @@ func (s *Server) ServeTCP(ctx context.Context, ln net.Listener) error {
 
 // serveConn answers one connection's questions: those from the table in order, forwarded ones as their answers arrive
 // (RFC 7766 §6.2.1.1).
-func (s *Server) serveConn(ctx context.Context, c net.Conn, p *place) {
+func (s *Server) serveConn(ctx context.Context, c net.Conn, p *slot) {
 	defer c.Close()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

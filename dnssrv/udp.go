@@ -52,7 +52,8 @@ func (s *Server) ServeUDP(ctx context.Context, conn *net.UDPConn) error {
 	local := conn.LocalAddr().(*net.UDPAddr)
 	if local.IP.IsUnspecified() {
 		conn.Close()
-		return fmt.Errorf("dns socket %s must be bound to one address: answers would leave from another than was asked", local)
+		return fmt.Errorf("dns socket %s must be bound to one address: answers would leave from another than was asked",
+			local)
 	}
 	if err := raiseBuffers(conn); err != nil {
 		s.log.Debug("dns buffers stay as they are", "addr", local.String(), "err", err)
@@ -257,7 +258,7 @@ func (w *worker) once(ctx context.Context, room int) (n int, err error) {
 		resp, j := s.handle(t, buf, query, client, true)
 		resp, j = s.limited(t, buf, query, resp, j, client, w.local, now)
 		if guarded && (resp != nil || j != nil) && o.guard.doubts(client) {
-			o.hold(held{client, w.later(ctx, bytes.Clone(resp), j, addr, client)})
+			o.hold(deferred{client, w.later(ctx, bytes.Clone(resp), j, addr, client)})
 			continue
 		}
 		if j != nil {

@@ -90,7 +90,7 @@ func (s *Server) Apply(u Update) (conflicts []string, err error) {
 	s.applied = next
 	s.applied.edit++
 	s.table.Store(t)
-	s.forward.keep(t)
+	s.forward.retain(t)
 	return slices.Clone(t.conflicts), nil
 }
 
@@ -274,7 +274,7 @@ func operators(h entry) (sets []set) {
 func (e *editor) set(owner string, sets []set) {
 	flags, all, conflicts := e.frame.merged(owner, sets)
 	if len(conflicts) > 0 || len(e.conflicts[owner]) > 0 {
-		e.note(owner, conflicts)
+		e.setConflicts(owner, conflicts)
 	}
 	e.put(owner, flags, all)
 	if up, ok := strings.CutPrefix(owner, wildcard); ok {
@@ -309,8 +309,8 @@ func (e *editor) put(owner string, flags byte, sets []set) {
 	e.names.place(e.edit, name, flags, e.buf)
 }
 
-// note replaces the conflicts of an owner.
-func (e *editor) note(owner string, list []string) {
+// setConflicts replaces the conflicts of an owner.
+func (e *editor) setConflicts(owner string, list []string) {
 	if !e.cloned {
 		e.content.conflicts = maps.Clone(e.conflicts)
 		if e.conflicts == nil {

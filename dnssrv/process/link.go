@@ -197,14 +197,14 @@ func (l *Link) session(ctx context.Context, conn net.Conn) (err error) {
 		if err != nil {
 			return err
 		}
-		if err := l.take(k, body); err != nil {
+		if err := l.handleFrame(k, body); err != nil {
 			return err
 		}
 	}
 }
 
-// take handles one frame of the process.
-func (l *Link) take(k kind, body []byte) error {
+// handleFrame handles one frame of the process.
+func (l *Link) handleFrame(k kind, body []byte) error {
 	switch k {
 	case kindApplied:
 		var a applied

@@ -110,8 +110,8 @@ func NewTableFile() (*os.File, error) {
 	return os.NewFile(uintptr(fd), "table"), nil
 }
 
-// Keep stores a file with the service manager for the next process (sd_notify(3), FDSTORE), under the file's name.
-func Keep(f *os.File) error {
+// StoreFile stores a file with the service manager for the next process (sd_notify(3), FDSTORE), under the file's name.
+func StoreFile(f *os.File) error {
 	path := os.Getenv("NOTIFY_SOCKET")
 	if path == "" {
 		return errors.New("there is no service manager")

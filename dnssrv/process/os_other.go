@@ -38,7 +38,7 @@ func AdmitOwner(string) func(net.Conn) error {
 // NewTableFile needs Linux.
 func NewTableFile() (*os.File, error) { return nil, errors.ErrUnsupported }
 
-// Keep needs systemd.
-func Keep(*os.File) error { return errors.ErrUnsupported }
+// StoreFile needs systemd.
+func StoreFile(*os.File) error { return errors.ErrUnsupported }
 
 func punch(*os.File, int64, int64) {}

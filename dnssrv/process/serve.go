@@ -131,7 +131,7 @@ func Serve(ctx context.Context, cfg Config) error {
 		start(s.watchdog)
 	}
 	s.cfg.Notify("READY=1")
-	s.say()
+	s.reportStatus()
 	<-ctx.Done()
 	s.cfg.Notify("STOPPING=1")
 	wg.Wait()
@@ -275,7 +275,7 @@ func (s *server) setAway(away bool) {
 	default:
 		s.log.Warn("the daemon is silent: answers continue from the last table", "seconds", awayBeats)
 	}
-	s.sayLocked()
+	s.reportStatusLocked()
 }
 
 // applyHealth applies whether the daemon is away. s.mu is held, and no change is in progress.
@@ -304,14 +304,14 @@ func (s *server) abandon() {
 	s.applyHealth()
 }
 
-// say sends the status line of systemctl status.
-func (s *server) say() {
+// reportStatus sends the status line of systemctl status.
+func (s *server) reportStatus() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.sayLocked()
+	s.reportStatusLocked()
 }
 
-func (s *server) sayLocked() {
+func (s *server) reportStatusLocked() {
 	state := "answering"
 	switch {
 	case s.nodes == nil:
@@ -484,7 +484,7 @@ func (s *server) session(ctx context.Context, conn net.Conn) error {
 			} else if !u.More {
 				s.cfg.Table.commit()
 				if u.Reset {
-					s.say()
+					s.reportStatus()
 				}
 			}
 			a.Conflicts, a.More = sentences(conflicts)
