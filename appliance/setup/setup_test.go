@@ -18,7 +18,8 @@ func testConfig(t testing.TB, dir string) config.Config {
 	free := []netip.AddrPort{netip.AddrPortFrom(here, 0)}
 	cfg := config.Config{
 		Node: "n1", Data: filepath.Join(dir, "data"), Advertise: []netip.Addr{here},
-		Listen: config.Listen{HTTP: free, HTTPS: free, DNS: free, Peer: free[0], Admin: filepath.Join(dir, "admin.sock")},
+		Listen: config.Listen{HTTP: free, HTTPS: free, DNS: free, Peer: free[0],
+			Admin: filepath.Join(dir, "admin.sock")},
 	}
 	if err := cfg.Complete(); err != nil {
 		t.Fatal(err)
@@ -34,10 +35,11 @@ func TestInitRefusesContradictionsAndWritesNothing(t *testing.T) {
 		{InitOptions{Set: map[string]string{"dns.ttl": "0s"}}, `setting dns.ttl must be between 1s and 1h, got "0s"`},
 		{InitOptions{Set: map[string]string{"nonsense": "1"}}, `there is no setting "nonsense"`},
 		{InitOptions{Set: map[string]string{"domain": "docker.io"}}, "setting domain must be apart from the origins"},
-		{InitOptions{Set: map[string]string{"dns.forward": "127.0.0.1:5353"}}, "this node's own address 127.0.0.1:5353"},
+		{InitOptions{Set: map[string]string{"dns.forward": "127.0.0.1:5353"}},
+			"this node's own address 127.0.0.1:5353"},
 		{InitOptions{Exclude: []string{"casemate.internal"}}, "forbids the domain"},
 		{InitOptions{Permit: []string{"a.bank.example"}, Exclude: []string{"bank.example"}}, "drop one of the two"},
-		{InitOptions{Exclude: []string{"127.0.0.0/8"}}, "advertised address 127.0.0.1 lies in exclude 127.0.0.0/8"},
+		{InitOptions{Exclude: []string{"127.0.0.0/8"}}, "advertised address 127.0.0.1 is in exclude 127.0.0.0/8"},
 	} {
 		cfg := testConfig(t, t.TempDir())
 		cfg.Listen.DNS = []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:5353")}
