@@ -60,8 +60,8 @@ func pages(t *testing.T) []block {
 	return blocks
 }
 
-// TestDocsCommands parses every casemate command that stands in a shell block of README.md or docs/: it exists, its
-// flags do, it takes these arguments, and a setting takes its value.
+// TestDocsCommands parses every casemate command in a shell block of README.md or docs/: the command and its flags
+// exist, it accepts these arguments, and a setting accepts its value.
 func TestDocsCommands(t *testing.T) {
 	seen, values := 0, 0
 	for _, b := range pages(t) {
@@ -69,7 +69,9 @@ func TestDocsCommands(t *testing.T) {
 			continue
 		}
 		for i, line := range b.lines {
-			for _, part := range strings.FieldsFunc(line, func(r rune) bool { return r == '|' || r == ';' || r == '&' }) {
+			for _, part := range strings.FieldsFunc(line, func(r rune) bool {
+				return r == '|' || r == ';' || r == '&'
+			}) {
 				args := words(part)
 				for len(args) > 0 && (args[0] == "sudo" || args[0] == "$" || strings.Contains(args[0], "=")) {
 					args = args[1:]
@@ -96,7 +98,8 @@ func TestDocsCommands(t *testing.T) {
 				if err == nil && cmd.Annotations[onlyGroup] != "" {
 					err = needsCommand(cmd, cmd.Flags().Args())
 				}
-				if pair := cmd.Flags().Args(); err == nil && len(pair) == 2 && cmd.CommandPath() == "casemate config set" {
+				if pair := cmd.Flags().Args(); err == nil && len(pair) == 2 &&
+					cmd.CommandPath() == "casemate config set" {
 					values++
 					_, err = settings.Parse(map[string]string{pair[0]: pair[1]})
 				}
