@@ -120,9 +120,9 @@ func TestReleasesThatAreSomethingElse(t *testing.T) {
 		{"k3s-images.txt", sum + "  k3s\n", "k3s-images.txt is not a list of images"},
 		{"gone", "sha256sum-amd64.txt", "sha256sum-amd64.txt does not exist: is the version right"},
 		{"gone", "k3s-images.txt", "k3s-images.txt does not exist: is the version right"},
-		{"channel", "https://github.com/login", "leads to \"https://github.com/login\", which is no release"},
-		{"channel", "https://github.com/rancher/rke2/releases/tag/v1.31.5+rke2r1", "which is no release"},
-		{"channel", "https://github.com/k3s-io/k3s/releases/tag/v1.31", "which is no release"},
+		{"channel", "https://github.com/login", "leads to \"https://github.com/login\", which is not a release"},
+		{"channel", "https://github.com/rancher/rke2/releases/tag/v1.31.5+rke2r1", "which is not a release"},
+		{"channel", "https://github.com/k3s-io/k3s/releases/tag/v1.31", "which is not a release"},
 	} {
 		releases := []Release{{Product: "k3s", Version: "v1.31.5+k3s1"}}
 		if c.file == "channel" {

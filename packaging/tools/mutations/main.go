@@ -109,7 +109,7 @@ func (m mutation) apply(root string) ([]byte, error) {
 		return nil, err
 	}
 	if n := bytes.Count(data, []byte(m.old)); n != 1 {
-		return nil, fmt.Errorf("%s has its text %d times, not once; mend packaging/tools/mutations/list.go:\n%s",
+		return nil, fmt.Errorf("%s has its text %d times, not once; update packaging/tools/mutations/list.go:\n%s",
 			m.file, n, m.old)
 	}
 	if len(m.tests) == 0 {
