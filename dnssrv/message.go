@@ -52,11 +52,13 @@ func (s *Server) slow(t *Table, out, in []byte, client netip.Addr, udp bool) ([]
 	}
 	// Exactly one question (RFC 9619), complete and not compressed (there is no earlier name to point to), no answers.
 	// IXFR uses the authority section; OPT and TSIG are the only additional records allowed.
-	if in[4] != 0 || in[5] != 1 || in[6]|in[7]|in[8] != 0 || in[9] > 1 || in[10] != 0 || in[11] > 2 || questionEnd(in) == 0 {
+	if in[4] != 0 || in[5] != 1 || in[6]|in[7]|in[8] != 0 || in[9] > 1 || in[10] != 0 || in[11] > 2 ||
+		questionEnd(in) == 0 {
 		return s.header(out, in, dns.RcodeFormatError), nil
 	}
 	req := new(dns.Msg)
-	if err := req.Unpack(in); err != nil || len(req.Question) != 1 || len(req.Ns) != int(in[9]) || len(req.Extra) != int(in[11]) {
+	if err := req.Unpack(in); err != nil || len(req.Question) != 1 || len(req.Ns) != int(in[9]) ||
+		len(req.Extra) != int(in[11]) {
 		// miekg/dns accepts a message with fewer records than its counts say; we do not.
 		return s.header(out, in, dns.RcodeFormatError), nil
 	}
@@ -121,8 +123,9 @@ func (s *Server) pack(t *Table, req *dns.Msg, r result, ede *dns.EDNS0_EDE, limi
 func (s *Server) packWith(t *Table, req *dns.Msg, r result, ede *dns.EDNS0_EDE, limit int, aa bool) []byte {
 	m := &dns.Msg{
 		MsgHdr: dns.MsgHdr{
-			Id: req.Id, Response: true, Authoritative: aa, RecursionDesired: req.RecursionDesired, RecursionAvailable: len(t.forward) > 0,
-			CheckingDisabled: req.CheckingDisabled, Rcode: r.rcode,
+			Id: req.Id, Response: true, Authoritative: aa, RecursionDesired: req.RecursionDesired,
+			RecursionAvailable: len(t.forward) > 0,
+			CheckingDisabled:   req.CheckingDisabled, Rcode: r.rcode,
 		},
 		Question: req.Question, Answer: r.answer, Ns: r.ns, Extra: r.extra,
 	}
@@ -160,7 +163,9 @@ func (s *Server) packWith(t *Table, req *dns.Msg, r result, ede *dns.EDNS0_EDE, 
 // request them.
 func (s *Server) opt(t *Table, asked *dns.OPT, ede *dns.EDNS0_EDE) *dns.OPT {
 	opt := &dns.OPT{Hdr: dns.RR_Header{Name: ".", Rrtype: dns.TypeOPT, Class: maxUDP}}
-	if t.node != "" && slices.ContainsFunc(asked.Option, func(o dns.EDNS0) bool { return o.Option() == dns.EDNS0NSID }) {
+	if t.node != "" && slices.ContainsFunc(asked.Option, func(o dns.EDNS0) bool {
+		return o.Option() == dns.EDNS0NSID
+	}) {
 		opt.Option = append(opt.Option, &dns.EDNS0_NSID{Code: dns.EDNS0NSID, Nsid: hex.EncodeToString([]byte(t.node))})
 	}
 	if ede != nil {
@@ -202,7 +207,8 @@ func mirror(out, in []byte, rcode int) []byte {
 	}
 	out[5] = 1
 	n := copy(out[headerLen:], in[headerLen:end]) + headerLen
-	if rest := in[end:]; in[6]|in[7]|in[8]|in[9]|in[10] == 0 && in[11] > 0 && len(rest) >= len(optRR) && rest[0] == 0 && rest[1] == 0 && rest[2] == dnsTypeOPT {
+	if rest := in[end:]; in[6]|in[7]|in[8]|in[9]|in[10] == 0 && in[11] > 0 && len(rest) >= len(optRR) && rest[0] == 0 &&
+		rest[1] == 0 && rest[2] == dnsTypeOPT {
 		out[11] = 1
 		n += copy(out[n:], optRR[:])
 	}

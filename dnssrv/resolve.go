@@ -15,7 +15,8 @@ const maxChain = 16
 type result struct {
 	rcode             int
 	answer, ns, extra []dns.RR
-	miss              string // the name that a client asked for and did not get; Table.wanted decides whether it is a miss
+	// the name that a client asked for and did not get; Table.wanted decides whether it is a miss
+	miss string
 
 	forward bool
 	zone    string

@@ -70,7 +70,8 @@ func (rec Record) pack(ttl uint32) (owner string, rrs set, err error) {
 		return "", set{}, fmt.Errorf("dns record: name %w", err)
 	}
 	fail := func(format string, args ...any) (string, set, error) {
-		return "", set{}, fmt.Errorf("dns record %s %s: %w", trimDot(owner), strings.ToUpper(rec.Type), fmt.Errorf(format, args...))
+		return "", set{}, fmt.Errorf("dns record %s %s: %w", trimDot(owner), strings.ToUpper(rec.Type),
+			fmt.Errorf(format, args...))
 	}
 	if rec.TTL == 0 {
 		rrs.flags = setTTL
@@ -136,7 +137,8 @@ func (rec Record) pack(ttl uint32) (owner string, rrs set, err error) {
 			}
 			rrs.add(ttl, append(rdata, wireOf(target)...))
 		default:
-			return "", set{}, fmt.Errorf("dns record %s: type must be A, AAAA, CNAME, TXT or SRV, got %q", trimDot(owner), rec.Type)
+			return "", set{}, fmt.Errorf("dns record %s: type must be A, AAAA, CNAME, TXT or SRV, got %q",
+				trimDot(owner), rec.Type)
 		}
 	}
 	return owner, rrs, nil
@@ -177,7 +179,8 @@ func canonical(name string, wildcard bool) (string, error) {
 		for i := range len(l) {
 			c := l[i]
 			if !(c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '_' || c == '-' && i > 0 && i < len(l)-1) {
-				return "", fmt.Errorf("must be made of letters, digits, hyphens and underscores (a wildcard as the first label of a record), got %q", clip(name))
+				return "", fmt.Errorf("must be made of letters, digits, hyphens and underscores (a wildcard as the "+
+					"first label of a record), got %q", clip(name))
 			}
 		}
 	}
@@ -225,12 +228,14 @@ func forwardZone(f Forward) (string, []netip.AddrPort, error) {
 		}
 	}
 	if len(f.Resolvers) == 0 || len(f.Resolvers) > maxResolvers {
-		return "", nil, fmt.Errorf("dns.forward: zone %s must have between 1 and %d resolvers, got %d", zone, maxResolvers, len(f.Resolvers))
+		return "", nil, fmt.Errorf("dns.forward: zone %s must have between 1 and %d resolvers, got %d", zone,
+			maxResolvers, len(f.Resolvers))
 	}
 	var rs []netip.AddrPort
 	for _, r := range f.Resolvers {
 		if !r.IsValid() || r.Port() == 0 || r.Addr().IsUnspecified() || r.Addr().IsMulticast() {
-			return "", nil, fmt.Errorf("dns.forward: resolver of zone %s must be a unicast address and a port, got %q", zone, r)
+			return "", nil, fmt.Errorf("dns.forward: resolver of zone %s must be a unicast address and a port, got %q",
+				zone, r)
 		}
 		if r = netip.AddrPortFrom(r.Addr().Unmap(), r.Port()); !slices.Contains(rs, r) {
 			rs = append(rs, r)

@@ -57,7 +57,8 @@ func (s *Server) Stats() Stats {
 	st := Stats{
 		Answers: make(map[string]uint64),
 		Fast:    c.fast.Load(), Refused: c.refused.Load(), Dropped: c.dropped.Load(), Truncated: c.truncated.Load(),
-		Unsent: c.unsent.Load(), Absent: c.absent.Load(), Limited: s.limit.cut.Load(), Withheld: s.limit.withheld.Load(),
+		Unsent: c.unsent.Load(), Absent: c.absent.Load(), Limited: s.limit.cut.Load(),
+		Withheld:  s.limit.withheld.Load(),
 		Forwarded: c.forwarded.Load(), ForwardFailed: c.forwardFailed.Load(), ForwardShed: c.forwardShed.Load(),
 		Misses: c.misses.Load() - c.missesLost.Load(), MissesLost: c.missesLost.Load(),
 		OpenTCP: c.openTCP.Load(), RefusedTCP: c.refusedTCP.Load(), ClosedTCP: c.closedTCP.Load(),

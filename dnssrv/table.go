@@ -59,9 +59,10 @@ type fixed struct {
 }
 
 func (f *fixed) equal(g *fixed) bool {
-	return f == g || f != nil && g != nil && f.flags == g.flags && slices.EqualFunc(f.sets, g.sets, func(a, b set) bool {
-		return a.qtype == b.qtype && bytes.Equal(a.rrs, b.rrs)
-	})
+	return f == g || f != nil && g != nil && f.flags == g.flags &&
+		slices.EqualFunc(f.sets, g.sets, func(a, b set) bool {
+			return a.qtype == b.qtype && bytes.Equal(a.rrs, b.rrs)
+		})
 }
 
 const v4, v6 = 0, 1
@@ -112,7 +113,8 @@ func newFrame(b Base, nodes []Node, origins []string) (*frame, error) {
 			return nil, fmt.Errorf("dns table: origin %w", err)
 		}
 		if loopback(name) {
-			t.conflict("%s always means the client's own host: it does not answer with our nodes' addresses", trimDot(name))
+			t.conflict("%s always means the client's own host: it does not answer with our nodes' addresses",
+				trimDot(name))
 			continue
 		}
 		t.entry(name).flags |= isHere | isApex | isNodes | isHost
@@ -207,11 +209,13 @@ func (t *frame) addNodes(nodes []Node) error {
 		}
 		seen[name] = true
 		if len(n.Addrs) == 0 || len(n.Addrs) > maxAddrs {
-			return fmt.Errorf("dns table: node %s must have between 1 and %d addresses, got %d", n.Name, maxAddrs, len(n.Addrs))
+			return fmt.Errorf("dns table: node %s must have between 1 and %d addresses, got %d", n.Name, maxAddrs,
+				len(n.Addrs))
 		}
 		own := !slices.Contains(fixed, name)
 		if !own {
-			t.conflict("%s is a fixed name of the own zone: the node of that name has no name of its own", trimDot(name))
+			t.conflict("%s is a fixed name of the own zone: the node of that name has no name of its own",
+				trimDot(name))
 		}
 		ms := [2]*member{}
 		for _, a := range n.Addrs {
@@ -289,19 +293,23 @@ func (t *frame) merged(owner string, sets []set) (flags byte, all []set, conflic
 		address := s.qtype == dns.TypeA || s.qtype == dns.TypeAAAA || s.qtype == dns.TypeCNAME
 		switch {
 		case loopback(name):
-			conflict("%s always means the client's own host: the operator's %s is left out", trimDot(name), dns.Type(s.qtype))
+			conflict("%s always means the client's own host: the operator's %s is left out", trimDot(name),
+				dns.Type(s.qtype))
 			s.flags |= setLeftOut
 		case s.qtype == dns.TypeCNAME && (name == t.domain || name == "ns."+t.domain):
-			conflict("%s must not be a CNAME, it is the own zone or its name server: the record is left out", trimDot(name))
+			conflict("%s must not be a CNAME, it is the own zone or its name server: the record is left out",
+				trimDot(name))
 			s.flags |= setLeftOut
 		case s.qtype == dns.TypeCNAME && (i > 0 || ours.has(dns.TypePTR)):
 			conflict("%s has a CNAME and other records: the CNAME is left out", trimDot(name))
 			s.flags |= setLeftOut
 		case flags&isNodes != 0 && address:
-			conflict("%s would answer with our nodes' addresses: the operator's %s answers instead", trimDot(name), dns.Type(s.qtype))
+			conflict("%s would answer with our nodes' addresses: the operator's %s answers instead", trimDot(name),
+				dns.Type(s.qtype))
 			flags &^= isNodes
 		case t.members[name] && address:
-			conflict("%s is a node and has its addresses: the operator's %s is left out", trimDot(name), dns.Type(s.qtype))
+			conflict("%s is a node and has its addresses: the operator's %s is left out", trimDot(name),
+				dns.Type(s.qtype))
 			s.flags |= setLeftOut
 		}
 		all = append(all, s)
@@ -497,5 +505,6 @@ func order(ms []*member, client netip.Addr, buf *[maxNodes]*member) []*member {
 
 func be64(b []byte) uint64 {
 	_ = b[7]
-	return uint64(b[0])<<56 | uint64(b[1])<<48 | uint64(b[2])<<40 | uint64(b[3])<<32 | uint64(b[4])<<24 | uint64(b[5])<<16 | uint64(b[6])<<8 | uint64(b[7])
+	return uint64(b[0])<<56 | uint64(b[1])<<48 | uint64(b[2])<<40 | uint64(b[3])<<32 | uint64(b[4])<<24 | uint64(
+		b[5])<<16 | uint64(b[6])<<8 | uint64(b[7])
 }

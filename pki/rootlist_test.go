@@ -474,7 +474,7 @@ func TestListsBelowAnEnterprise(t *testing.T) {
 }
 
 // An invalid ID finds no list, and nothing else in the tree.
-func TestOnlyListsAreHandedOut(t *testing.T) {
+func TestOnlyListsAreServed(t *testing.T) {
 	h := build(t, nil)
 	s := h.snapshot()
 	for _, id := range []string{"", ".", "..", s.root.ref.ID + "/", "../" + s.root.ref.ID, s.root.ref.ID[:15],

@@ -170,7 +170,7 @@ func TestNoAnchorKeyIsKept(t *testing.T) {
 }
 
 // A certificate of the enterprise's whose key must be stored is refused with a list of what is missing.
-func TestEnterpriseLacks(t *testing.T) {
+func TestEnterpriseMissing(t *testing.T) {
 	for what, c := range map[string]struct {
 		edit func(root, mid *x509.Certificate)
 		want []string

@@ -51,7 +51,8 @@ func TestHalfABackupHasNoName(t *testing.T) {
 				}
 			}
 			var stdout, stderr bytes.Buffer
-			code := run([]string{"backup", file, "--passphrase-file", pass, "--socket", filepath.Join(dir, "s")}, nil, &stdout, &stderr)
+			code := run([]string{"backup", file, "--passphrase-file", pass, "--socket", filepath.Join(dir, "s")}, nil,
+				&stdout, &stderr)
 			if code != exitFailed || !strings.Contains(stderr.String(), test.want) {
 				t.Errorf("%d %s", code, &stderr)
 			}
@@ -71,10 +72,13 @@ func TestRecoveryCosts(t *testing.T) {
 	}{
 		{cluster.RecoverReport{Node: "n1", Voter: true}, []string{"n1 is a cluster of one already"}, "lost"},
 		{
-			cluster.RecoverReport{Node: "n1", Lost: []string{"n2", "n3"}, Voter: true, Committed: 10, Last: 12, Lacking: 3},
-			[]string{"given up: n2, n3", "nobody can count", "2 log entries, 11 to 12, are not known here to be committed", "3 named blobs are not on this disk"}, "no voter",
+			cluster.RecoverReport{Node: "n1", Lost: []string{"n2", "n3"}, Voter: true, Committed: 10, Last: 12,
+				Lacking: 3},
+			[]string{"given up: n2, n3", "nobody can count", "2 log entries, 11 to 12, are not known here to be " +
+				"committed", "3 named blobs are not on this disk"}, "no voter",
 		},
-		{cluster.RecoverReport{Node: "n4", Lost: []string{"n2"}, Committed: 12, Last: 12}, []string{"n4 was no voter", "every named blob is on this disk"}, "log entries"},
+		{cluster.RecoverReport{Node: "n4", Lost: []string{"n2"}, Committed: 12, Last: 12},
+			[]string{"n4 was no voter", "every named blob is on this disk"}, "log entries"},
 	} {
 		got := strings.Join(recoveryCosts(test.r), "\n")
 		for _, w := range test.want {

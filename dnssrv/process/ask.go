@@ -26,7 +26,8 @@ func Ask(ctx context.Context, server netip.AddrPort, zone string) error {
 	}
 	q = append(q, 0, 0, 6, 0, 1) // SOA IN
 	conn, err := (&net.Dialer{}).DialContext(ctx, "udp", server.String())
-	if errors.Is(err, syscall.ENETUNREACH) || errors.Is(err, syscall.EHOSTUNREACH) || errors.Is(err, syscall.EADDRNOTAVAIL) {
+	if errors.Is(err, syscall.ENETUNREACH) || errors.Is(err, syscall.EHOSTUNREACH) ||
+		errors.Is(err, syscall.EADDRNOTAVAIL) {
 		return ErrNotHere
 	}
 	if err != nil {

@@ -178,7 +178,8 @@ func (q quietReader) Read(p []byte) (int, error) {
 
 // split divides an update into parts, one after the other, so that at most one part is in memory twice.
 func split(seq uint64, u dnssrv.Update, continues bool, yield func(part) error) error {
-	p := part{Seq: seq, More: u.More, Continues: continues, Reset: u.Reset, Base: u.Base, Nodes: u.Nodes, Origins: u.Origins}
+	p := part{Seq: seq, More: u.More, Continues: continues, Reset: u.Reset, Base: u.Base, Nodes: u.Nodes,
+		Origins: u.Origins}
 	next := func() error {
 		err := yield(p)
 		p = part{Seq: seq}
