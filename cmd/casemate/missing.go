@@ -39,7 +39,7 @@ func missingCommand(o *options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "missing", Short: "list what clients asked for and did not get", Args: cobra.NoArgs,
 		Long: `List what clients asked for and did not get (the missing book): images, files,
-DNS names, TLS names and hosts. The column CURE says how to supply each. Entries
+DNS names, TLS names and hosts. The column CURE shows how to supply each. Entries
 that would be answered now are marked as solved and come last.
 
 Questions that indicate no need are left out: names that a search list made, and
