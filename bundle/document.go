@@ -201,7 +201,9 @@ func (ix *Index) checkReferences() error {
 		return fmt.Errorf("%d redirects, at most %d are possible", len(ix.Redirects), maxRedirects)
 	}
 	for _, r := range ix.Redirects {
-		if _, ok := slices.BinarySearchFunc(ix.Files, r.From, func(f File, url string) int { return cmp.Compare(f.URL, url) }); ok {
+		if _, ok := slices.BinarySearchFunc(ix.Files, r.From, func(f File, url string) int {
+			return cmp.Compare(f.URL, url)
+		}); ok {
 			return fmt.Errorf("%s is a file and a redirect", r.From)
 		}
 	}

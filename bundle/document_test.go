@@ -55,8 +55,10 @@ func TestIndexRoundTrip(t *testing.T) {
 	full.Blobs[0].Omitted = true
 	leads := fullIndex()
 	leads.Redirects = []Redirect{
-		{"https://update.example/stable", "https://a.example/releases/tag/v1+x1"}, {"https://a.example/z?q=1", "http://b.example/"}}
-	for name, ix := range map[string]*Index{"small": smallIndex(), "empty": {Version: 1}, "full": full, "leads": leads} {
+		{"https://update.example/stable", "https://a.example/releases/tag/v1+x1"}, {
+			"https://a.example/z?q=1", "http://b.example/"}}
+	for name, ix := range map[string]*Index{"small": smallIndex(), "empty": {
+		Version: 1}, "full": full, "leads": leads} {
 		b, err := ix.Encode()
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
@@ -66,7 +68,8 @@ func TestIndexRoundTrip(t *testing.T) {
 			t.Fatalf("%s: %v", name, err)
 		}
 		// Programs that know no redirects read every index without any.
-		if old := bytes.HasPrefix(b, []byte(`{"version":1,`)); old != (len(ix.Redirects) == 0) || len(got.Redirects) != len(ix.Redirects) {
+		if old := bytes.HasPrefix(b, []byte(`{"version":1,`)); old != (len(ix.Redirects) == 0) ||
+			len(got.Redirects) != len(ix.Redirects) {
 			t.Errorf("%s: %s", name, b)
 		}
 		again, err := got.Encode()
@@ -98,7 +101,7 @@ func TestEncodeSorts(t *testing.T) {
 	}
 }
 
-// TestEncodeRefuses: what cannot be read is not written.
+// TestEncodeRefuses: a document that could not be read is not written.
 func TestEncodeRefuses(t *testing.T) {
 	for says, change := range map[string]func(ix *Index){
 		"version":                   func(ix *Index) { ix.Version = 3 },
@@ -137,14 +140,16 @@ func TestEncodeRefuses(t *testing.T) {
 			ix.Redirects = []Redirect{{ix.Files[0].URL, "https://a.example/x"}}
 		},
 		"redirects https://a.example/x and https://a.example/x are repeated": func(ix *Index) {
-			ix.Redirects = []Redirect{{"https://a.example/x", "https://a.example/y"}, {"https://a.example/x", "https://a.example/z"}}
+			ix.Redirects = []Redirect{{"https://a.example/x", "https://a.example/y"}, {
+				"https://a.example/x", "https://a.example/z"}}
 		},
 		`redirect: "/x" is not an http`: func(ix *Index) {
 			ix.Redirects = []Redirect{{"https://a.example/x", "/x"}}
 		},
 		"1001 redirects": func(ix *Index) {
 			for i := range 1001 {
-				ix.Redirects = append(ix.Redirects, Redirect{fmt.Sprintf("https://a.example/%d", i), "https://a.example/x"})
+				ix.Redirects = append(ix.Redirects,
+					Redirect{fmt.Sprintf("https://a.example/%d", i), "https://a.example/x"})
 			}
 		},
 		"on must be a day": func(ix *Index) { ix.Files[0].On = "2026-1-1" },

@@ -47,7 +47,7 @@ func TestInventory(t *testing.T) {
 	for at := range b {
 		b[at] ^= 1 << (at % 8)
 		if inv, _, err := ReadInventory(b, nil); err == nil || inv != nil {
-			t.Errorf("byte %d is wrong, and nobody says so", at)
+			t.Errorf("byte %d is wrong, and no error reports it", at)
 		}
 		b[at] ^= 1 << (at % 8)
 		if _, _, err := ReadInventory(b[:at], nil); err == nil {

@@ -68,6 +68,3 @@ func (h host) Done() <-chan struct{} { return h.c.done }
 
 // Fail stops the node permanently.
 func (h host) Fail(err error) { h.c.fail(err) }
-
-// From returns the node that sent a request to Config.Handler.
-func From(r *http.Request) string { return peer.From(r) }

@@ -300,7 +300,7 @@ func TestPassedRequestsReachTheHandlerOnly(t *testing.T) {
 		var got atomic.Pointer[string]
 		cl := clustertest.New(t, 2, func(c *cluster.Config) {
 			c.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				s := fmt.Sprintf("%s %s?%s from %s", r.Method, r.URL.Path, r.URL.RawQuery, cluster.From(r))
+				s := fmt.Sprintf("%s %s?%s from %s", r.Method, r.URL.Path, r.URL.RawQuery, peer.From(r))
 				got.Store(&s)
 				io.WriteString(w, s)
 			})

@@ -20,7 +20,8 @@ func TestOverriddenNameAnswersWithEveryHealthyNode(t *testing.T) {
 			resp := r.over(network, question(name, dns.TypeA))
 			got := values(resp.Answer, dns.TypeA)
 			slices.Sort(got)
-			if want := []string{"10.0.0.11", "10.0.0.12"}; !slices.Equal(got, want) || !resp.Authoritative || resp.Rcode != dns.RcodeSuccess {
+			if want := []string{"10.0.0.11", "10.0.0.12"}; !slices.Equal(got, want) || !resp.Authoritative ||
+				resp.Rcode != dns.RcodeSuccess {
 				t.Errorf("%s %s: want %v, got %v", network, name, want, resp)
 			}
 			for _, rr := range resp.Answer {
@@ -29,7 +30,7 @@ func TestOverriddenNameAnswersWithEveryHealthyNode(t *testing.T) {
 				}
 			}
 			if resp.Question[0].Name != dns.Fqdn(name) {
-				t.Errorf("%s: the case of the question is not kept: %v", name, resp.Question)
+				t.Errorf("%s: the case of the question is not preserved: %v", name, resp.Question)
 			}
 			got = values(r.over(network, question(name, dns.TypeAAAA)).Answer, dns.TypeAAAA)
 			slices.Sort(got)
@@ -64,7 +65,8 @@ func TestTableIsSwapped(t *testing.T) {
 	spec.Origins = append(spec.Origins, "quay.io")
 	r.SetTable(table(t, spec))
 	for _, name := range []string{"docker.io", "quay.io"} {
-		if got := values(r.ask(question(name, dns.TypeA)).Answer, dns.TypeA); !slices.Equal(got, []string{"10.0.0.12"}) {
+		if got := values(r.ask(question(name, dns.TypeA)).Answer, dns.TypeA); !slices.Equal(got,
+			[]string{"10.0.0.12"}) {
 			t.Errorf("%s: want the one node that is still healthy, got %v", name, got)
 		}
 	}
@@ -136,7 +138,8 @@ func TestOrderIsStablePerClientAndSpreadsClients(t *testing.T) {
 
 func TestOrderOfTheOthersStaysWhenANodeGoes(t *testing.T) {
 	spec := threeNodes()
-	spec.Nodes = append(spec.Nodes, Node{Name: "n4", Addrs: addrs("10.0.0.14")}, Node{Name: "n5", Addrs: addrs("10.0.0.15")})
+	spec.Nodes = append(spec.Nodes, Node{Name: "n4", Addrs: addrs("10.0.0.14")},
+		Node{Name: "n5", Addrs: addrs("10.0.0.15")})
 	for i := range spec.Nodes {
 		spec.Nodes[i].Healthy = true
 	}
@@ -173,10 +176,12 @@ func TestOtherTypesOfOverriddenNamesAreNODATA(t *testing.T) {
 		spec.Nodes[i].Addrs = spec.Nodes[i].Addrs[:1] // v4 only
 	}
 	r := start(t, spec)
-	for _, qtype := range []uint16{dns.TypeAAAA, dns.TypeHTTPS, dns.TypeSVCB, dns.TypeMX, dns.TypeTXT, dns.TypeNS, dns.TypeCNAME, dns.TypeDS, dns.TypeCAA, dns.TypeSRV, 65280} {
+	for _, qtype := range []uint16{dns.TypeAAAA, dns.TypeHTTPS, dns.TypeSVCB, dns.TypeMX, dns.TypeTXT, dns.TypeNS,
+		dns.TypeCNAME, dns.TypeDS, dns.TypeCAA, dns.TypeSRV, 65280} {
 		for _, network := range []string{"udp", "tcp"} {
 			resp := r.over(network, question("registry.k8s.io", qtype))
-			if owner := soaOf(t, resp); resp.Rcode != dns.RcodeSuccess || owner != "registry.k8s.io." || !resp.Authoritative {
+			if owner := soaOf(t, resp); resp.Rcode != dns.RcodeSuccess || owner != "registry.k8s.io." ||
+				!resp.Authoritative {
 				t.Errorf("%s: want NODATA, got %v", dns.Type(qtype), resp)
 			}
 		}
@@ -206,7 +211,8 @@ func TestNamesAroundOverriddenNames(t *testing.T) {
 			t.Errorf("%s: want %s with the SOA of %s, got %v", c.name, dns.RcodeToString[c.rcode], c.soa, resp)
 		}
 	}
-	want := []string{"foo.docker.io/A", "a.b.c.docker.io/A", "k8s.io/A", "io/A", "example.io/A", "kubernetes.default.svc.cluster.local/A"}
+	want := []string{"foo.docker.io/A", "a.b.c.docker.io/A", "k8s.io/A", "io/A", "example.io/A",
+		"kubernetes.default.svc.cluster.local/A"}
 	if got := r.misses(); !slices.Equal(slices.Sorted(slices.Values(got)), slices.Sorted(slices.Values(want))) {
 		t.Errorf("misses: want %v, got %v", want, got)
 	}
@@ -215,18 +221,21 @@ func TestNamesAroundOverriddenNames(t *testing.T) {
 func TestOwnZone(t *testing.T) {
 	spec := threeNodes()
 	r := start(t, spec)
-	for _, name := range []string{"casemate.internal", "registry.casemate.internal", "files.casemate.internal", "ns.casemate.internal"} {
+	for _, name := range []string{"casemate.internal", "registry.casemate.internal", "files.casemate.internal",
+		"ns.casemate.internal"} {
 		if got := r.ask(question(name, dns.TypeA)).Answer; len(got) != 2 {
 			t.Errorf("%s: want the healthy nodes, got %v", name, got)
 		}
 	}
 	// <node>.<domain> is that node alone, healthy or not.
 	for name, want := range map[string]string{"n1": "10.0.0.11", "n3": "10.0.0.13"} {
-		if got := values(r.ask(question(name+".casemate.internal", dns.TypeA)).Answer, dns.TypeA); !slices.Equal(got, []string{want}) {
+		if got := values(r.ask(question(name+".casemate.internal", dns.TypeA)).Answer, dns.TypeA); !slices.Equal(got,
+			[]string{want}) {
 			t.Errorf("%s: want %s, got %v", name, want, got)
 		}
 	}
-	if got := values(r.ask(question("n3.casemate.internal", dns.TypeAAAA)).Answer, dns.TypeAAAA); !slices.Equal(got, []string{"fd00::13"}) {
+	if got := values(r.ask(question("n3.casemate.internal", dns.TypeAAAA)).Answer, dns.TypeAAAA); !slices.Equal(got,
+		[]string{"fd00::13"}) {
 		t.Errorf("n3 AAAA: got %v", got)
 	}
 	soa := r.ask(question("casemate.internal", dns.TypeSOA))
@@ -234,11 +243,13 @@ func TestOwnZone(t *testing.T) {
 		t.Errorf("SOA: got %v", soa)
 	}
 	ns := r.ask(question("casemate.internal", dns.TypeNS))
-	if got := values(ns.Answer, dns.TypeNS); !slices.Equal(got, []string{"ns.casemate.internal."}) || len(values(ns.Extra, dns.TypeA)) != 2 || len(values(ns.Extra, dns.TypeAAAA)) != 2 {
+	if got := values(ns.Answer, dns.TypeNS); !slices.Equal(got, []string{"ns.casemate.internal."}) ||
+		len(values(ns.Extra, dns.TypeA)) != 2 || len(values(ns.Extra, dns.TypeAAAA)) != 2 {
 		t.Errorf("want NS with glue, got %v", ns)
 	}
 	for _, rev := range []string{"11.0.0.10.in-addr.arpa.", mustReverse(t, "fd00::11")} {
-		if got := values(r.ask(question(rev, dns.TypePTR)).Answer, dns.TypePTR); !slices.Equal(got, []string{"n1.casemate.internal."}) {
+		if got := values(r.ask(question(rev, dns.TypePTR)).Answer, dns.TypePTR); !slices.Equal(got,
+			[]string{"n1.casemate.internal."}) {
 			t.Errorf("PTR %s: got %v", rev, got)
 		}
 		if resp := r.ask(question(rev, dns.TypeA)); soaOf(t, resp) != rev || resp.Rcode != dns.RcodeSuccess {
@@ -267,7 +278,8 @@ func TestOperatorRecords(t *testing.T) {
 	long := strings.Repeat(`a\"`, 100) + "end"
 	spec := threeNodes()
 	spec.Records = []Record{
-		{Name: "Git.Bank.Example.", Type: "a", Values: []string{"192.0.2.1", "192.0.2.2", "192.0.2.1"}, TTL: time.Minute},
+		{Name: "Git.Bank.Example.", Type: "a", Values: []string{"192.0.2.1", "192.0.2.2", "192.0.2.1"},
+			TTL: time.Minute},
 		{Name: "git.bank.example", Type: "AAAA", Values: []string{"2001:db8::1"}},
 		{Name: "git.bank.example", Type: "TXT", Values: []string{long, `back\slash`}},
 		{Name: "_ldap._tcp.bank.example", Type: "SRV", Values: []string{"0 5 389 git.bank.example"}},
@@ -281,43 +293,53 @@ func TestOperatorRecords(t *testing.T) {
 	r := start(t, spec)
 	for _, network := range []string{"udp", "tcp"} {
 		a := r.over(network, question("git.bank.example", dns.TypeA))
-		if got := values(a.Answer, dns.TypeA); !slices.Equal(got, []string{"192.0.2.1", "192.0.2.2"}) || a.Answer[0].Header().Ttl != 60 {
+		if got := values(a.Answer, dns.TypeA); !slices.Equal(got, []string{"192.0.2.1", "192.0.2.2"}) ||
+			a.Answer[0].Header().Ttl != 60 {
 			t.Errorf("A: got %v", a)
 		}
-		if got := values(r.over(network, question("git.bank.example", dns.TypeAAAA)).Answer, dns.TypeAAAA); !slices.Equal(got, []string{"2001:db8::1"}) {
+		if got := values(r.over(network, question("git.bank.example", dns.TypeAAAA)).Answer,
+			dns.TypeAAAA); !slices.Equal(got, []string{"2001:db8::1"}) {
 			t.Errorf("AAAA: got %v", got)
 		}
 		txt := r.over(network, question("git.bank.example", dns.TypeTXT))
-		if len(txt.Answer) != 2 || unescaped(txt.Answer[0].(*dns.TXT).Txt) != long || unescaped(txt.Answer[1].(*dns.TXT).Txt) != `back\slash` {
+		if len(txt.Answer) != 2 || unescaped(txt.Answer[0].(*dns.TXT).Txt) != long ||
+			unescaped(txt.Answer[1].(*dns.TXT).Txt) != `back\slash` {
 			t.Errorf("TXT: got %v", txt)
 		}
 		srv := r.over(network, question("_ldap._tcp.bank.example", dns.TypeSRV))
-		if got := values(srv.Answer, dns.TypeSRV); !slices.Equal(got, []string{"0 5 389 git.bank.example."}) || len(srv.Extra) != 3 {
+		if got := values(srv.Answer, dns.TypeSRV); !slices.Equal(got, []string{"0 5 389 git.bank.example."}) ||
+			len(srv.Extra) != 3 {
 			t.Errorf("want SRV with its target's addresses, got %v", srv)
 		}
 		www := r.over(network, question("www.bank.example", dns.TypeA))
-		if !slices.Equal(values(www.Answer, dns.TypeCNAME), []string{"git.bank.example."}) || !slices.Equal(values(www.Answer, dns.TypeA), []string{"192.0.2.1", "192.0.2.2"}) {
+		if !slices.Equal(values(www.Answer, dns.TypeCNAME), []string{"git.bank.example."}) ||
+			!slices.Equal(values(www.Answer, dns.TypeA), []string{"192.0.2.1", "192.0.2.2"}) {
 			t.Errorf("CNAME: got %v", www)
 		}
 		if got := r.over(network, question("www.bank.example", dns.TypeCNAME)); len(got.Answer) != 1 {
 			t.Errorf("the CNAME itself: got %v", got)
 		}
-		if got := r.over(network, question("mirror.bank.example", dns.TypeA)); len(got.Answer) != 3 || len(values(got.Answer, dns.TypeA)) != 2 {
+		if got := r.over(network, question("mirror.bank.example", dns.TypeA)); len(got.Answer) != 3 ||
+			len(values(got.Answer, dns.TypeA)) != 2 {
 			t.Errorf("want a CNAME to an overridden name to end at the nodes, got %v", got)
 		}
-		if got := r.over(network, question("www.bank.example", dns.TypeMX)); len(got.Answer) != 1 || len(got.Ns) != 1 || got.Rcode != dns.RcodeSuccess {
+		if got := r.over(network, question("www.bank.example", dns.TypeMX)); len(got.Answer) != 1 || len(got.Ns) != 1 ||
+			got.Rcode != dns.RcodeSuccess {
 			t.Errorf("want a CNAME and NODATA, got %v", got)
 		}
 		if got := r.over(network, question("one.bank.example", dns.TypeA)); got.Rcode != dns.RcodeServerFailure {
 			t.Errorf("want SERVFAIL for a loop, got %v", got)
 		}
-		if got := values(r.over(network, question("jump.casemate.internal", dns.TypeA)).Answer, dns.TypeA); !slices.Equal(got, []string{"10.9.9.9"}) {
+		if got := values(r.over(network, question("jump.casemate.internal", dns.TypeA)).Answer,
+			dns.TypeA); !slices.Equal(got, []string{"10.9.9.9"}) {
 			t.Errorf("a record in the own zone: got %v", got)
 		}
-		if got := r.over(network, question("git.bank.example", dns.TypeMX)); soaOf(t, got) != "git.bank.example." || got.Rcode != dns.RcodeSuccess {
+		if got := r.over(network, question("git.bank.example", dns.TypeMX)); soaOf(t, got) != "git.bank.example." ||
+			got.Rcode != dns.RcodeSuccess {
 			t.Errorf("want NODATA, got %v", got)
 		}
-		if got := r.over(network, question("_tcp.bank.example", dns.TypeA)); soaOf(t, got) != "." || got.Rcode != dns.RcodeSuccess {
+		if got := r.over(network, question("_tcp.bank.example", dns.TypeA)); soaOf(t, got) != "." ||
+			got.Rcode != dns.RcodeSuccess {
 			t.Errorf("an empty non-terminal exists: got %v", got)
 		}
 	}
@@ -375,7 +397,8 @@ func TestWildcards(t *testing.T) {
 	} {
 		resp := r.ask(question(c.name, c.qtype))
 		got := strings.Join(values(resp.Answer, c.qtype), ",")
-		if resp.Rcode != c.rcode || got != c.want || len(resp.Answer) > 0 && resp.Answer[0].Header().Name != dns.Fqdn(c.name) {
+		if resp.Rcode != c.rcode || got != c.want || len(resp.Answer) > 0 &&
+			resp.Answer[0].Header().Name != dns.Fqdn(c.name) {
 			t.Errorf("%s %s: want %s %q, got %v", c.name, dns.Type(c.qtype), dns.RcodeToString[c.rcode], c.want, resp)
 		}
 		if c.want == "" {
@@ -461,9 +484,12 @@ func TestSpecIsChecked(t *testing.T) {
 		{"zone . must be given once", func(s *Spec) { s.Forward = []Forward{{".", res}, {".", res}} }},
 		{"must be a unicast address and a port", func(s *Spec) { s.Forward = []Forward{{".", []netip.AddrPort{{}}}} }},
 		{"must be given once", func(s *Spec) {
-			s.Records = []Record{{Name: "a.b", Type: "A", Values: []string{"1.1.1.1"}}, {Name: "A.B.", Type: "a", Values: []string{"1.1.1.2"}}}
+			s.Records = []Record{{Name: "a.b", Type: "A", Values: []string{"1.1.1.1"}}, {
+				Name: "A.B.", Type: "a", Values: []string{"1.1.1.2"}}}
 		}},
-		{"type must be A, AAAA", func(s *Spec) { s.Records = []Record{{Name: "a.b", Type: "MX", Values: []string{"1 a.b"}}} }},
+		{"type must be A, AAAA", func(s *Spec) {
+			s.Records = []Record{{Name: "a.b", Type: "MX", Values: []string{"1 a.b"}}}
+		}},
 	} {
 		spec := threeNodes()
 		c.change(&spec)
@@ -473,7 +499,8 @@ func TestSpecIsChecked(t *testing.T) {
 	}
 	spec := threeNodes()
 	spec.Allow = []netip.Prefix{netip.MustParsePrefix("::ffff:10.0.0.0/104")}
-	if tab := table(t, spec); !tab.allowed(netip.MustParseAddr("10.1.1.1")) || tab.allowed(netip.MustParseAddr("11.0.0.1")) {
+	if tab := table(t, spec); !tab.allowed(netip.MustParseAddr("10.1.1.1")) ||
+		tab.allowed(netip.MustParseAddr("11.0.0.1")) {
 		t.Errorf("a mapped network must be the v4 network, got %v", tab.allow)
 	}
 }
@@ -504,7 +531,8 @@ func TestValidateRecord(t *testing.T) {
 		{Record{Name: "a.b", Type: "SRV", Values: []string{"0 0 389"}}, "priority weight port target"},
 		{Record{Name: "a.b", Type: "SRV", Values: []string{"0 0 65536 c.d"}}, "between 0 and 65535"},
 		{Record{Name: "a.b", Type: "PTR", Values: []string{"c.d"}}, "type must be"},
-		{Record{Name: "a.b", Type: "A", Values: []string{"10.0.0.1"}, TTL: time.Millisecond}, "ttl must be between 1s and 168h"},
+		{Record{Name: "a.b", Type: "A", Values: []string{"10.0.0.1"}, TTL: time.Millisecond},
+			"ttl must be between 1s and 168h"},
 	} {
 		err := ValidateRecord(c.rec)
 		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {

@@ -16,8 +16,8 @@ import (
 	"github.com/miekg/dns"
 )
 
-// caseGrace is how long an answer in another case than the question's may be the forged one that came before the true
-// one.
+// caseGrace is how long an answer whose case differs from the question's is set aside: it may be forged, and the true
+// answer may follow.
 const caseGrace = 200 * time.Millisecond
 
 var (
@@ -30,10 +30,11 @@ func isAny(err error, targets ...error) bool {
 	return slices.ContainsFunc(targets, func(t error) bool { return errors.Is(err, t) })
 }
 
-// ask puts one question to one resolver, more simply if its answer suggests that, and remembers what it took.
+// ask sends one question to one resolver. If the answer suggests that the resolver does not support EDNS or mixed case,
+// ask repeats the question without them and records which form worked.
 func (f *forwarder) ask(ctx context.Context, r netip.AddrPort, q dns.Question, first dialect) (*dns.Msg, error) {
 	use := first
-	var spare *dns.Msg // an empty answer, in case the plainer question gets none
+	var fallback *dns.Msg // an empty answer, returned if the plainer question gets none
 	for {
 		resp, err := try(ctx, r, q, use)
 		if use.mixed && errors.Is(err, errCase) {
@@ -43,30 +44,31 @@ func (f *forwarder) ask(ctx context.Context, r netip.AddrPort, q dns.Question, f
 		if use.edns && ctx.Err() == nil && objects(resp, err, f.works(r)) {
 			use.edns = false
 			if err == nil && resp.Rcode == dns.RcodeSuccess {
-				spare = resp
+				fallback = resp
 			}
 			continue
 		}
 		good := err == nil && (resp.Rcode == dns.RcodeSuccess || resp.Rcode == dns.RcodeNameError)
 		switch {
-		case !good && spare != nil:
-			return spare, nil
-		case good && (spare == nil || !bare(resp)):
+		case !good && fallback != nil:
+			return fallback, nil
+		case good && (fallback == nil || !bare(resp)):
 			f.learn(r, first, use)
 		}
 		return resp, err
 	}
 }
 
-// try asks over UDP from a socket of its own, so that the kernel picks a random port and drops what others send; and
-// over TCP if the answer was cut.
+// try asks over UDP, from a socket made for this question: the kernel picks a random port and drops packets from other
+// senders. If the answer was truncated, try asks over TCP.
 func try(ctx context.Context, r netip.AddrPort, q dns.Question, use dialect) (*dns.Msg, error) {
 	packet, err := query(q, use)
 	if err != nil {
 		return nil, err
 	}
 	resp, err := askUDP(ctx, r, packet, use.mixed)
-	// Some boxes cut at 512 bytes and do not say so. With an OPT record, the question without it is next.
+	// Some middleboxes truncate at 512 bytes without setting TC. With an OPT record, ask repeats the question without
+	// it.
 	if err == nil && resp.Truncated || errors.Is(err, errGarbled) && !use.edns {
 		if resp, err = askTCP(ctx, r, packet); err != nil {
 			err = fmt.Errorf("%w: %w", errCut, err)
@@ -147,7 +149,7 @@ func askUDP(ctx context.Context, resolver netip.AddrPort, packet []byte, mixed b
 			doubtful = true
 			c.SetReadDeadline(time.Now().Add(caseGrace))
 			if ctx.Err() != nil {
-				c.SetReadDeadline(past) // it may have ended just before, and its deadline is overwritten
+				c.SetReadDeadline(past) // ctx may have ended just before, and its deadline was overwritten
 			}
 		default:
 			return resp, nil
@@ -185,17 +187,18 @@ func askTCP(ctx context.Context, resolver netip.AddrPort, packet []byte) (*dns.M
 	return resp, nil
 }
 
-// reading is what a packet from a resolver is to the question that was asked.
+// reading classifies a packet from a resolver with regard to the question.
 type reading int
 
 const (
-	foreign   reading = iota // no answer to it
+	foreign   reading = iota // not an answer to it
 	garbled                  // an answer that cannot be read
 	otherCase                // an answer whose question differs in case
 	whole                    // an answer
 )
 
-// read reads an answer to packet (RFC 5452, 9.1). One that was cut has no records: they may not be used (RFC 2181, 9).
+// read reads an answer to packet (RFC 5452, 9.1). A truncated answer is returned without records: they must not be used
+// (RFC 2181, 9).
 func read(b, packet []byte) (*dns.Msg, reading) {
 	if len(b) < headerLen || b[0] != packet[0] || b[1] != packet[1] || b[2]&bitQR == 0 ||
 		b[2]>>3&0xf != dns.OpcodeQuery {
@@ -204,7 +207,8 @@ func read(b, packet []byte) (*dns.Msg, reading) {
 	m := &dns.Msg{MsgHdr: dns.MsgHdr{Response: true, Truncated: b[2]&bitTC != 0, Rcode: int(b[3] & 0xf)}}
 	good := m.Rcode == dns.RcodeSuccess || m.Rcode == dns.RcodeNameError
 	if binary.BigEndian.Uint16(b[4:]) == 0 && !good {
-		// Who could not read a question may answer with a header alone. It is believed only as far as to ask again.
+		// A resolver that cannot read a question may answer with a header alone. Such an answer only makes ask repeat
+		// the question.
 		m.Truncated = false
 		return m, whole
 	}
@@ -233,7 +237,8 @@ func read(b, packet []byte) (*dns.Msg, reading) {
 	return m, as
 }
 
-// counted says whether a message has the records that its header says: miekg/dns takes one that ends before.
+// counted reports whether a message has as many records as its header says: miekg/dns accepts a message that ends
+// early.
 func counted(b []byte, m *dns.Msg) bool {
 	for i, n := range []int{len(m.Answer), len(m.Ns), len(m.Extra)} {
 		if int(binary.BigEndian.Uint16(b[6+2*i:])) != n {
@@ -243,7 +248,7 @@ func counted(b []byte, m *dns.Msg) bool {
 	return true
 }
 
-// equalFold compares two questions, the names in them without regard to case (RFC 4343).
+// equalFold compares two questions, ignoring the case of their names (RFC 4343).
 func equalFold(a, b []byte) bool {
 	if len(a) != len(b) || len(a) < 4 || !bytes.Equal(a[len(a)-4:], b[len(b)-4:]) {
 		return false

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"casemate/dnssrv/dnstest"
 )
 
 // hotPackets are what nodes ask all day.
@@ -59,7 +61,7 @@ func BenchmarkPacket(b *testing.B) {
 	}
 }
 
-// BenchmarkTable is what a change of health costs, with a thousand origins and records.
+// BenchmarkTable measures a change of health, with a thousand origins and records.
 func BenchmarkTable(b *testing.B) {
 	spec := threeNodes()
 	for i := range 1000 {
@@ -84,7 +86,7 @@ func BenchmarkLoad(b *testing.B) {
 			spec.Allow = threeNodes().Allow
 			s := New(Config{})
 			s.SetTable(table(b, spec))
-			conns, err := ListenUDP("127.0.0.1:0", 2)
+			conns, err := dnstest.ListenUDP("127.0.0.1:0", 2)
 			if err != nil {
 				b.Fatal(err)
 			}

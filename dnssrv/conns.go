@@ -7,55 +7,55 @@ import (
 	"time"
 )
 
-// conns shares the places for TCP connections among clients. When all are taken, an idle connection gives way: of the
-// address that has most, the one that was of use the longest ago. So a newcomer gets in while anybody is idle, or has
-// more than one place.
+// conns shares the slots for TCP connections among clients. When all are in use, a newcomer replaces an idle
+// connection: the least recently used one of the address that has most. So a newcomer gets a slot while any connection
+// is idle or any client has more than one.
 type conns struct {
-	max, perClient, perNetwork int           // tests set others before they serve,
-	idle                       time.Duration // as of this
+	max, perClient, perNetwork int           // tests set other values before they serve,
+	idle                       time.Duration // as of idle
 
-	clock atomic.Uint64 // counts what connections did
+	clock atomic.Uint64 // counts the events of all connections
 
 	mu   sync.Mutex
-	open map[*place]struct{}
+	open map[*slot]struct{}
 	by   map[netip.Addr]int   // by address
-	nets map[netip.Prefix]int // by IPv6 network: one host there has as many addresses as it likes
+	nets map[netip.Prefix]int // by IPv6 network: a host there can use any number of addresses
 }
 
-// place is one connection's.
-type place struct {
+// slot is the place of one connection.
+type slot struct {
 	client  netip.Addr
 	network netip.Prefix // of an IPv6 client
-	close   func()       // called when the place is taken away; it must not wait
+	close   func()       // called when the slot is reclaimed; must not block
 
-	busy atomic.Int64  // questions that are being answered
-	used atomic.Uint64 // conns.clock when it was opened, or an answer sent
+	busy atomic.Int64  // questions being answered
+	used atomic.Uint64 // conns.clock when the connection was opened or last got an answer
 }
 
 func newConns() *conns {
 	return &conns{
 		max: maxConns, perClient: maxConnsPerClient, perNetwork: maxConnsPerNetwork, idle: idleTimeout,
-		open: make(map[*place]struct{}), by: make(map[netip.Addr]int), nets: make(map[netip.Prefix]int),
+		open: make(map[*slot]struct{}), by: make(map[netip.Addr]int), nets: make(map[netip.Prefix]int),
 	}
 }
 
-// acquire gives a client a place, if need be that of another connection, which is closed then. It gives nil if there is
-// none.
-func (c *conns) acquire(client netip.Addr, close func()) (p *place, evicted bool) {
-	p = &place{client: client, close: close}
+// acquire gives a client a slot. If none is free, it may close another connection and use its slot. It returns nil if
+// no slot can be had.
+func (c *conns) acquire(client netip.Addr, close func()) (p *slot, evicted bool) {
+	p = &slot{client: client, close: close}
 	if client.Is6() {
 		p.network, _ = client.Prefix(64)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	var old *place
+	var old *slot
 	switch {
 	case c.by[client] >= c.perClient:
-		old = c.victim(p, func(o *place) bool { return o.client == client })
+		old = c.victim(p, func(o *slot) bool { return o.client == client })
 	case p.network.IsValid() && c.nets[p.network] >= c.perNetwork:
-		old = c.victim(p, func(o *place) bool { return o.network == p.network })
+		old = c.victim(p, func(o *slot) bool { return o.network == p.network })
 	case len(c.open) >= c.max:
-		old = c.victim(p, func(*place) bool { return true })
+		old = c.victim(p, func(*slot) bool { return true })
 	default:
 		c.add(p)
 		return p, false
@@ -69,12 +69,12 @@ func (c *conns) acquire(client netip.Addr, close func()) (p *place, evicted bool
 	return p, true
 }
 
-// victim chooses, among some, the place that p gets: an idle one of its own client or of who has more, or a busy one of
-// who would still have as many. Idle ones go first, then those of who has most, then the one that was of use the
-// longest ago.
-func (c *conns) victim(p *place, among func(*place) bool) *place {
+// victim chooses the slot that p gets among those that among selects: an idle one of the same client or of a client
+// that has more, or a busy one of a client that would still have as many. Idle slots come first, then those of the
+// client that has most, then the least recently used one.
+func (c *conns) victim(p *slot, among func(*slot) bool) *slot {
 	has := c.by[p.client]
-	var best *place
+	var best *slot
 	var bestIdle bool
 	var bestBy int
 	var bestUsed uint64
@@ -95,7 +95,7 @@ func (c *conns) victim(p *place, among func(*place) bool) *place {
 	return best
 }
 
-func (c *conns) add(p *place) {
+func (c *conns) add(p *slot) {
 	p.used.Store(c.clock.Add(1))
 	c.open[p] = struct{}{}
 	c.by[p.client]++
@@ -104,8 +104,8 @@ func (c *conns) add(p *place) {
 	}
 }
 
-// remove must be called with c.mu held. A place that was taken away before is left alone.
-func (c *conns) remove(p *place) {
+// remove must be called with c.mu held. It ignores a slot that was reclaimed before.
+func (c *conns) remove(p *slot) {
 	if _, ok := c.open[p]; !ok {
 		return
 	}
@@ -120,14 +120,14 @@ func (c *conns) remove(p *place) {
 	}
 }
 
-func (c *conns) release(p *place) {
+func (c *conns) release(p *slot) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.remove(p)
 }
 
-// served says that a connection's client got an answer.
-func (c *conns) served(p *place) { p.used.Store(c.clock.Add(1)) }
+// served records that a connection's client got an answer.
+func (c *conns) served(p *slot) { p.used.Store(c.clock.Add(1)) }
 
 func (c *conns) crowded() bool {
 	c.mu.Lock()

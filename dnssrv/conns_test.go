@@ -16,28 +16,28 @@ func TestPlaces(t *testing.T) {
 		name, steps, want string
 	}{
 		{"room", "a a b c", "+ + + +"},
-		{"a newcomer gets the oldest of who has most", "a a a b b c d", "+ + + + + + a1"},
+		{"a newcomer replaces the oldest of the client with most", "a a a b b c d", "+ + + + + + a1"},
 		{"of two that have as many, the oldest", "a b b a c c d", "+ + + + + + a1"},
-		{"what was of use lately stays", "a a a b b c a. d", "+ + + + + + a2"},
+		{"a recently used one stays", "a a a b b c a. d", "+ + + + + + a2"},
 		{"all have one", "a b c d e f g", "+ + + + + + a1"},
 		{"all have one, a was of use", "a b c d e f a. g", "+ + + + + + b1"},
 		{"idle ones go first", "a* a* a* b b c d", "+ + + + + + b1"},
-		{"all are busy: who has most", "a* a* a* b* b* c* d", "+ + + + + + a1"},
-		{"all are busy with one each: nobody has too many", "a* b* c* d* e* f* g", "+ + + + + + -"},
-		{"who has as many as all others waits for himself", "a a b b c c a", "+ + + + + + a1"},
-		{"a busy client does not displace idle ones of who has less", "a* a* a* b c d a", "+ + + + + + -"},
+		{"all are busy: the client with most", "a* a* a* b* b* c* d", "+ + + + + + a1"},
+		{"all are busy with one each: no client has too many", "a* b* c* d* e* f* g", "+ + + + + + -"},
+		{"a client with as many as all others replaces its own", "a a b b c c a", "+ + + + + + a1"},
+		{"a busy client does not displace idle ones of a client with fewer", "a* a* a* b c d a", "+ + + + + + -"},
 		{"a client's own bound", "a a a a a", "+ + + + a1"},
 		{"a client's own bound, all busy", "a* a* a* a* a", "+ + + + -"},
 		{"an IPv6 network's bound", "A B C D E F", "+ + + + A1 B1"},
 		{"an IPv6 network's bound does not concern others", "A B C D b c d", "+ + + + + + A1"},
-		{"in an IPv6 network, who has most", "A B B C D", "+ + + + B1"},
+		{"in an IPv6 network, the client with most", "A B B C D", "+ + + + B1"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c := newConns()
 			c.max, c.perClient, c.perNetwork = 6, 4, 4
 			var got []string
 			var closed string
-			places := make(map[string][]*place)
+			places := make(map[string][]*slot)
 			for _, step := range strings.Fields(tt.steps) {
 				who, busy := strings.CutSuffix(step, "*")
 				who, used := strings.CutSuffix(who, ".")

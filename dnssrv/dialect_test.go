@@ -46,7 +46,7 @@ func withOPT(bad func(q *dns.Msg, network string) [][]byte) func(t testing.TB) f
 	}
 }
 
-// plainAnswer is what a resolver says that has never heard of EDNS.
+// plainAnswer is the answer of a resolver that does not support EDNS.
 func plainAnswer(t testing.TB, q *dns.Msg) []byte {
 	m := good("192.0.2.1")(q, "")[0]
 	m.Extra = nil
@@ -92,27 +92,39 @@ func TestForwardersThatDoNotKnowEDNS(t *testing.T) {
 		return bytesOf(func(_, m *dns.Msg) { m.Truncated = true })(q, network)
 	}
 	for what, bad := range map[string]func(q *dns.Msg, network string) [][]byte{
-		"FORMERR":                      refusing(dns.RcodeFormatError),
-		"NOTIMP":                       refusing(dns.RcodeNotImplemented),
-		"SERVFAIL":                     refusing(dns.RcodeServerFailure),
-		"REFUSED":                      refusing(dns.RcodeRefused),
-		"FORMERR with an OPT":          bytesOf(func(_, m *dns.Msg) { m.Rcode = dns.RcodeFormatError; m.SetEdns0(512, false) }),
-		"SERVFAIL with the OPT echoed": bytesOf(func(q, m *dns.Msg) { m.Rcode = dns.RcodeServerFailure; m.Extra = q.Extra }),
-		"BADVERS":                      bytesOf(func(_, m *dns.Msg) { m.SetEdns0(512, false); m.Rcode = dns.RcodeBadVers }),
-		"FORMERR, a header alone":      bytesOf(func(_, m *dns.Msg) { m.Rcode, m.Question = dns.RcodeFormatError, nil }),
-		"NOTIMP, a header alone":       bytesOf(func(_, m *dns.Msg) { m.Rcode, m.Question = dns.RcodeNotImplemented, nil }),
+		"FORMERR":  refusing(dns.RcodeFormatError),
+		"NOTIMP":   refusing(dns.RcodeNotImplemented),
+		"SERVFAIL": refusing(dns.RcodeServerFailure),
+		"REFUSED":  refusing(dns.RcodeRefused),
+		"FORMERR with an OPT": bytesOf(func(_, m *dns.Msg) {
+			m.Rcode = dns.RcodeFormatError
+			m.SetEdns0(512, false)
+		}),
+		"SERVFAIL with the OPT echoed": bytesOf(func(q, m *dns.Msg) {
+			m.Rcode = dns.RcodeServerFailure
+			m.Extra = q.Extra
+		}),
+		"BADVERS":                 bytesOf(func(_, m *dns.Msg) { m.SetEdns0(512, false); m.Rcode = dns.RcodeBadVers }),
+		"FORMERR, a header alone": bytesOf(func(_, m *dns.Msg) { m.Rcode, m.Question = dns.RcodeFormatError, nil }),
+		"NOTIMP, a header alone":  bytesOf(func(_, m *dns.Msg) { m.Rcode, m.Question = dns.RcodeNotImplemented, nil }),
 		"FORMERR, the case folded": bytesOf(func(_, m *dns.Msg) {
 			m.Rcode, m.Question[0].Name = dns.RcodeFormatError, strings.ToLower(m.Question[0].Name)
 		}),
-		"dropped":                                func(*dns.Msg, string) [][]byte { return nil },
-		"a good header alone":                    bytesOf(func(_, m *dns.Msg) { m.Question = nil }),
-		"no data and nothing beside":             bytesOf(func(_, _ *dns.Msg) {}),
-		"garbage":                                addressed(func(b []byte) []byte { return append(b[:headerLen+17], 0xff, 0xff, 0xff) }),
-		"cut inside a record":                    addressed(func(b []byte) []byte { return b[:len(b)-13] }),
-		"cut before a record":                    addressed(func(b []byte) []byte { return b[:len(b)-11] }),
-		"an OPT that claims more than there is":  addressed(func(b []byte) []byte { b[len(b)-1] = 9; return b }),
-		"an OPT with other bits of the rcode":    addressed(func(b []byte) []byte { b[len(b)-6] = 0x7f; return b }),
-		"an OPT of version 1 that objects":       bytesOf(func(_, m *dns.Msg) { m.SetEdns0(512, false); m.IsEdns0().SetVersion(1); m.Rcode = dns.RcodeBadVers }),
+		"dropped":                    func(*dns.Msg, string) [][]byte { return nil },
+		"a good header alone":        bytesOf(func(_, m *dns.Msg) { m.Question = nil }),
+		"no data and nothing beside": bytesOf(func(_, _ *dns.Msg) {}),
+		"garbage": addressed(func(b []byte) []byte {
+			return append(b[:headerLen+17], 0xff, 0xff, 0xff)
+		}),
+		"cut inside a record":                   addressed(func(b []byte) []byte { return b[:len(b)-13] }),
+		"cut before a record":                   addressed(func(b []byte) []byte { return b[:len(b)-11] }),
+		"an OPT that claims more than there is": addressed(func(b []byte) []byte { b[len(b)-1] = 9; return b }),
+		"an OPT with other bits of the rcode":   addressed(func(b []byte) []byte { b[len(b)-6] = 0x7f; return b }),
+		"an OPT of version 1 that objects": bytesOf(func(_, m *dns.Msg) {
+			m.SetEdns0(512, false)
+			m.IsEdns0().SetVersion(1)
+			m.Rcode = dns.RcodeBadVers
+		}),
 		"more additional records than there are": addressed(func(b []byte) []byte { b[11] = 3; return b }),
 		"TC and no TCP":                          cutNoTCP,
 		"TC and FORMERR over TCP": func(q *dns.Msg, network string) [][]byte {
@@ -147,7 +159,8 @@ func TestForwardersThatDoNotKnowEDNS(t *testing.T) {
 					m.SetEdns0(1232, false)
 				}
 				resp := r.ask(m)
-				if got := values(resp.Answer, dns.TypeA); !slices.Equal(got, []string{"192.0.2.1"}) || resp.Question[0] != m.Question[0] || resp.Id != m.Id {
+				if got := values(resp.Answer, dns.TypeA); !slices.Equal(got, []string{"192.0.2.1"}) ||
+					resp.Question[0] != m.Question[0] || resp.Id != m.Id {
 					t.Errorf("%d: got %v", i, resp)
 				}
 				if (resp.IsEdns0() != nil) != edns {
@@ -188,17 +201,30 @@ func (r *resolver) withOPT() (n int) {
 	return n
 }
 
-// What is odd but no objection: such resolvers go on being asked with an OPT record.
+// Odd answers that are no objection: such resolvers are still asked with an OPT record.
 func TestForwardersThatKnowEDNSAreAskedWithIt(t *testing.T) {
 	for what, reply := range map[string]func(q *dns.Msg, network string) [][]byte{
 		"no OPT in the answer": func(q *dns.Msg, _ string) [][]byte { return [][]byte{plainAnswer(t, q)} },
-		"two OPTs":             bytesOf(func(q, m *dns.Msg) { *m = *good("192.0.2.1")(q, "")[0]; m.SetEdns0(512, false) }),
-		"the OPT first":        bytesOf(func(q, m *dns.Msg) { *m = *good("192.0.2.1")(q, "")[0]; m.Answer = append(q.Extra, m.Answer...) }),
-		"an OPT of version 1":  bytesOf(func(q, m *dns.Msg) { *m = *good("192.0.2.1")(q, "")[0]; m.IsEdns0().SetVersion(1) }),
-		"an OPT with a name":   bytesOf(func(q, m *dns.Msg) { *m = *good("192.0.2.1")(q, "")[0]; m.Extra[0].Header().Name = "opt.example." }),
+		"two OPTs": bytesOf(func(q, m *dns.Msg) {
+			*m = *good("192.0.2.1")(q, "")[0]
+			m.SetEdns0(512, false)
+		}),
+		"the OPT first": bytesOf(func(q, m *dns.Msg) {
+			*m = *good("192.0.2.1")(q, "")[0]
+			m.Answer = append(q.Extra, m.Answer...)
+		}),
+		"an OPT of version 1": bytesOf(func(q, m *dns.Msg) {
+			*m = *good("192.0.2.1")(q, "")[0]
+			m.IsEdns0().SetVersion(1)
+		}),
+		"an OPT with a name": bytesOf(func(q, m *dns.Msg) {
+			*m = *good("192.0.2.1")(q, "")[0]
+			m.Extra[0].Header().Name = "opt.example."
+		}),
 		"options we never sent": bytesOf(func(q, m *dns.Msg) {
 			*m = *good("192.0.2.1")(q, "")[0]
-			m.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_COOKIE{Code: dns.EDNS0COOKIE, Cookie: "0102030405060708"}, &dns.EDNS0_LOCAL{Code: 65001, Data: make([]byte, 200)}}
+			m.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_COOKIE{Code: dns.EDNS0COOKIE, Cookie: "0102030405060708"},
+				&dns.EDNS0_LOCAL{Code: 65001, Data: make([]byte, 200)}}
 		}),
 	} {
 		t.Run(what, func(t *testing.T) {
@@ -211,10 +237,12 @@ func TestForwardersThatKnowEDNSAreAskedWithIt(t *testing.T) {
 					m.SetEdns0(1232, true)
 				}
 				resp := r.ask(m)
-				if got := values(resp.Answer, dns.TypeA); !slices.Equal(got, []string{"192.0.2.1"}) || len(resp.Answer) != 1 {
+				if got := values(resp.Answer, dns.TypeA); !slices.Equal(got, []string{"192.0.2.1"}) ||
+					len(resp.Answer) != 1 {
 					t.Errorf("got %v", resp)
 				}
-				if opt := resp.IsEdns0(); (opt != nil) != (i%2 == 0) || opt != nil && len(opt.Option) != 0 || len(resp.Extra) > 1 {
+				if opt := resp.IsEdns0(); (opt != nil) != (i%2 == 0) || opt != nil && len(opt.Option) != 0 ||
+					len(resp.Extra) > 1 {
 					t.Errorf("want our own OPT exactly if asked with one, got %v", resp.Extra)
 				}
 			}
@@ -287,7 +315,8 @@ func TestSeveralForwardersThatDropEDNS(t *testing.T) {
 	}
 	r := startOn(t, "127.0.0.1:0", forwardTo(threeNodes(), ".", boxes...), patient(nil, true))
 	for range 2 {
-		if got := values(r.ask(question("host.example", dns.TypeA)).Answer, dns.TypeA); !slices.Equal(got, []string{"192.0.2.1"}) {
+		if got := values(r.ask(question("host.example", dns.TypeA)).Answer, dns.TypeA); !slices.Equal(got,
+			[]string{"192.0.2.1"}) {
 			t.Errorf("got %v", got)
 		}
 	}
@@ -312,7 +341,7 @@ func TestAnswersCutInSilenceAreFetchedOverTCP(t *testing.T) {
 	}
 }
 
-// The name goes out in random case, and comes back in the client's.
+// The name is sent in random case, and returned in the client's.
 func TestTheCaseOfQuestionsIsRandom(t *testing.T) {
 	up := newResolver(t, good("192.0.2.1"))
 	r := startOn(t, "127.0.0.1:0", forwardTo(threeNodes(), ".", up), patient(nil, false))
@@ -348,7 +377,8 @@ func TestAnswersInAnotherCaseAreNotTaken(t *testing.T) {
 	})
 	r := startOn(t, "127.0.0.1:0", forwardTo(threeNodes(), ".", up), patient(nil, false))
 	for range 3 {
-		if got := values(r.ask(question("www.example", dns.TypeA)).Answer, dns.TypeA); !slices.Equal(got, []string{"192.0.2.1"}) {
+		if got := values(r.ask(question("www.example", dns.TypeA)).Answer, dns.TypeA); !slices.Equal(got,
+			[]string{"192.0.2.1"}) {
 			t.Errorf("got %v", got)
 		}
 	}
@@ -369,7 +399,8 @@ func flipped(name string) string {
 // Resolvers that do not repeat the case are asked in the client's, for a while.
 func TestForwardersThatFoldCase(t *testing.T) {
 	fold := func(name string) func(q *dns.Msg, network string) [][]byte {
-		change := map[string]func(string) string{"lower": strings.ToLower, "upper": strings.ToUpper, "flipped": flipped}[name]
+		change := map[string]func(string) string{"lower": strings.ToLower, "upper": strings.ToUpper,
+			"flipped": flipped}[name]
 		return addressedTo(change)
 	}
 	for what, reply := range map[string]func(q *dns.Msg, network string) [][]byte{
@@ -391,11 +422,13 @@ func TestForwardersThatFoldCase(t *testing.T) {
 				return reply(q, network)
 			})
 			var clock manual
-			r := startOn(t, "127.0.0.1:0", forwardTo(threeNodes(), ".", up), patient(&clock, strings.HasPrefix(what, "nothing")))
+			r := startOn(t, "127.0.0.1:0", forwardTo(threeNodes(), ".", up),
+				patient(&clock, strings.HasPrefix(what, "nothing")))
 			name := "a-rather-long-name-for-a-test.example."
 			mixed := func() bool {
 				t.Helper()
-				if got := values(r.ask(question(name, dns.TypeA)).Answer, dns.TypeA); !slices.Equal(got, []string{"192.0.2.1"}) {
+				if got := values(r.ask(question(name, dns.TypeA)).Answer, dns.TypeA); !slices.Equal(got,
+					[]string{"192.0.2.1"}) {
 					t.Errorf("got %v", got)
 				}
 				up.mu.Lock()
@@ -430,7 +463,7 @@ func addressedTo(change func(string) string) func(q *dns.Msg, network string) []
 	})
 }
 
-// Whatever comes back, reading it ends without a panic, and what is not an answer to the question is not taken for one.
+// Any answer is read without a panic, and an answer to another question is not accepted.
 func TestReadingHostileAnswers(t *testing.T) {
 	q := question("www.example", dns.TypeA)
 	ask := packet(t, q)
@@ -438,7 +471,8 @@ func TestReadingHostileAnswers(t *testing.T) {
 	if _, as := read(answer, ask); as != whole {
 		t.Fatalf("the true answer is %v", as)
 	}
-	for i, want := range map[int]reading{0: foreign, 1: foreign, 2: foreign, 5: foreign, 12: foreign, 14: otherCase, 15: otherCase, 25: foreign, 26: foreign, 28: foreign} {
+	for i, want := range map[int]reading{0: foreign, 1: foreign, 2: foreign, 5: foreign, 12: foreign, 14: otherCase,
+		15: otherCase, 25: foreign, 26: foreign, 28: foreign} {
 		b := slices.Clone(answer)
 		b[i] ^= map[bool]byte{true: 0x20, false: 0x80}[i == 14 || i == 15]
 		if i == 5 {

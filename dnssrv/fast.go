@@ -10,7 +10,7 @@ import (
 // Sizes of messages in bytes.
 const (
 	headerLen = 12
-	// maxUDP is what fits every path without fragments (DNS flag day 2020, RFC 9715).
+	// maxUDP fits every path without fragmentation (DNS flag day 2020, RFC 9715).
 	maxUDP = 1232
 	// maxQuery is the longest query that is read over UDP; real ones with padding stay below 512.
 	maxQuery = 4096
@@ -22,13 +22,13 @@ const (
 	bitRA, bitAD, bitCD        = 0x80, 0x20, 0x10
 )
 
-// optRR is the OPT record of our answers (RFC 6891): we take 1232 bytes, version 0, no DO, no options.
+// optRR is the OPT record of our answers (RFC 6891): size 1232 bytes, version 0, no DO, no options.
 var optRR = [11]byte{2: dnsTypeOPT, 3: maxUDP >> 8, 4: maxUDP & 0xff}
 
 const dnsTypeOPT = 41
 
-// coldType says which types the packed answers leave to the whole machinery: those that are questions only, those that
-// a zone's apex has, and those whose answers bring addresses along.
+// coldType reports whether a type is left to the slow path: types that occur only in questions, types that a zone's
+// apex has, and types whose answers carry additional addresses.
 func coldType(qtype uint16) bool {
 	switch qtype {
 	case 0, dns.TypeSOA, dns.TypeNS, dns.TypeCNAME, dns.TypeSRV:
@@ -37,7 +37,7 @@ func coldType(qtype uint16) bool {
 	return metaType(qtype)
 }
 
-// metaType says whether a type is one of questions and messages, not of data (RFC 6895 §3.1).
+// metaType reports whether a type occurs in questions and messages only, never as data (RFC 6895 §3.1).
 func metaType(qtype uint16) bool {
 	return qtype == dns.TypeOPT || qtype >= 128 && qtype <= 255
 }
@@ -55,7 +55,8 @@ func appendAddress(b []byte, a netip.Addr, ttl uint32) []byte {
 	return append(b, raw...)
 }
 
-// questionName gives the name of the first question in lower-case wire form, in key; nil if it is not whole.
+// questionName writes the name of the first question to key, in lower-case wire form. It returns nil if the question is
+// incomplete.
 func questionName(key *[256]byte, in []byte) []byte {
 	off := headerLen
 	for {
@@ -81,11 +82,12 @@ func questionName(key *[256]byte, in []byte) []byte {
 	}
 }
 
-// fast answers in into out if it is a plain question for a name that we hold, or for one that does not exist, and gives
-// the answer's length and rcode. It allocates nothing and keeps neither. Whatever is the least bit unusual is left to
-// the slow path, which must give the same answer: one question, class IN, no compression, no other record than an OPT
-// of version 0 with no options but cookies and padding; no CNAME, empty non-terminal, service or forward zone. limit is
-// the transport's: 512 to 1232 over UDP as the client said, else len(out).
+// fast answers in into out if it is a plain question for a name in the table, or for one that does not exist, and
+// returns the answer's length and rcode. It allocates nothing and retains neither buffer. Everything unusual is left to
+// the slow path, which must give the same answer. A plain question has class IN, no compression, and at most one other
+// record, an OPT of version 0 with no options but cookies and padding; its name is no CNAME, empty non-terminal,
+// service or forward zone. limit is the transport's: over UDP 512 to 1232 bytes, as the client announced, otherwise
+// len(out).
 func (t *Table) fast(out, in []byte, client netip.Addr, udp bool) (n, rcode int, ok bool) {
 	if len(in) < headerLen+5 || in[2]&^bitRD != 0 || in[3]&^(bitAD|bitCD) != 0 {
 		return 0, 0, false
@@ -105,7 +107,7 @@ func (t *Table) fast(out, in []byte, client netip.Addr, udp bool) (n, rcode int,
 		return 0, 0, false
 	}
 	h := t.names.get(name)
-	zone := -1 // where the zone begins in name, if known
+	zone := -1 // the offset of the zone in name, if known
 	if !h.has(isHere) {
 		if h.exists() {
 			return 0, 0, false
@@ -193,7 +195,7 @@ func (t *Table) fast(out, in []byte, client netip.Addr, udp bool) (n, rcode int,
 	return n, rcode, true
 }
 
-// forwarded says whether name is in a zone of dns.forward.
+// forwarded reports whether name is in a zone of dns.forward.
 func (t *frame) forwarded(name []byte) bool {
 	for up, ok := name, len(t.zones) > 0; ok; up, ok = parentOf(up) {
 		if len(up) > t.longest {
@@ -212,7 +214,7 @@ func putCounts(out []byte, an, ns, ar int) {
 	binary.BigEndian.PutUint16(out[10:], uint16(ar))
 }
 
-// plainOPT reads an OPT record that fills b to its end and asks for nothing, and gives the client's UDP size.
+// plainOPT reads an OPT record that fills b to its end and has no unknown options, and returns the client's UDP size.
 func plainOPT(b []byte) (size uint16, ok bool) {
 	if len(b) < len(optRR) || b[0] != 0 || b[1] != 0 || b[2] != dnsTypeOPT || b[5] != 0 || b[6] != 0 {
 		return 0, false
@@ -234,7 +236,7 @@ func plainOPT(b []byte) (size uint16, ok bool) {
 	return size, true
 }
 
-// udpLimit is the longest answer for a client that takes size bytes.
+// udpLimit returns the size of the longest answer for a client that announces size bytes.
 func udpLimit(size uint16) int {
 	return min(max(int(size), dns.MinMsgSize), maxUDP)
 }

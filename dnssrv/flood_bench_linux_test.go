@@ -19,7 +19,8 @@ import (
 func TestBenchForgedFlood(t *testing.T) {
 	server := netip.AddrPortFrom(netip.MustParseAddr(floodV4), 53)
 	conf := filepath.Join(t.TempDir(), "unbound.conf")
-	text := fmt.Sprintf("server:\n  interface: %s\n  num-threads: 2\n  so-reuseport: yes\n  so-rcvbuf: 4m\n  so-sndbuf: 4m\n  chroot: \"\"\n  username: \"\"\n"+
+	text := fmt.Sprintf("server:\n  interface: %s\n  num-threads: 2\n  so-reuseport: yes\n  so-rcvbuf: 4m\n  "+
+		"so-sndbuf: 4m\n  chroot: \"\"\n  username: \"\"\n"+
 		"  directory: \"%s\"\n  pidfile: \"\"\n  use-syslog: no\n  access-control: 10.0.0.0/8 allow\n  do-ip6: no\n"+
 		"  local-zone: \"docker.io.\" static\n  local-data: \"docker.io. 15 A 10.0.0.1\"\n"+
 		"  local-zone: \"registry.k8s.io.\" static\n  local-data: \"registry.k8s.io. 15 A 10.0.0.1\"\n",

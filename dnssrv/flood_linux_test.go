@@ -19,9 +19,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// These tests put a server and a client into network namespaces of their own, with one cable between them. The client's
-// side also sends questions whose sources are forged: addresses of the same network that no host has. The kernel keeps
-// the answers to those while it asks for a link-layer address that nobody has, three seconds each.
+// These tests put a server and a client into separate network namespaces, connected by a cable. The client's side also
+// sends questions with forged sources: addresses of the same network without a host. The kernel retains the answers to
+// those while it tries to resolve the link-layer address, three seconds each.
 
 // cable is two namespaces with one cable between them; the server has the first address of each network.
 type cable struct {
@@ -214,7 +214,7 @@ func (f *forger) send(source netip.Addr) {
 	f.sent++
 }
 
-// nobody gives the i-th of n addresses of the server's network that no host has.
+// nobody returns the i-th of n addresses of the server's network that no host has.
 func nobody(server netip.Addr, i uint64, n int) netip.Addr {
 	k := int(i) % n
 	if server.Is4() {
@@ -247,8 +247,8 @@ func firstTry(t testing.TB, conn net.Conn, within time.Duration) bool {
 	}
 }
 
-// TestForgedFlood asks honest questions one after another, each behind a burst of forged ones, and counts how many are
-// answered at the first try.
+// TestForgedFlood asks honest questions one after another, each after a burst of forged ones, and counts how many are
+// answered at the first attempt.
 func TestForgedFlood(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
@@ -290,7 +290,7 @@ func TestForgedFlood(t *testing.T) {
 				for range burst {
 					f.send(nobody(server.Addr(), f.sent, tt.sources))
 				}
-				// It knows nobody's link-layer address yet and asks for the server's, as every host does.
+				// The client has not resolved any link-layer address yet and resolves the server's, as every host does.
 				c.ip("-n", c.client, "neigh", "flush", "dev", "eth0")
 				if firstTry(t, conn, patience) {
 					welcome++
@@ -299,13 +299,15 @@ func TestForgedFlood(t *testing.T) {
 			s := stats()
 			t.Logf("%d of %d newcomers answered at the first try", welcome, newcomers)
 			if welcome < newcomers-lost {
-				t.Errorf("want %d of %d newcomers answered at the first try, got %d", newcomers-lost, newcomers, welcome)
+				t.Errorf("want %d of %d newcomers answered at the first try, got %d", newcomers-lost, newcomers,
+					welcome)
 			}
 			t.Logf("%d of %d honest questions answered at the first try, beside %d forged ones: %+v",
 				answered, rounds, f.sent, s)
 			// The cable itself, a queue in the kernel, may lose a packet in a burst.
 			if answered < rounds-lost {
-				t.Errorf("want %d of %d honest questions answered at the first try, got %d", rounds-lost, rounds, answered)
+				t.Errorf("want %d of %d honest questions answered at the first try, got %d", rounds-lost, rounds,
+					answered)
 			}
 			if s.Absent == 0 {
 				t.Error("want answers to forged sources held back")
@@ -314,8 +316,8 @@ func TestForgedFlood(t *testing.T) {
 	}
 }
 
-// TestRateLimitOnTheWire asks the same again and again: the answers become invitations to come over TCP, and who has
-// come is answered over UDP again.
+// TestRateLimitOnTheWire repeats a question: the answers are truncated so that the client uses TCP, and after an answer
+// over TCP it is answered over UDP again.
 func TestRateLimitOnTheWire(t *testing.T) {
 	const rate, questions = 1, 40
 	server := netip.AddrPortFrom(netip.MustParseAddr(floodV4), 53)
@@ -355,7 +357,7 @@ func TestRateLimitOnTheWire(t *testing.T) {
 	}
 	for range provenTimes * rate * limitSeconds {
 		if resp := ask(udp); resp.Truncated {
-			t.Fatal("want whole answers to who was answered over TCP")
+			t.Fatal("want whole answers to a client that was answered over TCP")
 		}
 	}
 	if s := stats(); s.Limited != uint64(cut) {

@@ -15,16 +15,16 @@ import (
 
 // Bounds on forwarding.
 const (
-	// forwardTimeout is all the time that a question gets: with what the client's resolver and the network add, below
-	// the two seconds after which it asks the next bastion.
+	// forwardTimeout bounds the whole time of a question. With the delays of the client's resolver and the network, it
+	// stays below the two seconds after which a client asks the next bastion.
 	forwardTimeout = 1800 * time.Millisecond
-	// attempts are spread over attemptSpread, the first at once; earlier ones go on listening.
+	// attempts are distributed over attemptSpread, the first at once; earlier attempts keep listening.
 	attemptSpread = 1500 * time.Millisecond
 	minAttempts   = 3
-	// maxForwards at once, and of one client.
+	// maxForwards bounds the questions in flight, maxForwardsPerClient those of one client.
 	maxForwards, maxForwardsPerClient = 1024, 256
-	// Where that is reached, a question gives way to a newer one if it has waited for longer than lateAfter, and than
-	// lateTimes what an answer takes. It is one of the oldest.
+	// At that bound, a new question replaces one of the oldest that has waited longer than lateAfter and longer than
+	// lateTimes the typical time of an answer.
 	lateAfter, lateTimes = 100 * time.Millisecond, 8
 	oldest               = 16
 )
@@ -35,40 +35,40 @@ var (
 	errShed       = errors.New("too many questions are being forwarded")
 )
 
-// forwarder asks resolvers. There is no cache: nodes, nodelocaldns and CoreDNS cache for themselves, so do the
-// resolvers; ours would save little and would have to be right about what an import or a changed record makes stale.
+// forwarder asks resolvers. It has no cache: nodes, nodelocaldns, CoreDNS and the resolvers have caches. Another one
+// would save little, and would have to drop what an import or a changed record makes stale.
 type forwarder struct {
 	log *slog.Logger
-	now func() time.Time // of what is remembered; sockets know only the system's clock
+	now func() time.Time // for what is remembered; sockets use the system's clock
 
-	timeout, spread time.Duration // forwardTimeout and attemptSpread; tests set others before they serve
+	timeout, spread time.Duration // forwardTimeout and attemptSpread; tests set other values before they serve
 
 	mu      sync.Mutex
 	flights list.List // of *flight, the oldest first
 	by      map[netip.Addr]*list.List
-	typical time.Duration // that a quick answer takes; 0 until there was one
-	known   map[netip.AddrPort]*standing
+	typical time.Duration // time of a quick answer; 0 before the first one
+	known   map[netip.AddrPort]*resolverState
 }
 
-// flight is a client's question that others are being asked.
+// flight is a client's question that resolvers are being asked.
 type flight struct {
 	client   netip.Addr
 	began    time.Time
 	cancel   context.CancelCauseFunc
-	all, own *list.Element // in forwarder.flights and in forwarder.by; nil once it has ended or was given up
+	all, own *list.Element // elements of forwarder.flights and forwarder.by; nil once it has ended or was cancelled
 }
 
 func newForwarder(log *slog.Logger, now func() time.Time) *forwarder {
 	return &forwarder{
 		log: log, now: now, timeout: forwardTimeout, spread: attemptSpread,
-		by: make(map[netip.Addr]*list.List), known: make(map[netip.AddrPort]*standing),
+		by: make(map[netip.Addr]*list.List), known: make(map[netip.AddrPort]*resolverState),
 	}
 }
 
-// begin admits a client's question; cancel ends it. Where there is no room, one gives way that has waited for much
-// longer than answers take: its answer will probably never come, and a flood of such questions must not keep out those
-// that are answered at once. Among the oldest it is one of the client that has most. If answers take long in general,
-// none gives way: it would be the end of all of them.
+// begin registers a client's question; cancel ends it. At the bound, begin cancels a question that has waited much
+// longer than answers take: its answer will probably never come, and a flood of such questions must not displace those
+// that are answered at once. Among the oldest it picks one of the client that has most. If answers are slow in general,
+// it cancels none: that would end all of them.
 func (f *forwarder) begin(client netip.Addr, cancel context.CancelCauseFunc) *flight {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -105,17 +105,17 @@ func (f *forwarder) begin(client netip.Addr, cancel context.CancelCauseFunc) *fl
 	return fl
 }
 
-// late says whether a question has waited for so long that it may give way.
+// late reports whether a question has waited so long that it may be cancelled.
 func (f *forwarder) late(fl *flight, now time.Time) bool {
 	return now.Sub(fl.began) > max(lateAfter, lateTimes*f.typical)
 }
 
-// end makes room. answered says that the resolvers gave an answer.
+// end removes a question. answered reports that the resolvers gave an answer.
 func (f *forwarder) end(fl *flight, answered bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if took := f.now().Sub(fl.began); answered {
-		// Follows the quicker quarter: a flood of slow questions must not make slowness typical.
+		// Follows the quickest quarter: a flood of slow questions must not make slowness typical.
 		switch {
 		case f.typical == 0:
 			f.typical = took
@@ -142,7 +142,7 @@ func (f *forwarder) remove(fl *flight) {
 	fl.all, fl.own = nil, nil
 }
 
-// attempt is a question put to a resolver, and what came of it.
+// attempt is a question sent to a resolver, and its result.
 type attempt struct {
 	resolver netip.AddrPort
 	round    int
@@ -152,8 +152,8 @@ type attempt struct {
 	err  error
 }
 
-// plan says who is asked in which order, the earlier rounds first. A resolver that is not known to understand our
-// questions gets two rounds at least, so that it is also asked in the plainest way.
+// plan returns the attempts in order, the earlier rounds first. A resolver not known to understand our questions gets
+// at least two rounds, so that one of them uses the plainest form.
 func (f *forwarder) plan(resolvers []netip.AddrPort) []attempt {
 	var plan []attempt
 	for round := 0; round < 2 || len(plan) < minAttempts; round++ {
@@ -166,9 +166,8 @@ func (f *forwarder) plan(resolvers []netip.AddrPort) []attempt {
 	return plan
 }
 
-// exchange asks resolvers until one gives an answer that take accepts, by the deadline. Only NOERROR and NXDOMAIN are
-// offered to take, and its error means that another resolver may know better. The answer's flags are not to be
-// believed.
+// exchange asks resolvers until take accepts an answer or the deadline passes. Only NOERROR and NXDOMAIN are passed to
+// take; an error of take means that another resolver may know better. The flags of the answer must not be trusted.
 func (f *forwarder) exchange(
 	ctx context.Context, deadline time.Time, resolvers []netip.AddrPort, q dns.Question, take func(*dns.Msg) error,
 ) error {
@@ -192,7 +191,7 @@ func (f *forwarder) exchange(
 	running := make(map[netip.AddrPort][]dialect)
 	asked := 0
 	answered := make(map[netip.AddrPort]bool)
-	failed := make(map[netip.AddrPort]error) // once a question, however often it was asked
+	failed := make(map[netip.AddrPort]error) // counted once a question, however often it was asked
 	next := func() {
 		for len(plan) > 0 {
 			a := plan[0]
@@ -211,7 +210,7 @@ func (f *forwarder) exchange(
 	}
 	defer func() {
 		if outer.Err() != nil {
-			return // what we cut off ourselves says nothing about resolvers
+			return // attempts that we cancelled say nothing about resolvers
 		}
 		for r := range answered {
 			delete(failed, r)
@@ -257,7 +256,7 @@ func (f *forwarder) exchange(
 			}
 			last = fmt.Errorf("resolver %s: %w", a.resolver, last)
 		default:
-			// It lives and cannot help: others may, and it is not asked again.
+			// The resolver is alive but cannot answer: others may, and this one is not asked again.
 			answered[a.resolver] = true
 			last = fmt.Errorf("resolver %s answers %s", a.resolver, rcodeText(a.resp.Rcode))
 		}

@@ -46,7 +46,8 @@ func newResolver(t testing.TB, reply func(q *dns.Msg, network string) []*dns.Msg
 func newBox(t testing.TB, reply func(q *dns.Msg, network string) [][]byte) *resolver {
 	t.Helper()
 	conn, ln := sockets(t, "127.0.0.1:0")
-	r := &resolver{t: t, addr: conn.LocalAddr().(*net.UDPAddr).AddrPort(), ports: map[int]bool{}, ids: map[uint16]bool{}}
+	r := &resolver{t: t, addr: conn.LocalAddr().(*net.UDPAddr).AddrPort(), ports: map[int]bool{},
+		ids: map[uint16]bool{}}
 	got := func(q *dns.Msg, from net.Addr) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
@@ -94,13 +95,14 @@ func newBox(t testing.TB, reply func(q *dns.Msg, network string) [][]byte) *reso
 	return r
 }
 
-// good answers every A with one address and tells what a careless relay would pass on.
+// good answers every A with one address and records in a comment what a careless relay would pass on.
 func good(addr string) func(q *dns.Msg, network string) []*dns.Msg {
 	return func(q *dns.Msg, _ string) []*dns.Msg {
 		m := new(dns.Msg).SetReply(q)
 		m.RecursionAvailable, m.AuthenticatedData, m.Authoritative = true, true, true
 		if q.Question[0].Qtype == dns.TypeA {
-			m.Answer = []dns.RR{&dns.A{Hdr: dns.RR_Header{Name: q.Question[0].Name, Rrtype: dns.TypeA, Class: 1, Ttl: 99}, A: net.ParseIP(addr).To4()}}
+			m.Answer = []dns.RR{&dns.A{Hdr: dns.RR_Header{Name: q.Question[0].Name, Rrtype: dns.TypeA, Class: 1,
+				Ttl: 99}, A: net.ParseIP(addr).To4()}}
 		}
 		m.SetEdns0(4096, true)
 		return []*dns.Msg{m}
@@ -123,7 +125,8 @@ func forwardTo(spec Spec, zone string, rs ...*resolver) Spec {
 }
 
 func TestForwardingPerZone(t *testing.T) {
-	rest, corp, sub := newResolver(t, good("192.0.2.1")), newResolver(t, good("192.0.2.2")), newResolver(t, good("192.0.2.3"))
+	rest, corp, sub := newResolver(t, good("192.0.2.1")), newResolver(t, good("192.0.2.2")),
+		newResolver(t, good("192.0.2.3"))
 	own, below := newResolver(t, good("192.0.2.4")), newResolver(t, good("192.0.2.5"))
 	spec := forwardTo(threeNodes(), ".", rest)
 	spec = forwardTo(spec, "Corp.Example.", corp)
@@ -142,14 +145,15 @@ func TestForwardingPerZone(t *testing.T) {
 			"ad.casemate.internal":    "192.0.2.4",
 			"dc.ad.casemate.internal": "192.0.2.4",
 			"api.docker.io":           "192.0.2.5",
-			"k8s.io":                  "192.0.2.1", // exists only because of what is below it: others know more
+			"k8s.io":                  "192.0.2.1", // exists only because of a name below it: resolvers know more
 			"git.corp.example":        "10.9.9.9",  // the operator's word goes first
 		} {
 			m := question(name, dns.TypeA)
 			m.SetEdns0(4096, true)
 			m.AuthenticatedData = true
 			resp := r.over(network, m)
-			if got := values(resp.Answer, dns.TypeA); !slices.Equal(got, []string{want}) || resp.Question[0] != m.Question[0] {
+			if got := values(resp.Answer, dns.TypeA); !slices.Equal(got, []string{want}) ||
+				resp.Question[0] != m.Question[0] {
 				t.Errorf("%s %s: want %s, got %v", network, name, want, resp)
 			}
 			if resp.AuthenticatedData || !resp.RecursionAvailable || resp.Authoritative != (want == "10.9.9.9") {
@@ -160,8 +164,10 @@ func TestForwardingPerZone(t *testing.T) {
 			}
 		}
 		// What is ours is never asked elsewhere.
-		for name, rcode := range map[string]int{"docker.io": dns.RcodeSuccess, "nobody.casemate.internal": dns.RcodeNameError, "casemate.internal": dns.RcodeSuccess} {
-			if resp := r.over(network, question(name, dns.TypeMX)); resp.Rcode != rcode || !resp.Authoritative || !resp.RecursionAvailable {
+		for name, rcode := range map[string]int{"docker.io": dns.RcodeSuccess,
+			"nobody.casemate.internal": dns.RcodeNameError, "casemate.internal": dns.RcodeSuccess} {
+			if resp := r.over(network, question(name, dns.TypeMX)); resp.Rcode != rcode || !resp.Authoritative ||
+				!resp.RecursionAvailable {
 				t.Errorf("%s: want %s of our own, got %v", name, dns.RcodeToString[rcode], resp)
 			}
 		}
@@ -180,7 +186,8 @@ func TestForwardingPerZone(t *testing.T) {
 }
 
 func TestForwardedAnswersPassOn(t *testing.T) {
-	soa := &dns.SOA{Hdr: dns.RR_Header{Name: "example.", Rrtype: dns.TypeSOA, Class: 1, Ttl: 30}, Ns: "a.example.", Mbox: "b.example.", Minttl: 30}
+	soa := &dns.SOA{Hdr: dns.RR_Header{Name: "example.", Rrtype: dns.TypeSOA, Class: 1, Ttl: 30}, Ns: "a.example.",
+		Mbox: "b.example.", Minttl: 30}
 	up := newResolver(t, func(q *dns.Msg, _ string) []*dns.Msg {
 		m := new(dns.Msg).SetReply(q)
 		m.Ns = []dns.RR{soa}
@@ -202,7 +209,8 @@ func TestForwardedAnswersPassOn(t *testing.T) {
 		t.Errorf("NXDOMAIN: got %v", resp)
 	}
 	// The client is a stub that follows no CNAME: what our data begins is finished elsewhere.
-	if resp := r.ask(question("www.bank.test", dns.TypeA)); resp.Rcode != dns.RcodeSuccess || len(resp.Answer) != 1 || len(resp.Ns) != 1 || resp.Authoritative {
+	if resp := r.ask(question("www.bank.test", dns.TypeA)); resp.Rcode != dns.RcodeSuccess || len(resp.Answer) != 1 ||
+		len(resp.Ns) != 1 || resp.Authoritative {
 		t.Errorf("CNAME to elsewhere: got %v", resp)
 	}
 	if resp := r.ask(question("gone.bank.test", dns.TypeA)); resp.Rcode != dns.RcodeNameError || len(resp.Answer) != 1 {
@@ -215,7 +223,7 @@ func TestForwardedAnswersPassOn(t *testing.T) {
 		t.Errorf("without RD nothing is asked elsewhere, got %v", resp)
 	}
 	if got := r.misses(); !slices.Equal(got, []string{"nx.example/A", "nx.example/A"}) {
-		t.Errorf("what a resolver denies is a miss, too: got %v", got)
+		t.Errorf("a name that a resolver denies is a miss, too: got %v", got)
 	}
 }
 
@@ -225,7 +233,8 @@ func TestForwardedCNAMEIsFollowed(t *testing.T) {
 	spec.Records = []Record{{Name: "www.bank.test", Type: "CNAME", Values: []string{"target.example"}}}
 	r := start(t, spec)
 	resp := r.ask(question("www.bank.test", dns.TypeA))
-	if !slices.Equal(values(resp.Answer, dns.TypeCNAME), []string{"target.example."}) || !slices.Equal(values(resp.Answer, dns.TypeA), []string{"192.0.2.1"}) {
+	if !slices.Equal(values(resp.Answer, dns.TypeCNAME), []string{"target.example."}) ||
+		!slices.Equal(values(resp.Answer, dns.TypeA), []string{"192.0.2.1"}) {
 		t.Errorf("got %v", resp)
 	}
 }
@@ -238,7 +247,8 @@ func TestTruncatedAnswerIsFetchedOverTCP(t *testing.T) {
 			return []*dns.Msg{m}
 		}
 		for i := range 100 {
-			m.Answer = append(m.Answer, &dns.A{Hdr: dns.RR_Header{Name: q.Question[0].Name, Rrtype: 1, Class: 1}, A: net.IPv4(192, 0, 2, byte(i))})
+			m.Answer = append(m.Answer, &dns.A{Hdr: dns.RR_Header{Name: q.Question[0].Name, Rrtype: 1, Class: 1},
+				A: net.IPv4(192, 0, 2, byte(i))})
 		}
 		return []*dns.Msg{m}
 	})
@@ -306,7 +316,8 @@ func TestSlowResolverMayStillAnswer(t *testing.T) {
 		return good("192.0.2.1")(q, network)
 	})
 	r := start(t, forwardTo(threeNodes(), ".", slow, silentOne))
-	if got := values(r.ask(question("www.example", dns.TypeA)).Answer, dns.TypeA); !slices.Equal(got, []string{"192.0.2.1"}) {
+	if got := values(r.ask(question("www.example", dns.TypeA)).Answer, dns.TypeA); !slices.Equal(got,
+		[]string{"192.0.2.1"}) {
 		t.Errorf("got %v", got)
 	}
 }
@@ -329,7 +340,8 @@ func TestForgedAnswersBeforeTheTrueOneAreIgnored(t *testing.T) {
 		return append(out, good("192.0.2.1")(q, network)...)
 	})
 	r := start(t, forwardTo(threeNodes(), ".", up))
-	if got := values(r.ask(question("www.example", dns.TypeA)).Answer, dns.TypeA); !slices.Equal(got, []string{"192.0.2.1"}) {
+	if got := values(r.ask(question("www.example", dns.TypeA)).Answer, dns.TypeA); !slices.Equal(got,
+		[]string{"192.0.2.1"}) {
 		t.Errorf("got %v", got)
 	}
 	if up.udp.Load() != 1 {
@@ -354,7 +366,7 @@ func TestIdsAndPortsAreRandom(t *testing.T) {
 	}
 }
 
-// A question has forwardTimeout and no more; that every way of being dead ends by it is what the sockets show.
+// A question has exactly forwardTimeout; the sockets show that every kind of dead resolver ends by it.
 const _ = uint(2*time.Second - forwardTimeout - 100*time.Millisecond)
 
 func TestDeadForwarderIsSERVFAILWithinTwoSeconds(t *testing.T) {
@@ -392,7 +404,8 @@ func TestDeadForwarderIsSERVFAILWithinTwoSeconds(t *testing.T) {
 						t.Errorf("%s: want SERVFAIL, got %v", network, resp)
 					}
 					opt := resp.IsEdns0()
-					if len(opt.Option) != 1 || opt.Option[0].(*dns.EDNS0_EDE).InfoCode != dns.ExtendedErrorCodeNoReachableAuthority {
+					if len(opt.Option) != 1 ||
+						opt.Option[0].(*dns.EDNS0_EDE).InfoCode != dns.ExtendedErrorCodeNoReachableAuthority {
 						t.Errorf("%s: want the reason (RFC 8914), got %v", network, opt)
 					}
 				})
@@ -437,7 +450,10 @@ func TestOurNamesAnswerWhileForwardsHang(t *testing.T) {
 
 // exchange asks resolvers and takes whatever answer there is.
 func exchange(t *testing.T, f *forwarder, resolvers []netip.AddrPort, q dns.Question) (got *dns.Msg, err error) {
-	err = f.exchange(t.Context(), time.Now().Add(time.Minute), resolvers, q, func(m *dns.Msg) error { got = m; return nil })
+	err = f.exchange(t.Context(), time.Now().Add(time.Minute), resolvers, q, func(m *dns.Msg) error {
+		got = m
+		return nil
+	})
 	return got, err
 }
 
@@ -473,7 +489,7 @@ func TestBadResolverIsAskedLast(t *testing.T) {
 	if got := g.order(resolvers); got[0] != second.addr {
 		t.Errorf("want the silent one last after %d questions, got %v", badAfter, got)
 	}
-	// A bad one that is alone is asked all the same, and is good again when it answers.
+	// A bad one that is alone is asked nevertheless, and is good again when it answers.
 	dead.Store(false)
 	if _, err := exchange(t, f, resolvers[:1], q); err != nil {
 		t.Error(err)
@@ -483,13 +499,13 @@ func TestBadResolverIsAskedLast(t *testing.T) {
 	}
 	// What no table names is forgotten.
 	f.report(second.addr, context.DeadlineExceeded)
-	f.keep(table(t, forwardTo(threeNodes(), ".", first)))
+	f.retain(table(t, forwardTo(threeNodes(), ".", first)))
 	if len(f.known) != 1 {
 		t.Errorf("want only the first resolver known, got %v", f.known)
 	}
 }
 
-// Whoever asks for names that a resolver cannot resolve, and for others in between, must not fill the log.
+// A client that asks for names that a resolver cannot resolve, and for others in between, must not fill the log.
 func TestResolversThatComeAndGoAreLoggedRarely(t *testing.T) {
 	var lines strings.Builder
 	now := time.Unix(1000, 0)
@@ -574,7 +590,7 @@ func TestForwardsAreBounded(t *testing.T) {
 	}
 }
 
-// Where all places are taken by questions that wait in vain, those that are answered at once get in.
+// Where all slots are in use by questions without an answer, those that are answered at once still get in.
 func TestSlowForwardsGiveWay(t *testing.T) {
 	const client, other = 1, 2
 	addr := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}) }
@@ -680,8 +696,10 @@ func TestWhatCannotBePackedIsSERVFAIL(t *testing.T) {
 	req := question("host.corp.example", dns.TypeTXT)
 	req.SetEdns0(1232, false)
 	m := new(dns.Msg).SetReply(req)
-	m.Answer = []dns.RR{&dns.TXT{Hdr: dns.RR_Header{Name: "host.corp.example.", Rrtype: dns.TypeTXT, Class: 1}, Txt: []string{strings.Repeat("x", 256)}}}
-	j := &job{table: tab, req: req, limit: maxUDP, res: result{forward: true, zone: "corp.example.", next: "host.corp.example."}}
+	m.Answer = []dns.RR{&dns.TXT{Hdr: dns.RR_Header{Name: "host.corp.example.", Rrtype: dns.TypeTXT, Class: 1},
+		Txt: []string{strings.Repeat("x", 256)}}}
+	j := &job{table: tab, req: req, limit: maxUDP,
+		res: result{forward: true, zone: "corp.example.", next: "host.corp.example."}}
 	r := j.res
 	if err := tab.take(&r, m, dns.TypeTXT, netip.Addr{}); err != nil {
 		t.Fatal(err)
@@ -710,7 +728,7 @@ func TestStopEndsForwards(t *testing.T) {
 	}
 	r.stop() // goleak watches that nothing is left
 	if got := r.misses(); len(got) != 0 {
-		t.Errorf("what we cut off ourselves is no miss: got %v", got)
+		t.Errorf("a question that we cancelled is no miss: got %v", got)
 	}
 }
 

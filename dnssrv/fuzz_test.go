@@ -32,7 +32,8 @@ func fuzzSpec() Spec {
 		{Name: "*.casemate.internal", Type: "AAAA", Values: []string{"fd00::80"}},
 		{Name: "many.example", Type: "A", Values: many},
 	}
-	spec.Forward = []Forward{{Zone: "corp.example", Resolvers: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.53:53")}}}
+	spec.Forward = []Forward{{Zone: "corp.example",
+		Resolvers: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.53:53")}}}
 	spec.Allow = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")}
 	return spec
 }
@@ -40,22 +41,30 @@ func fuzzSpec() Spec {
 // fuzzTables are of fuzzSpec without and with a resolver for everything else.
 func fuzzTables(t testing.TB) []*Table {
 	all := fuzzSpec()
-	all.Forward = append(all.Forward, Forward{Zone: ".", Resolvers: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.54:53")}})
+	all.Forward = append(all.Forward, Forward{Zone: ".",
+		Resolvers: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.54:53")}})
 	return []*Table{table(t, fuzzSpec()), table(t, all)}
 }
 
 var (
 	fuzzNames = []string{
-		"registry.k8s.io.", "docker.io.", "foo.docker.io.", "k8s.io.", "io.", ".", "casemate.internal.", "registry.casemate.internal.",
-		"ns.casemate.internal.", "n1.casemate.internal.", "n3.casemate.internal.", "nobody.casemate.internal.", "git.bank.example.",
-		"bank.example.", "_ldap._tcp.bank.example.", "_tcp.bank.example.", "_https._tcp.casemate.internal.", "www.bank.example.",
-		"mirror.bank.example.", "loop.bank.example.", "x.apps.bank.example.", "*.apps.bank.example.", "many.example.", "host.corp.example.",
+		"registry.k8s.io.", "docker.io.", "foo.docker.io.", "k8s.io.", "io.", ".", "casemate.internal.",
+		"registry.casemate.internal.",
+		"ns.casemate.internal.", "n1.casemate.internal.", "n3.casemate.internal.", "nobody.casemate.internal.",
+		"git.bank.example.",
+		"bank.example.", "_ldap._tcp.bank.example.", "_tcp.bank.example.", "_https._tcp.casemate.internal.",
+		"www.bank.example.",
+		"mirror.bank.example.", "loop.bank.example.", "x.apps.bank.example.", "*.apps.bank.example.", "many.example.",
+		"host.corp.example.",
 		"11.0.0.10.in-addr.arpa.", "10.in-addr.arpa.", "kubernetes.default.svc.cluster.local.",
 		"a.b.", "x.k8s.io.", "apps.bank.example.", "corp.example.", "x.11.0.0.10.in-addr.arpa.",
-		"localhost.", "a.b.localhost.", "1.0.0.127.in-addr.arpa.", "9.0.0.127.in-addr.arpa.", "x.invalid.", "test.", "_dns.resolver.arpa.",
-		"_http._tcp.registry.k8s.io.", "_tcp.docker.io.", "_dmarc.git.bank.example.", "registry.k8s.io.svc.cluster.local.",
+		"localhost.", "a.b.localhost.", "1.0.0.127.in-addr.arpa.", "9.0.0.127.in-addr.arpa.", "x.invalid.", "test.",
+		"_dns.resolver.arpa.",
+		"_http._tcp.registry.k8s.io.", "_tcp.docker.io.", "_dmarc.git.bank.example.",
+		"registry.k8s.io.svc.cluster.local.",
 	}
-	fuzzTypes   = []uint16{dns.TypeA, dns.TypeAAAA, dns.TypeHTTPS, dns.TypeTXT, dns.TypeSRV, dns.TypeNS, dns.TypeSOA, dns.TypePTR, dns.TypeCNAME, dns.TypeANY, dns.TypeAXFR, dns.TypeOPT, dns.TypeMX, 0, 65280}
+	fuzzTypes = []uint16{dns.TypeA, dns.TypeAAAA, dns.TypeHTTPS, dns.TypeTXT, dns.TypeSRV, dns.TypeNS, dns.TypeSOA,
+		dns.TypePTR, dns.TypeCNAME, dns.TypeANY, dns.TypeAXFR, dns.TypeOPT, dns.TypeMX, 0, 65280}
 	fuzzClients = addrs("10.0.0.50", "10.1.2.3", "fd00::50", "192.0.2.99")
 )
 
@@ -68,7 +77,8 @@ func same(a, b *dns.Msg) bool {
 		return out
 	}
 	return a.MsgHdr == b.MsgHdr && slices.Equal(a.Question, b.Question) &&
-		slices.Equal(lower(a.Answer), lower(b.Answer)) && slices.Equal(lower(a.Ns), lower(b.Ns)) && slices.Equal(lower(a.Extra), lower(b.Extra))
+		slices.Equal(lower(a.Answer), lower(b.Answer)) && slices.Equal(lower(a.Ns), lower(b.Ns)) &&
+		slices.Equal(lower(a.Extra), lower(b.Extra))
 }
 
 // check handles a packet and holds every answer to what all answers must be.
@@ -107,7 +117,8 @@ func check(t *testing.T, s *Server, tab *Table, in []byte, client netip.Addr, ud
 		t.Fatalf("RA for a stranger: %v", m)
 	case udp && len(resp) > maxUDP, udp && len(resp) > dns.MinMsgSize && in[11] == 0:
 		t.Fatalf("too long: %d bytes", len(resp))
-	case m.Rcode != dns.RcodeSuccess && m.Rcode != dns.RcodeNameError && m.Rcode != dns.RcodeServerFailure && m.Rcode != dns.RcodeBadVers && len(resp) > len(in):
+	case m.Rcode != dns.RcodeSuccess && m.Rcode != dns.RcodeNameError && m.Rcode != dns.RcodeServerFailure &&
+		m.Rcode != dns.RcodeBadVers && len(resp) > len(in):
 		t.Fatalf("%d bytes refused with %d", len(in), len(resp))
 	}
 	if len(m.Question) == 1 {
@@ -159,9 +170,11 @@ func FuzzQuestion(f *testing.F) {
 	for i := range fuzzNames {
 		f.Add(uint8(i), uint8(i), uint64(i)*0x5555555, uint8(i), uint16(i*60), []byte(nil), uint8(i), i%2 == 0)
 	}
-	f.Add(uint8(0), uint8(0), uint64(0), uint8(7), uint16(1232), []byte{0, 10, 0, 8, 1, 2, 3, 4, 5, 6, 7, 8}, uint8(0), true)
+	f.Add(uint8(0), uint8(0), uint64(0), uint8(7), uint16(1232), []byte{0, 10, 0, 8, 1, 2, 3, 4, 5, 6, 7, 8},
+		uint8(0), true)
 	s, tabs := New(Config{}), fuzzTables(f)
-	f.Fuzz(func(t *testing.T, name, qtype uint8, spelling uint64, flags uint8, size uint16, options []byte, client uint8, udp bool) {
+	f.Fuzz(func(t *testing.T, name, qtype uint8, spelling uint64, flags uint8, size uint16, options []byte,
+		client uint8, udp bool) {
 		b := []byte(fuzzNames[int(name)%len(fuzzNames)])
 		for i := range b {
 			if b[i] >= 'a' && b[i] <= 'z' && spelling>>(i%64)&1 != 0 {
@@ -193,16 +206,19 @@ func FuzzAnswer(f *testing.F) {
 	q := question("host.corp.example.", dns.TypeA)
 	q.Id = 0x0102
 	ask := packet(f, q)
-	for _, reply := range []func(*dns.Msg, string) []*dns.Msg{good("192.0.2.1"), rcode(dns.RcodeNameError), rcode(dns.RcodeServerFailure), lying(func(m *dns.Msg) { m.Id++ })} {
+	for _, reply := range []func(*dns.Msg, string) []*dns.Msg{good("192.0.2.1"), rcode(dns.RcodeNameError),
+		rcode(dns.RcodeServerFailure), lying(func(m *dns.Msg) { m.Id++ })} {
 		f.Add(packet(f, reply(q, "udp")[0]), uint16(512))
 	}
 	big := new(dns.Msg).SetReply(q)
 	for i := range 100 {
-		big.Answer = append(big.Answer, &dns.TXT{Hdr: dns.RR_Header{Name: q.Question[0].Name, Rrtype: dns.TypeTXT, Class: 1}, Txt: []string{strings.Repeat(`\`, i)}})
+		big.Answer = append(big.Answer, &dns.TXT{Hdr: dns.RR_Header{Name: q.Question[0].Name, Rrtype: dns.TypeTXT,
+			Class: 1}, Txt: []string{strings.Repeat(`\`, i)}})
 	}
 	f.Add(packet(f, big), uint16(1232))
 	chain := new(dns.Msg).SetReply(q)
-	for _, rr := range []string{"host.corp.example. 1 CNAME a.corp.example.", "corp.example. 1 DNAME registry.k8s.io.", "a.corp.example. 1 A 192.0.2.1"} {
+	for _, rr := range []string{"host.corp.example. 1 CNAME a.corp.example.", "corp.example. 1 DNAME registry.k8s.io.",
+		"a.corp.example. 1 A 192.0.2.1"} {
 		chain.Answer = append(chain.Answer, parsed(f, rr))
 	}
 	f.Add(packet(f, chain), uint16(1232))
@@ -215,7 +231,8 @@ func FuzzAnswer(f *testing.F) {
 		req := q.Copy()
 		req.SetEdns0(size, false)
 		limit := udpLimit(size)
-		j := &job{table: tab, req: req, limit: limit, res: result{forward: true, zone: "corp.example.", next: q.Question[0].Name}}
+		j := &job{table: tab, req: req, limit: limit,
+			res: result{forward: true, zone: "corp.example.", next: q.Question[0].Name}}
 		r := j.res
 		if tab.take(&r, m, dns.TypeA, fuzzClients[0]) != nil || r.forward {
 			return
@@ -239,7 +256,8 @@ func FuzzAnswer(f *testing.F) {
 			return
 		}
 		got := unpacked(t, out)
-		if len(out) > limit || got.Id != q.Id || got.Question[0] != q.Question[0] || got.AuthenticatedData || got.Authoritative {
+		if len(out) > limit || got.Id != q.Id || got.Question[0] != q.Question[0] || got.AuthenticatedData ||
+			got.Authoritative {
 			t.Fatalf("%d bytes: %v", len(out), got)
 		}
 	})

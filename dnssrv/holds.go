@@ -6,11 +6,10 @@ import (
 	"github.com/miekg/dns"
 )
 
-// HeldBy returns a function that reports whether questions for a name are answered from a table with these owner names,
-// by the name itself or through a wildcard: then asking for it is no miss. What resolvers would say of it is another
-// question.
+// HeldBy returns a function that reports whether a table with these owner names answers questions for a name, by the
+// name itself or through a wildcard; asking for such a name is no miss. Names that only resolvers know are not covered.
 func HeldBy(owners iter.Seq[string]) func(name string) bool {
-	data := make(map[string]bool) // whether the name holds something, or is only above one that does
+	data := make(map[string]bool) // true: the name has data; false: it only exists above one that has
 	for owner := range owners {
 		name := dns.CanonicalName(owner)
 		data[name] = true

@@ -28,8 +28,10 @@ func TestHolds(t *testing.T) {
 	r := start(t, spec)
 	by := HeldBy(slices.Values(append(slices.Clone(spec.Origins), "*.apps.example")))
 	for name, want := range map[string]bool{
-		"docker.io": true, "Registry-1.Docker.io": true, "docker.io.": true, "x.apps.example": true, "x.y.apps.example": true,
-		"k8s.io": false, "nowhere.example": false, "apps.example": false, "": false, `\000`: false, "a..b": false,
+		"docker.io": true, "Registry-1.Docker.io": true, "docker.io.": true, "x.apps.example": true,
+		"x.y.apps.example": true,
+		"k8s.io":           false, "nowhere.example": false, "apps.example": false, "": false, `\000`: false,
+		"a..b": false,
 	} {
 		if got := r.Holds(name); got != want {
 			t.Errorf("%q: %v, want %v", name, got, want)

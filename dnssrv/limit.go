@@ -10,26 +10,26 @@ import (
 	"github.com/miekg/dns"
 )
 
-// Response rate limiting, after BIND's and Knot's: whoever forges sources must not make us send a stranger more than
-// he sends us. What is limited is not lost: the answer shrinks to its question with TC set (a slip of one), so that a
-// forger gains no byte, and an honest client repeats the question over TCP. An address that was answered over TCP has
-// shown that it receives what it asks for, and gets tenfold rates for a while. Errors are not worth a repetition: they
-// are dropped.
+// Response rate limiting, as in BIND and Knot: a client that forges sources must not make us send a victim more bytes
+// than the client sends us. A limited answer is not lost: it shrinks to its question with TC set (a slip of one), so a
+// forger gains no byte and an honest client repeats the question over TCP. An address that was answered over TCP has
+// shown that it receives its answers, and gets tenfold rates for a while. Errors are not worth a repetition: they are
+// dropped.
 //
-// All clients of this server live in a few networks, and a forger next to them can use their addresses. So what says
-// the same again and again is counted for an address, not for its network: honest neighbours of a victim are not
-// limited with it. A network has a bound only for all its answers together.
+// All clients of this server are in a few networks, and a forger next to them can use their addresses. So identical
+// answers are counted by address, not by network: honest neighbours of a victim are not limited with it. A network has
+// a bound only for all its answers together.
 
 const (
-	// Rates in multiples of Base.ResponseRate, which is for answers of one address that say the same.
-	variedTimes  = 10 // NXDOMAIN: it is one answer to any name (searches with ndots:5 ask for thousands)
-	networkTimes = 20 // everything that goes to one network
-	provenTimes  = 10 // what an address may have more if it was answered over TCP
-	// Prefixes of a network, as BIND has them.
+	// Rates in multiples of Base.ResponseRate, which bounds identical answers to one address.
+	variedTimes  = 10 // NXDOMAIN: all such answers count as one (searches with ndots:5 ask for thousands of names)
+	networkTimes = 20 // all answers to one network
+	provenTimes  = 10 // additional factor for an address that was answered over TCP
+	// Prefixes of a network, as in BIND.
 	networkV4, networkV6 = 24, 56
-	// limitBurst is how much of a rate may come at once: nodes that boot ask all at the same time.
+	// limitBurst is how much of a rate may be used at once: nodes that boot ask all at the same time.
 	limitBurst = 5 * time.Second
-	// provenFor is how long an answer over TCP counts.
+	// provenFor is how long an answer over TCP counts as proof of the address.
 	provenFor = 10 * time.Minute
 )
 
@@ -38,23 +38,23 @@ type ticks uint64
 
 const (
 	ticksPerSecond = ticks(time.Second / 100)
-	// timeBits of an entry are a time (it goes round in 30 hours), the others tell keys apart.
+	// timeBits of an entry hold a time (it wraps after 30 hours), the others identify the key.
 	timeBits = 40
 	timeMask = 1<<timeBits - 1
 )
 
-// limiter counts what was sent to whom, in tables of a fixed size and without locks. The zero value does not work.
+// limiter counts answers by client, in tables of a fixed size and without locks. The zero value does not work.
 type limiter struct {
 	seed     uint64
 	start    time.Time
 	counts   []line
 	proofs   []line
-	cut      atomic.Uint64 // answers that were cut to their question
+	cut      atomic.Uint64 // answers truncated to their question
 	withheld atomic.Uint64 // errors that were not sent
 }
 
-// A line is a cache line with eight entries, all with keys that begin alike. An entry is the rest of its key and a
-// time. When all are taken, the one that matters least gives way.
+// A line is a cache line with eight entries whose keys begin alike. An entry holds the rest of its key and a time. When
+// all are in use, a new key replaces the least important entry.
 type line [8]atomic.Uint64
 
 func newLimiter() *limiter {
@@ -67,7 +67,7 @@ func newLimiter() *limiter {
 // now is the time in ticks since the limiter was made.
 func (l *limiter) now() ticks { return ticks(time.Since(l.start) / 100) }
 
-// lead is how far the entry's time is ahead of now, 0 if it has passed.
+// lead returns how far the entry's time is ahead of now, 0 if it has passed.
 func lead(entry uint64, now ticks, most ticks) ticks {
 	d := ticks(entry-uint64(now)) & timeMask
 	if d > most {
@@ -76,8 +76,8 @@ func lead(entry uint64, now ticks, most ticks) ticks {
 	return d
 }
 
-// spend takes one answer from a key's allowance, or says that there is none. The allowance is kept as the time at which
-// it will be whole again (the generic cell rate algorithm), at most burst ahead.
+// spend takes one answer from a key's allowance, and returns false if there is none. The allowance is stored as the
+// time at which it will be full again (the generic cell rate algorithm), at most burst ahead.
 func (l *limiter) spend(key uint64, now, cost, burst ticks) bool {
 	ln, tag := at(l.counts, key)
 	for range 4 {
@@ -93,15 +93,15 @@ func (l *limiter) spend(key uint64, now, cost, burst ticks) bool {
 			return true
 		}
 	}
-	return true // others count at the same moment: enough is counted
+	return true // other goroutines count at the same moment: that is exact enough
 }
 
-// at gives a key's line, and its tag, which is never 0.
+// at returns a key's line and its tag, which is never 0.
 func at(lines []line, key uint64) (*line, uint64) {
 	return &lines[key&uint64(len(lines)-1)], key>>timeBits | 1
 }
 
-// pick gives the entry of tag, or the one that matters least: whose time is the least ahead.
+// pick returns the entry of tag, or the least important one: the one whose time is least ahead.
 func pick(ln *line, tag uint64, now, most ticks) (slot int, entry uint64, found bool) {
 	for i := range ln {
 		if e := ln[i].Load(); e>>timeBits == tag {
@@ -118,7 +118,7 @@ func pick(ln *line, tag uint64, now, most ticks) (slot int, entry uint64, found 
 	return slot, entry, false
 }
 
-// prove notes that client was answered over TCP.
+// prove records that client was answered over TCP.
 func (l *limiter) prove(client netip.Addr, now ticks) {
 	const most = ticks(provenFor / 100)
 	ln, tag := at(l.proofs, l.key(client, 0))
@@ -126,7 +126,7 @@ func (l *limiter) prove(client netip.Addr, now ticks) {
 	ln[slot].CompareAndSwap(old, tag<<timeBits|uint64(now+most)&timeMask)
 }
 
-// proven says whether client was answered over TCP lately.
+// proven reports whether client was answered over TCP recently.
 func (l *limiter) proven(client netip.Addr, now ticks) bool {
 	ln, tag := at(l.proofs, l.key(client, 0))
 	_, e, found := pick(ln, tag, now, ticks(provenFor/100))
@@ -145,7 +145,7 @@ func (l *limiter) hash(hi, lo, what uint64) uint64 {
 	return mix(mix(lo^l.seed) ^ what)
 }
 
-// Kinds of answers. Those of one kind, and for dataKind and emptyKind of one question, say the same.
+// Kinds of answers. Answers of one kind are identical; for dataKind and emptyKind also the question must be the same.
 const (
 	dataKind = iota + 1
 	emptyKind
@@ -155,7 +155,7 @@ const (
 	provenKind
 )
 
-// verdict is what becomes of an answer.
+// verdict is how an answer is treated.
 type verdict int
 
 const (
@@ -164,7 +164,7 @@ const (
 	dropIt
 )
 
-// rateCost is what one answer costs if there may be rate a second.
+// rateCost returns the cost of one answer at a rate per second.
 func rateCost(rate int) ticks {
 	if rate == 0 {
 		return 0
@@ -172,8 +172,8 @@ func rateCost(rate int) ticks {
 	return ticksPerSecond / ticks(rate)
 }
 
-// judge says what becomes of resp, an answer for client; each is the rateCost of Base.ResponseRate. Answers to this
-// host itself are free: nobody else can be behind them.
+// judge decides how to treat resp, an answer for client; each is the rateCost of Base.ResponseRate. Answers to this
+// host itself are free: no other host can have sent the question.
 func (l *limiter) judge(resp []byte, client, local netip.Addr, each, now ticks) verdict {
 	if each == 0 || client.IsLoopback() || client == local {
 		return sendIt
@@ -200,8 +200,8 @@ func (l *limiter) judge(resp []byte, client, local netip.Addr, each, now ticks) 
 	return cutIt
 }
 
-// judgeForward says what becomes of a question that others must be asked, before they are. It is counted as NXDOMAIN
-// is: what they will say is not known, and costs more.
+// judgeForward decides how to treat a question before it is forwarded. It counts like NXDOMAIN: the resolvers' answer
+// is not known yet, and costs more.
 func (l *limiter) judgeForward(client, local netip.Addr, each, now ticks) verdict {
 	denied := [headerLen]byte{3: dns.RcodeNameError}
 	return l.judge(denied[:], client, local, each, now)
@@ -219,7 +219,7 @@ func (l *limiter) networkKey(a netip.Addr) uint64 {
 	return l.hash(hi, lo, networkKind)
 }
 
-// classify gives an answer's kind, and a number that is the same for all answers that say the same.
+// classify returns an answer's kind, and a number that is the same for identical answers.
 func classify(resp []byte) (kind int, what uint64) {
 	switch resp[3] & 0xf {
 	case dns.RcodeNameError:
@@ -237,13 +237,13 @@ func classify(resp []byte) (kind int, what uint64) {
 		return kind, uint64(kind)
 	}
 	if kind == emptyKind {
-		end -= 4 // any type that a name lacks
+		end -= 4 // any type that the name does not have
 	}
 	return kind, hashFold(resp[headerLen:end]) ^ uint64(kind)
 }
 
-// hashFold hashes b without regard to the case of letters: a forger must not get another allowance by spelling. Some
-// other bytes become the same, too, which does no harm.
+// hashFold hashes b, ignoring the case of letters: a forger must not get another allowance by spelling. Some other
+// bytes are folded too, which does no harm.
 func hashFold(b []byte) uint64 {
 	const fold = 0x2020202020202020
 	h := uint64(len(b))
@@ -260,7 +260,7 @@ func hashFold(b []byte) uint64 {
 	return h
 }
 
-// shrink makes of in the answer that says "ask again over TCP", in out: never longer than what came.
+// shrink writes to out the answer to in that means "ask again over TCP". It is never longer than in.
 func shrink(out, in []byte) []byte {
 	b := mirror(out, in, dns.RcodeSuccess)
 	b[2] |= bitTC

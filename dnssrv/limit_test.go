@@ -9,7 +9,7 @@ import (
 	"github.com/miekg/dns"
 )
 
-// judged asks s over UDP as client does, at a moment, and says what became of the answer. It is nil if none was sent.
+// judged asks s over UDP as client does, at a given time, and returns the answer; nil if none was sent.
 func judged(t testing.TB, s *Server, client string, m *dns.Msg, now ticks) *dns.Msg {
 	t.Helper()
 	tab, in, buf := s.table.Load(), packet(t, m), make([]byte, maxUDP)
@@ -24,7 +24,7 @@ func judged(t testing.TB, s *Server, client string, m *dns.Msg, now ticks) *dns.
 	}
 	out := new(dns.Msg)
 	if resp[2]&bitTC == 0 {
-		return out // what is in it, other tests see to
+		return out // other tests check its content
 	}
 	if err := out.Unpack(resp); err != nil {
 		t.Fatal(err)
@@ -53,7 +53,7 @@ func limitedServer(t testing.TB, rate int, edit ...func(*Spec)) *Server {
 
 const limitSeconds = int(limitBurst / 1e9)
 
-// Each kind of answer has its own allowance, which is used up and comes back.
+// Each kind of answer has its own allowance, which is used up and refilled.
 func TestResponseRate(t *testing.T) {
 	const rate = 20
 	name := func(text string) func(int) *dns.Msg {
@@ -95,9 +95,13 @@ func TestResponseRate(t *testing.T) {
 		}, nil, rate, true},
 		{"a network", name("registry.k8s.io"), func(i int) string { return fmt.Sprintf("192.0.2.%d", i%256) },
 			networkTimes * rate, false},
-		{"an IPv6 network", name("registry.k8s.io"), func(i int) string { return fmt.Sprintf("2001:db8:0:%x::%x", i%256, i) },
+		{"an IPv6 network", name("registry.k8s.io"), func(i int) string {
+			return fmt.Sprintf("2001:db8:0:%x::%x", i%256, i)
+		},
 			networkTimes * rate, false},
-		{"many networks", name("registry.k8s.io"), func(i int) string { return fmt.Sprintf("192.%d.%d.1", i%256, i/256) },
+		{"many networks", name("registry.k8s.io"), func(i int) string {
+			return fmt.Sprintf("192.%d.%d.1", i%256, i/256)
+		},
 			1 << 20, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -134,7 +138,7 @@ func TestResponseRate(t *testing.T) {
 	}
 }
 
-func TestResponseRateSparesOthers(t *testing.T) {
+func TestResponseRateLeavesOthers(t *testing.T) {
 	const rate = 20
 	s := limitedServer(t, rate)
 	q := question("registry.k8s.io", dns.TypeA)
@@ -173,7 +177,7 @@ func TestResponseRateSparesOthers(t *testing.T) {
 
 // Honest clients are not limited at the default rate: a network full of nodes that boot at the same moment, a node
 // whose pods search with ndots:5, a site behind one address.
-func TestResponseRateSparesBootStorms(t *testing.T) {
+func TestResponseRateLeavesBootStorms(t *testing.T) {
 	const rate = 1000 // appliance's default
 	search := []string{"default.svc.cluster.local", "svc.cluster.local", "cluster.local", "bank.example"}
 	hosts := []string{"registry.k8s.io", "docker.io", "dl.k8s.io"}
@@ -195,7 +199,8 @@ func TestResponseRateSparesBootStorms(t *testing.T) {
 					for range tt.times {
 						for _, h := range hosts {
 							for _, suffix := range search {
-								if m := judged(t, s, tt.from(node), question(h+"."+suffix, dns.TypeA), now); m == nil || m.Truncated {
+								if m := judged(t, s, tt.from(node), question(h+"."+suffix, dns.TypeA), now); m == nil ||
+									m.Truncated {
 									t.Fatalf("second %d, node %d: a search is limited: %v", second, node, m)
 								}
 							}
@@ -241,7 +246,7 @@ func TestResponseRateKnowsWhoReceives(t *testing.T) {
 	}
 }
 
-// The table has a fixed size: whoever asks from everywhere does not make the busiest addresses forgotten.
+// The table has a fixed size: a client that asks from many addresses does not displace the busiest ones.
 func TestResponseRateTableIsBounded(t *testing.T) {
 	l := newLimiter()
 	const cost, burst = 1000, 100_000
@@ -254,7 +259,7 @@ func TestResponseRateTableIsBounded(t *testing.T) {
 	if l.spend(busy, 1, cost, burst) {
 		t.Error("the busiest address was forgotten")
 	}
-	// Times go round after 30 hours: what is long past must not look like the future.
+	// Times wrap after 30 hours: a time long past must not look like the future.
 	for _, later := range []ticks{burst + 1, timeMask / 2, timeMask - 1, timeMask + burst + 2, 3*timeMask + burst + 9} {
 		l := newLimiter()
 		for l.spend(busy, 1, cost, burst) {

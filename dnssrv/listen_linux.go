@@ -7,10 +7,10 @@ func forceReceive(fd, size int) error {
 	return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, size)
 }
 
-// forceSend does so for the send buffer and net.core.wmem_max.
+// forceSend sets the send buffer beyond net.core.wmem_max; it needs CAP_NET_ADMIN.
 func forceSend(fd, size int) error {
 	return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, size)
 }
 
-// unsent is how many bytes of the send buffer are taken by answers that have not left this host.
+// unsent returns how many bytes of the send buffer hold answers that have not left this host.
 func unsent(fd int) (int, error) { return unix.IoctlGetInt(fd, unix.SIOCOUTQ) }

@@ -4,7 +4,7 @@ package dnssrv
 
 import "errors"
 
-// forceReceive and forceSend are Linux's; elsewhere the system's own limit holds.
+// forceReceive and forceSend exist on Linux only; elsewhere the system's limit applies.
 func forceReceive(int, int) error { return errors.ErrUnsupported }
 func forceSend(int, int) error    { return errors.ErrUnsupported }
 

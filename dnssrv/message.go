@@ -8,7 +8,7 @@ import (
 	"github.com/miekg/dns"
 )
 
-// job is a question that must be asked elsewhere.
+// job is a question that must be forwarded.
 type job struct {
 	table  *Table
 	req    *dns.Msg
@@ -17,10 +17,10 @@ type job struct {
 	res    result
 }
 
-// handle answers one packet. It returns the answer, in out or newly made; or a job, whose run gives the answer; or
-// neither, and then the packet is dropped. It keeps neither out nor in, and never waits.
+// handle answers one packet. It returns the answer, in out or newly allocated; or a job, whose run returns the answer;
+// or neither, and then the packet is dropped. It retains neither out nor in, and never blocks.
 func (s *Server) handle(t *Table, out, in []byte, client netip.Addr, udp bool) ([]byte, *job) {
-	// Too short to be answered, or an answer itself: answering those makes loops.
+	// Too short to be answered, or an answer itself: answering answers makes loops.
 	if len(in) < headerLen || in[2]&bitQR != 0 {
 		s.stats.dropped.Add(1)
 		return nil, nil
@@ -29,8 +29,8 @@ func (s *Server) handle(t *Table, out, in []byte, client netip.Addr, udp bool) (
 		return s.echo(out, in, dns.RcodeServerFailure), nil
 	}
 	if !t.allowed(client) {
-		// REFUSED and not silence: somebody stands before a node that cannot install and must see why. It has no more
-		// bytes than the question, so a forged source gains nothing.
+		// REFUSED rather than silence: an operator whose node cannot install must see why. It has no more bytes than
+		// the question, so a forged source gains nothing.
 		s.stats.refused.Add(1)
 		return s.echo(out, in, dns.RcodeRefused), nil
 	}
@@ -45,19 +45,21 @@ func (s *Server) handle(t *Table, out, in []byte, client netip.Addr, udp bool) (
 	return s.slow(t, out, in, client, udp)
 }
 
-// slow answers whatever the packed answers did not.
+// slow answers every question that the fast path did not.
 func (s *Server) slow(t *Table, out, in []byte, client netip.Addr, udp bool) ([]byte, *job) {
 	if opcode := int(in[2]>>3) & 0xf; opcode != dns.OpcodeQuery {
 		return s.echo(out, in, dns.RcodeNotImplemented), nil
 	}
-	// Exactly one question (RFC 9619), whole and not compressed (there is no name before it to point to), no answers;
-	// the authority section is what IXFR uses, OPT and TSIG are all there may be beyond.
-	if in[4] != 0 || in[5] != 1 || in[6]|in[7]|in[8] != 0 || in[9] > 1 || in[10] != 0 || in[11] > 2 || questionEnd(in) == 0 {
+	// Exactly one question (RFC 9619), complete and not compressed (there is no earlier name to point to), no answers.
+	// IXFR uses the authority section; OPT and TSIG are the only additional records allowed.
+	if in[4] != 0 || in[5] != 1 || in[6]|in[7]|in[8] != 0 || in[9] > 1 || in[10] != 0 || in[11] > 2 ||
+		questionEnd(in) == 0 {
 		return s.header(out, in, dns.RcodeFormatError), nil
 	}
 	req := new(dns.Msg)
-	if err := req.Unpack(in); err != nil || len(req.Question) != 1 || len(req.Ns) != int(in[9]) || len(req.Extra) != int(in[11]) {
-		// miekg/dns takes a message that ends before its counts do; we do not.
+	if err := req.Unpack(in); err != nil || len(req.Question) != 1 || len(req.Ns) != int(in[9]) ||
+		len(req.Extra) != int(in[11]) {
+		// miekg/dns accepts a message with fewer records than its counts say; we do not.
 		return s.header(out, in, dns.RcodeFormatError), nil
 	}
 	limit := dns.MaxMsgSize
@@ -76,7 +78,7 @@ func (s *Server) slow(t *Table, out, in []byte, client netip.Addr, udp bool) ([]
 				limit = udpLimit(rr.UDPSize())
 			}
 		case *dns.TSIG:
-			// We share a key with nobody (RFC 8945 §5.2).
+			// We share a key with no client (RFC 8945 §5.2).
 			return s.echo(out, in, dns.RcodeNotAuth), nil
 		}
 	}
@@ -90,7 +92,7 @@ func (s *Server) slow(t *Table, out, in []byte, client netip.Addr, udp bool) ([]
 	case opt != nil && opt.Version() != 0:
 		refuse.rcode = dns.RcodeBadVers
 	case q.Qclass != dns.ClassINET, q.Qtype == dns.TypeAXFR, q.Qtype == dns.TypeIXFR:
-		// version.bind and its like, in class CHAOS, too: who we are is nobody's business.
+		// version.bind and the like, in class CHAOS, too: the server does not identify itself.
 		refuse.rcode = dns.RcodeRefused
 	case q.Qtype == 0, metaType(q.Qtype) && q.Qtype != dns.TypeANY:
 		refuse.rcode = dns.RcodeNotImplemented
@@ -101,7 +103,7 @@ func (s *Server) slow(t *Table, out, in []byte, client netip.Addr, udp bool) ([]
 	r := t.resolve(q.Name, q.Qtype, client)
 	if r.forward {
 		if !req.RecursionDesired {
-			// What others know is told only to who asks for it (RFC 1034 §4.3.1).
+			// Data of other servers is given only to clients that ask for recursion (RFC 1034 §4.3.1).
 			return s.pack(t, req, result{rcode: dns.RcodeRefused}, nil, limit), nil
 		}
 		return nil, &job{table: t, req: req, client: client, limit: limit, res: r}
@@ -117,12 +119,13 @@ func (s *Server) pack(t *Table, req *dns.Msg, r result, ede *dns.EDNS0_EDE, limi
 	return s.packWith(t, req, r, ede, limit, aa)
 }
 
-// packWith packs the answer to req, cut to limit bytes.
+// packWith packs the answer to req, truncated to limit bytes.
 func (s *Server) packWith(t *Table, req *dns.Msg, r result, ede *dns.EDNS0_EDE, limit int, aa bool) []byte {
 	m := &dns.Msg{
 		MsgHdr: dns.MsgHdr{
-			Id: req.Id, Response: true, Authoritative: aa, RecursionDesired: req.RecursionDesired, RecursionAvailable: len(t.forward) > 0,
-			CheckingDisabled: req.CheckingDisabled, Rcode: r.rcode,
+			Id: req.Id, Response: true, Authoritative: aa, RecursionDesired: req.RecursionDesired,
+			RecursionAvailable: len(t.forward) > 0,
+			CheckingDisabled:   req.CheckingDisabled, Rcode: r.rcode,
 		},
 		Question: req.Question, Answer: r.answer, Ns: r.ns, Extra: r.extra,
 	}
@@ -133,14 +136,14 @@ func (s *Server) packWith(t *Table, req *dns.Msg, r result, ede *dns.EDNS0_EDE, 
 	}
 	m.Compress = true
 	if m.Len() > limit {
-		// What was only added goes first, and without a word: TC is for what was asked (RFC 2181 §9).
+		// Additional records go first, without setting TC: TC concerns the requested data (RFC 2181 §9).
 		m.Extra = opts
 		m.Truncate(limit)
 		m.Compress = true
 	}
 	b, err := m.Pack()
 	if err != nil {
-		// A resolver's data that could be read and cannot be written.
+		// A resolver's data that can be read but not packed again.
 		s.log.Debug("dns answer cannot be packed", "name", m.Question[0].Name, "err", err)
 		m.Answer, m.Ns, m.Extra, m.Rcode = nil, nil, opts, dns.RcodeServerFailure
 		b, err = m.Pack()
@@ -156,11 +159,13 @@ func (s *Server) packWith(t *Table, req *dns.Msg, r result, ede *dns.EDNS0_EDE, 
 	return b
 }
 
-// opt makes the OPT record of an answer: our size, no DO; the node's name and the reason of a failure for who wants
-// them.
+// opt makes the OPT record of an answer: our size, no DO; the node's name and the reason of a failure for clients that
+// request them.
 func (s *Server) opt(t *Table, asked *dns.OPT, ede *dns.EDNS0_EDE) *dns.OPT {
 	opt := &dns.OPT{Hdr: dns.RR_Header{Name: ".", Rrtype: dns.TypeOPT, Class: maxUDP}}
-	if t.node != "" && slices.ContainsFunc(asked.Option, func(o dns.EDNS0) bool { return o.Option() == dns.EDNS0NSID }) {
+	if t.node != "" && slices.ContainsFunc(asked.Option, func(o dns.EDNS0) bool {
+		return o.Option() == dns.EDNS0NSID
+	}) {
 		opt.Option = append(opt.Option, &dns.EDNS0_NSID{Code: dns.EDNS0NSID, Nsid: hex.EncodeToString([]byte(t.node))})
 	}
 	if ede != nil {
@@ -169,7 +174,7 @@ func (s *Server) opt(t *Table, asked *dns.OPT, ede *dns.EDNS0_EDE) *dns.OPT {
 	return opt
 }
 
-// header answers with nothing but a header: the rest of the packet could not be read.
+// header answers with only a header: the rest of the packet could not be read.
 func (s *Server) header(out, in []byte, rcode int) []byte {
 	s.stats.count(rcode)
 	return bareHeader(out, in, rcode)
@@ -183,14 +188,14 @@ func bareHeader(out, in []byte, rcode int) []byte {
 	return out[:n]
 }
 
-// echo answers with what came and a response code.
+// echo answers with the question as received and a response code.
 func (s *Server) echo(out, in []byte, rcode int) []byte {
 	s.stats.count(rcode)
 	return mirror(out, in, rcode)
 }
 
-// mirror makes an answer of the header, the question as it came, if it can be found, and an OPT record if one came with
-// it (RFC 6891, 6.1.1). That is never longer than what came.
+// mirror makes an answer of the header, the question as received, if it can be found, and an OPT record if the question
+// had one (RFC 6891, 6.1.1). It is never longer than in.
 func mirror(out, in []byte, rcode int) []byte {
 	b := bareHeader(out, in, rcode)
 	if in[4] != 0 || in[5] != 1 {
@@ -202,14 +207,15 @@ func mirror(out, in []byte, rcode int) []byte {
 	}
 	out[5] = 1
 	n := copy(out[headerLen:], in[headerLen:end]) + headerLen
-	if rest := in[end:]; in[6]|in[7]|in[8]|in[9]|in[10] == 0 && in[11] > 0 && len(rest) >= len(optRR) && rest[0] == 0 && rest[1] == 0 && rest[2] == dnsTypeOPT {
+	if rest := in[end:]; in[6]|in[7]|in[8]|in[9]|in[10] == 0 && in[11] > 0 && len(rest) >= len(optRR) && rest[0] == 0 &&
+		rest[1] == 0 && rest[2] == dnsTypeOPT {
 		out[11] = 1
 		n += copy(out[n:], optRR[:])
 	}
 	return out[:n]
 }
 
-// questionEnd gives the offset after the first question, or 0 if it is not whole.
+// questionEnd returns the offset after the first question, or 0 if the question is incomplete.
 func questionEnd(in []byte) int {
 	off := headerLen
 	for off < len(in) && off-headerLen < 255 {

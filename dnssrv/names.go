@@ -8,18 +8,18 @@ import (
 	"strings"
 )
 
-// names maps names in lower-case wire form to what they hold. It is a trie over the names' hashes whose leaves are
-// pages of packed bytes, so it costs the garbage collector nothing and a name some ten bytes more than its data. It is
-// persistent: an [edit] copies the pages that it changes and the branches above them, and whoever reads another copy of
-// names sees none of it. The zero value is empty.
+// names maps names in lower-case wire form to their entries. It is a trie over the names' hashes whose leaves are pages
+// of packed bytes, so it costs the garbage collector nothing, and a name needs some ten bytes more than its data. It is
+// persistent: an [edit] copies the pages that it changes and the branches above them, and readers of another copy of
+// names see no change. The zero value is empty.
 type names struct{ root *node }
 
 const (
 	fanBits = 3
 	fan     = 1 << fanBits
-	// leafMax is how many names a page has at most. A change of a name copies its page.
+	// leafMax is the largest number of names in a page. A change of a name copies its page.
 	leafMax = 32
-	// maxShift ends the splitting of pages where names have the same hash.
+	// maxShift ends the splitting of pages whose names have the same hash.
 	maxShift = 54
 )
 
@@ -27,7 +27,7 @@ const (
 type node struct {
 	by   edit
 	kids *[fan]*node
-	// page has the count (2 bytes), a byte of each name's hash, where each entry ends (4 bytes, counted from the first
+	// page has the count (2 bytes), a byte of each name's hash, the end of each entry (4 bytes, relative to the first
 	// entry), and the entries: length of the name, name, entry.
 	page []byte
 }
@@ -44,7 +44,7 @@ func hashOf(name []byte) uint64 { return maphash.Bytes(seed, name) }
 
 func tagOf(hash uint64) byte { return byte(hash >> 56) }
 
-// get returns what name holds, nil if it is not there.
+// get returns the entry of name, nil if there is none.
 func (t *names) get(name []byte) entry {
 	n := t.root
 	if n == nil {
@@ -58,7 +58,7 @@ func (t *names) get(name []byte) entry {
 	return h
 }
 
-// find returns the place of name in a page and what it holds; -1 if it is not there.
+// find returns the index and the entry of name in a page; -1 if it is not there.
 func find(page []byte, tag byte, name []byte) (int, entry) {
 	count := pageCount(page)
 	tags := page[2 : 2+count]
@@ -77,7 +77,7 @@ func find(page []byte, tag byte, name []byte) (int, entry) {
 
 func pageCount(page []byte) int { return int(binary.LittleEndian.Uint16(page)) }
 
-// entryAt returns entry i of a page that has count.
+// entryAt returns entry i of a page with count entries.
 func entryAt(page []byte, count, i int) []byte {
 	ends, begin := page[2+count:], uint32(0)
 	if i > 0 {
@@ -86,7 +86,7 @@ func entryAt(page []byte, count, i int) []byte {
 	return ends[4*count:][begin:binary.LittleEndian.Uint32(ends[4*i:])]
 }
 
-// all yields every name and what it holds, in no order.
+// all yields every name and its entry, in no particular order.
 func (t *names) all() iter.Seq2[[]byte, entry] {
 	return func(yield func([]byte, entry) bool) { t.root.each(yield) }
 }
@@ -101,7 +101,7 @@ func (n *node) each(yield func([]byte, entry) bool) bool {
 			}
 		}
 	default:
-		page := n.page // who yields may change the node
+		page := n.page // the consumer may change the node
 		for i, count := 0, pageCount(page); i < count; i++ {
 			e := entryAt(page, count, i)
 			if l := int(e[0]); !yield(e[1:1+l], entry(e[1+l:])) {
@@ -112,7 +112,7 @@ func (n *node) each(yield func([]byte, entry) bool) bool {
 	return true
 }
 
-// own returns the leaf of a hash, which e may change, and how many bits of the hash lead there.
+// own returns the leaf for a hash, which e may change, and how many bits of the hash lead to it.
 func (t *names) own(e edit, hash uint64) (leaf *node, shift int) {
 	if t.root == nil {
 		t.root = &node{by: e, page: emptyPage}
@@ -134,7 +134,7 @@ func (t *names) own(e edit, hash uint64) (leaf *node, shift int) {
 	}
 }
 
-// put sets what name holds.
+// put sets the entry of name.
 func (t *names) put(e edit, name []byte, h entry) {
 	hash := hashOf(name)
 	n, shift := t.own(e, hash)
@@ -147,7 +147,7 @@ func (t *names) put(e edit, name []byte, h entry) {
 	}
 }
 
-// del takes name out, which may not be there.
+// del removes name, if it exists.
 func (t *names) del(e edit, name []byte) {
 	hash := hashOf(name)
 	n, _ := t.own(e, hash)
@@ -156,7 +156,7 @@ func (t *names) del(e edit, name []byte) {
 	}
 }
 
-// rewrite returns the page without entry i (-1: with all), and with name at its end (nil: none).
+// rewrite returns the page without entry i (-1: none removed) and with name appended (nil: none).
 func rewrite(page []byte, i int, tag byte, name []byte, h entry) []byte {
 	count := pageCount(page)
 	size := len(page) + 1 + 4 + 1 + len(name) + len(h)
@@ -186,7 +186,7 @@ func rewrite(page []byte, i int, tag byte, name []byte, h entry) []byte {
 	return w.page
 }
 
-// pageWriter makes a page of as many entries as begin was told.
+// pageWriter makes a page; begin sets its number of entries.
 type pageWriter struct {
 	page     []byte
 	count, i int
@@ -214,7 +214,7 @@ func (w *pageWriter) addName(tag byte, name []byte, h entry) {
 	w.end(tag)
 }
 
-// split makes a branch of a leaf: the next bits of the hash say which page a name goes to.
+// split turns a leaf into a branch: the next bits of the hash select a name's page.
 func (n *node) split(shift int) {
 	count := pageCount(n.page)
 	var counts, sizes [fan]int
@@ -240,18 +240,18 @@ func (n *node) split(shift int) {
 	n.page = nil
 }
 
-// entry is what a name holds: flags (1 byte), how many names directly below it exist (4 bytes), and its RRsets. nil is a
-// name that nobody knows of.
+// entry is the value of a name: flags (1 byte), the number of existing names directly below it (4 bytes), and its
+// RRsets. nil is a name that does not exist.
 type entry []byte
 
 // Flags of a name.
 const (
-	isHere    = 1 << iota // it has an entry, maybe without data; else it is there for what is below it
-	isNodes               // A and AAAA are every live node's
-	isHost                // a name that we stand for, even if the operator set other addresses
-	isApex                // what we act as the zone of: it owns SOAs
+	isHere    = 1 << iota // the name has an entry, maybe without data; otherwise it exists for the names below it
+	isNodes               // A and AAAA are the addresses of every live node
+	isHost                // a name that we answer for, even if the operator set other addresses
+	isApex                // the apex of a zone of ours: it has SOA records
 	isSpecial             // a special zone that is ours
-	isWild                // its wildcard is here
+	isWild                // its wildcard exists
 )
 
 const entryHeader = 5
@@ -264,7 +264,7 @@ func (h entry) below() uint32 {
 	return binary.LittleEndian.Uint32(h[1:])
 }
 
-// exists says whether the name exists, if only as an empty non-terminal (RFC 8020).
+// exists reports whether the name exists, if only as an empty non-terminal (RFC 8020).
 func (h entry) exists() bool { return h.has(isHere) || h.below() > 0 }
 
 func (h entry) sets() iter.Seq[set] {
@@ -281,7 +281,7 @@ func (h entry) sets() iter.Seq[set] {
 	}
 }
 
-// set returns what the name answers for a type; none is a set without records.
+// set returns the RRset of a type, an empty set if there is none.
 func (h entry) set(qtype uint16) set {
 	if h == nil {
 		return set{}
@@ -295,7 +295,7 @@ func (h entry) set(qtype uint16) set {
 	return set{}
 }
 
-// set is an RRset, packed as answers to the name at offset 12, with names in them not compressed.
+// set is an RRset, packed as answers to the name at offset 12; names in its data are not compressed.
 type set struct {
 	qtype uint16
 	flags byte
@@ -305,9 +305,9 @@ type set struct {
 
 // Flags of an RRset.
 const (
-	setOurs    = 1 << iota // not the operator's
-	setLeftOut             // the operator's, and not answered: see conflicts
-	setTTL                 // the operator's, with the TTL of the settings
+	setOurs    = 1 << iota // not set by the operator
+	setLeftOut             // set by the operator and not answered: see conflicts
+	setTTL                 // set by the operator, with the TTL of the settings
 )
 
 const setHeader = 8
@@ -364,7 +364,7 @@ func (s set) withTTL(ttl uint32) set {
 	return s
 }
 
-// wireOf packs a canonical name, which has nothing to escape.
+// wireOf packs a canonical name. Such a name needs no escapes.
 func wireOf(name string) string {
 	if name == "." {
 		return "\x00"
@@ -376,7 +376,7 @@ func wireOf(name string) string {
 	return string(append(b, 0))
 }
 
-// textOf is the name that wireOf packed.
+// textOf is the inverse of wireOf.
 func textOf(wire string) string {
 	if wire == "\x00" {
 		return "."
@@ -391,7 +391,7 @@ func textOf(wire string) string {
 	return b.String()
 }
 
-// parentOf cuts the first label off. The root has none.
+// parentOf removes the first label. The root has no parent.
 func parentOf[T ~string | ~[]byte](wire T) (T, bool) {
 	if wire[0] == 0 {
 		return wire, false
@@ -399,10 +399,10 @@ func parentOf[T ~string | ~[]byte](wire T) (T, bool) {
 	return wire[1+int(wire[0]):], true
 }
 
-// wildcard is the first label of one, in wire form.
+// wildcard is the first label of a wildcard name, in wire form.
 const wildcard = "\x01*"
 
-// place sets what a name holds, but for what is below it, and keeps count in the names above.
+// place sets the flags and RRsets of a name, retains the count of names below it, and updates the counts above it.
 func (t *names) place(e edit, name []byte, flags byte, sets []byte) {
 	old := t.get(name)
 	h := make(entry, entryHeader, entryHeader+len(sets))
@@ -411,7 +411,7 @@ func (t *names) place(e edit, name []byte, flags byte, sets []byte) {
 	t.store(e, name, old, append(h, sets...))
 }
 
-// store replaces old, what name holds, by h.
+// store replaces old, the entry of name, by h.
 func (t *names) store(e edit, name []byte, old, h entry) {
 	before, after := old.exists(), h.exists()
 	if after || h[0] != 0 {
@@ -424,7 +424,7 @@ func (t *names) store(e edit, name []byte, old, h entry) {
 	}
 }
 
-// count notes that a name directly below has come, or gone.
+// count records that a name directly below was added or removed.
 func (t *names) count(e edit, name []byte, come bool) {
 	hash := hashOf(name)
 	leaf, _ := t.own(e, hash)
@@ -434,7 +434,7 @@ func (t *names) count(e edit, name []byte, come bool) {
 		n = old.below() + 1
 	}
 	if old != nil && (old.has(isHere) || old.below() > 0 && n > 0) {
-		binary.LittleEndian.PutUint32(old[1:], n) // in the page, which is this edit's
+		binary.LittleEndian.PutUint32(old[1:], n) // in the page, which this edit may change
 		return
 	}
 	h := make(entry, entryHeader)

@@ -31,7 +31,8 @@ type story struct {
 func (s *story) pick(list ...string) string { return list[s.IntN(len(list))] }
 
 func (s *story) owner() string {
-	name := s.pick("a", "b", "c", "*", "_tcp") + "." + s.pick("x.example", "y.x.example", "example", "docker.io", "quay.io",
+	name := s.pick("a", "b", "c", "*", "_tcp") + "." + s.pick("x.example", "y.x.example", "example", "docker.io",
+		"quay.io",
 		"casemate.internal", "other.internal", "localhost", "resolver.arpa", "10.in-addr.arpa", "b.a.x.example")
 	return s.pick(name, name, name, "docker.io", "n1.casemate.internal", "casemate.internal", "casemate.internal",
 		"ns.casemate.internal", "11.0.0.10.in-addr.arpa", "localhost", "1.0.0.127.in-addr.arpa", "invalid", "x.example")
@@ -53,7 +54,7 @@ func (s *story) list(owner string) (list []Record) {
 	return list
 }
 
-// step makes an update and, if it is to succeed, notes what the whole is after it.
+// step makes an update and, if it is to succeed, records the expected content.
 func (s *story) step(fails bool) Update {
 	before := s.spec
 	u := Update{Records: map[string][]Record{}}
@@ -68,13 +69,15 @@ func (s *story) step(fails bool) Update {
 		u.Nodes = s.spec.Nodes
 	case 2:
 		s.spec.Nodes = []Node{
-			{Name: "n1", Addrs: addrs("10.0.0.11"), Healthy: true}, {Name: s.pick("n2", "a"), Addrs: addrs("10.0.0.12", "fd00::12")},
+			{Name: "n1", Addrs: addrs("10.0.0.11"), Healthy: true}, {
+				Name: s.pick("n2", "a"), Addrs: addrs("10.0.0.12", "fd00::12")},
 		}
 		u.Nodes = s.spec.Nodes
 	case 3:
 		s.spec.Domain = s.pick("casemate.internal", "other.internal", "x.example")
 		s.spec.TTL = time.Duration(1+s.IntN(3)) * time.Second
-		s.spec.Forward = []Forward{{Zone: s.pick(".", "test", "invalid"), Resolvers: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.53:53")}}}
+		s.spec.Forward = []Forward{{Zone: s.pick(".", "test", "invalid"),
+			Resolvers: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.53:53")}}}
 		u.Base = s.spec.update().Base
 	}
 	records := maps.Clone(s.records)
@@ -92,7 +95,7 @@ func (s *story) step(fails bool) Update {
 	return u
 }
 
-// whole is what the story has come to, built at once.
+// whole builds the expected table at once.
 func (s *story) whole(t *testing.T) *Table {
 	t.Helper()
 	spec := s.spec
@@ -198,7 +201,8 @@ func TestOneNameCostsOneName(t *testing.T) {
 	}
 	before := pages()
 	name := "host7.site7.bank.example"
-	if _, err := srv.Apply(Update{Records: map[string][]Record{name: {{Name: name, Type: "A", Values: []string{"192.0.2.1"}}}}}); err != nil {
+	if _, err := srv.Apply(Update{Records: map[string][]Record{name: {
+		{Name: name, Type: "A", Values: []string{"192.0.2.1"}}}}}); err != nil {
 		t.Fatal(err)
 	}
 	made := 0
@@ -219,7 +223,8 @@ func many(t testing.TB, srv *Server, n int) {
 	u := spec.update()
 	for i := range n {
 		name := fmt.Sprintf("host%d.site%d.bank.example", i, i%1000)
-		u.Records[name] = []Record{{Name: name, Type: "A", Values: []string{netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}).String()}}}
+		u.Records[name] = []Record{{Name: name, Type: "A",
+			Values: []string{netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}).String()}}}
 		if u.More = i < n-1; len(u.Records) < 4096 && u.More {
 			continue
 		}
@@ -256,7 +261,8 @@ func BenchmarkNames(b *testing.B) {
 		b.ReportAllocs()
 		name := "host7.site7.bank.example"
 		for i := 0; b.Loop(); i++ {
-			srv.Apply(Update{Records: map[string][]Record{name: {{Name: name, Type: "A", Values: []string{fmt.Sprintf("192.0.2.%d", i%256)}}}}})
+			srv.Apply(Update{Records: map[string][]Record{name: {
+				{Name: name, Type: "A", Values: []string{fmt.Sprintf("192.0.2.%d", i%256)}}}}})
 		}
 	})
 	b.Run("health", func(b *testing.B) {

@@ -11,49 +11,50 @@ import (
 	"golang.org/x/net/ipv4"
 )
 
-// An answer to an address of the host's own networks must wait in the kernel until a neighbour has said that the
-// address is his (RFC 826, RFC 4861). Nobody says so for a forged one: the answer waits for three seconds and takes its
-// part of the send buffer, and of the kernel's table of neighbours, which holds 1024 by default. So once many answers
-// wait, the guard asks the kernel which neighbours are there. Answers to them go out as ever; those to the others are
-// held back for a moment, because a neighbour may have shown up since the last look, and then sent at a rate at which
-// the kernel can keep them.
+// An answer to an address of the host's own networks waits in the kernel until a neighbour confirms that it has the
+// address (RFC 826, RFC 4861). Nobody confirms a forged address: its answer waits for three seconds, and takes a part
+// of the send buffer and of the kernel's neighbour table, which holds 1024 entries by default. So once many answers
+// wait, the guard asks the kernel which neighbours are reachable. Answers to these are sent as usual. Answers to others
+// are held for a moment, because a neighbour may have appeared since the last look, and then sent at a rate that the
+// kernel can sustain.
 
 const (
-	// guardAt is how many bytes must wait in the send buffer, if it is large, for the guard to look: some 150 answers.
+	// guardAt is how many bytes in a large send buffer activate the guard: some 150 answers.
 	guardAt = 128 << 10
-	// sampleEvery is after how many answers a worker asks how many wait.
+	// sampleEvery is after how many answers a worker checks how many bytes wait.
 	sampleEvery = 32
-	// guardFor is how long the guard goes on after that.
+	// guardFor is how long the guard stays active after that.
 	guardFor = 5 * time.Second
-	// A look is taken at most this often, and takes at most a tenth of one core.
+	// lookEvery is the shortest time between two looks; looks use at most one part in lookShare of a core.
 	lookEvery, lookShare = 20 * time.Millisecond, 10
-	// maxHeld answers are held back between two looks, of those that the last look knew to be absent half as many.
+	// maxHeld answers are held between two looks; at most half of them for addresses that the last look found absent.
 	maxHeld = 4096
-	// strangersPerSecond is how many answers go to addresses that may not be there: three seconds' worth are below a
-	// third of the kernel's table. An address that did not answer the kernel lately counts for goneCost others.
+	// strangersPerSecond is how many answers go to addresses that may be absent: three seconds' worth are less than a
+	// third of the kernel's table. An address that did not answer the kernel recently costs as much as goneCost others.
 	strangersPerSecond, goneCost = 100, 10
-	// maxAtOnce answers to one of them count as one: A and AAAA are asked for together.
+	// maxAtOnce answers to one of them count as one: clients ask for A and AAAA together.
 	maxAtOnce = 2
-	// maxAbsent is how many addresses that are not there the kernel's table may hold before no new one is tried. From
-	// 512 entries on it throws out old ones first, and those are hosts that are there.
+	// maxAbsent is how many absent addresses the kernel's table may hold before no new one is tried. From 512 entries
+	// on the kernel evicts old ones first, and those are reachable hosts.
 	maxAbsent = 200
-	// Hosts that were there within seenFor are answered also when the kernel has forgotten them, up to maxSeen.
+	// Hosts that were reachable within seenFor, at most maxSeen of them, are answered even when the kernel has
+	// forgotten them.
 	seenFor, maxSeen = 10 * time.Minute, 1 << 14
 )
 
-// presence is what the kernel knows of an address.
+// presence is what the kernel knows about an address.
 type presence int
 
 const (
-	present presence = iota // a neighbour that is there, or no neighbour at all: behind a router
-	unknown                 // one that was not asked for
-	asking                  // one that is being asked for
-	gone                    // one that did not answer
+	present presence = iota // a reachable neighbour, or no neighbour at all: behind a router
+	unknown                 // not resolved so far
+	asking                  // being resolved
+	gone                    // did not answer
 )
 
-// neighbours is what the kernel knew when it was asked. It is immutable.
+// neighbours is a snapshot of the kernel's neighbour table. It is immutable.
 type neighbours struct {
-	networks []netip.Prefix // the host's own, on links where neighbours are asked for
+	networks []netip.Prefix // the host's own, on links with neighbour discovery
 	state    map[netip.Addr]presence
 }
 
@@ -72,15 +73,15 @@ func (v *neighbours) of(a netip.Addr) presence {
 	return present
 }
 
-// note adds what is known of an address. It may be on several links: the best counts.
-func (v *neighbours) note(a netip.Addr, p presence) {
+// add adds what is known of an address. It may be on several links: the best state counts.
+func (v *neighbours) add(a netip.Addr, p presence) {
 	if old, ok := v.state[a]; !ok || p < old {
 		v.state[a] = p
 	}
 }
 
-// held is an answer, or a question that others must be asked, that waits for the next look.
-type held struct {
+// deferred is an answer, or a question to be forwarded, that waits for the next look.
+type deferred struct {
 	client netip.Addr
 	send   func()
 }
@@ -91,26 +92,26 @@ type guard struct {
 	look func() (*neighbours, error)
 
 	start time.Time
-	until atomic.Int64 // since start; it is on before that
+	until atomic.Int64 // since start; the guard is active before that
 	view  atomic.Pointer[neighbours]
 	wake  chan struct{}
-	held  chan held
+	queue chan deferred
 
 	// Owned by run.
 	allowance float64
 	filled    time.Time
-	absent    int // addresses in the kernel's table that are not there
+	absent    int // absent addresses in the kernel's table
 	seen      map[netip.Addr]time.Time
 }
 
 func newGuard(now func() time.Time, look func() (*neighbours, error)) *guard {
 	return &guard{
-		now: now, look: look, start: now(), wake: make(chan struct{}, 1), held: make(chan held, maxHeld),
+		now: now, look: look, start: now(), wake: make(chan struct{}, 1), queue: make(chan deferred, maxHeld),
 		seen: make(map[netip.Addr]time.Time),
 	}
 }
 
-// press says that many answers wait, or that there is no room for more.
+// press activates the guard: many answers wait, or the send buffer is full.
 func (g *guard) press() {
 	g.until.Store(int64(g.now().Sub(g.start) + guardFor))
 	select {
@@ -119,46 +120,47 @@ func (g *guard) press() {
 	}
 }
 
-// on says whether answers must be shown to hold before they are sent.
+// on reports whether answers must be passed to hold before they are sent.
 func (g *guard) on() bool {
 	until := g.until.Load()
 	return until != 0 && int64(g.now().Sub(g.start)) < until
 }
 
-// doubts says whether a client may be forged.
+// doubts reports whether a client's address may be forged.
 func (g *guard) doubts(client netip.Addr) bool { return g.on() && g.view.Load().of(client) != present }
 
-// hold keeps h until the next look, if there is room.
-func (g *guard) hold(h held) bool {
-	if len(g.held) > maxHeld/2 && g.view.Load().of(h.client) != unknown {
+// hold queues h until the next look, if there is room.
+func (g *guard) hold(h deferred) bool {
+	if len(g.queue) > maxHeld/2 && g.view.Load().of(h.client) != unknown {
 		return false
 	}
 	select {
-	case g.held <- h:
+	case g.queue <- h:
 		return true
 	default:
 		return false
 	}
 }
 
-// run looks when it must and sends what was held, until ctx is done. drop is called for what is not sent.
+// run looks at the neighbours when necessary and sends what was held, until ctx is done. drop is called for each item
+// that is not sent.
 func (g *guard) run(ctx context.Context, drop func()) {
-	// Who is there before any trouble: then the first moments of it are spent on the others alone.
+	// An early look finds the reachable hosts: under attack, the first moments are then spent on the others only.
 	g.refresh()
 	for {
-		var first *held
+		var first *deferred
 		select {
 		case <-ctx.Done():
 			return
 		case <-g.wake:
-		case h := <-g.held:
+		case h := <-g.queue:
 			first = &h
 		}
 		began := g.now()
 		view := g.refresh()
 		g.fill(began)
 		sent := make(map[netip.Addr]int)
-		deliver := func(h held) {
+		deliver := func(h deferred) {
 			if g.worth(view.of(h.client), sent[h.client]) {
 				sent[h.client]++
 				h.send()
@@ -169,8 +171,8 @@ func (g *guard) run(ctx context.Context, drop func()) {
 		if first != nil {
 			deliver(*first)
 		}
-		for range len(g.held) {
-			deliver(<-g.held)
+		for range len(g.queue) {
+			deliver(<-g.queue)
 		}
 		pause := time.NewTimer(max(lookEvery, lookShare*g.now().Sub(began)))
 		select {
@@ -181,11 +183,11 @@ func (g *guard) run(ctx context.Context, drop func()) {
 	}
 }
 
-// refresh looks, remembers who is there, and adds who was.
+// refresh looks at the neighbours, records the reachable ones, and adds recent ones.
 func (g *guard) refresh() *neighbours {
 	view, err := g.look()
 	if err != nil {
-		view = nil // then nobody is held up
+		view = nil // then nothing is held
 	}
 	if view != nil {
 		now := g.now()
@@ -210,21 +212,21 @@ func (g *guard) refresh() *neighbours {
 	return view
 }
 
-// fill adds to the allowance what the time since it was last filled gives.
+// fill increases the allowance by the time since the last call.
 func (g *guard) fill(now time.Time) {
 	more := now.Sub(g.filled).Seconds() * strangersPerSecond
 	g.allowance = min(g.allowance+more, strangersPerSecond)
 	g.filled = now
 }
 
-// worth says whether an answer to an address of that presence is sent, beside so many in this round.
+// worth reports whether an answer to an address of that presence is sent; sent is how many were sent in this round.
 func (g *guard) worth(p presence, sent int) bool {
 	cost := 1.0
 	switch {
 	case p == present:
 		return true
 	case p == asking:
-		return false // answers are already on their way to it, if it is there
+		return false // the kernel is still resolving the address; answers wait there
 	case sent > 0:
 		return sent < maxAtOnce
 	case p == gone:
@@ -237,20 +239,20 @@ func (g *guard) worth(p presence, sent int) bool {
 	}
 	g.allowance -= cost
 	if p == unknown {
-		g.absent++ // as long as he has not answered
+		g.absent++ // until the host has answered
 	}
 	return true
 }
 
-// sender sends the answers of one socket. It never waits: what the kernel has no room for is dropped and counted, since
-// clients repeat questions and a worker that waits answers nobody.
+// sender sends the answers of one socket. It never blocks: answers that the kernel has no room for are dropped and
+// counted. Clients repeat questions, and a worker that blocks answers none.
 type sender struct {
 	stats   *counters
 	pressed *atomic.Pointer[guard] // Server.pressed
 	sock    syscall.Conn
 	conn    batchConn
 	guard   *guard
-	most    int // bytes waiting in the send buffer from which on the guard looks
+	most    int // bytes in the send buffer that activate the guard
 	lates   atomic.Uint64
 }
 
@@ -262,7 +264,7 @@ func newSender(s *Server, sock syscall.Conn, conn batchConn, g *guard) *sender {
 	return o
 }
 
-// batch sends ms. Its messages' addresses were asked for by who sent the questions.
+// batch sends ms, answers to the addresses that sent the questions.
 func (o *sender) batch(ms []ipv4.Message) {
 	for len(ms) > 0 {
 		n, err := o.conn.WriteBatch(ms, dontWait)
@@ -274,22 +276,22 @@ func (o *sender) batch(ms []ipv4.Message) {
 			o.press()
 			return
 		default:
-			// The first cannot be sent (no route, filtered); the others can.
+			// The first cannot be sent (no route, filtered); the others may be.
 			o.stats.dropped.Add(1)
 			ms = ms[1:]
 		}
 	}
 }
 
-// one sends an answer that came later than its batch, or that was held.
+// one sends a single answer: one that came later than its batch, or that was held.
 func (o *sender) one(msg []byte, to net.Addr) {
 	o.batch([]ipv4.Message{{Buffers: [][]byte{msg}, Addr: to}})
 }
 
-// late sends an answer that others had to be asked for.
+// late sends an answer to a forwarded question.
 func (o *sender) late(msg []byte, to net.Addr, client netip.Addr) {
 	if o.guard.doubts(client) {
-		o.hold(held{client, func() { o.one(msg, to) }})
+		o.hold(deferred{client, func() { o.one(msg, to) }})
 		return
 	}
 	o.one(msg, to)
@@ -298,14 +300,14 @@ func (o *sender) late(msg []byte, to net.Addr, client netip.Addr) {
 	}
 }
 
-// hold keeps what is for a client that may not be there.
-func (o *sender) hold(h held) {
+// hold queues an item for a client that may be absent.
+func (o *sender) hold(h deferred) {
 	if !o.guard.hold(h) {
 		o.stats.absent.Add(1)
 	}
 }
 
-// sample presses the guard if too much waits.
+// sample activates the guard if too many bytes wait.
 func (o *sender) sample() {
 	waits := 0
 	err := control(o.sock, func(fd int) (err error) {

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lookAround asks the kernel for its neighbours and the host's networks (rtnetlink(7)).
+// lookAround reads the kernel's neighbour table and the host's networks (rtnetlink(7)).
 func lookAround() (*neighbours, error) {
 	v := &neighbours{state: make(map[netip.Addr]presence)}
 	links, err := askingLinks()
@@ -26,7 +26,7 @@ func lookAround() (*neighbours, error) {
 		if !ok {
 			return
 		}
-		v.note(a, present) // the host itself
+		v.add(a, present) // the host itself
 		if p, err := a.Prefix(bits); err == nil && links[int32(binary.NativeEndian.Uint32(head[4:]))] {
 			v.networks = append(v.networks, p)
 		}
@@ -36,13 +36,14 @@ func lookAround() (*neighbours, error) {
 	}
 	err = dump(unix.RTM_GETNEIGH, unix.RTM_NEWNEIGH, unix.SizeofNdMsg, func(head []byte, attrs map[uint16][]byte) {
 		if a, ok := netip.AddrFromSlice(attrs[unix.NDA_DST]); ok {
-			v.note(a, presenceOf(binary.NativeEndian.Uint16(head[8:])))
+			v.add(a, presenceOf(binary.NativeEndian.Uint16(head[8:])))
 		}
 	})
 	return v, err
 }
 
-// presenceOf reads a state of a neighbour. One that was there and is being asked again still gets what is sent to it.
+// presenceOf converts the state of a neighbour. The kernel still sends to one that was reachable and is being probed
+// again.
 func presenceOf(state uint16) presence {
 	switch {
 	case state&unix.NUD_INCOMPLETE != 0:
@@ -55,7 +56,7 @@ func presenceOf(state uint16) presence {
 	return present
 }
 
-// askingLinks are the links on which neighbours are asked for.
+// askingLinks returns the links with neighbour discovery.
 func askingLinks() (map[int32]bool, error) {
 	list, err := net.Interfaces()
 	if err != nil {
@@ -70,7 +71,7 @@ func askingLinks() (map[int32]bool, error) {
 	return links, nil
 }
 
-// dump calls each with the fixed head and the attributes of every message of one kind.
+// dump calls each with the fixed header and the attributes of every message of one kind.
 func dump(ask, want uint16, size int, each func(head []byte, attrs map[uint16][]byte)) error {
 	b, err := syscall.NetlinkRIB(int(ask), unix.AF_UNSPEC)
 	if err != nil {

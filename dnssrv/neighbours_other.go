@@ -4,5 +4,5 @@ package dnssrv
 
 import "errors"
 
-// lookAround is Linux's; elsewhere nobody is held up.
+// lookAround exists on Linux only; elsewhere no answer is held.
 func lookAround() (*neighbours, error) { return nil, errors.ErrUnsupported }

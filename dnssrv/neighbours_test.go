@@ -17,7 +17,7 @@ import (
 	"golang.org/x/net/ipv4"
 )
 
-// fakeConn is a socket whose send buffer has room for so many messages; what is for a bad address is an error.
+// fakeConn is a socket whose send buffer has room for so many messages; sending to a bad address is an error.
 type fakeConn struct {
 	batchConn
 	room int
@@ -93,12 +93,13 @@ func TestPresence(t *testing.T) {
 		networks: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/24"), netip.MustParsePrefix("fd00::/64")},
 		state:    make(map[netip.Addr]presence),
 	}
-	for a, p := range map[string]presence{"10.0.0.2": present, "10.0.0.3": asking, "10.0.0.4": gone, "fd00::2": present} {
-		v.note(netip.MustParseAddr(a), p)
+	for a, p := range map[string]presence{"10.0.0.2": present, "10.0.0.3": asking, "10.0.0.4": gone,
+		"fd00::2": present} {
+		v.add(netip.MustParseAddr(a), p)
 	}
 	// The same address on two links: one that is there is there.
-	v.note(netip.MustParseAddr("10.0.0.2"), gone)
-	v.note(netip.MustParseAddr("10.0.0.3"), gone)
+	v.add(netip.MustParseAddr("10.0.0.2"), gone)
+	v.add(netip.MustParseAddr("10.0.0.3"), gone)
 	for a, want := range map[string]presence{
 		"10.0.0.2": present, "10.0.0.3": asking, "10.0.0.4": gone, "10.0.0.5": unknown, "10.0.1.5": present,
 		"fd00::2": present, "fd00::3": unknown, "fd00:0:0:1::3": present,
@@ -108,7 +109,7 @@ func TestPresence(t *testing.T) {
 		}
 	}
 	if (*neighbours)(nil).of(netip.MustParseAddr("10.0.0.5")) != present {
-		t.Error("who was not looked for must not be held up")
+		t.Error("an address that was not looked up must not be held")
 	}
 }
 
@@ -125,10 +126,10 @@ func TestGuard(t *testing.T) {
 			looks++
 			v := &neighbours{networks: []netip.Prefix{network}, state: make(map[netip.Addr]presence)}
 			for a, p := range asked {
-				v.note(netip.MustParseAddr(a), p)
+				v.add(netip.MustParseAddr(a), p)
 			}
 			for _, a := range here {
-				v.note(netip.MustParseAddr(a), present)
+				v.add(netip.MustParseAddr(a), present)
 			}
 			return v, fail
 		})
@@ -150,7 +151,7 @@ func TestGuard(t *testing.T) {
 			if !g.doubts(a) {
 				return false, false
 			}
-			return true, g.hold(held{a, func() { sent = append(sent, client) }})
+			return true, g.hold(deferred{a, func() { sent = append(sent, client) }})
 		}
 		settle()
 		if g.on() || looks != 1 {
@@ -167,7 +168,7 @@ func TestGuard(t *testing.T) {
 		if holds, _ := hold("192.168.7.7"); holds {
 			t.Error("an answer that goes to a router must go out at once")
 		}
-		// A newcomer, behind a flood that fills what may be held.
+		// A newcomer, after a flood that fills the queue.
 		here = append(here, "10.0.0.9")
 		if holds, kept := hold("10.0.0.9"); !holds || !kept {
 			t.Error("want an answer to a newcomer held until the next look")
@@ -182,7 +183,7 @@ func TestGuard(t *testing.T) {
 			full = full || !kept
 		}
 		if !full {
-			t.Error("what is held must have a bound")
+			t.Error("held answers must be bounded")
 		}
 		settle()
 		if !slices.Contains(sent, "10.0.0.9") {
@@ -192,12 +193,13 @@ func TestGuard(t *testing.T) {
 			t.Errorf("want %d answers to one that is asked for, got %d", maxAtOnce, n)
 		}
 		if n := len(sent); n < 2 || n > strangersPerSecond+10 || dropped < maxHeld-n {
-			t.Errorf("want about %d answers to strangers sent, got %d, and %d dropped", strangersPerSecond, n-1, dropped)
+			t.Errorf("want about %d answers to strangers sent, got %d, and %d dropped", strangersPerSecond,
+				n-1, dropped)
 		}
 		if !g.on() {
 			t.Error("want the guard still on")
 		}
-		// Who is being asked for has an answer on its way; who is silent gets few.
+		// An address being resolved has an answer on its way; a silent one gets few.
 		time.Sleep(time.Second)
 		sent = nil
 		silent := func(i int) string { return fmt.Sprintf("10.0.200.%d", i) }
@@ -213,8 +215,8 @@ func TestGuard(t *testing.T) {
 		if n := len(sent); n != strangersPerSecond/goneCost {
 			t.Errorf("want %d answers to silent addresses, got %v", strangersPerSecond/goneCost, sent)
 		}
-		// A table with too many entries for nobody: no new address is tried, but hosts that were there are answered,
-		// also when the kernel has forgotten them.
+		// A table with too many absent entries: no new address is tried, but hosts that were reachable are answered,
+		// even when the kernel has forgotten them.
 		time.Sleep(time.Second)
 		for i := range maxAbsent {
 			asked[fmt.Sprintf("10.0.202.%d", i)] = asking
@@ -244,24 +246,25 @@ func TestGuard(t *testing.T) {
 		if g.on() {
 			t.Error("want the guard off")
 		}
-		// A kernel that says nothing holds nobody up.
+		// Without information from the kernel nothing is held.
 		fail = errors.New("no netlink here")
 		g.press()
 		settle()
 		if holds, _ := hold("10.0.77.77"); holds {
-			t.Error("want nobody held up without a look")
+			t.Error("want nothing held without a look")
 		}
 	})
 }
 
-// Names that forged questions ask for must not fill the book of what is missing.
+// Names in forged questions must not fill the missing book.
 func TestForgedMissesAreNotReported(t *testing.T) {
 	s := New(Config{Miss: func(netip.Addr, string, string) {}})
 	tab := table(t, threeNodes())
 	g := newGuard(time.Now, lookAround)
 	g.view.Store(&neighbours{
 		networks: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/24")},
-		state:    map[netip.Addr]presence{netip.MustParseAddr("10.0.0.2"): present, netip.MustParseAddr("10.0.0.3"): gone},
+		state: map[netip.Addr]presence{netip.MustParseAddr("10.0.0.2"): present,
+			netip.MustParseAddr("10.0.0.3"): gone},
 	})
 	miss := func(client string) bool {
 		before := len(s.misses)
@@ -297,6 +300,6 @@ func TestLookAround(t *testing.T) {
 		t.Errorf("want this host itself there, got %d", p)
 	}
 	if slices.ContainsFunc(v.networks, func(p netip.Prefix) bool { return p.Addr().IsLoopback() }) {
-		t.Errorf("nobody is asked for on the loopback, got %v", v.networks)
+		t.Errorf("no address is resolved on the loopback, got %v", v.networks)
 	}
 }

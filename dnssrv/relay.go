@@ -10,7 +10,7 @@ import (
 	"github.com/miekg/dns"
 )
 
-// maxForwardedTTL bounds how long what a resolver said outlives a change here: the name may become one of ours.
+// maxForwardedTTL bounds how long a resolver's answer outlives a change here: the name may become one of ours.
 const maxForwardedTTL = uint32(time.Hour / time.Second)
 
 var (
@@ -19,7 +19,7 @@ var (
 	errLongName   = errors.New("its DNAME makes a name that is too long")
 )
 
-// run asks the resolvers and gives the answer, in less than two seconds. answered says that it is theirs.
+// run asks the resolvers and returns the answer, in less than two seconds. answered reports that it comes from them.
 func (s *Server) run(ctx context.Context, j *job) (b []byte, answered bool) {
 	t, qtype := j.table, j.req.Question[0].Qtype
 	deadline := time.Now().Add(s.forward.timeout)
@@ -53,8 +53,7 @@ func (s *Server) run(ctx context.Context, j *job) (b []byte, answered bool) {
 	return s.finish(j, r), true
 }
 
-// finish packs what was found. Only parts of it may be ours, so that it is not authoritative as a whole; and we never
-// say that it was validated.
+// finish packs the result. Only parts of it may be ours, so it is not authoritative as a whole; AD is never set.
 func (s *Server) finish(j *job, r result) []byte {
 	if r.rcode == dns.RcodeServerFailure {
 		return s.fail(j, "its CNAMEs do not come to an end")
@@ -62,10 +61,10 @@ func (s *Server) finish(j *job, r result) []byte {
 	return s.packWith(j.table, j.req, r, nil, j.limit, false)
 }
 
-// take adds to r what a resolver's answer says about r.next, following CNAMEs and DNAMEs from there, and nothing else
-// (RFC 5452, 6): names that were not asked for, added records and name servers are of no use to a stub and of much to a
-// forger. It stops where somebody else knows more, and then r says who: one of our names is answered by ourselves, one
-// below another forward zone by its resolvers. An error leaves r without use.
+// take adds to r the part of a resolver's answer that concerns r.next, following CNAMEs and DNAMEs from there (RFC
+// 5452, 6). It ignores the rest: names that were not requested, additional records and name servers are useless to a
+// stub and useful to a forger. It stops where another server is responsible, and then r says which: we answer our names
+// ourselves, and the resolvers of another forward zone answer names below it. After an error r must not be used.
 func (t *Table) take(r *result, resp *dns.Msg, qtype uint16, client netip.Addr) error {
 	asked, zone, qname := r.next, r.zone, r.next
 	r.forward = false
@@ -93,7 +92,8 @@ func (t *Table) take(r *result, resp *dns.Msg, qtype uint16, client netip.Addr) 
 				r.rcode, r.miss = dns.RcodeNameError, dns.CanonicalName(asked)
 			case soa != nil: // NODATA
 			case hops > 0:
-				// Not all resolvers go to the end of a chain, and the client is a stub that goes nowhere.
+				// Some resolvers do not follow a chain to its end, and the client is a stub that does not follow it
+				// either.
 				r.forward, r.next = true, qname
 				return nil
 			case refers(resp):
@@ -119,7 +119,7 @@ func (t *Table) take(r *result, resp *dns.Msg, qtype uint16, client netip.Addr) 
 	return nil
 }
 
-// ours says whether a name is answered here whatever resolvers say.
+// ours reports whether a name is answered here, whatever resolvers answer.
 func (t *Table) ours(name string) bool {
 	var buf [256]byte
 	wire := packName(buf[:], name)
@@ -130,8 +130,8 @@ func (t *Table) ours(name string) bool {
 	return !forward && (within(name, t.domain) || t.inSpecial(wire))
 }
 
-// rrset picks the records of one name (canonical) and type. Signatures are left: we do not ask for them (DO), and who
-// validates asks elsewhere.
+// rrset picks the records of one name (canonical) and type. Signatures are omitted: we do not request them (DO), and a
+// validator asks elsewhere.
 func rrset(rrs []dns.RR, name string, qtype uint16) (out []dns.RR) {
 	for _, rr := range rrs {
 		if h := rr.Header(); h.Rrtype == qtype && h.Class == dns.ClassINET && dns.CanonicalName(h.Name) == name {
@@ -141,13 +141,13 @@ func rrset(rrs []dns.RR, name string, qtype uint16) (out []dns.RR) {
 	return out
 }
 
-// hop returns the CNAME of name, or the one that a DNAME above it makes (RFC 6672, 3.1), under the spelling qname; nil
-// if there is none. The DNAME itself is left out: it speaks of other names, too.
+// hop returns the CNAME of name, or the one synthesized from a DNAME above it (RFC 6672, 3.1), with the owner spelt as
+// qname; nil if there is none. The DNAME itself is omitted: it concerns other names, too.
 func hop(rrs []dns.RR, name, qname string) (*dns.CNAME, error) {
 	if found := rrset(rrs, name, dns.TypeCNAME); len(found) > 0 {
 		return forwarded(found[0], qname).(*dns.CNAME), nil
 	}
-	// The closest one counts. One pass, because an answer may have thousands.
+	// The closest DNAME counts. One pass, because an answer may have thousands of records.
 	var dname *dns.DNAME
 	up := ""
 	for _, rr := range rrs {
@@ -174,14 +174,14 @@ func hop(rrs []dns.RR, name, qname string) (*dns.CNAME, error) {
 	return forwarded(&dns.CNAME{Hdr: h, Target: target}, qname).(*dns.CNAME), nil
 }
 
-// forwarded makes a resolver's record ours: under the name as the client spelt it, and not for too long.
+// forwarded copies a resolver's record, with the owner as the client spelt it and a bounded TTL.
 func forwarded(rr dns.RR, owner string) dns.RR {
 	h := rr.Header()
 	h.Name, h.Ttl = owner, cappedTTL(h.Ttl, maxForwardedTTL)
 	return rr
 }
 
-// cappedTTL bounds a TTL; one with the highest bit set is 0 (RFC 2181, 8).
+// cappedTTL bounds a TTL; a TTL with the highest bit set is 0 (RFC 2181, 8).
 func cappedTTL(ttl, most uint32) uint32 {
 	if ttl > 1<<31-1 {
 		return 0
@@ -189,8 +189,9 @@ func cappedTTL(ttl, most uint32) uint32 {
 	return min(ttl, most)
 }
 
-// negativeSOA picks the SOA of a negative answer: of a zone that name is in. Its TTL bounds how long the name stays
-// denied (RFC 2308, 5), and that is no longer than for names that we deny ourselves: it may be enabled any time.
+// negativeSOA picks the SOA of a negative answer: of a zone that contains name. Its TTL bounds how long the name stays
+// denied (RFC 2308, 5); the bound is the same as for names that we deny ourselves, because the name may be enabled any
+// time.
 func (t *Table) negativeSOA(rrs []dns.RR, name string) dns.RR {
 	for _, rr := range rrs {
 		soa, ok := rr.(*dns.SOA)
@@ -205,7 +206,7 @@ func (t *Table) negativeSOA(rrs []dns.RR, name string) dns.RR {
 	return nil
 }
 
-// refers says whether an answer without data points to other servers, as from one that does not resolve.
+// refers reports whether an answer without data is a referral, as from a server that does not recurse.
 func refers(m *dns.Msg) bool {
 	for _, rr := range m.Ns {
 		if rr.Header().Rrtype == dns.TypeNS {
@@ -215,10 +216,10 @@ func refers(m *dns.Msg) bool {
 	return false
 }
 
-// fail answers a job SERVFAIL, so that the client asks the next bastion, and says why to those who can read it (RFC
-// 8914).
+// fail answers a job with SERVFAIL, so that the client asks the next bastion, and gives the reason as an extended error
+// (RFC 8914).
 func (s *Server) fail(j *job, why string) []byte {
-	// The longest name and this fit into 512 bytes.
+	// The longest name and this text fit into 512 bytes.
 	why = why[:min(len(why), 200)]
 	ede := &dns.EDNS0_EDE{InfoCode: dns.ExtendedErrorCodeNoReachableAuthority, ExtraText: why}
 	return s.packWith(j.table, j.req, result{rcode: dns.RcodeServerFailure, answer: j.res.answer}, ede, j.limit, false)

@@ -34,7 +34,7 @@ func short(rrs []dns.RR) (out []string) {
 	return out
 }
 
-// Of what a resolver says, what was asked for is taken, and nothing else.
+// Only the requested data of a resolver's answer is used.
 func TestBailiwick(t *testing.T) {
 	spec := threeNodes()
 	spec.Records = []Record{
@@ -68,14 +68,18 @@ func TestBailiwick(t *testing.T) {
 		},
 		{
 			what: "other names beside",
-			resp: said(t, 0, "registry.k8s.io. 60 A 203.0.113.66\nwww.corp.example. 60 A 192.0.2.1\ncorp.example. 60 A 203.0.113.66\nx.www.corp.example. 60 A 203.0.113.66\nbank.example. 60 CNAME evil.example.",
+			resp: said(t, 0, "registry.k8s.io. 60 A 203.0.113.66\nwww.corp.example. 60 A 192.0.2.1\ncorp.example. 60 "+
+				"A 203.0.113.66\nx.www.corp.example. 60 A 203.0.113.66\nbank.example. 60 CNAME evil.example.",
 				"corp.example. 60 NS evil.example.\nexample. 60 NS evil.example.\n. 60 NS evil.example.\n"+soa,
-				"evil.example. 60 A 203.0.113.66\nns.corp.example. 60 A 203.0.113.66\nwww.corp.example. 60 A 203.0.113.66\nregistry.k8s.io. 60 A 203.0.113.66"),
+				"evil.example. 60 A 203.0.113.66\nns.corp.example. 60 A 203.0.113.66\nwww.corp.example. 60 A "+
+					"203.0.113.66\nregistry.k8s.io. 60 A 203.0.113.66"),
 			answer: []string{"WWW.corp.example. 60 A 192.0.2.1"},
 		},
 		{
-			what:   "other types and classes beside",
-			resp:   said(t, 0, "www.corp.example. 60 TXT x\nwww.corp.example. 60 CH A 192.0.2.9\nwww.corp.example. 60 A 192.0.2.1\nwww.corp.example. 60 RRSIG A 8 3 60 20300101000000 20200101000000 1 corp.example. AAAA"),
+			what: "other types and classes beside",
+			resp: said(t, 0, "www.corp.example. 60 TXT x\nwww.corp.example. 60 CH A 192.0.2.9\nwww.corp.example. "+
+				"60 A 192.0.2.1\nwww.corp.example. 60 RRSIG A 8 3 60 20300101000000 20200101000000 1 corp.example. "+
+				"AAAA"),
 			answer: []string{"WWW.corp.example. 60 A 192.0.2.1"},
 		},
 		{
@@ -85,13 +89,16 @@ func TestBailiwick(t *testing.T) {
 			what: "only in the additional section", resp: said(t, 0, "", "", "www.corp.example. 60 A 203.0.113.66"),
 		},
 		{
-			what:   "a chain",
-			resp:   said(t, 0, "b.corp.example. 50 A 192.0.2.1\nA.corp.example. 70 CNAME b.corp.example.\nwww.corp.example. 60 CNAME a.Corp.example."),
-			answer: []string{"WWW.corp.example. 60 CNAME a.Corp.example.", "a.Corp.example. 70 CNAME b.corp.example.", "b.corp.example. 50 A 192.0.2.1"},
+			what: "a chain",
+			resp: said(t, 0, "b.corp.example. 50 A 192.0.2.1\nA.corp.example. 70 CNAME "+
+				"b.corp.example.\nwww.corp.example. 60 CNAME a.Corp.example."),
+			answer: []string{"WWW.corp.example. 60 CNAME a.Corp.example.", "a.Corp.example. 70 CNAME b.corp.example.",
+				"b.corp.example. 50 A 192.0.2.1"},
 		},
 		{
-			what:   "a chain out of all zones",
-			resp:   said(t, 0, "www.corp.example. 60 CNAME edge.cdn.net.\nedge.cdn.net. 60 A 198.51.100.1\nevil.net. 60 A 203.0.113.66"),
+			what: "a chain out of all zones",
+			resp: said(t, 0, "www.corp.example. 60 CNAME edge.cdn.net.\nedge.cdn.net. 60 A 198.51.100.1\nevil.net. "+
+				"60 A 203.0.113.66"),
 			answer: []string{"WWW.corp.example. 60 CNAME edge.cdn.net.", "edge.cdn.net. 60 A 198.51.100.1"},
 		},
 		{
@@ -101,8 +108,10 @@ func TestBailiwick(t *testing.T) {
 		},
 		{
 			what: "a chain through our names, denied by who does not know them", qtype: dns.TypeA,
-			resp:   said(t, dns.RcodeNameError, "www.corp.example. 60 CNAME a.corp.example.\na.corp.example. 60 CNAME registry.k8s.io.", soa),
-			answer: []string{"WWW.corp.example. 60 CNAME a.corp.example.", "a.corp.example. 60 CNAME registry.k8s.io.", ours},
+			resp: said(t, dns.RcodeNameError, "www.corp.example. 60 CNAME a.corp.example.\na.corp.example. 60 "+
+				"CNAME registry.k8s.io.", soa),
+			answer: []string{"WWW.corp.example. 60 CNAME a.corp.example.", "a.corp.example. 60 CNAME registry.k8s.io.",
+				ours},
 		},
 		{
 			what: "a chain into our names without data", qtype: dns.TypeMX,
@@ -115,9 +124,11 @@ func TestBailiwick(t *testing.T) {
 			answer: []string{"WWW.corp.example. 60 CNAME git.bank.example.", "git.bank.example. 15 A 10.9.9.9"},
 		},
 		{
-			what:   "a chain into the own zone, where it is not",
-			resp:   said(t, 0, "www.corp.example. 60 CNAME nobody.casemate.internal.\nnobody.casemate.internal. 60 A 203.0.113.66"),
-			answer: []string{"WWW.corp.example. 60 CNAME nobody.casemate.internal."}, rcode: dns.RcodeNameError, soa: "casemate.internal. 15", miss: "nobody.casemate.internal.",
+			what: "a chain into the own zone, where it is not",
+			resp: said(t, 0, "www.corp.example. 60 CNAME nobody.casemate.internal.\nnobody.casemate.internal. 60 A "+
+				"203.0.113.66"),
+			answer: []string{"WWW.corp.example. 60 CNAME nobody.casemate.internal."}, rcode: dns.RcodeNameError,
+			soa: "casemate.internal. 15", miss: "nobody.casemate.internal.",
 		},
 		{
 			what:   "a chain to localhost",
@@ -127,11 +138,13 @@ func TestBailiwick(t *testing.T) {
 		{
 			what:   "a chain to a special name",
 			resp:   said(t, 0, "www.corp.example. 60 CNAME x.invalid.\nx.invalid. 60 A 203.0.113.66"),
-			answer: []string{"WWW.corp.example. 60 CNAME x.invalid."}, rcode: dns.RcodeNameError, soa: "invalid. 15", miss: "x.invalid.",
+			answer: []string{"WWW.corp.example. 60 CNAME x.invalid."}, rcode: dns.RcodeNameError, soa: "invalid. 15",
+			miss: "x.invalid.",
 		},
 		{
 			what: "a chain to a service of our names", qtype: dns.TypeSRV,
-			resp:   said(t, 0, "www.corp.example. 60 CNAME _http._tcp.registry.k8s.io.\n_http._tcp.registry.k8s.io. 60 SRV 1 1 1 evil.example."),
+			resp: said(t, 0, "www.corp.example. 60 CNAME _http._tcp.registry.k8s.io.\n_http._tcp.registry.k8s.io. "+
+				"60 SRV 1 1 1 evil.example."),
 			answer: []string{"WWW.corp.example. 60 CNAME _http._tcp.registry.k8s.io."}, soa: "registry.k8s.io. 15",
 		},
 		{
@@ -140,9 +153,10 @@ func TestBailiwick(t *testing.T) {
 			answer: []string{"WWW.corp.example. 60 CNAME db.other.example."}, next: "db.other.example. other.example.",
 		},
 		{
-			what:   "a chain through us and back",
-			resp:   said(t, 0, "www.corp.example. 60 CNAME back.bank.example."),
-			answer: []string{"WWW.corp.example. 60 CNAME back.bank.example.", "back.bank.example. 15 CNAME www.corp.example."}, next: "www.corp.example. corp.example.",
+			what: "a chain through us and back",
+			resp: said(t, 0, "www.corp.example. 60 CNAME back.bank.example."),
+			answer: []string{"WWW.corp.example. 60 CNAME back.bank.example.",
+				"back.bank.example. 15 CNAME www.corp.example."}, next: "www.corp.example. corp.example.",
 		},
 		{
 			what:   "a chain that is not finished",
@@ -157,10 +171,12 @@ func TestBailiwick(t *testing.T) {
 		{
 			what:   "a chain to what does not exist",
 			resp:   said(t, dns.RcodeNameError, "www.corp.example. 60 CNAME a.corp.example.", soa),
-			answer: []string{"WWW.corp.example. 60 CNAME a.corp.example."}, rcode: dns.RcodeNameError, soa: "corp.example. 15", miss: "www.corp.example.",
+			answer: []string{"WWW.corp.example. 60 CNAME a.corp.example."}, rcode: dns.RcodeNameError,
+			soa: "corp.example. 15", miss: "www.corp.example.",
 		},
 		{
-			what: "a loop", resp: said(t, 0, "www.corp.example. 60 CNAME a.corp.example.\na.corp.example. 60 CNAME www.corp.example."),
+			what: "a loop", resp: said(t, 0, "www.corp.example. 60 CNAME a.corp.example.\na.corp.example. 60 CNAME "+
+				"www.corp.example."),
 			rcode: dns.RcodeServerFailure,
 		},
 		{
@@ -168,8 +184,9 @@ func TestBailiwick(t *testing.T) {
 			rcode: dns.RcodeServerFailure,
 		},
 		{
-			what:   "two CNAMEs of a name",
-			resp:   said(t, 0, "www.corp.example. 60 CNAME a.corp.example.\nwww.corp.example. 60 CNAME evil.example.\na.corp.example. 60 A 192.0.2.1\nevil.example. 60 A 203.0.113.66"),
+			what: "two CNAMEs of a name",
+			resp: said(t, 0, "www.corp.example. 60 CNAME a.corp.example.\nwww.corp.example. 60 CNAME "+
+				"evil.example.\na.corp.example. 60 A 192.0.2.1\nevil.example. 60 A 203.0.113.66"),
 			answer: []string{"WWW.corp.example. 60 CNAME a.corp.example.", "a.corp.example. 60 A 192.0.2.1"},
 		},
 		{
@@ -179,12 +196,15 @@ func TestBailiwick(t *testing.T) {
 		},
 		{
 			what: "a DNAME", asked: "x.Y.old.corp.example.",
-			resp:   said(t, 0, "old.corp.example. 60 DNAME new.corp.example.\nx.y.new.corp.example. 60 A 192.0.2.1\nz.old.corp.example. 60 A 203.0.113.66"),
-			answer: []string{"x.Y.old.corp.example. 60 CNAME x.Y.new.corp.example.", "x.Y.new.corp.example. 60 A 192.0.2.1"},
+			resp: said(t, 0, "old.corp.example. 60 DNAME new.corp.example.\nx.y.new.corp.example. 60 A "+
+				"192.0.2.1\nz.old.corp.example. 60 A 203.0.113.66"),
+			answer: []string{"x.Y.old.corp.example. 60 CNAME x.Y.new.corp.example.",
+				"x.Y.new.corp.example. 60 A 192.0.2.1"},
 		},
 		{
 			what: "a DNAME with its CNAME", asked: "x.old.corp.example.",
-			resp:   said(t, 0, "old.corp.example. 60 DNAME new.corp.example.\nx.old.corp.example. 0 CNAME x.new.corp.example.\nx.new.corp.example. 60 A 192.0.2.1"),
+			resp: said(t, 0, "old.corp.example. 60 DNAME new.corp.example.\nx.old.corp.example. 0 CNAME "+
+				"x.new.corp.example.\nx.new.corp.example. 60 A 192.0.2.1"),
 			answer: []string{"x.old.corp.example. 0 CNAME x.new.corp.example.", "x.new.corp.example. 60 A 192.0.2.1"},
 		},
 		{
@@ -198,7 +218,8 @@ func TestBailiwick(t *testing.T) {
 		},
 		{
 			what: "two DNAMEs, the closer one counts", asked: "x.a.old.corp.example.",
-			resp:   said(t, 0, "old.corp.example. 60 DNAME far.example.\na.old.corp.example. 60 DNAME near.example.\nx.near.example. 60 A 192.0.2.1"),
+			resp: said(t, 0, "old.corp.example. 60 DNAME far.example.\na.old.corp.example. 60 DNAME "+
+				"near.example.\nx.near.example. 60 A 192.0.2.1"),
 			answer: []string{"x.a.old.corp.example. 60 CNAME x.near.example.", "x.near.example. 60 A 192.0.2.1"},
 		},
 		{
@@ -206,11 +227,13 @@ func TestBailiwick(t *testing.T) {
 			answer: []string{"registry. 60 CNAME registry.k8s.io.", ours},
 		},
 		{
-			what: "a DNAME that grows", asked: "x.old.corp.example.", resp: said(t, 0, "old.corp.example. 60 DNAME a.old.corp.example."),
+			what: "a DNAME that grows", asked: "x.old.corp.example.",
+			resp:  said(t, 0, "old.corp.example. 60 DNAME a.old.corp.example."),
 			rcode: dns.RcodeServerFailure,
 		},
 		{
-			what: "a DNAME that makes too long a name", asked: strings.Repeat(strings.Repeat("b", 63)+".", 2) + "old.corp.example.",
+			what: "a DNAME that makes too long a name", asked: strings.Repeat(strings.Repeat("b", 63)+".", 2) +
+				"old.corp.example.",
 			resp: said(t, 0, "old.corp.example. 60 DNAME "+long), err: errLongName,
 		},
 		{
@@ -220,43 +243,55 @@ func TestBailiwick(t *testing.T) {
 			what: "no data, and no word of why", resp: said(t, 0),
 		},
 		{
-			what: "not there", resp: said(t, dns.RcodeNameError, "", soa), rcode: dns.RcodeNameError, soa: "corp.example. 15", miss: "www.corp.example.",
+			what: "not there", resp: said(t, dns.RcodeNameError, "", soa), rcode: dns.RcodeNameError,
+			soa: "corp.example. 15", miss: "www.corp.example.",
 		},
 		{
-			what: "not there, by the root", resp: said(t, dns.RcodeNameError, "", ". 5 SOA a. b. 1 2 3 4 86400"), rcode: dns.RcodeNameError, soa: ". 5", miss: "www.corp.example.",
+			what: "not there, by the root", resp: said(t, dns.RcodeNameError, "", ". 5 SOA a. b. 1 2 3 4 86400"),
+			rcode: dns.RcodeNameError, soa: ". 5", miss: "www.corp.example.",
 		},
 		{
-			what:  "not there, by a zone that has nothing to say of it",
-			resp:  said(t, dns.RcodeNameError, "", "evil.example. 60 SOA a. b. 1 2 3 4 5\nxcorp.example. 60 SOA a. b. 1 2 3 4 5\nx.www.corp.example. 60 SOA a. b. 1 2 3 4 5\ncorp.example. 60 NS evil.example."),
+			what: "not there, by a zone that has nothing to say of it",
+			resp: said(t, dns.RcodeNameError, "", "evil.example. 60 SOA a. b. 1 2 3 4 5\nxcorp.example. 60 SOA a. "+
+				"b. 1 2 3 4 5\nx.www.corp.example. 60 SOA a. b. 1 2 3 4 5\ncorp.example. 60 NS evil.example."),
 			rcode: dns.RcodeNameError, miss: "www.corp.example.",
 		},
 		{
-			what: "not there, and here it is", resp: said(t, dns.RcodeNameError, "www.corp.example. 60 A 192.0.2.1", soa), err: errContradict,
+			what: "not there, and here it is", resp: said(t, dns.RcodeNameError, "www.corp.example. 60 A 192.0.2.1",
+				soa), err: errContradict,
 		},
 		{
-			what: "a referral", resp: said(t, 0, "", "corp.example. 60 NS ns.corp.example.", "ns.corp.example. 60 A 192.0.2.1"), err: errReferral,
+			what: "a referral", resp: said(t, 0, "", "corp.example. 60 NS ns.corp.example.",
+				"ns.corp.example. 60 A 192.0.2.1"), err: errReferral,
 		},
 		{
 			what: "a referral upwards", resp: said(t, 0, "", ". 60 NS a.root-servers.net."), err: errReferral,
 		},
 		{
-			what: "TTLs", resp: said(t, 0, "www.corp.example. 604800 A 192.0.2.1\nwww.corp.example. 4294967295 A 192.0.2.2\nwww.corp.example. 0 A 192.0.2.3\nwww.corp.example. 2147483647 A 192.0.2.4"),
-			answer: []string{"WWW.corp.example. 3600 A 192.0.2.1", "WWW.corp.example. 0 A 192.0.2.2", "WWW.corp.example. 0 A 192.0.2.3", "WWW.corp.example. 3600 A 192.0.2.4"},
+			what: "TTLs", resp: said(t, 0, "www.corp.example. 604800 A 192.0.2.1\nwww.corp.example. 4294967295 A "+
+				"192.0.2.2\nwww.corp.example. 0 A 192.0.2.3\nwww.corp.example. 2147483647 A 192.0.2.4"),
+			answer: []string{"WWW.corp.example. 3600 A 192.0.2.1", "WWW.corp.example. 0 A 192.0.2.2",
+				"WWW.corp.example. 0 A 192.0.2.3", "WWW.corp.example. 3600 A 192.0.2.4"},
 		},
 		{
-			what: "a TTL of a CNAME", resp: said(t, 0, "www.corp.example. 604800 CNAME a.corp.example.\na.corp.example. 5 A 192.0.2.1"),
+			what: "a TTL of a CNAME", resp: said(t, 0,
+				"www.corp.example. 604800 CNAME a.corp.example.\na.corp.example. 5 A 192.0.2.1"),
 			answer: []string{"WWW.corp.example. 3600 CNAME a.corp.example.", "a.corp.example. 5 A 192.0.2.1"},
 		},
 		{
-			what: "a negative answer for a short time", resp: said(t, 0, "", "corp.example. 900 SOA a. b. 1 2 3 4 7"), soa: "corp.example. 7",
+			what: "a negative answer for a short time", resp: said(t, 0, "", "corp.example. 900 SOA a. b. 1 2 3 4 7"),
+			soa: "corp.example. 7",
 		},
 		{
 			what: "signatures that are asked for", qtype: dns.TypeRRSIG,
-			resp:   said(t, 0, "www.corp.example. 60 RRSIG A 8 3 60 20300101000000 20200101000000 1 corp.example. AAAA"),
+			resp: said(t, 0, "www.corp.example. 60 RRSIG A 8 3 60 20300101000000 20200101000000 1 corp.example. "+
+				"AAAA"),
 			answer: []string{"WWW.corp.example. 60 RRSIG A 8 3 60 20300101000000 20200101000000 1 corp.example. AAAA"},
 		},
 		{
-			what: "proofs of absence", resp: said(t, 0, "", soa+"\nwww.corp.example. 60 NSEC x.corp.example. TXT\ncorp.example. 60 RRSIG SOA 8 3 60 20300101000000 20200101000000 1 corp.example. AAAA"),
+			what: "proofs of absence", resp: said(t, 0, "",
+				soa+"\nwww.corp.example. 60 NSEC x.corp.example. TXT\ncorp.example. 60 RRSIG SOA 8 3 60 "+
+					"20300101000000 20200101000000 1 corp.example. AAAA"),
 			soa: "corp.example. 15",
 		},
 	} {
@@ -277,7 +312,8 @@ func TestBailiwick(t *testing.T) {
 				return
 			}
 			if got := short(r.answer); !slices.Equal(got, c.answer) || r.rcode != c.rcode || len(r.extra) != 0 {
-				t.Errorf("got %s\n%s\nand %v, want %s\n%s", dns.RcodeToString[r.rcode], strings.Join(got, "\n"), r.extra, dns.RcodeToString[c.rcode], strings.Join(c.answer, "\n"))
+				t.Errorf("got %s\n%s\nand %v, want %s\n%s", dns.RcodeToString[r.rcode], strings.Join(got, "\n"),
+					r.extra, dns.RcodeToString[c.rcode], strings.Join(c.answer, "\n"))
 			}
 			soa := ""
 			for _, rr := range r.ns {
@@ -311,16 +347,20 @@ func TestAChainOverSeveralResolvers(t *testing.T) {
 			return []*dns.Msg{m}
 		}
 	}
-	corp = newResolver(t, reply("www.corp.example. 60 CNAME db.other.example.", "loop.corp.example. 60 CNAME loop.other.example.", "mirror.corp.example. 60 CNAME m.other.example."))
-	other = newResolver(t, reply("db.other.example. 60 CNAME db2.other.example.", "db2.other.example. 60 A 192.0.2.1", "loop.other.example. 60 CNAME loop.corp.example.", "m.other.example. 60 CNAME registry.k8s.io."))
-	r := startOn(t, "127.0.0.1:0", forwardTo(forwardTo(threeNodes(), "corp.example", corp), "other.example", other), patient(nil, false))
+	corp = newResolver(t, reply("www.corp.example. 60 CNAME db.other.example.",
+		"loop.corp.example. 60 CNAME loop.other.example.", "mirror.corp.example. 60 CNAME m.other.example."))
+	other = newResolver(t, reply("db.other.example. 60 CNAME db2.other.example.", "db2.other.example. 60 A 192.0.2.1",
+		"loop.other.example. 60 CNAME loop.corp.example.", "m.other.example. 60 CNAME registry.k8s.io."))
+	r := startOn(t, "127.0.0.1:0", forwardTo(forwardTo(threeNodes(), "corp.example", corp), "other.example", other),
+		patient(nil, false))
 	for _, c := range []struct {
 		name  string
 		rcode int
 		want  string
 	}{
 		{"WWW.corp.example", dns.RcodeSuccess, "CNAME db.other.example., CNAME db2.other.example., A 192.0.2.1"},
-		{"Mirror.corp.example", dns.RcodeSuccess, "CNAME m.other.example., CNAME registry.k8s.io., A 10.0.0.11, A 10.0.0.12"},
+		{"Mirror.corp.example", dns.RcodeSuccess, "CNAME m.other.example., CNAME registry.k8s.io., A 10.0.0.11, A " +
+			"10.0.0.12"},
 		{"loop.corp.example", dns.RcodeServerFailure, ""},
 	} {
 		m := question(c.name, dns.TypeA)
@@ -332,7 +372,8 @@ func TestAChainOverSeveralResolvers(t *testing.T) {
 		if len(got) > 2 {
 			slices.Sort(got[2:]) // the nodes' order is the client's
 		}
-		if resp.Rcode != c.rcode || strings.Join(got, ", ") != c.want || resp.Authoritative || resp.AuthenticatedData || resp.Question[0] != m.Question[0] {
+		if resp.Rcode != c.rcode || strings.Join(got, ", ") != c.want || resp.Authoritative || resp.AuthenticatedData ||
+			resp.Question[0] != m.Question[0] {
 			t.Errorf("%s: want %s, got %v", c.name, c.want, resp)
 		}
 		if len(got) > 0 && resp.Answer[0].Header().Name != m.Question[0].Name {
@@ -347,7 +388,7 @@ func TestAChainOverSeveralResolvers(t *testing.T) {
 	}
 }
 
-// An answer that nobody can use is not passed on while another resolver may have a better one.
+// A useless answer is not passed on while another resolver may have a better one.
 func TestUselessAnswersAreNotTheLast(t *testing.T) {
 	for what, m := range map[string]*dns.Msg{
 		"a referral":      said(t, 0, "", "example. 60 NS ns.example."),
@@ -358,8 +399,10 @@ func TestUselessAnswersAreNotTheLast(t *testing.T) {
 			m.Id, m.Question = q.Id, q.Question
 			return []*dns.Msg{m}
 		})
-		r := startOn(t, "127.0.0.1:0", forwardTo(threeNodes(), ".", first, newResolver(t, good("192.0.2.2"))), patient(nil, false))
-		if got := values(r.ask(question("www.example", dns.TypeA)).Answer, dns.TypeA); !slices.Equal(got, []string{"192.0.2.2"}) {
+		r := startOn(t, "127.0.0.1:0", forwardTo(threeNodes(), ".", first, newResolver(t, good("192.0.2.2"))),
+			patient(nil, false))
+		if got := values(r.ask(question("www.example", dns.TypeA)).Answer, dns.TypeA); !slices.Equal(got,
+			[]string{"192.0.2.2"}) {
 			t.Errorf("%s: got %v", what, got)
 		}
 		r = startOn(t, "127.0.0.1:0", forwardTo(threeNodes(), ".", first), patient(nil, false))

@@ -6,16 +6,17 @@ import (
 	"github.com/miekg/dns"
 )
 
-// maxChain bounds a chain of CNAMEs, the name asked for included, whoever said them; a loop is a chain that is too
-// long. Unbound takes 12 names, BIND 17.
+// maxChain bounds a chain of CNAMEs, including the requested name, whatever their source; a loop counts as a chain that
+// is too long. Unbound accepts 12 names, BIND 17.
 const maxChain = 16
 
-// result is what the table knows about a question. When forward is true the last name of the chain, next, is for the
-// resolvers of zone.
+// result is the answer of the table to a question. If forward is true, the resolvers of zone must be asked for next,
+// the last name of the chain.
 type result struct {
 	rcode             int
 	answer, ns, extra []dns.RR
-	miss              string // the name that a client asked for and did not get; whether it is one, Table.wanted says
+	// the name that a client asked for and did not get; Table.wanted decides whether it is a miss
+	miss string
 
 	forward bool
 	zone    string
@@ -23,8 +24,8 @@ type result struct {
 	steps   int // names of the chain so far
 }
 
-// resolve answers a question of class IN from the table. qname comes as the client spelt it; owners are given back in
-// that case, so that the case which resolvers scramble against forged answers stays (draft-vixie-dnsext-dns0x20).
+// resolve answers a question of class IN from the table. qname is spelt as the client spelt it, and so are the owners
+// in the answer: resolvers randomize the case against forged answers (draft-vixie-dnsext-dns0x20).
 func (t *Table) resolve(qname string, qtype uint16, client netip.Addr) result {
 	var r result
 	t.follow(&r, qname, qtype, client)
@@ -67,7 +68,7 @@ func (t *Table) follow(r *result, qname string, qtype uint16, client netip.Addr)
 		t.additional(r, r.answer[n:], client)
 		return
 	}
-	// A chain that does not end has no right answer (and no miss: the operator's own records are at fault).
+	// An endless chain has no right answer (and is no miss: the operator's own records are wrong).
 	*r = result{rcode: dns.RcodeServerFailure}
 }
 
@@ -75,14 +76,14 @@ func (t *Table) follow(r *result, qname string, qtype uint16, client netip.Addr)
 func packName(buf []byte, name string) []byte {
 	n, err := dns.PackDomainName(name, buf, 0, nil, false)
 	if err != nil {
-		// No message that was read has such a name, and no record that was checked.
+		// No message that was unpacked has such a name, and no record that was validated.
 		return append(buf[:0], 0)
 	}
 	return buf[:n]
 }
 
-// find returns what name holds, by itself or through a wildcard, which counts only directly below the closest name
-// that exists (RFC 4592 §2.2.1).
+// find returns the entry of name, its own or that of a wildcard, which applies only directly below the closest encloser
+// (RFC 4592 §2.2.1).
 func (t *Table) find(name []byte) entry {
 	h := t.names.get(name)
 	if h.has(isHere) {
@@ -95,7 +96,7 @@ func (t *Table) find(name []byte) entry {
 	return t.wild(name[at:], up)
 }
 
-// wild returns what the wildcard of a name holds, which itself holds h.
+// wild returns the entry of the wildcard below a name whose entry is h.
 func (t *Table) wild(name []byte, h entry) entry {
 	if !h.has(isWild) {
 		return nil
@@ -104,9 +105,9 @@ func (t *Table) wild(name []byte, h entry) entry {
 	return t.names.get(append(append(buf[:0], wildcard...), name...))
 }
 
-// closest finds where in name its closest end that exists begins, which may be the root, and what that holds; and where
-// the closest of our zones begins that name is in, -1 if there is none. It comes from the root, so that a name far from
-// all of ours costs little.
+// closest returns the offset in name of its closest encloser, which may be the root, and that name's entry; and the
+// offset of our closest zone that contains name, -1 if there is none. It searches from the root, so that a name far
+// from all of ours costs little.
 func (t *Table) closest(name []byte) (at int, h entry, zone int) {
 	var begins [128]uint8
 	n := 0
@@ -132,7 +133,7 @@ func (t *Table) closest(name []byte) (at int, h entry, zone int) {
 	return at, h, zone
 }
 
-// absent answers for a name that we do not hold: forwarded, there without data, or denied at once.
+// absent answers for a name that is not in the table: forwarded, NODATA, or denied at once.
 func (t *Table) absent(r *result, qname, name string, wire []byte, qtype uint16) {
 	if t.ourService(name, wire) {
 		r.ns = append(r.ns, t.soaFor(qname, wire))
@@ -140,7 +141,7 @@ func (t *Table) absent(r *result, qname, name string, wire []byte, qtype uint16)
 	}
 	if zone, ok := t.forwards(name); ok {
 		if qtype == dns.TypeANY {
-			// The one question whose only purpose left is amplification is not carried on (RFC 8482).
+			// ANY, which is used mostly for amplification, is not forwarded (RFC 8482).
 			r.answer = append(r.answer, t.minimal(qname))
 			return
 		}
@@ -149,8 +150,8 @@ func (t *Table) absent(r *result, qname, name string, wire []byte, qtype uint16)
 	}
 	r.ns = append(r.ns, t.soaFor(qname, wire))
 	if t.names.get(wire).exists() {
-		// registry.k8s.io exists, so k8s.io does: denying it would deny everything below it (RFC 8020). It is still a
-		// name that was asked for in vain, unless it is a joint of our own zone.
+		// registry.k8s.io exists, so k8s.io does: denying it would deny everything below it (RFC 8020). Yet it is a
+		// name that a client did not get, unless it is an empty non-terminal of our own zone.
 		if !within(name, t.domain) {
 			r.miss = name
 		}
@@ -160,8 +161,8 @@ func (t *Table) absent(r *result, qname, name string, wire []byte, qtype uint16)
 	r.miss = name
 }
 
-// soaFor returns the SOA for the authority section of a negative answer: of the closest of our zones, else of the
-// root, as which we act for everything that does not exist in here.
+// soaFor returns the SOA for the authority section of a negative answer: that of our closest zone, or else of the root,
+// which we act for where a name does not exist here.
 func (t *Table) soaFor(qname string, name []byte) dns.RR {
 	_, _, zone := t.closest(name)
 	switch {
@@ -178,7 +179,7 @@ func (t *Table) minimal(qname string) dns.RR {
 	return &dns.HINFO{Hdr: t.header(qname, dns.TypeHINFO), Cpu: "RFC8482"}
 }
 
-// additional adds the addresses of name servers and services that we hold ourselves.
+// additional adds the addresses of name servers and services that are in the table.
 func (t *Table) additional(r *result, rrs []dns.RR, client netip.Addr) {
 	for _, rr := range rrs {
 		var target string
@@ -226,7 +227,7 @@ func (s set) unpack(owner string) (rrs []dns.RR) {
 	if s.n == 0 {
 		return nil
 	}
-	// What the owners point to: any name does.
+	// The owner that all records point to: any name will do.
 	msg := append(make([]byte, headerLen+1, headerLen+1+len(s.rrs)), s.rrs...)
 	for off := headerLen + 1; off < len(msg); {
 		rr, next, err := dns.UnpackRR(msg, off)

@@ -18,16 +18,16 @@ import (
 type Config struct {
 	// Log gets one line per change of state; nil discards.
 	Log *slog.Logger
-	// Miss is told of each name that a client asked for and did not get: denied by us or by a resolver, or not got from
-	// any. Names that cannot be missing are left out: special ones (localhost), those of a search list, and questions
-	// about services and zones of names that are here. name is in lower case without the trailing dot and may be
+	// Miss is called for each name that a client asked for and did not get: denied by us or by a resolver, or
+	// unanswered. Names that cannot be missing are omitted: special ones (localhost), those of a search list, and
+	// questions about services and zones of existing names. name is in lower case without the trailing dot and may be
 	// anything that fits a packet (odd bytes as \DDD, at most 1000 bytes); qtype is such as "AAAA". It is called from
-	// one goroutine per Serve call, off the packet path, through a queue of 1024: while it is busy, more misses than
-	// that are lost and counted, but for the first 16 of a client, for which another queue has 256 places. Those of
+	// one goroutine per Serve call, off the packet path, through a queue of 1024. While it is busy, more misses than
+	// that are lost and counted, except for the first 16 of a client, for which another queue has 256 places. Misses of
 	// addresses that are probably forged are lost, too. It must not block for ever: Serve waits for it.
 	Miss func(client netip.Addr, name, qtype string)
-	// Noise is told of the names that Miss is not told of, as Miss is. They take at most half of the queue. nil: they
-	// are not told.
+	// Noise is called, like Miss, for the names that Miss omits. They take at most half of the queue. nil: they are
+	// dropped.
 	Noise func(client netip.Addr, name, qtype string)
 }
 
@@ -40,16 +40,16 @@ type Server struct {
 	misses  chan missed
 	forward *forwarder
 
-	fewMisses  chan missed        // of clients that have missed little, while misses is full
+	fewMisses  chan missed        // of clients with few misses, while misses is full
 	missCounts [512]atomic.Uint32 // by clients
-	missSalt   uint64             // decides who shares a count: nobody can choose to share another's
+	missSalt   uint64             // randomizes which clients share a count: no client can choose to share another's
 
 	stats   counters
 	conns   *conns
 	limit   *limiter
-	pressed atomic.Pointer[guard] // of the socket on which answers waited lately; nil if none did
+	pressed atomic.Pointer[guard] // of the socket on which answers waited recently; nil: none did
 
-	applying sync.Mutex // guards what follows
+	applying sync.Mutex // guards the fields below
 	applied  content
 	coming   *content // what an Update with More began; nil between changes
 }
@@ -61,7 +61,7 @@ type missed struct {
 	noise  bool
 }
 
-// New returns a server without a table. Until Apply it answers SERVFAIL.
+// New returns a server without a table. It answers SERVFAIL until the first Apply.
 func New(cfg Config) *Server {
 	s := &Server{
 		log: cfg.Log, missFn: cfg.Miss, noiseFn: cfg.Noise, misses: make(chan missed, 1024),
@@ -75,34 +75,34 @@ func New(cfg Config) *Server {
 	return s
 }
 
-// reports says whether anybody is told of misses.
+// reports returns whether misses are reported.
 func (s *Server) reports() bool { return s.missFn != nil || s.noiseFn != nil }
 
-// tells says whether a question without an answer is reported, and whether it is noise: it tells of nothing that is
+// classify returns whether a question without an answer is reported, and whether it is noise: it indicates nothing
 // missing.
-func (s *Server) tells(t *Table, name []byte, qtype uint16) (noise, ok bool) {
+func (s *Server) classify(t *Table, name []byte, qtype uint16) (noise, ok bool) {
 	if t.wanted(name, qtype) {
 		return false, s.missFn != nil
 	}
 	return true, s.noiseFn != nil && len(s.misses) < cap(s.misses)/2
 }
 
-// miss queues a miss without waiting.
+// miss queues a miss without blocking.
 func (s *Server) miss(t *Table, client netip.Addr, name string, qtype uint16) {
 	if !s.reports() {
 		return
 	}
 	var buf [256]byte
-	if noise, ok := s.tells(t, packName(buf[:], name), qtype); ok {
+	if noise, ok := s.classify(t, packName(buf[:], name), qtype); ok {
 		s.queueMiss(missed{client, name, qtype, noise})
 	}
 }
 
-// fewMisses is how many misses of a client find a place in a queue of their own while another client fills the queue.
+// fewMisses is how many misses of a client fit the second queue while another client fills the first.
 const fewMisses = 16
 
-// missCount counts what a client (with those that share its place, and for IPv6 its /64) has missed since the queue was
-// emptied.
+// missCount returns the count of the misses of a client since the queue was emptied. Clients that hash alike share it;
+// IPv6 clients are counted by /64.
 func (s *Server) missCount(client netip.Addr) *atomic.Uint32 {
 	client = client.Unmap()
 	raw := client.As16()
@@ -113,9 +113,9 @@ func (s *Server) missCount(client netip.Addr) *atomic.Uint32 {
 	return &s.missCounts[bits*s.missSalt>>55]
 }
 
-// queueMiss queues a miss without waiting.
+// queueMiss queues a miss without blocking.
 func (s *Server) queueMiss(m missed) {
-	doubtful := false // what nobody asked for would hide what somebody did
+	doubtful := false // misses of forged clients would hide real ones
 	if g := s.pressed.Load(); g != nil {
 		doubtful = g.doubts(m.client)
 	}
@@ -144,8 +144,7 @@ func (s *Server) queueMiss(m missed) {
 	}
 }
 
-// missPacked queues the question of an answer as a miss. Unpacking the name is the one thing for which a fast answer
-// allocates.
+// missPacked queues the question of an answer as a miss. Unpacking the name is the only allocation of a fast answer.
 func (s *Server) missPacked(t *Table, answer []byte, client netip.Addr) {
 	if !s.reports() {
 		return
@@ -156,7 +155,7 @@ func (s *Server) missPacked(t *Table, answer []byte, client netip.Addr) {
 		return // it was read before
 	}
 	qtype := binary.BigEndian.Uint16(answer[headerLen+len(key):])
-	noise, ok := s.tells(t, key, qtype)
+	noise, ok := s.classify(t, key, qtype)
 	if !ok {
 		return
 	}
@@ -171,10 +170,10 @@ func (s *Server) missPacked(t *Table, answer []byte, client netip.Addr) {
 }
 
 // missPause is how long the reporter leaves misses in the queue after it has emptied it. Waking it up for each would
-// cost more than answering; so a flood of misses costs what the queue holds ten times a second.
+// cost more than answering; so a flood of misses costs ten full queues a second.
 const missPause = 100 * time.Millisecond
 
-// reportMisses hands misses on until ctx is done, and then those that were queued before.
+// reportMisses passes misses on until ctx is done, and then those that were queued before.
 func (s *Server) reportMisses(ctx context.Context) {
 	report := func(m missed) {
 		tell := s.missFn
@@ -190,7 +189,7 @@ func (s *Server) reportMisses(ctx context.Context) {
 			select {
 			case m := <-queue:
 				report(m)
-			default: // another Serve's reporter has it
+			default: // the reporter of another Serve call took it
 				return
 			}
 		}

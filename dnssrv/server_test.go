@@ -16,6 +16,8 @@ import (
 
 	"github.com/miekg/dns"
 	"go.uber.org/goleak"
+
+	"casemate/dnssrv/dnstest"
 )
 
 func TestMain(m *testing.M) {
@@ -179,7 +181,7 @@ func soaOf(t testing.TB, m *dns.Msg) string {
 // sockets binds UDP and TCP to one free port.
 func sockets(t testing.TB, listen string) (*net.UDPConn, net.Listener) {
 	t.Helper()
-	conns, ln, err := Listen(listen, 1)
+	conns, ln, err := dnstest.Listen(listen, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -204,7 +206,7 @@ func floodServer(how string) error {
 	}
 	s := New(Config{})
 	s.SetTable(t)
-	conns, ln, err := Listen(addr, 1)
+	conns, ln, err := dnstest.Listen(addr, 1)
 	if err != nil {
 		return err
 	}

@@ -13,7 +13,7 @@ import (
 	"github.com/miekg/dns"
 )
 
-// Limits on what an Update may hold. They bound the size of answers and of the table, not what a real site needs.
+// Limits of an Update. They bound the size of answers and of the table, and are larger than a real site needs.
 const (
 	DefaultTTL   = 15 * time.Second
 	maxTTL       = time.Hour
@@ -32,7 +32,7 @@ type Node struct {
 	Name string
 	// Addrs are the node's addresses, v4 and v6, without zones.
 	Addrs []netip.Addr
-	// Healthy nodes are those that clients are sent to.
+	// Healthy nodes are returned to clients.
 	Healthy bool
 }
 
@@ -49,28 +49,29 @@ type Record struct {
 	TTL time.Duration
 }
 
-// Forward names the resolvers of one zone.
+// Forward lists the resolvers of one zone.
 type Forward struct {
-	// Zone is "." for all the rest.
+	// Zone is "." for all other names.
 	Zone string
-	// Resolvers are tried in this order, those that lately failed last. At most 8.
+	// Resolvers are tried in this order, those that failed recently last. At most 8.
 	Resolvers []netip.AddrPort
 }
 
-// ValidateRecord says whether rec can stand in a table, and if not, the rule and what it got.
+// ValidateRecord returns an error if rec cannot be in a table: the rule that it violates and the value.
 func ValidateRecord(rec Record) error {
 	_, _, err := rec.pack(1)
 	return err
 }
 
-// pack returns the record's canonical owner name and its RRset. ttl is the settings'.
+// pack returns the record's canonical owner name and its RRset. ttl is the one of the settings.
 func (rec Record) pack(ttl uint32) (owner string, rrs set, err error) {
 	owner, err = canonical(rec.Name, true)
 	if err != nil {
 		return "", set{}, fmt.Errorf("dns record: name %w", err)
 	}
 	fail := func(format string, args ...any) (string, set, error) {
-		return "", set{}, fmt.Errorf("dns record %s %s: %w", trimDot(owner), strings.ToUpper(rec.Type), fmt.Errorf(format, args...))
+		return "", set{}, fmt.Errorf("dns record %s %s: %w", trimDot(owner), strings.ToUpper(rec.Type),
+			fmt.Errorf(format, args...))
 	}
 	if rec.TTL == 0 {
 		rrs.flags = setTTL
@@ -136,7 +137,8 @@ func (rec Record) pack(ttl uint32) (owner string, rrs set, err error) {
 			}
 			rrs.add(ttl, append(rdata, wireOf(target)...))
 		default:
-			return "", set{}, fmt.Errorf("dns record %s: type must be A, AAAA, CNAME, TXT or SRV, got %q", trimDot(owner), rec.Type)
+			return "", set{}, fmt.Errorf("dns record %s: type must be A, AAAA, CNAME, TXT or SRV, got %q",
+				trimDot(owner), rec.Type)
 		}
 	}
 	return owner, rrs, nil
@@ -154,7 +156,7 @@ func texts(v string) (rdata []byte) {
 }
 
 // canonical returns name in lower case with a trailing dot. Labels are letters, digits, hyphens and underscores:
-// internationalised names are given in their ASCII form, and nothing needs escaping from here on.
+// internationalised names are given in their ASCII form, and nothing needs escaping afterwards.
 func canonical(name string, wildcard bool) (string, error) {
 	s := strings.ToLower(strings.TrimSuffix(name, "."))
 	if s == "" {
@@ -177,14 +179,15 @@ func canonical(name string, wildcard bool) (string, error) {
 		for i := range len(l) {
 			c := l[i]
 			if !(c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '_' || c == '-' && i > 0 && i < len(l)-1) {
-				return "", fmt.Errorf("must be made of letters, digits, hyphens and underscores (a wildcard as the first label of a record), got %q", clip(name))
+				return "", fmt.Errorf("must be made of letters, digits, hyphens and underscores (a wildcard as the "+
+					"first label of a record), got %q", clip(name))
 			}
 		}
 	}
 	return s + ".", nil
 }
 
-// hostname is canonical for names that hosts bear: an address is not one.
+// hostname is canonical for names of hosts: an address is not one.
 func hostname(name string) (string, error) {
 	if _, err := netip.ParseAddr(strings.TrimSuffix(name, ".")); err == nil {
 		return "", fmt.Errorf("must be a name, not an address, got %q", name)
@@ -199,7 +202,7 @@ func trimDot(name string) string {
 	return strings.TrimSuffix(name, ".")
 }
 
-// clip keeps an error short, whatever was given.
+// clip shortens a value for an error.
 func clip(s string) string {
 	if len(s) > 80 {
 		return s[:80] + "…"
@@ -225,12 +228,14 @@ func forwardZone(f Forward) (string, []netip.AddrPort, error) {
 		}
 	}
 	if len(f.Resolvers) == 0 || len(f.Resolvers) > maxResolvers {
-		return "", nil, fmt.Errorf("dns.forward: zone %s must have between 1 and %d resolvers, got %d", zone, maxResolvers, len(f.Resolvers))
+		return "", nil, fmt.Errorf("dns.forward: zone %s must have between 1 and %d resolvers, got %d", zone,
+			maxResolvers, len(f.Resolvers))
 	}
 	var rs []netip.AddrPort
 	for _, r := range f.Resolvers {
 		if !r.IsValid() || r.Port() == 0 || r.Addr().IsUnspecified() || r.Addr().IsMulticast() {
-			return "", nil, fmt.Errorf("dns.forward: resolver of zone %s must be a unicast address and a port, got %q", zone, r)
+			return "", nil, fmt.Errorf("dns.forward: resolver of zone %s must be a unicast address and a port, got %q",
+				zone, r)
 		}
 		if r = netip.AddrPortFrom(r.Addr().Unmap(), r.Port()); !slices.Contains(rs, r) {
 			rs = append(rs, r)

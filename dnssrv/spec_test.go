@@ -23,7 +23,8 @@ func (s Spec) update() Update {
 	u := Update{
 		Reset: true,
 		Base: &Base{
-			Domain: s.Domain, Node: s.Node, TTL: s.TTL, Forward: s.Forward, ResponseRate: s.ResponseRate, Allow: s.Allow,
+			Domain: s.Domain, Node: s.Node, TTL: s.TTL, Forward: s.Forward, ResponseRate: s.ResponseRate,
+			Allow: s.Allow,
 		},
 		Nodes: s.Nodes, Origins: s.Origins, Records: map[string][]Record{},
 	}
@@ -47,6 +48,6 @@ func (t *Table) Conflicts() []string { return t.conflicts }
 func (s *Server) SetTable(t *Table) {
 	s.table.Store(t)
 	if t != nil {
-		s.forward.keep(t)
+		s.forward.retain(t)
 	}
 }

@@ -7,12 +7,12 @@ import (
 	"github.com/miekg/dns"
 )
 
-// A special zone has names that mean the same in every network, or that nobody outside this one can know. Asking a
-// resolver for them is of no use, tells it what this network does, and lets it answer what only we may
+// A special zone has names that mean the same in every network, or that only this network can know. Asking a resolver
+// for them is useless, reveals what this network does, and lets the resolver answer what only we may
 // (https://www.iana.org/assignments/special-use-domain-names).
 type special struct {
 	zone string
-	// forward says when a resolver is asked all the same.
+	// forward says when a resolver is asked nevertheless.
 	forward forwarding
 }
 
@@ -24,10 +24,10 @@ const (
 	byCover                   // a resolver of this zone or of one above it, "." included
 )
 
-// specials are, with two exceptions, the zones that Unbound and BIND serve by default. The first exception: private
-// ranges go to the resolver of "." if there is one, as in BIND with "forward only". That resolver is the site's own,
-// and Kerberos and SSH fail where addresses have no names. The second is .local (RFC 6762, 22.1), which is not here:
-// too many Active Directory domains end in it.
+// specials are the zones that Unbound and BIND serve by default, with two exceptions. First, private ranges are
+// forwarded to the resolver of "." if there is one, as in BIND with "forward only": that resolver belongs to the site,
+// and Kerberos and SSH fail where addresses have no names. Second, .local (RFC 6762, 22.1) is absent: too many Active
+// Directory domains end in it.
 var specials = append([]special{
 	{"localhost.", never},               // RFC 6761, 6.3
 	{"127.in-addr.arpa.", never},        // loopback, RFC 6303, 4.2
@@ -56,7 +56,7 @@ var specials = append([]special{
 	{"b.e.f.ip6.arpa.", byCover},
 }, numbered()...)
 
-// numbered are the special zones that are a run of labels.
+// numbered returns the special zones that are a range of labels.
 func numbered() (out []special) {
 	for i := 16; i < 32; i++ {
 		out = append(out, special{netip.AddrFrom4([4]byte{172, byte(i)}).String(), byCover}) // RFC 6303, 4.1
@@ -71,20 +71,21 @@ func numbered() (out []special) {
 	return out
 }
 
-// reverseZone is the zone of an IPv6 address's first nibbles.
+// reverseZone returns the zone of the first nibbles of an IPv6 address.
 func reverseZone(addr string, nibbles int) string {
 	rev, err := dns.ReverseAddr(addr)
 	if err != nil {
-		panic(err) // only constants are asked for
+		panic(err) // callers pass constants only
 	}
 	return rev[2*(32-nibbles):]
 }
 
-// loopback says whether name is localhost or below it: such names mean the host that asks (RFC 6761, 6.3), whatever
-// anybody sets.
+// loopback reports whether name is localhost or below it: such names mean the client's own host (RFC 6761, 6.3),
+// whatever is configured.
 func loopback(name string) bool { return within(name, "localhost.") }
 
-// addSpecials makes the special zones that no resolver answers for. It comes after everything that an operator can set.
+// addSpecials adds the special zones that no resolver answers for. It must run after everything that an operator can
+// set.
 func (t *frame) addSpecials() {
 	for _, s := range specials {
 		if within(s.zone, t.domain) {
@@ -93,7 +94,7 @@ func (t *frame) addSpecials() {
 		if s.forward == never {
 			for zone := range t.forward {
 				if within(zone, s.zone) {
-					t.conflict("%s lies in the special zone %s: it is not forwarded", trimDot(zone), trimDot(s.zone))
+					t.conflict("%s is in the special zone %s: it is not forwarded", trimDot(zone), trimDot(s.zone))
 					delete(t.forward, zone)
 				}
 			}
@@ -125,14 +126,13 @@ func (t *frame) addSpecials() {
 	}
 }
 
-// inSpecial says whether the closest zone around name is a special one.
+// inSpecial reports whether the closest zone around name is a special one.
 func (t *Table) inSpecial(name []byte) bool {
 	_, _, zone := t.closest(name)
 	return zone >= 0 && t.names.get(name[zone:]).has(isSpecial)
 }
 
-// serviceHost cuts leading labels with an underscore off: the host that _http._tcp.host says something about (RFC
-// 8552).
+// serviceHost removes leading labels with an underscore: it returns the host that _http._tcp.host is about (RFC 8552).
 func serviceHost(name []byte) []byte {
 	for name[0] != 0 && name[1] == '_' {
 		name, _ = parentOf(name)
@@ -140,25 +140,25 @@ func serviceHost(name []byte) []byte {
 	return name
 }
 
-// ourService says whether name is about the services of a host that we stand for. It has no data then: what the host's
-// real owner would say sends clients elsewhere (apt follows _http._tcp.host). A zone below the host that has a resolver
-// of its own is that resolver's.
+// ourService reports whether name is about the services of a host that we answer for. Such a name has no data: the data
+// of the host's real owner would send clients elsewhere (apt follows _http._tcp.host). A zone below the host that has a
+// resolver belongs to that resolver.
 func (t *Table) ourService(name string, wire []byte) bool {
 	host := serviceHost(wire)
 	if len(host) == len(wire) || !t.names.get(host).has(isHost) {
 		return false
 	}
 	zone, forward := t.forwards(name)
-	return !(forward && len(wireOf(zone)) > len(host)) // both are ends of name
+	return !(forward && len(wireOf(zone)) > len(host)) // both are suffixes of name
 }
 
-// wanted says whether a question without an answer tells of something that is missing here.
+// wanted reports whether a question without an answer indicates that something is missing here.
 func (t *Table) wanted(name []byte, qtype uint16) bool {
 	switch qtype {
 	case dns.TypeA, dns.TypeAAAA, dns.TypeCNAME, dns.TypeTXT, dns.TypeSRV, dns.TypeMX, dns.TypeNAPTR:
 	default:
-		// All others are asked beside an address (HTTPS, SVCB, CAA, TLSA), by validators and tools that look for the
-		// zone (DS, DNSKEY, NS, SOA), or out of curiosity (PTR, ANY).
+		// Other types are requested beside an address (HTTPS, SVCB, CAA, TLSA), by validators and tools that look for
+		// the zone (DS, DNSKEY, NS, SOA), or out of curiosity (PTR, ANY).
 		return false
 	}
 	if t.inSpecial(name) {
@@ -171,8 +171,8 @@ func (t *Table) wanted(name []byte, qtype uint16) bool {
 	return !t.expanded(host)
 }
 
-// expanded says whether name is one that we hold with the suffix of a search list behind it: with ndots:5, clients ask
-// for registry.k8s.io.default.svc.cluster.local before registry.k8s.io.
+// expanded reports whether name is one of the table's names followed by the suffix of a search list: with ndots:5,
+// clients ask for registry.k8s.io.default.svc.cluster.local before registry.k8s.io.
 func (t *Table) expanded(name []byte) bool {
 	var head [256]byte
 	copy(head[:], name)
@@ -184,8 +184,8 @@ func (t *Table) expanded(name []byte) bool {
 			break // the name itself
 		}
 		head[i] = 0
-		// Most labels are no top-level domain of a name of ours, and the few that are asked for are at hand in the
-		// processor's cache, as whole names are not.
+		// Most labels are no top-level domain of our names, and the few frequent ones are in the processor's cache,
+		// unlike whole names.
 		if labels == 1 && string(head[:i+1]) == localhost ||
 			labels > 1 && t.names.get(head[last:i+1]).exists() && t.names.get(head[:i+1]).has(isHere) {
 			return true

@@ -11,30 +11,36 @@ import (
 	"github.com/miekg/dns"
 )
 
-// evil answers every question with an address: what it is asked is in the answer.
+// evil answers every question with an address: the answer shows that it was asked.
 func evil(q *dns.Msg, network string) []*dns.Msg { return good("203.0.113.66")(q, network) }
 
 func TestLocalhostIsAnsweredHere(t *testing.T) {
 	up := newResolver(t, evil)
-	for what, spec := range map[string]Spec{"no forwarding": threeNodes(), "forwarding": forwardTo(threeNodes(), ".", up)} {
+	for what, spec := range map[string]Spec{"no forwarding": threeNodes(),
+		"forwarding": forwardTo(threeNodes(), ".", up)} {
 		r := start(t, spec)
 		for _, network := range []string{"udp", "tcp"} {
 			for _, name := range []string{"localhost", "LocalHost", "api.localhost", "a.b.c.localhost"} {
 				resp := r.over(network, question(name, dns.TypeA))
-				if got := values(resp.Answer, dns.TypeA); !slices.Equal(got, []string{"127.0.0.1"}) || resp.Answer[0].Header().Name != dns.Fqdn(name) || !resp.Authoritative {
+				if got := values(resp.Answer, dns.TypeA); !slices.Equal(got, []string{"127.0.0.1"}) ||
+					resp.Answer[0].Header().Name != dns.Fqdn(name) || !resp.Authoritative {
 					t.Errorf("%s: %s: got %v", what, name, resp)
 				}
-				if got := values(r.over(network, question(name, dns.TypeAAAA)).Answer, dns.TypeAAAA); !slices.Equal(got, []string{"::1"}) {
+				if got := values(r.over(network, question(name, dns.TypeAAAA)).Answer, dns.TypeAAAA); !slices.Equal(got,
+					[]string{"::1"}) {
 					t.Errorf("%s: %s AAAA: got %v", what, name, got)
 				}
-				for _, qtype := range []uint16{dns.TypeMX, dns.TypeHTTPS, dns.TypeTXT, dns.TypeNS, dns.TypeDS, dns.TypeSRV, dns.TypeCAA} {
-					if resp := r.over(network, question(name, qtype)); soaOf(t, resp) == "" || resp.Rcode != dns.RcodeSuccess {
+				for _, qtype := range []uint16{dns.TypeMX, dns.TypeHTTPS, dns.TypeTXT, dns.TypeNS, dns.TypeDS,
+					dns.TypeSRV, dns.TypeCAA} {
+					if resp := r.over(network, question(name, qtype)); soaOf(t, resp) == "" ||
+						resp.Rcode != dns.RcodeSuccess {
 						t.Errorf("%s: %s %s: want NODATA, got %v", what, name, dns.Type(qtype), resp)
 					}
 				}
 			}
 			for _, rev := range []string{"1.0.0.127.in-addr.arpa.", mustReverse(t, "::1")} {
-				if got := values(r.over(network, question(rev, dns.TypePTR)).Answer, dns.TypePTR); !slices.Equal(got, []string{"localhost."}) {
+				if got := values(r.over(network, question(rev, dns.TypePTR)).Answer, dns.TypePTR); !slices.Equal(got,
+					[]string{"localhost."}) {
 					t.Errorf("%s: %s: got %v", what, rev, got)
 				}
 			}
@@ -65,7 +71,8 @@ func TestLocalhostCannotBeTaken(t *testing.T) {
 		t.Errorf("want 6 conflicts, got:\n%s", strings.Join(got, "\n"))
 	}
 	for _, name := range []string{"localhost", "x.localhost", "y.localhost", "x.dev.localhost"} {
-		if got := values(r.ask(question(name, dns.TypeA)).Answer, dns.TypeA); !slices.Equal(got, []string{"127.0.0.1"}) {
+		if got := values(r.ask(question(name, dns.TypeA)).Answer, dns.TypeA); !slices.Equal(got,
+			[]string{"127.0.0.1"}) {
 			t.Errorf("%s: got %v", name, got)
 		}
 	}
@@ -131,7 +138,8 @@ func TestSpecialZones(t *testing.T) {
 			}
 			s := New(Config{Log: testLogger(t), Miss: func(netip.Addr, string, string) {}})
 			tab := table(t, spec)
-			b, j := s.handle(tab, make([]byte, maxUDP), packet(t, question(c.name, c.qtype)), netip.MustParseAddr("127.0.0.1"), true)
+			b, j := s.handle(tab, make([]byte, maxUDP), packet(t, question(c.name, c.qtype)),
+				netip.MustParseAddr("127.0.0.1"), true)
 			if len(s.misses) != 0 {
 				t.Errorf("%s %s: is a miss", c.name, what)
 			}
@@ -162,8 +170,7 @@ func TestSpecialZones(t *testing.T) {
 	}
 }
 
-// A zone below a special one may have a resolver of its own; and what is ours in a special zone stays ours, misses
-// included.
+// A zone below a special one may have a resolver; and names of ours in a special zone stay ours, misses included.
 func TestInsideSpecialZones(t *testing.T) {
 	up := newResolver(t, good("192.0.2.1"))
 	spec := forwardTo(threeNodes(), "lab.test", up)
@@ -172,12 +179,14 @@ func TestInsideSpecialZones(t *testing.T) {
 	spec.Origins = append(spec.Origins, "registry.test")
 	spec.Records = []Record{{Name: "git.test", Type: "A", Values: []string{"192.0.2.7"}}}
 	r := start(t, spec)
-	for name, want := range map[string]string{"x.lab.test": "192.0.2.1", "lab.test": "192.0.2.1", "x.1.10.in-addr.arpa": "192.0.2.1", "git.test": "192.0.2.7", "n1.mirror.test": "10.0.0.11"} {
+	for name, want := range map[string]string{"x.lab.test": "192.0.2.1", "lab.test": "192.0.2.1",
+		"x.1.10.in-addr.arpa": "192.0.2.1", "git.test": "192.0.2.7", "n1.mirror.test": "10.0.0.11"} {
 		if got := values(r.ask(question(name, dns.TypeA)).Answer, dns.TypeA); !slices.Equal(got, []string{want}) {
 			t.Errorf("%s: want %s, got %v", name, want, got)
 		}
 	}
-	for name, soa := range map[string]string{"x.mirror.test": "mirror.test.", "x.registry.test": "registry.test.", "other.test": "test."} {
+	for name, soa := range map[string]string{"x.mirror.test": "mirror.test.", "x.registry.test": "registry.test.",
+		"other.test": "test."} {
 		if resp := r.ask(question(name, dns.TypeA)); resp.Rcode != dns.RcodeNameError || soaOf(t, resp) != soa {
 			t.Errorf("%s: got %v", name, resp)
 		}
@@ -187,25 +196,32 @@ func TestInsideSpecialZones(t *testing.T) {
 	}
 }
 
-// What _http._tcp.host and its like would say of a host that we stand for is no data, whoever is asked for the rest.
+// _http._tcp.host and the like have no data at a host that we answer for, whichever resolver has the rest.
 func TestServicesOfOurHosts(t *testing.T) {
 	up, own := newResolver(t, evil), newResolver(t, good("192.0.2.9"))
 	spec := threeNodes()
 	spec.Records = []Record{
-		{Name: "docker.io", Type: "A", Values: []string{"192.0.2.1"}}, // still a host that we stand for
+		{Name: "docker.io", Type: "A", Values: []string{"192.0.2.1"}}, // still a host that we answer for
 		{Name: "git.bank.example", Type: "A", Values: []string{"192.0.2.2"}},
 		{Name: "_https._tcp.dl.k8s.io", Type: "SRV", Values: []string{"0 5 443 dl.k8s.io"}},
 	}
 	names := []string{
-		"_http._tcp.registry.k8s.io", "_HTTPS._tcp.Registry.K8S.io", "_tcp.registry.k8s.io", "_443._tcp.registry.k8s.io", "_8443._https.registry.k8s.io",
-		"_dmarc.registry.k8s.io", "_acme-challenge.registry.k8s.io", "_a._b._c._d.registry.k8s.io", "_http._tcp.docker.io", "_http._tcp.casemate.internal",
-		"_oci._tcp.registry.casemate.internal", "_http._tcp.dl.k8s.io", "_tcp.dl.k8s.io", "_https._tcp.ns.casemate.internal",
+		"_http._tcp.registry.k8s.io", "_HTTPS._tcp.Registry.K8S.io", "_tcp.registry.k8s.io",
+		"_443._tcp.registry.k8s.io", "_8443._https.registry.k8s.io",
+		"_dmarc.registry.k8s.io", "_acme-challenge.registry.k8s.io", "_a._b._c._d.registry.k8s.io",
+		"_http._tcp.docker.io", "_http._tcp.casemate.internal",
+		"_oci._tcp.registry.casemate.internal", "_http._tcp.dl.k8s.io", "_tcp.dl.k8s.io",
+		"_https._tcp.ns.casemate.internal",
 	}
-	for what, spec := range map[string]Spec{"no forwarding": spec, "forwarding": forwardTo(forwardTo(spec, ".", up), "docker.io", up)} {
+	for what, spec := range map[string]Spec{"no forwarding": spec,
+		"forwarding": forwardTo(forwardTo(spec, ".", up), "docker.io", up)} {
 		r := start(t, spec)
 		for _, name := range names {
-			for _, qtype := range []uint16{dns.TypeSRV, dns.TypeTXT, dns.TypeURI, dns.TypeTLSA, dns.TypeSVCB, dns.TypeHTTPS, dns.TypeCAA, dns.TypeCNAME, dns.TypeDNAME, dns.TypeNAPTR, dns.TypeA, dns.TypeAAAA, dns.TypeANY, 65280} {
-				if resp := r.ask(question(name, qtype)); resp.Rcode != dns.RcodeSuccess || soaOf(t, resp) == "." || !resp.Authoritative {
+			for _, qtype := range []uint16{dns.TypeSRV, dns.TypeTXT, dns.TypeURI, dns.TypeTLSA, dns.TypeSVCB,
+				dns.TypeHTTPS, dns.TypeCAA, dns.TypeCNAME, dns.TypeDNAME, dns.TypeNAPTR, dns.TypeA, dns.TypeAAAA,
+				dns.TypeANY, 65280} {
+				if resp := r.ask(question(name, qtype)); resp.Rcode != dns.RcodeSuccess || soaOf(t, resp) == "." ||
+					!resp.Authoritative {
 					t.Errorf("%s: %s %s: want NODATA, got %v", what, name, dns.Type(qtype), resp)
 				}
 			}
@@ -228,16 +244,18 @@ func TestServicesOfOurHosts(t *testing.T) {
 	if n := up.udp.Load(); n != 0 {
 		t.Errorf("%d questions were forwarded", n)
 	}
-	// A zone below our host that has a resolver of its own is that resolver's.
+	// A zone below our host that has a resolver belongs to that resolver.
 	r := start(t, forwardTo(spec, "_tcp.registry.k8s.io", own))
-	if got := values(r.ask(question("_http._tcp.registry.k8s.io", dns.TypeA)).Answer, dns.TypeA); !slices.Equal(got, []string{"192.0.2.9"}) {
+	if got := values(r.ask(question("_http._tcp.registry.k8s.io", dns.TypeA)).Answer, dns.TypeA); !slices.Equal(got,
+		[]string{"192.0.2.9"}) {
 		t.Errorf("the resolver below was not asked: %v", got)
 	}
 }
 
 func TestWhatIsAMiss(t *testing.T) {
 	spec := threeNodes()
-	spec.Records = []Record{{Name: "git.bank.example", Type: "A", Values: []string{"192.0.2.2"}}, {Name: "*.apps.bank.example", Type: "A", Values: []string{"192.0.2.3"}}}
+	spec.Records = []Record{{Name: "git.bank.example", Type: "A", Values: []string{"192.0.2.2"}}, {
+		Name: "*.apps.bank.example", Type: "A", Values: []string{"192.0.2.3"}}}
 	tab := table(t, spec)
 	for _, c := range []struct {
 		name  string
@@ -274,7 +292,7 @@ func TestWhatIsAMiss(t *testing.T) {
 		{"_http._tcp.registry.k8s.io.corp.example.", dns.TypeSRV, false},
 		{"localhost.localdomain.", dns.TypeA, false},
 		{"localhost.svc.cluster.local.", dns.TypeA, false},
-		// Services of what is here.
+		// Services of existing hosts.
 		{"_http._tcp.docker.io.", dns.TypeSRV, false},
 		{"_http._tcp.git.bank.example.", dns.TypeSRV, false},
 		{"_http._tcp.x.apps.bank.example.", dns.TypeSRV, false},
@@ -290,7 +308,7 @@ func TestWhatIsAMiss(t *testing.T) {
 	}
 }
 
-// What is no miss is told as noise, and takes no place from misses.
+// Names that are no misses are reported as noise, and take no room from misses.
 func TestNoiseIsToldWhileThereIsRoom(t *testing.T) {
 	tab := table(t, threeNodes())
 	client := netip.MustParseAddr("10.0.0.9")
@@ -299,7 +317,8 @@ func TestNoiseIsToldWhileThereIsRoom(t *testing.T) {
 		cfg           Config
 		misses, noise int
 	}{
-		{Config{Miss: tell, Noise: tell}, 1, 1}, {Config{Miss: tell}, 1, 0}, {Config{Noise: tell}, 0, 1}, {Config{}, 0, 0},
+		{Config{Miss: tell, Noise: tell}, 1, 1}, {Config{Miss: tell}, 1, 0}, {Config{Noise: tell}, 0, 1}, {
+			Config{}, 0, 0},
 	} {
 		s := New(c.cfg)
 		s.miss(tab, client, "www.nowhere.example.", dns.TypeA)
@@ -326,7 +345,7 @@ func TestNoiseIsToldWhileThereIsRoom(t *testing.T) {
 	}
 }
 
-// A flood of one client's fills the queue, and what another one misses is reported all the same.
+// A flood of one client fills the queue, and another client's misses are reported nevertheless.
 func TestAFloodLosesItsOwnMisses(t *testing.T) {
 	got := map[netip.Addr]int{}
 	tell := func(client netip.Addr, _, _ string) { got[client]++ }
@@ -345,7 +364,8 @@ func TestAFloodLosesItsOwnMisses(t *testing.T) {
 			}
 		}
 		s.reportMisses(ctx)
-		if got[honest] != 5*round || got[flood] > round*(cap(s.misses)+fewMisses) || got[flood] < round*cap(s.misses)/2 {
+		if got[honest] != 5*round || got[flood] > round*(cap(s.misses)+fewMisses) ||
+			got[flood] < round*cap(s.misses)/2 {
 			t.Errorf("round %d: %v", round, got)
 		}
 		for i := range s.missCounts { // as after a pause

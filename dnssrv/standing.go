@@ -10,49 +10,49 @@ import (
 )
 
 const (
-	// A resolver that failed this often in a row is asked last for a while.
+	// badAfter is how many failures in a row make a resolver the last one to be asked, for badFor.
 	badAfter, badFor = 2, 5 * time.Second
-	// Of a resolver that comes and goes, one time is logged in as long as this: whoever asks for names that it cannot
-	// resolve, and for others, makes it look so.
+	// logEvery is the shortest time between two log lines about a resolver that fails now and then: a client that asks
+	// for names that it cannot resolve, and for others, makes it look so.
 	logEvery = time.Minute
-	// dialectFor is how long a resolver is asked more simply, before it is tried again whether that is still necessary.
+	// dialectFor is how long a resolver is asked in the simpler form, before the full form is tried again.
 	dialectFor = 15 * time.Minute
 )
 
-// dialect is how a question is put to a resolver.
+// dialect is the form in which a resolver is asked.
 type dialect struct {
 	edns  bool // with an OPT record (RFC 6891)
-	mixed bool // its name in random case, which forged answers do not know (draft-vixie-dnsext-dns0x20)
+	mixed bool // its name in random case, which forged answers cannot repeat (draft-vixie-dnsext-dns0x20)
 }
 
-// plainest is understood by everything that answers questions at all.
+// plainest is understood by every DNS server.
 var plainest = dialect{}
 
-// standing is what is remembered of a resolver.
-type standing struct {
+// resolverState is what is remembered of a resolver.
+type resolverState struct {
 	failed int // questions in a row
 	badTo  time.Time
 	logged bool      // that it does not answer
-	logAt  time.Time // the next such line comes no sooner
-	times  int       // that it did not answer since the last such line
+	logAt  time.Time // earliest time of the next such line
+	times  int       // failures since the last such line
 
-	works   bool      // it answered a question with an OPT record
-	plainTo time.Time // until then it is asked without one
-	flatTo  time.Time // until then it is asked in the name's own case
+	works   bool      // it has answered a question with an OPT record
+	plainTo time.Time // until then it is asked without an OPT record
+	flatTo  time.Time // until then it is asked in the name's original case
 }
 
 // of returns what is remembered of a resolver. f.mu must be held.
-func (f *forwarder) of(r netip.AddrPort) *standing {
+func (f *forwarder) of(r netip.AddrPort) *resolverState {
 	s := f.known[r]
 	if s == nil {
-		s = new(standing)
+		s = new(resolverState)
 		f.known[r] = s
 	}
 	return s
 }
 
-// keep forgets resolvers that t does not name.
-func (f *forwarder) keep(t *Table) {
+// retain forgets resolvers that t does not list.
+func (f *forwarder) retain(t *Table) {
 	named := make(map[netip.AddrPort]bool)
 	if t != nil {
 		for _, rs := range t.forward {
@@ -70,7 +70,7 @@ func (f *forwarder) keep(t *Table) {
 	}
 }
 
-// order gives resolvers as configured, those that lately failed last.
+// order returns resolvers as configured, those that failed recently last.
 func (f *forwarder) order(resolvers []netip.AddrPort) []netip.AddrPort {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -85,7 +85,7 @@ func (f *forwarder) order(resolvers []netip.AddrPort) []netip.AddrPort {
 	return slices.SortedStableFunc(slices.Values(resolvers), byStanding)
 }
 
-// report remembers how a question ended for a resolver.
+// report records how a question to a resolver ended.
 func (f *forwarder) report(r netip.AddrPort, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -115,8 +115,8 @@ func (f *forwarder) works(r netip.AddrPort) bool {
 	return f.of(r).works
 }
 
-// dialect says how to put a question to a resolver in this round of attempts. Every second round is the plainest: some
-// boxes drop what they do not understand without a word.
+// dialect returns the form of a question to a resolver in this round of attempts. Every second round is the plainest:
+// some middleboxes silently drop what they do not understand.
 func (f *forwarder) dialect(r netip.AddrPort, round int) dialect {
 	if round%2 == 1 {
 		return plainest
@@ -127,7 +127,7 @@ func (f *forwarder) dialect(r netip.AddrPort, round int) dialect {
 	return dialect{edns: !now.Before(s.plainTo), mixed: !now.Before(s.flatTo)}
 }
 
-// learn remembers what a good answer shows: that the question was put as first did not do, and as used did.
+// learn records the result of a good answer: first did not work, used did.
 func (f *forwarder) learn(r netip.AddrPort, first, used dialect) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -139,18 +139,18 @@ func (f *forwarder) learn(r netip.AddrPort, first, used dialect) {
 		}
 		s.works, s.plainTo = true, time.Time{}
 	case first.edns:
-		f.asksPlainly(r, s)
+		f.setPlain(r, s)
 	}
 	switch {
 	case used.mixed:
 		s.flatTo = time.Time{}
 	case first.mixed:
-		f.asksFlatly(r, s)
+		f.setFlat(r, s)
 	}
 }
 
-// silent remembers that a resolver answered the plainest question while it left one put as first unanswered. The first
-// time that may be a lost packet, if it has worked before.
+// silent records that a resolver answered the plainest question but not one in the form of first. The first time that
+// may be a lost packet, if the form has worked before.
 func (f *forwarder) silent(r netip.AddrPort, first dialect) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -159,13 +159,13 @@ func (f *forwarder) silent(r netip.AddrPort, first dialect) {
 	case first.edns && s.works:
 		s.works = false
 	case first.edns:
-		f.asksPlainly(r, s)
+		f.setPlain(r, s)
 	case first.mixed:
-		f.asksFlatly(r, s)
+		f.setFlat(r, s)
 	}
 }
 
-func (f *forwarder) asksPlainly(r netip.AddrPort, s *standing) {
+func (f *forwarder) setPlain(r netip.AddrPort, s *resolverState) {
 	if s.plainTo.IsZero() {
 		f.log.Info("dns resolver does not understand EDNS: it is asked without it",
 			"resolver", r.String(), "again_in", dialectFor)
@@ -173,7 +173,7 @@ func (f *forwarder) asksPlainly(r netip.AddrPort, s *standing) {
 	s.works, s.plainTo = false, f.now().Add(dialectFor)
 }
 
-func (f *forwarder) asksFlatly(r netip.AddrPort, s *standing) {
+func (f *forwarder) setFlat(r netip.AddrPort, s *resolverState) {
 	if s.flatTo.IsZero() {
 		f.log.Info("dns resolver does not repeat the case of a question: it is asked in the name's own case",
 			"resolver", r.String(), "again_in", dialectFor)
@@ -181,15 +181,15 @@ func (f *forwarder) asksFlatly(r netip.AddrPort, s *standing) {
 	s.flatTo = f.now().Add(dialectFor)
 }
 
-// objects reports whether an answer, or the lack of one, may be due to the OPT record that the question had (RFC 6891,
-// 6.2.2 and 7). A resolver that has answered such questions means what it says where its answer can have other reasons.
+// objects reports whether an answer, or a missing one, may be caused by the OPT record of the question (RFC 6891, 6.2.2
+// and 7). If a resolver has answered such questions, its answer is taken at face value where it can have other causes.
 func objects(resp *dns.Msg, err error, works bool) bool {
 	if err != nil {
 		return isAny(err, errGarbled, errCut)
 	}
 	switch {
 	case resp.Rcode == dns.RcodeFormatError, resp.Rcode == dns.RcodeNotImplemented, resp.Rcode > 0xf:
-		// More than four bits: BADVERS, or an OPT record of ours that came back with something else in it.
+		// More than four bits: BADVERS, or our OPT record echoed with other content.
 		return true
 	case resp.Rcode == dns.RcodeServerFailure, resp.Rcode == dns.RcodeRefused:
 		return !works
@@ -199,5 +199,5 @@ func objects(resp *dns.Msg, err error, works bool) bool {
 	return false
 }
 
-// bare says whether an answer has nothing in it, not even the SOA and the OPT record that "no data" comes with.
+// bare reports whether an answer is empty, without even the SOA and the OPT record of a NODATA answer.
 func bare(m *dns.Msg) bool { return len(m.Answer)+len(m.Ns)+len(m.Extra) == 0 }

@@ -13,7 +13,7 @@ import (
 	"github.com/miekg/dns"
 )
 
-// Table holds every answer that needs no forwarding. It is immutable: whoever has one may read it without a lock.
+// Table has every answer that needs no forwarding. It is immutable: it can be read without a lock.
 type Table struct {
 	*frame
 	names     names // who is asked for, with what the operator set
@@ -25,15 +25,15 @@ type frame struct {
 	domain string // canonical
 	node   string
 	ttl    uint32       // seconds
-	live   [2][]*member // by family: healthy, or all if none is
+	live   [2][]*member // by family: the healthy nodes, or all if none is healthy
 
-	members map[string]bool // names of nodes
+	members map[string]bool // node names
 
-	own map[string]*fixed // what names hold that are ours whatever the operator sets, by wire name
+	own map[string]*fixed // our entries that do not depend on the operator's records, by wire name
 
-	special map[string]struct{} // special zones that are ours: neither forwarded nor missing
+	special map[string]struct{} // special zones that are ours: neither forwarded nor reported as missing
 
-	forward map[string][]netip.AddrPort // by canonical zone; resolvers that are not ourselves
+	forward map[string][]netip.AddrPort // by canonical zone; without resolvers that are this cluster's nodes
 	zones   map[string]struct{}         // the same zones, by wire name
 	longest int                         // of zones, in bytes
 	allow   []netip.Prefix
@@ -44,7 +44,7 @@ type frame struct {
 	conflicts []string
 }
 
-// member is a node with its addresses of one family, and those packed as answers to the name at offset 12.
+// member is a node with its addresses of one family, packed as answers to the name at offset 12 as well.
 type member struct {
 	name   string
 	seed   uint64
@@ -52,23 +52,24 @@ type member struct {
 	packed []byte
 }
 
-// fixed is what a name of ours holds, see the flags of [entry].
+// fixed is the entry of a name of ours; for flags see [entry].
 type fixed struct {
 	flags byte
 	sets  []set // by type
 }
 
 func (f *fixed) equal(g *fixed) bool {
-	return f == g || f != nil && g != nil && f.flags == g.flags && slices.EqualFunc(f.sets, g.sets, func(a, b set) bool {
-		return a.qtype == b.qtype && bytes.Equal(a.rrs, b.rrs)
-	})
+	return f == g || f != nil && g != nil && f.flags == g.flags &&
+		slices.EqualFunc(f.sets, g.sets, func(a, b set) bool {
+			return a.qtype == b.qtype && bytes.Equal(a.rrs, b.rrs)
+		})
 }
 
 const v4, v6 = 0, 1
 
-// newFrame checks its arguments and builds what is ours. An error names the one item that is wrong; items that are
-// right alone but contradict each other are settled by a fixed rule instead, so that no order of two writes can leave
-// the cluster without a table: see [Server.Apply].
+// newFrame checks its arguments and builds our part of the table. An error names the one item that is wrong. Items that
+// are valid alone but contradict each other are settled by a fixed rule instead, so that no order of two writes can
+// leave the cluster without a table: see [Server.Apply].
 func newFrame(b Base, nodes []Node, origins []string) (*frame, error) {
 	t := &frame{
 		node:    b.Node,
@@ -112,7 +113,8 @@ func newFrame(b Base, nodes []Node, origins []string) (*frame, error) {
 			return nil, fmt.Errorf("dns table: origin %w", err)
 		}
 		if loopback(name) {
-			t.conflict("%s is the host that asks for it: it does not answer with our nodes' addresses", trimDot(name))
+			t.conflict("%s always means the client's own host: it does not answer with our nodes' addresses",
+				trimDot(name))
 			continue
 		}
 		t.entry(name).flags |= isHere | isApex | isNodes | isHost
@@ -178,7 +180,7 @@ func (t *frame) addressRR(name string, a netip.Addr) dns.RR {
 	return &dns.AAAA{Hdr: t.header(name, dns.TypeAAAA), AAAA: a.AsSlice()}
 }
 
-// addNodes makes the own zone: its fixed names, a name for each node, and the way back from addresses to nodes.
+// addNodes makes the own zone: its fixed names, a name for each node, and the reverse names of its addresses.
 func (t *frame) addNodes(nodes []Node) error {
 	if len(nodes) == 0 || len(nodes) > maxNodes {
 		return fmt.Errorf("dns table: must have between 1 and %d nodes, got %d", maxNodes, len(nodes))
@@ -207,11 +209,13 @@ func (t *frame) addNodes(nodes []Node) error {
 		}
 		seen[name] = true
 		if len(n.Addrs) == 0 || len(n.Addrs) > maxAddrs {
-			return fmt.Errorf("dns table: node %s must have between 1 and %d addresses, got %d", n.Name, maxAddrs, len(n.Addrs))
+			return fmt.Errorf("dns table: node %s must have between 1 and %d addresses, got %d", n.Name, maxAddrs,
+				len(n.Addrs))
 		}
 		own := !slices.Contains(fixed, name)
 		if !own {
-			t.conflict("%s is a fixed name of the own zone: the node of that name has no name of its own", trimDot(name))
+			t.conflict("%s is a fixed name of the own zone: the node of that name has no name of its own",
+				trimDot(name))
 		}
 		ms := [2]*member{}
 		for _, a := range n.Addrs {
@@ -253,15 +257,15 @@ func (t *frame) addNodes(nodes []Node) error {
 	}
 	for f := range t.live {
 		if len(t.live[f]) == 0 {
-			// Nobody is known to be well: better a try than no address.
+			// No node is known to be healthy: an attempt is better than no address.
 			t.live[f] = all[f]
 		}
 	}
 	return nil
 }
 
-// merged lays the operator's RRsets over what is ours at an owner (wire name). It gives the flags, all RRsets, those that
-// are not answered marked, and what contradicts each other.
+// merged combines the operator's RRsets with ours at an owner (wire name). It returns the flags, all RRsets, with the
+// unanswered ones marked, and the conflicts.
 func (t *frame) merged(owner string, sets []set) (flags byte, all []set, conflicts []string) {
 	ours := t.own[owner]
 	if ours != nil {
@@ -273,7 +277,7 @@ func (t *frame) merged(owner string, sets []set) (flags byte, all []set, conflic
 	name := textOf(owner)
 	conflict := func(format string, args ...any) { conflicts = append(conflicts, fmt.Sprintf(format, args...)) }
 	if len(sets) > 1 {
-		// In an order that does not depend on the order given, CNAMEs last: they yield to other data.
+		// The order does not depend on the order given, with CNAMEs last: they yield to other data.
 		last := func(s set) int {
 			if s.qtype == dns.TypeCNAME {
 				return 1
@@ -289,19 +293,23 @@ func (t *frame) merged(owner string, sets []set) (flags byte, all []set, conflic
 		address := s.qtype == dns.TypeA || s.qtype == dns.TypeAAAA || s.qtype == dns.TypeCNAME
 		switch {
 		case loopback(name):
-			conflict("%s is the host that asks for it: the operator's %s is left out", trimDot(name), dns.Type(s.qtype))
+			conflict("%s always means the client's own host: the operator's %s is left out", trimDot(name),
+				dns.Type(s.qtype))
 			s.flags |= setLeftOut
 		case s.qtype == dns.TypeCNAME && (name == t.domain || name == "ns."+t.domain):
-			conflict("%s must not be a CNAME, it is the own zone or its name server: the record is left out", trimDot(name))
+			conflict("%s must not be a CNAME, it is the own zone or its name server: the record is left out",
+				trimDot(name))
 			s.flags |= setLeftOut
 		case s.qtype == dns.TypeCNAME && (i > 0 || ours.has(dns.TypePTR)):
 			conflict("%s has a CNAME and other records: the CNAME is left out", trimDot(name))
 			s.flags |= setLeftOut
 		case flags&isNodes != 0 && address:
-			conflict("%s would answer with our nodes' addresses: the operator's %s answers instead", trimDot(name), dns.Type(s.qtype))
+			conflict("%s would answer with our nodes' addresses: the operator's %s answers instead", trimDot(name),
+				dns.Type(s.qtype))
 			flags &^= isNodes
 		case t.members[name] && address:
-			conflict("%s is a node and has its addresses: the operator's %s is left out", trimDot(name), dns.Type(s.qtype))
+			conflict("%s is a node and has its addresses: the operator's %s is left out", trimDot(name),
+				dns.Type(s.qtype))
 			s.flags |= setLeftOut
 		}
 		all = append(all, s)
@@ -341,17 +349,17 @@ func (t *frame) addForward(forward []Forward, nodes []Node) error {
 			}
 			return ours
 		})
-		// A zone whose resolvers were all left out stays: its names are SERVFAIL, not wrongly denied.
+		// A zone without remaining resolvers stays: its names are SERVFAIL, not wrongly denied.
 		t.forward[zone] = resolvers
 	}
 	return nil
 }
 
-// packedSOA is the SOA of our zones behind its owner. The minimum is the TTL of negative answers (RFC 2308), so clients
-// see a newly enabled origin within that time. The serial is constant because zone transfers are not offered.
+// packedSOA is the SOA of our zones, without the owner. The minimum is the TTL of negative answers (RFC 2308), so
+// clients see a newly enabled origin within that time. The serial is constant because zone transfers are not offered.
 type packedSOA struct {
 	tail []byte
-	// mailbox is where the pointer to the domain stands, which is at domain.
+	// mailbox is the offset of the pointer to the domain; domain is the offset of the domain.
 	mailbox, domain int
 }
 
@@ -378,8 +386,8 @@ func (t *frame) packSOA() packedSOA {
 
 const soaSerial, soaRefresh, soaRetry, soaExpire = 1, 3600, 600, 86400
 
-// put appends the SOA of the zone that begins zone bytes into the question's name (-1: of the root) to the answer's n
-// bytes and gives its new length, or false if it does not fit limit.
+// put appends the SOA of the zone that begins zone bytes into the question's name (-1: of the root) to the n bytes of
+// the answer and returns its new length, or false if that exceeds limit.
 func (p *packedSOA) put(out []byte, n, limit, zone int) (int, bool) {
 	if n+2+len(p.tail) > limit {
 		return n, false
@@ -396,7 +404,7 @@ func (p *packedSOA) put(out []byte, n, limit, zone int) (int, bool) {
 	return n + len(p.tail), true
 }
 
-// soaRR is the same for the slow path.
+// soaRR is the same record for the slow path.
 func (t *frame) soaRR(zone string) *dns.SOA {
 	return &dns.SOA{
 		Hdr: t.header(zone, dns.TypeSOA), Ns: soaPrimary + "." + t.domain, Mbox: soaMailbox + "." + t.domain,
@@ -404,7 +412,7 @@ func (t *frame) soaRR(zone string) *dns.SOA {
 	}
 }
 
-// allowed says whether a client may ask.
+// allowed reports whether a client may ask.
 func (t *frame) allowed(client netip.Addr) bool {
 	for _, p := range t.allow {
 		if p.Contains(client) {
@@ -414,7 +422,7 @@ func (t *frame) allowed(client netip.Addr) bool {
 	return false
 }
 
-// forwards says which zone's resolvers know name, if any. Below the own zone or a special one only a longer zone
+// forwards returns the zone whose resolvers know name, if any. Below the own zone or a special one only a longer zone
 // counts.
 func (t *frame) forwards(name string) (zone string, ok bool) {
 	if len(t.forward) == 0 {
@@ -434,7 +442,7 @@ func (t *frame) forwards(name string) (zone string, ok bool) {
 	return "", false
 }
 
-// parent cuts the first label off. The root has none.
+// parent removes the first label. The root has no parent.
 func parent(name string) (string, bool) {
 	if name == "." {
 		return "", false
@@ -446,7 +454,7 @@ func parent(name string) (string, bool) {
 	return name[i:], true
 }
 
-// within says whether name is zone or below it.
+// within reports whether name is zone or below it.
 func within(name, zone string) bool {
 	return name == zone || strings.HasSuffix(name, "."+zone)
 }
@@ -458,8 +466,8 @@ func unmapPrefix(p netip.Prefix) netip.Prefix {
 	return p
 }
 
-// seedOf is a fixed hash of a node's name (FNV-1a), the same on every node and in every version: the order of answers
-// hangs on it.
+// seedOf returns a fixed hash of a node's name (FNV-1a), the same on every node and in every version: the order of
+// answers depends on it.
 func seedOf(name string) uint64 {
 	h := uint64(14695981039346656037)
 	for _, c := range []byte(name) {
@@ -468,7 +476,7 @@ func seedOf(name string) uint64 {
 	return mix(h)
 }
 
-// mix spreads every bit of x over all of it (the finisher of SplitMix64).
+// mix distributes every bit of x over all of it (the finisher of SplitMix64).
 func mix(x uint64) uint64 {
 	x ^= x >> 30
 	x *= 0xbf58476d1ce4e5b9
@@ -478,8 +486,8 @@ func mix(x uint64) uint64 {
 }
 
 // order fills buf with the live nodes in the client's order: by the weight of (client, node), which is rendezvous
-// hashing. When a node goes, the others keep their order for every client; and the clients that it served spread over
-// all of them.
+// hashing. When a node fails, the others retain their order for every client, and the clients of the failed node are
+// distributed over all others.
 func order(ms []*member, client netip.Addr, buf *[maxNodes]*member) []*member {
 	b := client.As16()
 	hi, lo := be64(b[:8]), be64(b[8:])
@@ -497,5 +505,6 @@ func order(ms []*member, client netip.Addr, buf *[maxNodes]*member) []*member {
 
 func be64(b []byte) uint64 {
 	_ = b[7]
-	return uint64(b[0])<<56 | uint64(b[1])<<48 | uint64(b[2])<<40 | uint64(b[3])<<32 | uint64(b[4])<<24 | uint64(b[5])<<16 | uint64(b[6])<<8 | uint64(b[7])
+	return uint64(b[0])<<56 | uint64(b[1])<<48 | uint64(b[2])<<40 | uint64(b[3])<<32 | uint64(b[4])<<24 | uint64(
+		b[5])<<16 | uint64(b[6])<<8 | uint64(b[7])
 }

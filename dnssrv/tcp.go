@@ -14,27 +14,27 @@ import (
 
 // Bounds on TCP (RFC 7766 §6).
 const (
-	// maxConns at once, of one client, and of one IPv6 network (/64). Pods' resolvers behind one node's address share
-	// that node's.
+	// maxConns bounds the connections at once, the others those of one client and of one IPv6 network (/64). Pods'
+	// resolvers behind one node's address share that node's.
 	maxConns, maxConnsPerClient, maxConnsPerNetwork = 1024, 128, 512
-	// A whole message must have come within this after the answer before it: a client that sends byte by byte gains
-	// nothing by it.
+	// idleTimeout is the time for a whole message, from the previous answer: a client that sends byte by byte gains
+	// nothing.
 	idleTimeout = 10 * time.Second
-	// crowdedTimeout replaces it when half the connections are taken.
+	// crowdedTimeout replaces it when half the connections are in use.
 	crowdedTimeout = 2 * time.Second
-	// writeTimeout bounds a client that does not read.
+	// writeTimeout bounds the wait for a client that does not read.
 	writeTimeout = 5 * time.Second
-	// tcpReadBuffer and tcpWriteBuffer are what the kernel keeps for a connection. Otherwise it keeps megabytes for a
-	// client that reads quickly at first and then no more.
+	// tcpReadBuffer and tcpWriteBuffer bound the kernel's buffers of a connection. Otherwise the kernel holds megabytes
+	// for a client that reads quickly at first and then stops.
 	tcpReadBuffer, tcpWriteBuffer = 16 << 10, 128 << 10
-	// pipelined questions of one connection may be with resolvers at once; then reading waits.
+	// pipelined bounds the questions of one connection at resolvers; at the bound, reading pauses.
 	pipelined = 16
-	// maxTogether is how many bytes of answers wait for more of them.
+	// maxTogether is how many bytes of answers wait to be written together.
 	maxTogether = 4 << 10
 )
 
 // ServeTCP answers on ln until ctx is done, then closes ln and all connections, waits for them and returns nil. Several
-// may run.
+// calls may run.
 func (s *Server) ServeTCP(ctx context.Context, ln net.Listener) error {
 	runCtx, cancel := context.WithCancel(ctx)
 	stop := context.AfterFunc(runCtx, func() { ln.Close() })
@@ -56,8 +56,8 @@ func (s *Server) ServeTCP(ctx context.Context, ln net.Listener) error {
 			if errors.Is(err, net.ErrClosed) {
 				return err
 			}
-			// Out of descriptors, or a client that went before it was taken. One line at the first, second, fourth,
-			// eighth …
+			// Out of descriptors, or a client that closed before the accept. Logged at the first, second, fourth,
+			// eighth … failure.
 			if failed++; failed&(failed-1) == 0 {
 				s.log.Warn("dns connection not accepted", "addr", ln.Addr().String(), "err", err, "failed", failed)
 			}
@@ -75,7 +75,7 @@ func (s *Server) ServeTCP(ctx context.Context, ln net.Listener) error {
 			client = a.AddrPort().Addr().Unmap().WithZone("")
 		}
 		if t := s.table.Load(); t != nil && !t.allowed(client) {
-			// Closed and not refused politely: strangers get no slots.
+			// Closed rather than refused in DNS: strangers get no slots.
 			s.stats.refused.Add(1)
 			c.Close()
 			continue
@@ -105,9 +105,9 @@ func (s *Server) ServeTCP(ctx context.Context, ln net.Listener) error {
 	}
 }
 
-// serveConn answers one connection's questions: those of the table in order, forwarded ones as they come (RFC 7766
-// §6.2.1.1).
-func (s *Server) serveConn(ctx context.Context, c net.Conn, p *place) {
+// serveConn answers one connection's questions: those from the table in order, forwarded ones as their answers arrive
+// (RFC 7766 §6.2.1.1).
+func (s *Server) serveConn(ctx context.Context, c net.Conn, p *slot) {
 	defer c.Close()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -124,7 +124,7 @@ func (s *Server) serveConn(ctx context.Context, c net.Conn, p *place) {
 		c.SetWriteDeadline(time.Now().Add(writeTimeout))
 		if _, err := c.Write(b); err != nil {
 			if t, ok := c.(*net.TCPConn); ok {
-				t.SetLinger(0) // the kernel need not keep what nobody reads
+				t.SetLinger(0) // the kernel need not retain data that the client does not read
 			}
 			c.Close()
 			return
@@ -136,7 +136,7 @@ func (s *Server) serveConn(ctx context.Context, c net.Conn, p *place) {
 		return append(binary.BigEndian.AppendUint16(to, uint16(len(b))), b...)
 	}
 	send := func(b []byte) { write(framed(make([]byte, 0, 2+len(b)), b)) }
-	// Answers to questions that came together go together.
+	// Answers to questions that arrived together are sent together.
 	var together []byte
 	answers := 0
 	flush := func() {
@@ -146,13 +146,13 @@ func (s *Server) serveConn(ctx context.Context, c net.Conn, p *place) {
 		write(together)
 		p.busy.Add(int64(-answers))
 		if together, answers = together[:0], 0; cap(together) > 2*maxTogether {
-			together = nil // one answer may have 64 KiB, which an idle connection need not keep
+			together = nil // one answer may have 64 KiB, which an idle connection need not retain
 		}
 	}
 	slots := make(chan struct{}, pipelined)
 	r := bufio.NewReaderSize(c, 512)
 	in, out := make([]byte, 0, 512), make([]byte, maxUDP)
-	// ready makes sure that nobody waits for answers while n bytes are waited for, one deadline for a whole message.
+	// ready makes sure that no answer is delayed while n bytes are awaited; a whole message has one deadline.
 	waits := false
 	ready := func(n int) {
 		if r.Buffered() >= n {
@@ -178,7 +178,7 @@ func (s *Server) serveConn(ctx context.Context, c net.Conn, p *place) {
 		}
 		n := int(binary.BigEndian.Uint16(length[:]))
 		if n < headerLen || n > maxQuery {
-			// Nobody's question is that short or long: this is not DNS.
+			// No question is that short or long: this is not DNS.
 			s.stats.dropped.Add(1)
 			break
 		}
@@ -192,7 +192,7 @@ func (s *Server) serveConn(ctx context.Context, c net.Conn, p *place) {
 		p.busy.Add(1)
 		resp, j := s.handle(s.table.Load(), out, in[:n], p.client, false)
 		if j != nil {
-			flush() // what follows may take its time
+			flush() // the slow path may take its time
 			select {
 			case slots <- struct{}{}:
 			case <-ctx.Done():

@@ -17,23 +17,23 @@ import (
 )
 
 const (
-	// batch is how many packets one system call takes or gives; after silence few, because preparing the call costs for
-	// each packet that may come.
+	// batch is the largest number of packets in one system call. After silence it is few, because preparing the call
+	// costs for each packet that may arrive.
 	batch, few = 64, 4
-	// maxWorkers of one socket. All but the first help when fullBatches were full one after another.
+	// maxWorkers bounds the workers of one socket. All but the first help after fullBatches full batches in a row.
 	maxWorkers, fullBatches = 4, 32
-	// From busyAt questions a second on, measured over busyFor, the worker pauses between batches. Otherwise it would be
-	// woken for each question, and a wake-up costs more than an answer.
+	// From busyAt questions a second on, measured over busyFor, the worker pauses between batches. Otherwise it would
+	// be woken for each question, and a wake-up costs more than an answer.
 	busyAt, busyFor, pause = 20_000, time.Millisecond, 100 * time.Microsecond
-	// yieldEvery is less than the ten milliseconds after which Go's scheduler takes a processor away from a goroutine
-	// that did not come by, also from one that waits in the kernel, and then every 20 µs.
+	// yieldEvery is less than the ten milliseconds after which Go's scheduler takes the processor from a goroutine that
+	// has not yielded, even from one that waits in the kernel, and then every 20 µs.
 	yieldEvery = 8 * time.Millisecond
 )
 
-// dontWait makes a call return at once if the kernel has no room (complete_dontwait.go of x/net heeds it).
+// dontWait makes a call return at once if the kernel has no room (complete_dontwait.go of x/net honours it).
 const dontWait = unix.MSG_DONTWAIT
 
-// full says whether the kernel had no room for what was to be sent.
+// full reports whether the kernel had no room for a packet.
 func full(err error) bool { return isAny(err, unix.EAGAIN, unix.ENOBUFS) }
 
 // past is a deadline that ends a read at once.
@@ -45,14 +45,15 @@ type batchConn interface {
 	WriteBatch(ms []ipv4.Message, flags int) (int, error)
 }
 
-// ServeUDP answers on conn until ctx is done, then waits for what is in flight and returns nil. It takes the socket out
-// of conn, which is closed from then on. conn must be bound to one explicit address, because answers must leave from
-// the address that was asked. Several may run, on several sockets.
+// ServeUDP answers on conn until ctx is done, then waits for what is in flight and returns nil. It detaches the socket
+// from conn, which is closed afterwards. conn must be bound to one explicit address, because answers must leave from
+// the address that was asked. Several calls may run, on several sockets.
 func (s *Server) ServeUDP(ctx context.Context, conn *net.UDPConn) error {
 	local := conn.LocalAddr().(*net.UDPAddr)
 	if local.IP.IsUnspecified() {
 		conn.Close()
-		return fmt.Errorf("dns socket %s must be bound to one address: answers would leave from another than was asked", local)
+		return fmt.Errorf("dns socket %s must be bound to one address: answers would leave from another than was asked",
+			local)
 	}
 	if err := raiseBuffers(conn); err != nil {
 		s.log.Debug("dns buffers stay as they are", "addr", local.String(), "err", err)
@@ -70,7 +71,7 @@ func (s *Server) ServeUDP(ctx context.Context, conn *net.UDPConn) error {
 
 	out := newSender(s, sock, bc, newGuard(time.Now, lookAround))
 
-	// Workers read while ctx lives; forwards and the reporting of misses may outlast them, but not this call.
+	// Workers read until ctx is done; forwards and the reporting of misses may outlast them, but not this call.
 	runCtx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stop := context.AfterFunc(runCtx, sock.wake)
@@ -93,8 +94,8 @@ func (s *Server) ServeUDP(ctx context.Context, conn *net.UDPConn) error {
 			}
 		})
 	}
-	// One worker reads: each that waits beside it costs a thread's wake-up a batch, which is a fifth of all CPU. Others
-	// help when it does not keep up.
+	// One worker reads: each further waiting worker costs a thread's wake-up per batch, a fifth of all CPU. Others help
+	// when the first does not keep up.
 	more := make(chan struct{})
 	serve(func(w *worker) error { return w.serve(runCtx, sock.wait, more) })
 	for range min(runtime.GOMAXPROCS(0), maxWorkers) - 1 {
@@ -102,7 +103,7 @@ func (s *Server) ServeUDP(ctx context.Context, conn *net.UDPConn) error {
 	}
 	workers.Wait()
 	cancel()
-	others.Wait() // first: what the guard held may be a question that it forwards
+	others.Wait() // first: the guard may have held a question that it forwards now
 	forwards.Wait()
 	select {
 	case err := <-errs:
@@ -112,7 +113,7 @@ func (s *Server) ServeUDP(ctx context.Context, conn *net.UDPConn) error {
 	}
 }
 
-// worker reads questions and sends answers: it owns its buffers, the socket is shared.
+// worker reads questions and sends answers. It owns its buffers; the socket is shared.
 type worker struct {
 	s        *Server
 	conn     batchConn
@@ -123,9 +124,9 @@ type worker struct {
 	rest func(time.Duration) // tests replace it
 
 	in, ready []ipv4.Message
-	answers   []byte           // of batch answers
-	bufs      [batch][1][]byte // what ready's messages point to
-	failed    int              // reads in a row
+	answers   []byte           // for the answers of a batch
+	bufs      [batch][1][]byte // for the messages of ready
+	failed    int              // failed reads in a row
 	sent      int              // since the last sample
 }
 
@@ -141,7 +142,8 @@ func newWorker(s *Server, conn batchConn, out *sender, local netip.Addr, forward
 	return w
 }
 
-// serve answers until ctx is done, waiting for questions by wait, and says on more, if anybody listens, when it does not keep up.
+// serve answers until ctx is done, waiting for questions with wait. When it does not keep up, it signals more, if a
+// worker listens there.
 func (w *worker) serve(ctx context.Context, wait func() error, more chan<- struct{}) error {
 	yielded := time.Now()
 	load := pace{since: yielded}
@@ -152,7 +154,7 @@ func (w *worker) serve(ctx context.Context, wait func() error, more chan<- struc
 			yielded = now
 		}
 		busy := load.busy(now, n)
-		// After a batch there is probably another one, after a single packet not.
+		// After a full batch another is likely, after a single packet it is not.
 		room := batch
 		switch {
 		case busy && n > 0 && n < batch:
@@ -190,11 +192,11 @@ func (w *worker) serve(ctx context.Context, wait func() error, more chan<- struc
 type pace struct {
 	since time.Time
 	n     int  // questions since then
-	is    bool // what the last measurement said
+	is    bool // result of the last measurement
 }
 
 // busy adds n questions, read by now, and reports whether the last measurement reached busyAt. A few questions at once
-// after silence do not.
+// after silence do not count.
 func (p *pace) busy(now time.Time, n int) bool {
 	p.n += n
 	if took := now.Sub(p.since); took >= busyFor {
@@ -204,7 +206,7 @@ func (p *pace) busy(now time.Time, n int) bool {
 	return p.is
 }
 
-// help answers what waits, whenever there is more.
+// help answers waiting questions whenever more signals.
 func (w *worker) help(ctx context.Context, more <-chan struct{}) error {
 	for {
 		select {
@@ -221,7 +223,7 @@ func (w *worker) help(ctx context.Context, more <-chan struct{}) error {
 	}
 }
 
-// once answers one batch of questions, at most room of those that are there. An error means that the socket is broken.
+// once answers one batch of questions, at most room of those waiting. An error means that the socket is broken.
 func (w *worker) once(ctx context.Context, room int) (n int, err error) {
 	n, err = w.conn.ReadBatch(w.in[:room], dontWait)
 	switch {
@@ -232,7 +234,8 @@ func (w *worker) once(ctx context.Context, room int) (n int, err error) {
 	case errors.Is(err, net.ErrClosed):
 		return 0, err
 	default:
-		// The kernel reports another packet's trouble, or is out of memory; a socket that only fails is broken.
+		// The kernel reports an error of another packet, or is out of memory; a socket whose every read fails is
+		// broken.
 		if w.failed++; w.failed > 100 {
 			return 0, err
 		}
@@ -255,7 +258,7 @@ func (w *worker) once(ctx context.Context, room int) (n int, err error) {
 		resp, j := s.handle(t, buf, query, client, true)
 		resp, j = s.limited(t, buf, query, resp, j, client, w.local, now)
 		if guarded && (resp != nil || j != nil) && o.guard.doubts(client) {
-			o.hold(held{client, w.later(ctx, bytes.Clone(resp), j, addr, client)})
+			o.hold(deferred{client, w.later(ctx, bytes.Clone(resp), j, addr, client)})
 			continue
 		}
 		if j != nil {
@@ -275,7 +278,7 @@ func (w *worker) once(ctx context.Context, room int) (n int, err error) {
 	return n, nil
 }
 
-// later does what once would have done, with an answer or a question that others must be asked.
+// later handles an answer, or a question to be forwarded, that the guard held.
 func (w *worker) later(ctx context.Context, resp []byte, j *job, addr net.Addr, client netip.Addr) func() {
 	return func() {
 		if j != nil {
@@ -287,7 +290,7 @@ func (w *worker) later(ctx context.Context, resp []byte, j *job, addr net.Addr, 
 	}
 }
 
-// limited applies the rates to an answer, or to a question that must be asked elsewhere.
+// limited applies the rates to an answer, or to a question to be forwarded.
 func (s *Server) limited(
 	t *Table, buf, query, resp []byte, j *job, client, local netip.Addr, now ticks,
 ) ([]byte, *job) {
@@ -310,8 +313,8 @@ func (s *Server) limited(
 	return resp, j
 }
 
-// start asks elsewhere in a goroutine and sends what comes, or gives SERVFAIL at once if too much is in flight. Either
-// way it calls done at the end.
+// start forwards a question in a goroutine and sends the answer, or sends SERVFAIL at once if too many are in flight.
+// In both cases it calls done at the end.
 func (s *Server) start(ctx context.Context, j *job, wg *sync.WaitGroup, send func([]byte), done func()) []byte {
 	ctx, cancel := context.WithCancelCause(ctx)
 	fl := s.forward.begin(j.client, cancel)
@@ -326,7 +329,7 @@ func (s *Server) start(ctx context.Context, j *job, wg *sync.WaitGroup, send fun
 		defer done()
 		defer cancel(nil)
 		b, answered := s.run(ctx, j)
-		// Before the answer is sent: a client that does not read must not keep the place.
+		// Before the answer is sent: a client that does not read must not retain the slot.
 		s.forward.end(fl, answered)
 		if b != nil {
 			send(b)

@@ -16,15 +16,15 @@ import (
 	"golang.org/x/net/ipv4"
 )
 
-// scriptConn gives batches of questions, each of so many, or what there is room for; behind the last, end. What may not
-// wait gets EAGAIN there.
+// scriptConn returns batches of questions of the given sizes, as far as there is room; after the last, end. A read that
+// must not block gets EAGAIN there.
 type scriptConn struct {
 	question []byte
 	batches  []int
 	end      error
 	reads    int
 	sent     int
-	every    time.Duration // what a read takes
+	every    time.Duration // duration of a read
 }
 
 func (c *scriptConn) ReadBatch(ms []ipv4.Message, flags int) (int, error) {
@@ -77,7 +77,7 @@ func fullRun(n int) (out []int) {
 	return out
 }
 
-// The first worker asks for help when it does not keep up, and goes on when nobody listens.
+// The first worker asks for help when it does not keep up, and continues if no helper listens.
 func TestWorkerAsksForHelp(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
@@ -91,7 +91,7 @@ func TestWorkerAsksForHelp(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			c := &scriptConn{batches: slices.Clone(tt.batches), end: net.ErrClosed}
 			w := scripted(t, c)
-			// A buffer counts what a waiting helper would take.
+			// A buffer counts the requests that a waiting helper would receive.
 			more := make(chan struct{}, 100)
 			if err := w.serve(t.Context(), func() error { return nil }, more); !errors.Is(err, net.ErrClosed) {
 				t.Errorf("want a closed socket to be an error, got %v", err)
@@ -223,7 +223,7 @@ func TestWorkerHoldsWhatIsForNobody(t *testing.T) {
 			if n, err := w.once(ctx, batch); n != 1 || err != nil {
 				t.Fatalf("got %d, %v", n, err)
 			}
-			held := len(w.out.guard.held)
+			held := len(w.out.guard.queue)
 			if st := w.s.Stats(); held != tt.held || c.sent != tt.sent || st.Forwarded != tt.forwarded {
 				t.Errorf("held %d, sent %d, forwarded %d", held, c.sent, st.Forwarded)
 			}
@@ -231,7 +231,7 @@ func TestWorkerHoldsWhatIsForNobody(t *testing.T) {
 				return
 			}
 			// He shows up.
-			(<-w.out.guard.held).send()
+			(<-w.out.guard.queue).send()
 			if st := w.s.Stats(); c.sent+int(st.Forwarded) != 1 {
 				t.Errorf("sent %d, forwarded %d", c.sent, st.Forwarded)
 			}

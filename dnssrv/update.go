@@ -12,22 +12,23 @@ import (
 	"github.com/miekg/dns"
 )
 
-// Base is the part of what a [Server] answers from that holds no names. Names are given with or without a trailing
-// dot, in any case, here and in an [Update].
+// Base is the settings of a [Server], without names. Names are given with or without a trailing dot, in any case, here
+// and in an [Update].
 type Base struct {
 	// Domain is the own zone, such as casemate.internal.
 	Domain string
-	// Node is this node's name. It is told to clients that ask for it (NSID, RFC 5001), and to nobody else.
+	// Node is this node's name. It is sent only to clients that request it (NSID, RFC 5001).
 	Node string
-	// TTL of everything that we make up, positive and negative; 0 means DefaultTTL; between 1s and 1h.
+	// TTL of our own answers, positive and negative; 0 means DefaultTTL; between 1s and 1h.
 	TTL time.Duration
-	// Forward says which resolvers know what is not ours. The longest matching zone counts. Empty: NXDOMAIN at once.
+	// Forward lists the resolvers for names that are not ours. The longest matching zone counts. Empty: NXDOMAIN at
+	// once.
 	Forward []Forward
-	// ResponseRate is how many answers a second that say the same one address gets over UDP before it is sent to TCP,
-	// up to 10000; five seconds' worth may come at once. Its NXDOMAIN answers may be ten times as many, all answers to
-	// its network (/24, /56) twenty times. 0: no limit.
+	// ResponseRate is how many identical answers a second one address gets over UDP before it is sent to TCP, up to
+	// 10000; five seconds' worth may be used at once. Its NXDOMAIN answers may be ten times as many, all answers to its
+	// network (/24, /56) twenty times. 0: no limit.
 	ResponseRate int
-	// Allow are the clients that may ask. Empty allows nobody.
+	// Allow lists the clients that may ask. Empty allows none.
 	Allow []netip.Prefix
 }
 
@@ -40,35 +41,35 @@ func (b Base) clone() *Base {
 	return &b
 }
 
-// Update is a change of what a [Server] answers from. The zero value changes nothing.
+// Update is a change of a [Server]'s table. The zero value changes nothing.
 type Update struct {
-	// Reset drops everything that came before: Base, Nodes, Origins and Records are all there is.
+	// Reset drops everything before: the table consists of Base, Nodes, Origins and Records.
 	Reset bool
 	// Base replaces the settings.
 	Base *Base
 	// Nodes replaces the members of the cluster and their health, at least one and at most 16. Node.Name becomes
-	// <name>.<domain>. nil leaves them as they are.
+	// <name>.<domain>. nil leaves them unchanged.
 	Nodes []Node
-	// Origins replaces the overridden names: origins and their aliases. Each is answered as a zone of its own, with
-	// nothing below it. nil leaves them as they are.
+	// Origins replaces the overridden names: origins and their aliases. Each is answered as a separate zone, with
+	// nothing below it. nil leaves them unchanged.
 	Origins []string
-	// Records replaces what the operator set, by owner name as in [Record]. An empty list removes the owner. Where one
-	// has the name of an origin or of the own zone's fixed names and is an A, AAAA or CNAME, the operator's wins; see
+	// Records replaces the operator's records, by owner name as in [Record]. An empty list removes the owner. Where an
+	// A, AAAA or CNAME has the name of an origin or of the own zone's fixed names, the operator's record wins; see
 	// [Server.Apply].
 	Records map[string][]Record
-	// More says that the change goes on in the next Update: questions see nothing of it until one without More has been
-	// applied. So a table of any size comes in parts of any size. A part that fails ends the whole change.
+	// More means that the change continues in the next Update: answers do not change until one without More has been
+	// applied. So a table of any size can be sent in parts. A part that fails ends the whole change.
 	More bool
 }
 
-// Apply changes what all questions read from now on are answered from. On an error nothing has changed. It costs what u
-// brings, not what the table holds; except that another Domain or TTL goes over all records.
+// Apply changes the table for all questions read from now on. On an error nothing has changed. Its cost depends on u,
+// not on the size of the table, except that another Domain or TTL rewrites all records.
 //
-// conflicts lists what in the whole table contradicts each other and how it was settled, one sentence each. The rules:
-// fixed names of the own zone keep their place; an operator's A, AAAA or CNAME replaces the addresses that we would
-// answer at that name; of a CNAME and other data at one name the other data stays (RFC 1034 §3.6.2); a resolver that is
-// a node of this cluster is left out, because two nodes would forward to each other; localhost means the host that
-// asks, and some special zones are never forwarded.
+// conflicts lists the contradictions in the whole table and how each was settled, one sentence each. The rules: fixed
+// names of the own zone stay; an operator's A, AAAA or CNAME replaces the addresses that we would answer at that name;
+// of a CNAME and other data at one name the other data stays (RFC 1034 §3.6.2); a resolver that is a node of this
+// cluster is left out, because two nodes would forward to each other; localhost means the client's own host, and some
+// special zones are never forwarded.
 func (s *Server) Apply(u Update) (conflicts []string, err error) {
 	s.applying.Lock()
 	defer s.applying.Unlock()
@@ -89,11 +90,11 @@ func (s *Server) Apply(u Update) (conflicts []string, err error) {
 	s.applied = next
 	s.applied.edit++
 	s.table.Store(t)
-	s.forward.keep(t)
+	s.forward.retain(t)
 	return slices.Clone(t.conflicts), nil
 }
 
-// Abandon drops what was applied of a change that has not ended ([Update].More).
+// Abandon drops the applied parts of an unfinished change ([Update].More).
 func (s *Server) Abandon() {
 	s.applying.Lock()
 	defer s.applying.Unlock()
@@ -106,8 +107,8 @@ type content struct {
 	nodes   []Node
 	origins []string
 
-	edit      edit   // of the names that nobody else sees yet
-	frame     *frame // of the three above; nil as long as they are not all there
+	edit      edit   // of the names that no reader sees yet
+	frame     *frame // built from the three above; nil until all are set
 	names     names
 	conflicts map[string][]string // by owner (wire name)
 	sentences []string            // all conflicts, those of the frame too, in order
@@ -115,12 +116,12 @@ type content struct {
 
 func (c *content) table() *Table { return &Table{c.frame, c.names, c.sentences} }
 
-// with returns what the content becomes by u.
+// with returns the content after u.
 func (c content) with(u Update) (content, error) {
 	if u.Reset {
 		c = content{edit: c.edit}
 	}
-	// Everything that can fail comes first.
+	// Everything that can fail runs first.
 	before := c.frame
 	if err := c.reframe(u); err != nil {
 		return c, err
@@ -156,7 +157,7 @@ func (c content) with(u Update) (content, error) {
 	return c, nil
 }
 
-// reframe takes up what u says about what is ours.
+// reframe applies the parts of u that concern our own names.
 func (c *content) reframe(u Update) error {
 	same := c.frame != nil
 	if u.Base != nil {
@@ -186,7 +187,7 @@ func (c *content) reframe(u Update) error {
 	return err
 }
 
-// packAll packs the records of one owner, which is "" if there can be none of that name and none are given.
+// packAll packs the records of one owner. The owner is "" if the name is invalid and no records are given.
 func packAll(key string, list []Record, ttl uint32) (owner string, sets []set, err error) {
 	name, err := canonical(key, true)
 	if err != nil {
@@ -213,15 +214,15 @@ func packAll(key string, list []Record, ttl uint32) (owner string, sets []set, e
 	return wireOf(name), sets, nil
 }
 
-// editor changes the names of a content that nobody else sees yet.
+// editor changes the names of a content that no reader sees yet.
 type editor struct {
 	*content
-	cloned     bool // conflicts is this edit's
+	cloned     bool // this edit may change conflicts
 	conflicted bool // conflicts has changed
 	buf        []byte
 }
 
-// reframed brings the names up to what is ours now. Those of changed will be set anyway.
+// reframed updates the names to a new frame, except those in changed, which are set afterwards.
 func (e *editor) reframed(before *frame, changed map[string][]set) {
 	if before != nil && (before.domain != e.frame.domain || before.ttl != e.frame.ttl) {
 		all := e.names
@@ -252,14 +253,14 @@ func (e *editor) reframed(before *frame, changed map[string][]set) {
 	}
 }
 
-// renew lays what the operator set at name over what is ours there now.
+// renew recombines the operator's data at name with our new data there.
 func (e *editor) renew(name string, changed map[string][]set) {
 	if _, again := changed[name]; !again {
 		e.set(name, operators(e.names.get([]byte(name))))
 	}
 }
 
-// operators are the operator's RRsets of a name.
+// operators returns the operator's RRsets of a name.
 func operators(h entry) (sets []set) {
 	for s := range h.sets() {
 		if s.flags&setOurs == 0 {
@@ -269,11 +270,11 @@ func operators(h entry) (sets []set) {
 	return sets
 }
 
-// set makes sets all that the operator set at owner.
+// set replaces the operator's data at owner by sets.
 func (e *editor) set(owner string, sets []set) {
 	flags, all, conflicts := e.frame.merged(owner, sets)
 	if len(conflicts) > 0 || len(e.conflicts[owner]) > 0 {
-		e.note(owner, conflicts)
+		e.setConflicts(owner, conflicts)
 	}
 	e.put(owner, flags, all)
 	if up, ok := strings.CutPrefix(owner, wildcard); ok {
@@ -308,8 +309,8 @@ func (e *editor) put(owner string, flags byte, sets []set) {
 	e.names.place(e.edit, name, flags, e.buf)
 }
 
-// note replaces the conflicts of an owner.
-func (e *editor) note(owner string, list []string) {
+// setConflicts replaces the conflicts of an owner.
+func (e *editor) setConflicts(owner string, list []string) {
 	if !e.cloned {
 		e.content.conflicts = maps.Clone(e.conflicts)
 		if e.conflicts == nil {

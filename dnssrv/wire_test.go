@@ -19,6 +19,8 @@ import (
 
 	"github.com/miekg/dns"
 	"golang.org/x/sys/unix"
+
+	"casemate/dnssrv/dnstest"
 )
 
 // raw sends packet from a client's address and gives the next answer.
@@ -72,7 +74,8 @@ func TestStrangersAreRefused(t *testing.T) {
 		q := packet(t, m)
 		b := r.raw("127.0.0.2", q)
 		resp := unpacked(t, b)
-		if resp.Rcode != dns.RcodeRefused || len(resp.Answer)+len(resp.Ns) != 0 || len(resp.Extra) != 1 || resp.RecursionAvailable || resp.Id != m.Id || resp.Question[0] != m.Question[0] {
+		if resp.Rcode != dns.RcodeRefused || len(resp.Answer)+len(resp.Ns) != 0 || len(resp.Extra) != 1 ||
+			resp.RecursionAvailable || resp.Id != m.Id || resp.Question[0] != m.Question[0] {
 			t.Errorf("%s: want REFUSED with an OPT and nothing else, got %v", name, resp)
 		}
 		if len(b) > len(q) {
@@ -80,7 +83,7 @@ func TestStrangersAreRefused(t *testing.T) {
 		}
 	}
 	if got := r.ask(question("docker.io", dns.TypeA)); len(got.Answer) != 2 || !got.RecursionAvailable {
-		t.Errorf("who may ask is answered, and told that we forward: got %v", got)
+		t.Errorf("an allowed client is answered, and sees that we forward: got %v", got)
 	}
 	// Over TCP the connection is closed without an answer.
 	c, err := (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP("127.0.0.2")}}).Dial("tcp", r.addr)
@@ -97,7 +100,7 @@ func TestStrangersAreRefused(t *testing.T) {
 	spec.Allow = nil
 	r.SetTable(table(t, spec))
 	if got := r.ask(question("docker.io", dns.TypeA)); got.Rcode != dns.RcodeRefused {
-		t.Errorf("nobody may ask where nobody is allowed, got %v", got)
+		t.Errorf("no client may ask where none is allowed, got %v", got)
 	}
 }
 
@@ -122,7 +125,8 @@ func TestFlags(t *testing.T) {
 					m.SetEdns0(4096, true)
 				}
 				resp := r.ask(m)
-				if resp.AuthenticatedData || resp.RecursionAvailable || !resp.Authoritative || resp.Truncated || resp.Zero ||
+				if resp.AuthenticatedData || resp.RecursionAvailable || !resp.Authoritative || resp.Truncated ||
+					resp.Zero ||
 					resp.RecursionDesired != m.RecursionDesired || resp.CheckingDisabled != m.CheckingDisabled {
 					t.Errorf("%s edns=%v: want RD and CD as asked, AA, and neither AD nor RA, got %v", name, edns, resp)
 				}
@@ -144,7 +148,8 @@ func TestEDNS(t *testing.T) {
 	m.SetEdns0(1232, false)
 	m.IsEdns0().SetVersion(1)
 	resp := r.ask(m)
-	if resp.Rcode != dns.RcodeBadVers || resp.IsEdns0() == nil || resp.IsEdns0().Version() != 0 || len(resp.Answer) != 0 {
+	if resp.Rcode != dns.RcodeBadVers || resp.IsEdns0() == nil || resp.IsEdns0().Version() != 0 ||
+		len(resp.Answer) != 0 {
 		t.Errorf("want BADVERS, got %v", resp)
 	}
 	// Cookies are ignored, by the packed answers too; NSID is answered with the node's name.
@@ -194,14 +199,18 @@ func TestQuestionsThatAreNotAnswered(t *testing.T) {
 			m     *dns.Msg
 			rcode int
 		}{
-			{"version.bind", &dns.Msg{Question: []dns.Question{{Name: "version.bind.", Qtype: dns.TypeTXT, Qclass: dns.ClassCHAOS}}}, dns.RcodeRefused},
-			{"class ANY", &dns.Msg{Question: []dns.Question{{Name: "docker.io.", Qtype: dns.TypeA, Qclass: dns.ClassANY}}}, dns.RcodeRefused},
-			{"class HS", &dns.Msg{Question: []dns.Question{{Name: "docker.io.", Qtype: dns.TypeA, Qclass: dns.ClassHESIOD}}}, dns.RcodeRefused},
+			{"version.bind", &dns.Msg{Question: []dns.Question{
+				{Name: "version.bind.", Qtype: dns.TypeTXT, Qclass: dns.ClassCHAOS}}}, dns.RcodeRefused},
+			{"class ANY", &dns.Msg{Question: []dns.Question{
+				{Name: "docker.io.", Qtype: dns.TypeA, Qclass: dns.ClassANY}}}, dns.RcodeRefused},
+			{"class HS", &dns.Msg{Question: []dns.Question{
+				{Name: "docker.io.", Qtype: dns.TypeA, Qclass: dns.ClassHESIOD}}}, dns.RcodeRefused},
 			{"AXFR", question("casemate.internal", dns.TypeAXFR), dns.RcodeRefused},
 			{"IXFR", new(dns.Msg).SetIxfr("casemate.internal.", 1, "a.", "b."), dns.RcodeRefused},
 			{"NOTIFY", new(dns.Msg).SetNotify("casemate.internal."), dns.RcodeNotImplemented},
 			{"UPDATE", new(dns.Msg).SetUpdate("casemate.internal."), dns.RcodeNotImplemented},
-			{"IQUERY", &dns.Msg{MsgHdr: dns.MsgHdr{Opcode: dns.OpcodeIQuery}, Question: question("a.", 1).Question}, dns.RcodeNotImplemented},
+			{"IQUERY", &dns.Msg{MsgHdr: dns.MsgHdr{Opcode: dns.OpcodeIQuery}, Question: question("a.", 1).Question},
+				dns.RcodeNotImplemented},
 			{"STATUS", &dns.Msg{MsgHdr: dns.MsgHdr{Opcode: dns.OpcodeStatus}}, dns.RcodeNotImplemented},
 			{"type 0", question("docker.io", 0), dns.RcodeNotImplemented},
 			{"type OPT", question("docker.io", dns.TypeOPT), dns.RcodeNotImplemented},
@@ -221,7 +230,8 @@ func TestQuestionsThatAreNotAnswered(t *testing.T) {
 			if err != nil {
 				t.Fatalf("%s: %v", c.what, err)
 			}
-			if resp.Rcode != c.rcode || len(resp.Answer)+len(resp.Ns)+len(resp.Extra) != 0 || resp.Id != c.m.Id || resp.Opcode != c.m.Opcode || !resp.Response {
+			if resp.Rcode != c.rcode || len(resp.Answer)+len(resp.Ns)+len(resp.Extra) != 0 || resp.Id != c.m.Id ||
+				resp.Opcode != c.m.Opcode || !resp.Response {
 				t.Errorf("%s %s: want %s and nothing else, got %v", network, c.what, dns.RcodeToString[c.rcode], resp)
 			}
 		}
@@ -230,12 +240,14 @@ func TestQuestionsThatAreNotAnswered(t *testing.T) {
 
 func TestANYIsMinimal(t *testing.T) {
 	spec := threeNodes()
-	spec.Forward = []Forward{{Zone: "corp.example", Resolvers: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.9:9")}}}
+	spec.Forward = []Forward{{Zone: "corp.example",
+		Resolvers: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.9:9")}}}
 	r := start(t, spec)
 	for _, name := range []string{"docker.io", "casemate.internal", "host.corp.example"} {
 		for _, network := range []string{"udp", "tcp"} {
 			resp := r.over(network, question(name, dns.TypeANY))
-			if len(resp.Answer) != 1 || resp.Answer[0].Header().Rrtype != dns.TypeHINFO || len(resp.Ns)+len(resp.Extra) != 0 {
+			if len(resp.Answer) != 1 || resp.Answer[0].Header().Rrtype != dns.TypeHINFO || len(resp.Ns)+
+				len(resp.Extra) != 0 {
 				t.Errorf("%s %s: want one HINFO (RFC 8482), got %v", network, name, resp)
 			}
 		}
@@ -249,8 +261,8 @@ func TestMalformedPackets(t *testing.T) {
 	r := start(t, threeNodes())
 	good := packet(t, question("docker.io", dns.TypeA))
 	change := func(f func(b []byte) []byte) []byte { return f(bytes.Clone(good)) }
-	// Dropped: what is too short for a header, and answers (two servers would answer each other for ever). The answer
-	// that comes is the good packet's.
+	// Dropped: packets too short for a header, and answers (two servers would answer each other for ever). The received
+	// answer is that to the good packet.
 	for i, b := range [][]byte{
 		{}, {0}, good[:11], bytes.Repeat([]byte{0xff}, 100),
 		change(func(b []byte) []byte { b[2] |= bitQR; return b }),
@@ -289,7 +301,7 @@ func TestMalformedPackets(t *testing.T) {
 	if resp := unpacked(t, r.raw("127.0.0.1", longName(255))); resp.Rcode != dns.RcodeNameError {
 		t.Errorf("a name of 255 bytes is a name: got %v", resp)
 	}
-	// Bytes after the message are nobody's concern.
+	// Bytes after the message are ignored.
 	if resp := unpacked(t, r.raw("127.0.0.1", append(bytes.Clone(good), 1, 2, 3))); len(resp.Answer) != 2 {
 		t.Errorf("trailing bytes: got %v", resp)
 	}
@@ -352,10 +364,12 @@ func TestTruncation(t *testing.T) {
 		b := r.raw("127.0.0.1", packet(t, m))
 		resp := unpacked(t, b)
 		if resp.Truncated != c.tc || len(b) > c.limit || (resp.IsEdns0() != nil) != (c.size > 0) {
-			t.Errorf("%s %d: want at most %d bytes and TC %v, got %d bytes: %v", c.name, c.size, c.limit, c.tc, len(b), resp.MsgHdr)
+			t.Errorf("%s %d: want at most %d bytes and TC %v, got %d bytes: %v", c.name, c.size, c.limit, c.tc, len(b),
+				resp.MsgHdr)
 		}
 		whole := r.over("tcp", m)
-		if want := map[string]int{"many.example": 60, "huge.example": 2, "docker.io": 2, "one.example": 1, "_x._tcp.example": 1}[c.name]; whole.Truncated || len(whole.Answer) != want {
+		if want := map[string]int{"many.example": 60, "huge.example": 2, "docker.io": 2, "one.example": 1,
+			"_x._tcp.example": 1}[c.name]; whole.Truncated || len(whole.Answer) != want {
 			t.Errorf("%s: want all %d over TCP, got %d", c.name, want, len(whole.Answer))
 		}
 	}
@@ -386,18 +400,19 @@ func TestIPv6AndSourceAddress(t *testing.T) {
 
 func TestWildcardSocketIsRefused(t *testing.T) {
 	for _, addr := range []string{"0.0.0.0:0", "[::]:0"} {
-		conns, err := ListenUDP(addr, 1)
+		conns, err := dnstest.ListenUDP(addr, 1)
 		if err != nil {
 			t.Skip(err)
 		}
-		if err := New(Config{}).ServeUDP(t.Context(), conns[0]); err == nil || !strings.Contains(err.Error(), "must be bound to one address") {
+		if err := New(Config{}).ServeUDP(t.Context(), conns[0]); err == nil ||
+			!strings.Contains(err.Error(), "must be bound to one address") {
 			t.Errorf("%s: want an error, got %v", addr, err)
 		}
 	}
 }
 
 func TestSeveralSocketsShareAnAddress(t *testing.T) {
-	conns, err := ListenUDP("127.0.0.1:0", 3)
+	conns, err := dnstest.ListenUDP("127.0.0.1:0", 3)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -425,18 +440,18 @@ func TestSeveralSocketsShareAnAddress(t *testing.T) {
 			t.Errorf("want the socket closed, got %v", err)
 		}
 	}
-	if _, err := ListenUDP("127.0.0.1:1:1", 1); err == nil {
+	if _, err := dnstest.ListenUDP("127.0.0.1:1:1", 1); err == nil {
 		t.Error("want an error for a bad address")
 	}
-	one, err := ListenUDP("127.0.0.1:0", 1)
+	one, err := dnstest.ListenUDP("127.0.0.1:0", 1)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer one[0].Close()
-	if _, err := ListenUDP(one[0].LocalAddr().String(), 1); err == nil {
+	if _, err := dnstest.ListenUDP(one[0].LocalAddr().String(), 1); err == nil {
 		t.Error("want an error for a taken port")
 	}
-	if _, _, err := Listen(one[0].LocalAddr().String(), 1); err == nil {
+	if _, _, err := dnstest.Listen(one[0].LocalAddr().String(), 1); err == nil {
 		t.Error("want an error for a port that UDP has not free")
 	}
 }
@@ -539,7 +554,8 @@ func TestTCPPipelining(t *testing.T) {
 }
 
 func TestTCPGarbageIsClosed(t *testing.T) {
-	r := startOn(t, "127.0.0.1:0", threeNodes(), func(s *Server) { s.conns.idle = 24 * time.Hour }) // so it was not that
+	// so it was not that
+	r := startOn(t, "127.0.0.1:0", threeNodes(), func(s *Server) { s.conns.idle = 24 * time.Hour })
 	for i, b := range [][]byte{{0, 0}, {0, 5, 1, 2, 3, 4, 5}, {0xff, 0xff}, []byte("GET / HTTP/1.1\r\n\r\n")} {
 		c, err := net.Dial("tcp", r.addr)
 		if err != nil {
@@ -621,7 +637,7 @@ func works(co *dns.Conn) error {
 	return err
 }
 
-// A few addresses take all connections and keep them. Whoever comes then gets in, at the expense of who has most.
+// A few addresses take all connections and hold them. A newcomer still gets in, replacing one of the client with most.
 func TestTCPNewcomersGetIn(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -641,10 +657,11 @@ func TestTCPNewcomersGetIn(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			const most, share = 36, 5
-			r := startOn(t, "127.0.0.1:0", forwardTo(threeNodes(), "slow.example", newResolver(t, silent)), func(s *Server) {
-				s.conns.max, s.conns.perClient, s.conns.idle = most, share, 24*time.Hour
-				s.forward.timeout = time.Hour
-			})
+			r := startOn(t, "127.0.0.1:0", forwardTo(threeNodes(), "slow.example", newResolver(t, silent)),
+				func(s *Server) {
+					s.conns.max, s.conns.perClient, s.conns.idle = most, share, 24*time.Hour
+					s.forward.timeout = time.Hour
+				})
 			// One of them is quite idle: it is not what keeps the others out.
 			for i := range most {
 				tt.hog(t, r.tcpFrom(fmt.Sprintf("127.0.1.%d", 1+i/share)))
@@ -675,7 +692,7 @@ func TestTCPDeadlineIsForTheWholeMessage(t *testing.T) {
 	s := New(Config{})
 	s.SetTable(table(t, spec))
 	c := &lorisConn{bytes: append([]byte{0, 40}, make([]byte, 100)...), addr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)}}
-	s.serveConn(t.Context(), c, &place{client: netip.MustParseAddr("127.0.0.1")})
+	s.serveConn(t.Context(), c, &slot{client: netip.MustParseAddr("127.0.0.1")})
 	if c.deadlines != 1 || c.read != 30 {
 		t.Errorf("want one deadline for all of a message's bytes, got %d after %d bytes", c.deadlines, c.read)
 	}
@@ -705,7 +722,7 @@ func TestMissesNeverBlockAnswers(t *testing.T) {
 	release := make(chan struct{})
 	s := New(Config{Miss: func(netip.Addr, string, string) { <-release }})
 	s.SetTable(table(t, threeNodes()))
-	conns, err := ListenUDP("127.0.0.1:0", 1)
+	conns, err := dnstest.ListenUDP("127.0.0.1:0", 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -715,13 +732,14 @@ func TestMissesNeverBlockAnswers(t *testing.T) {
 	r := &running{Server: s, t: t, addr: conns[0].LocalAddr().String()}
 	const storm = 1500
 	for i := range storm {
-		if got := r.ask(question(fmt.Sprintf("x%d.default.svc.cluster.local", i), dns.TypeA)); got.Rcode != dns.RcodeNameError {
+		if got := r.ask(question(fmt.Sprintf("x%d.default.svc.cluster.local", i),
+			dns.TypeA)); got.Rcode != dns.RcodeNameError {
 			t.Fatalf("got %v", got)
 		}
 	}
 	st := s.Stats()
 	if st.Misses+st.MissesLost != storm || st.MissesLost < storm-1024-2 || st.MissesLost > storm-1024 {
-		t.Errorf("want about 1024 misses kept and the others counted as lost, got %+v", st)
+		t.Errorf("want about 1024 misses queued and the others counted as lost, got %+v", st)
 	}
 	close(release)
 	cancel()

@@ -47,7 +47,7 @@ var (
 	versionInName  = regexp.MustCompile(`[0-9]+\.[0-9]+\.[0-9]+(-(alpha|beta|rc)\.?[0-9]+)?(\+[0-9a-z]+[0-9])?`)
 )
 
-// short is a path of the short layout taken apart.
+// short is a parsed path of the short layout.
 type short struct {
 	project
 	version string // without v
@@ -55,8 +55,8 @@ type short struct {
 	name    string // the last element
 }
 
-// parseShort reads /<project>[/<version>][/bin][/linux][/<arch>]/<name>; a version that is no element is looked for in
-// the name. /kubernetes/<project>/<name> is what Kubespray's file layout looked like until 2.24.
+// parseShort reads /<project>[/<version>][/bin][/linux][/<arch>]/<name>; without an element for the version, the
+// version is taken from the name. /kubernetes/<project>/<name> is Kubespray's file layout until 2.24.
 func parseShort(elems []string) (short, bool) {
 	plain := make([]string, len(elems))
 	for i, e := range elems {
@@ -98,13 +98,13 @@ func parseShort(elems []string) (short, bool) {
 	return sh, sh.version != ""
 }
 
-// fill fills a template; what it puts in needs no percent-encoding.
+// fill fills a template; the inserted values need no percent-encoding.
 func (sh short) fill(template, arch string) string {
 	return strings.NewReplacer("{V}", sh.version, "{A}", arch).Replace(template)
 }
 
-// stem reduces a file's name to what is left without version, system and architecture:
-// "cni-plugins-linux-arm64-v1.9.1.tgz" is "cni plugins tgz" for arm64.
+// stem reduces a file's name to the part without version, system and architecture: "cni-plugins-linux-arm64-v1.9.1.tgz"
+// is "cni plugins tgz" for arm64.
 func stem(name, version string) (stem, arch string) {
 	name = strings.ReplaceAll(name, "x86_64", "amd64")
 	if version != "" {
@@ -131,12 +131,12 @@ func (s *Server) getAlias(w http.ResponseWriter, r *http.Request, a address) {
 	}
 	h, of, kind, err := s.lookupShort(sh)
 	if err == nil && of == "" {
-		s.lucky(r, asked, sh, h)
+		s.countAlias(r, asked, sh, h)
 		s.send(w, r, h)
 		return
 	}
 	if err == nil {
-		s.lucky(r, asked, sh, h)
+		s.countAlias(r, asked, sh, h)
 		s.sendSum(w, r, h, of, kind)
 		return
 	}
@@ -152,9 +152,9 @@ func (s *Server) getAlias(w http.ResponseWriter, r *http.Request, a address) {
 	s.miss(w, r, s.upstream(sh, asked), "asked for as "+clip(asked))
 }
 
-// lookupShort finds what a path of the short layout is answered with: the file h or, if of is not "", the checksum of
-// it as kind says.
-func (s *Server) lookupShort(sh short) (h held, of string, kind sumKind, err error) {
+// lookupShort finds the answer to a path of the short layout: the file h or, if of is not "", its checksum as kind
+// says.
+func (s *Server) lookupShort(sh short) (h storedFile, of string, kind sumKind, err error) {
 	if h, err = s.findShort(sh); !errors.Is(err, fs.ErrNotExist) {
 		return h, "", kind, err
 	}
@@ -168,17 +168,17 @@ func (s *Server) lookupShort(sh short) (h held, of string, kind sumKind, err err
 			err = sumErr
 		}
 	}
-	return held{}, "", kind, err
+	return storedFile{}, "", kind, err
 }
 
-// lucky reports an answer to a path that names no architecture though what was served has one.
-func (s *Server) lucky(r *http.Request, asked string, sh short, h held) {
+// countAlias reports a path without an architecture that was answered with a file that has one.
+func (s *Server) countAlias(r *http.Request, asked string, sh short, h storedFile) {
 	if sh.arch == "" && archOf(h.key) != "" {
 		s.cfg.Luck(r, asked, URL(h.key))
 	}
 }
 
-// archOf is the architecture that a key's directories or name speak of.
+// archOf returns the architecture in a key's directories or name.
 func archOf(key string) string {
 	path, _, _ := strings.Cut(key, "?")
 	for elem := range strings.SplitSeq(path, "/") {
@@ -189,29 +189,29 @@ func archOf(key string) string {
 	return ""
 }
 
-// manyArchs is the fs.ErrNotExist of a path that names no architecture while several are held.
+// manyArchs is the fs.ErrNotExist of a path without an architecture where several are stored.
 type manyArchs struct{ urls []string }
 
 func (m *manyArchs) Error() string {
-	return "it names no architecture and several are held, ask for one of these or set files.alias_arch: " +
+	return "it names no architecture and several are stored, ask for one of these or set files.alias_arch: " +
 		strings.Join(m.urls, " ")
 }
 func (m *manyArchs) Is(err error) bool { return err == fs.ErrNotExist }
 
-// findShort finds the file that a path of the short layout means: the file of exactly that name, otherwise the one
-// whose name says the same with version, system and architecture written differently or left out. Where no architecture
-// is named, the setting files.alias_arch says which, and without it the only one that is held.
-func (s *Server) findShort(sh short) (held, error) {
+// findShort finds the file of a path of the short layout: the file of exactly that name, otherwise the one whose name
+// is the same with version, system and architecture written differently or omitted. Without an architecture in the
+// path, the setting files.alias_arch decides, and without the setting the only one that is stored.
+func (s *Server) findShort(sh short) (storedFile, error) {
 	arch := sh.arch
 	if arch == "" {
 		arch = archs[s.cfg.AliasArch()]
 	}
-	var candidates []held
+	var candidates []storedFile
 	want, _ := stem(sh.name, sh.version)
 	for _, dir := range sh.dirs {
 		root, _, inPath := strings.Cut(dir, "/{A}")
 		if root = sh.fill(root, ""); !s.isDir(root) {
-			continue // what is not there at all costs one look at the tree
+			continue // a directory that does not exist costs one look-up in the tree
 		}
 		if !inPath {
 			if h, err := s.stat(root + "/" + escape(sh.name) + "?"); !errors.Is(err, fs.ErrNotExist) {
@@ -228,13 +228,13 @@ func (s *Server) findShort(sh short) (held, error) {
 			if err == nil {
 				candidates = append(candidates, h)
 			} else if !errors.Is(err, fs.ErrNotExist) {
-				return held{}, err
+				return storedFile{}, err
 			}
 		}
 	}
 	switch len(candidates) {
 	case 0:
-		return held{}, fs.ErrNotExist
+		return storedFile{}, fs.ErrNotExist
 	case 1:
 		return candidates[0], nil
 	}
@@ -242,13 +242,13 @@ func (s *Server) findShort(sh short) (held, error) {
 	for _, c := range candidates {
 		many.urls = append(many.urls, URL(c.key))
 	}
-	return held{}, many
+	return storedFile{}, many
 }
 
 // similar lists the files of a release directory that have that stem, and that architecture if one is given.
-func (s *Server) similar(dir, version, want, arch string) []held {
-	const most = 2000 // no release has so many files
-	var found []held
+func (s *Server) similar(dir, version, want, arch string) []storedFile {
+	const most = 2000 // no release has that many files
+	var found []storedFile
 	seen := 0
 	for name, fi := range s.cfg.Tree.Walk(dir, "") {
 		if seen++; seen > most || len(found) == len(archNames) {
@@ -264,15 +264,15 @@ func (s *Server) similar(dir, version, want, arch string) []held {
 			continue
 		}
 		has, is := stem(plain, version)
-		if h, ok := holding(name, fi); ok && has == want && is != "" && (arch == "" || is == arch) {
+		if h, ok := storedFileOf(name, fi); ok && has == want && is != "" && (arch == "" || is == arch) {
 			found = append(found, h)
 		}
 	}
 	return found
 }
 
-// upstream is the URL that would have to be put for a path of the short layout, or the path itself where it is not
-// certain.
+// upstream returns the URL that would have to be put for a path of the short layout, or the path itself where it is
+// uncertain.
 func (s *Server) upstream(sh short, asked string) string {
 	arch := sh.arch
 	if arch == "" {

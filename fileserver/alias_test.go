@@ -24,25 +24,34 @@ var shortOf = []struct {
 		"/kubernetes/etcd/etcd-v$v-linux-$a.tar.gz",
 		"/etcd/v$v/$a/etcd.tar.gz",
 	}},
-	{regexp.MustCompile(`/containernetworking/plugins/releases/download/v(?P<v>[^/]+)/cni-plugins-linux-(?P<a>\w+)-v.*tgz$`), []string{
-		"/cni-plugins/v$v/cni-plugins-linux-$a-v$v.tgz", "/cni-plugins/$v/cni-plugins-linux-$a-$v.tgz",
-		"/cni-plugins/v$v/cni-plugins-linux-v$v.tgz",
-		"/cni-plugins/$v/cni-plugins.tgz", "/kubernetes/cni/cni-plugins-linux-$a-v$v.tgz",
-		"/kubernetes/cni/cni-plugins-linux-$a-$v.tgz",
-	}},
-	{regexp.MustCompile(`/kubernetes-sigs/cri-tools/releases/download/v(?P<v>[^/]+)/crictl-v.*-linux-(?P<a>\w+)\.tar\.gz$`), []string{
-		"/crictl/v$v/crictl-v$v-linux-$a.tar.gz", "/crictl/$v/crictl-$v-linux-$a.tar.gz",
-		"/crictl/v$v/crictl-v$v-linux.tar.gz",
-		"/kubernetes/cri-tools/crictl-v$v-linux-$a.tar.gz", "/crictl/crictl-v$v-linux-$a.tar.gz",
-	}},
+	{
+		regexp.MustCompile(
+			`/containernetworking/plugins/releases/download/v(?P<v>[^/]+)/cni-plugins-linux-(?P<a>\w+)-v.*tgz$`),
+		[]string{
+			"/cni-plugins/v$v/cni-plugins-linux-$a-v$v.tgz", "/cni-plugins/$v/cni-plugins-linux-$a-$v.tgz",
+			"/cni-plugins/v$v/cni-plugins-linux-v$v.tgz",
+			"/cni-plugins/$v/cni-plugins.tgz", "/kubernetes/cni/cni-plugins-linux-$a-v$v.tgz",
+			"/kubernetes/cni/cni-plugins-linux-$a-$v.tgz",
+		}},
+	{
+		regexp.MustCompile(
+			`/kubernetes-sigs/cri-tools/releases/download/v(?P<v>[^/]+)/crictl-v.*-linux-(?P<a>\w+)\.tar\.gz$`),
+		[]string{
+			"/crictl/v$v/crictl-v$v-linux-$a.tar.gz", "/crictl/$v/crictl-$v-linux-$a.tar.gz",
+			"/crictl/v$v/crictl-v$v-linux.tar.gz",
+			"/kubernetes/cri-tools/crictl-v$v-linux-$a.tar.gz", "/crictl/crictl-v$v-linux-$a.tar.gz",
+		}},
 	{regexp.MustCompile(`/opencontainers/runc/releases/download/v(?P<v>[^/]+)/runc\.(?P<a>\w+)$`), []string{
 		"/runc/v$v/runc.$a", "/runc/$v/runc.$a", "/runc/v$v/runc", "/runc/$v/$a/runc",
 	}},
-	{regexp.MustCompile(`/containerd/containerd/releases/download/v(?P<v>[^/]+)/containerd-.*-linux-(?P<a>\w+)\.tar\.gz$`), []string{
-		"/containerd/v$v/containerd-$v-linux-$a.tar.gz", "/containerd/$v/containerd-v$v-linux-$a.tar.gz",
-		"/containerd/v$v/containerd.tar.gz",
-		"/containerd/containerd-$v-linux-$a.tar.gz",
-	}},
+	{
+		regexp.MustCompile(
+			`/containerd/containerd/releases/download/v(?P<v>[^/]+)/containerd-.*-linux-(?P<a>\w+)\.tar\.gz$`),
+		[]string{
+			"/containerd/v$v/containerd-$v-linux-$a.tar.gz", "/containerd/$v/containerd-v$v-linux-$a.tar.gz",
+			"/containerd/v$v/containerd.tar.gz",
+			"/containerd/containerd-$v-linux-$a.tar.gz",
+		}},
 	{regexp.MustCompile(`/containerd/nerdctl/releases/download/v(?P<v>[^/]+)/nerdctl-.*-linux-(?P<a>\w+)\.tar\.gz$`),
 		[]string{
 			"/nerdctl/v$v/nerdctl-$v-linux-$a.tar.gz", "/nerdctl/$v/nerdctl-$v-linux-$a.tar.gz",
@@ -105,8 +114,8 @@ func TestKubesprayLists(t *testing.T) {
 	}
 }
 
-// TestAliasArchitecture: a short name that names no architecture answers only when one is held or files.alias_arch says
-// which.
+// TestAliasArchitecture: a short name without an architecture answers only if one is stored or files.alias_arch
+// decides.
 func TestAliasArchitecture(t *testing.T) {
 	const k, r = "https://dl.k8s.io/release/v1.32.0/bin/linux/",
 		"https://github.com/opencontainers/runc/releases/download/v1.2.6/runc."
@@ -120,7 +129,8 @@ func TestAliasArchitecture(t *testing.T) {
 	want(t, f.own("/kubernetes/v1.32.0/arm64/kubeadm"), 200, "kubeadm arm64")
 	want(t, f.own("/kubernetes/v1.32.0/aarch64/kubeadm"), 200, "kubeadm arm64")
 	want(t, f.own("/runc/v1.2.6/runc.arm64"), 200, "runc arm64")
-	if got := strings.Join(f.luck, "\n"); got != "/kubernetes/v1.32.0/kubeadm → "+k+"arm64/kubeadm\n/runc/1.2.6/runc → "+r+"arm64" {
+	if got := strings.Join(f.luck, "\n"); got != "/kubernetes/v1.32.0/kubeadm → "+k+
+		"arm64/kubeadm\n/runc/1.2.6/runc → "+r+"arm64" {
 		t.Errorf("luck:\n%s", got)
 	}
 	if m := f.missed(); m != nil {
@@ -146,7 +156,7 @@ func TestAliasArchitecture(t *testing.T) {
 	want(t, f.own("/kubernetes/v1.32.0/kubeadm"), 404, "*")
 	want(t, f.own("/kubernetes/v1.32.0/kubeadm.sha256"), 404, "*")
 	want(t, f.own("/runc/v1.2.6/runc"), 404, "*")
-	const detail = " | it names no architecture and several are held, ask for one of these or set files.alias_arch: "
+	const detail = " | it names no architecture and several are stored, ask for one of these or set files.alias_arch: "
 	wanted = []string{
 		"/kubernetes/v1.32.0/kubeadm" + detail + k + "amd64/kubeadm " + k + "arm64/kubeadm",
 		"/kubernetes/v1.32.0/kubeadm.sha256" + detail + k + "amd64/kubeadm " + k + "arm64/kubeadm",
@@ -165,9 +175,13 @@ func TestAliasArchitecture(t *testing.T) {
 
 func TestAliasMisses(t *testing.T) {
 	f := start(t)
-	f.put(t, "https://github.com/containerd/containerd/releases/download/v1.7.27/containerd-static-1.7.27-linux-amd64.tar.gz", "static")
-	f.put(t, "https://github.com/containerd/containerd/releases/download/v1.7.27/containerd-1.7.27-windows-amd64.tar.gz", "windows")
-	f.put(t, "https://github.com/containerd/containerd/releases/download/v1.7.27/containerd-1.7.27-linux-amd64.tar.gz?token=1", "query")
+	f.put(t,
+		"https://github.com/containerd/containerd/releases/download/v1.7.27/containerd-static-1.7.27-linux-amd64.tar.gz", "static")
+	f.put(t,
+		"https://github.com/containerd/containerd/releases/download/v1.7.27/containerd-1.7.27-windows-amd64.tar.gz",
+		"windows")
+	f.put(t,
+		"https://github.com/containerd/containerd/releases/download/v1.7.27/containerd-1.7.27-linux-amd64.tar.gz?token=1", "query")
 	const dir = "https://github.com/containerd/containerd/releases/download/v1.7.27/"
 	for _, c := range []struct{ path, name string }{
 		{"/containerd/v1.7.27/containerd.tar.gz", "/containerd/v1.7.27/containerd.tar.gz"},
@@ -179,7 +193,8 @@ func TestAliasMisses(t *testing.T) {
 		{"/containerd", "/containerd"},
 		{"/nothing/v1.0.0/x", "/nothing/v1.0.0/x"},
 		{"/kubernetes/v1.32.0/amd64/arm64/kubeadm", "/kubernetes/v1.32.0/amd64/arm64/kubeadm"},
-		{"/kubernetes/v1.32.0/s390x/kubelet.sha256", "https://dl.k8s.io/release/v1.32.0/bin/linux/s390x/kubelet.sha256"},
+		{"/kubernetes/v1.32.0/s390x/kubelet.sha256",
+			"https://dl.k8s.io/release/v1.32.0/bin/linux/s390x/kubelet.sha256"},
 	} {
 		want(t, f.own(c.path), 404, "*")
 		m := f.missed()

@@ -16,7 +16,8 @@ func BenchmarkKey(b *testing.B) {
 	s := New(Config{})
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := s.Key("https://github.com/containerd/containerd/releases/download/v1.7.27/containerd-1.7.27-linux-amd64.tar.gz"); err != nil {
+		if _, err := s.Key(
+			"https://github.com/containerd/containerd/releases/download/v1.7.27/containerd-1.7.27-linux-amd64.tar.gz"); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -30,7 +31,7 @@ type one struct {
 
 func (o one) OpenBlob(context.Context, string) (io.ReadSeekCloser, error) { return os.Open(o.path) }
 
-// BenchmarkDownload sends 256 MiB over a plain socket, by sendfile; B/op is what it allocates, whatever the size.
+// BenchmarkDownload sends 256 MiB over a plain socket, by sendfile; B/op is the allocation, independent of the size.
 func BenchmarkDownload(b *testing.B) {
 	const size = 256 << 20
 	f := start(b)
@@ -66,8 +67,8 @@ func BenchmarkDownload(b *testing.B) {
 	}
 }
 
-// BenchmarkAnswers measures what the server itself costs for a small file, a miss and a short name; most of it is the
-// recorder's and the strict tree's.
+// BenchmarkAnswers measures the server's own cost of a small file, a miss and a short name; most of it belongs to the
+// recorder and the strict tree.
 func BenchmarkAnswers(b *testing.B) {
 	f := start(b)
 	f.put(b, "https://dl.k8s.io/release/v1.32.0/bin/linux/amd64/kubeadm", strings.Repeat("x", 1000))

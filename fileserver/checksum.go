@@ -29,7 +29,7 @@ var sumKinds = []sumKind{
 	{".sha256sum", "sha256", true}, {".sha512sum", "sha512", true},
 }
 
-// sumOf returns the file that a checksum file of that name is about.
+// sumOf returns the file that a checksum file of that name belongs to.
 func sumOf(name string) (of string, kind sumKind, ok bool) {
 	for _, k := range sumKinds {
 		if of, ok := strings.CutSuffix(name, k.suffix); ok && of != "" {
@@ -39,14 +39,14 @@ func sumOf(name string) (of string, kind sumKind, ok bool) {
 	return "", sumKind{}, false
 }
 
-// bareSums are the places whose .sha256 and .sha512 files hold the bare digest, without newline and name. Clients rely
-// on it: the Kubernetes manual says `echo "$(cat kubectl.sha256) kubectl" | sha256sum --check`, Helm's installer
+// bareSums are the places whose .sha256 and .sha512 files contain the bare digest, without newline and name. Clients
+// rely on it: the Kubernetes manual uses `echo "$(cat kubectl.sha256) kubectl" | sha256sum --check`, Helm's installer
 // compares the whole content. Everywhere else it is "<hex> <name>", which `sha256sum -c` reads (gVisor, CNI plugins,
 // Cilium) and of which Ansible and awk take the first word.
 var bareSums = []string{"dl.k8s.io/", "cdn.dl.k8s.io/", "get.helm.sh/", "storage.googleapis.com/kubernetes-release/"}
 
-// sendSum answers with a checksum file that nobody staged.
-func (s *Server) sendSum(w http.ResponseWriter, r *http.Request, h held, name string, kind sumKind) {
+// sendSum answers with a checksum file that is not stored.
+func (s *Server) sendSum(w http.ResponseWriter, r *http.Request, h storedFile, name string, kind sumKind) {
 	text, err := s.sumText(r.Context(), h, name, kind)
 	if err != nil {
 		s.fail(w, r, err)
@@ -57,8 +57,8 @@ func (s *Server) sendSum(w http.ResponseWriter, r *http.Request, h held, name st
 	http.ServeContent(w, byterange.Bound(r, int64(len(text))), "", h.mod, strings.NewReader(text))
 }
 
-// sumText is the content of a checksum file of h, which is called name there.
-func (s *Server) sumText(ctx context.Context, h held, name string, kind sumKind) (string, error) {
+// sumText is the content of a checksum file of h under that name.
+func (s *Server) sumText(ctx context.Context, h storedFile, name string, kind sumKind) (string, error) {
 	sum, err := s.sum(ctx, h.digest, kind.algorithm)
 	if err != nil {
 		return "", err
@@ -73,11 +73,11 @@ func (s *Server) sumText(ctx context.Context, h held, name string, kind sumKind)
 	return sum + "  " + name + "\n", nil
 }
 
-// sums remembers digests that had to be computed. They are kept in memory and not in the tree: a read must not write,
-// least of all without a quorum, and what is lost at a restart costs one reading of the file.
+// sums caches computed digests. They are in memory and not in the tree: a read must not write, least of all without a
+// quorum, and a digest lost at a restart costs one reading of the file.
 type sums struct {
 	mu    sync.Mutex
-	busy  map[string]chan struct{} // closed when that computation ends, well or not
+	busy  map[string]chan struct{} // closed when that computation ends, with or without error
 	known map[string]string
 }
 
@@ -97,7 +97,7 @@ func (s *Server) sum(ctx context.Context, digest, algorithm string) (string, err
 		wait, running := s.sums.busy[key]
 		if !running && len(s.sums.busy) >= maxHashing {
 			for _, wait = range s.sums.busy {
-				break // any of them: a place is free when it ends
+				break // any of them: a slot is free when it ends
 			}
 			running = true
 		}
@@ -113,8 +113,8 @@ func (s *Server) sum(ctx context.Context, digest, algorithm string) (string, err
 			return "", ctx.Err()
 		}
 	}
-	// A client that gives up does not stop it: it will ask again, and a file that takes longer to hash than the client
-	// waits would never get its checksum.
+	// A client that gives up does not stop the computation: it will ask again, and a file that takes longer to hash
+	// than the client waits would never get its checksum.
 	sum, err := s.hash(context.WithoutCancel(ctx), digest, algorithm)
 	s.sums.mu.Lock()
 	delete(s.sums.busy, key)

@@ -65,9 +65,9 @@ func TestChecksumFiles(t *testing.T) {
 type counting struct {
 	Tree
 	opened  atomic.Int32
-	gate    chan struct{} // every opening waits for one from here
+	release chan struct{} // every opening waits for one from here
 	full    atomic.Bool   // every opening fails
-	opening chan struct{} // if not nil, every opening is told here
+	opening chan struct{} // if not nil, receives a value at every opening
 }
 
 func (c *counting) OpenBlob(ctx context.Context, digest string) (io.ReadSeekCloser, error) {
@@ -78,7 +78,7 @@ func (c *counting) OpenBlob(ctx context.Context, digest string) (io.ReadSeekClos
 	if c.opening != nil {
 		c.opening <- struct{}{}
 	}
-	<-c.gate
+	<-c.release
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -89,7 +89,7 @@ func (c *counting) OpenBlob(ctx context.Context, digest string) (io.ReadSeekClos
 func TestChecksumsAreComputedOnce(t *testing.T) {
 	f := start(t)
 	c := f.config(t)
-	tree := &counting{Tree: f.tree, gate: make(chan struct{})}
+	tree := &counting{Tree: f.tree, release: make(chan struct{})}
 	c.Tree = tree
 	f.Server = New(c)
 	const files, askers = 6, 4
@@ -112,7 +112,7 @@ func TestChecksumsAreComputedOnce(t *testing.T) {
 	}()
 	for open := true; open; {
 		select {
-		case tree.gate <- struct{}{}:
+		case tree.release <- struct{}{}:
 		case <-answered:
 			open = false
 		}
@@ -122,13 +122,13 @@ func TestChecksumsAreComputedOnce(t *testing.T) {
 	}
 }
 
-// TestChecksumWaiterLeaves: who waits for another's hashing can leave, and the hashing goes on when its own client
-// leaves.
+// TestChecksumWaiterLeaves: a client that waits for another's hashing can leave, and the hashing continues when its own
+// client leaves.
 func TestChecksumWaiterLeaves(t *testing.T) {
 	f := start(t)
 	info := f.put(t, "https://files.test/f", "f")
 	c := f.config(t)
-	tree := &counting{Tree: f.tree, gate: make(chan struct{}), opening: make(chan struct{})}
+	tree := &counting{Tree: f.tree, release: make(chan struct{}), opening: make(chan struct{})}
 	c.Tree = tree
 	f.Server = New(c)
 	first, cancel := context.WithCancel(t.Context())
@@ -144,7 +144,7 @@ func TestChecksumWaiterLeaves(t *testing.T) {
 		t.Error(err)
 	}
 	cancel()
-	tree.gate <- struct{}{}
+	tree.release <- struct{}{}
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
@@ -153,11 +153,12 @@ func TestChecksumWaiterLeaves(t *testing.T) {
 	}
 }
 
-// TestFewFilesAreHashedAtOnce: who asks for one more checksum while maxHashing are computed waits, and can leave.
+// TestFewFilesAreHashedAtOnce: a request for one more checksum while maxHashing are computed waits, and can be
+// cancelled.
 func TestFewFilesAreHashedAtOnce(t *testing.T) {
 	f := start(t)
 	c := f.config(t)
-	tree := &counting{Tree: f.tree, gate: make(chan struct{}), opening: make(chan struct{})}
+	tree := &counting{Tree: f.tree, release: make(chan struct{}), opening: make(chan struct{})}
 	c.Tree = tree
 	f.Server = New(c)
 	var all sync.WaitGroup
@@ -178,7 +179,7 @@ func TestFewFilesAreHashedAtOnce(t *testing.T) {
 		t.Error(err)
 	}
 	tree.full.Store(false)
-	close(tree.gate)
+	close(tree.release)
 	all.Wait()
 	tree.opening = nil
 	if _, err := f.sum(t.Context(), info.Digest, "sha512"); err != nil {

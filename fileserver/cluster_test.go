@@ -69,7 +69,7 @@ func TestOnTheCluster(t *testing.T) {
 		}
 		for _, e := range page.Entries {
 			if seen[e.Name] {
-				t.Errorf("%s stands on two pages", e.Name)
+				t.Errorf("%s is on two pages", e.Name)
 			}
 			seen[e.Name] = true
 		}

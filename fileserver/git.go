@@ -5,9 +5,9 @@ import (
 	"strings"
 )
 
-// gitTwin is the same address of a Git repository under its other name: hosts answer for a repository with and without
-// .git behind its name, and clients ask for either. It is only told for what clients request of a repository (the
-// "dumb" HTTP protocol, gitprotocol-http(5)); whether the address is one of a repository at all only files can tell.
+// gitTwin returns the other form of a Git repository's address: hosts answer for a repository with and without .git at
+// the end of its name, and clients use either. It only covers the paths that clients request of a repository (the
+// "dumb" HTTP protocol, gitprotocol-http(5)); only the stored files tell whether the address is one of a repository.
 func gitTwin(a address) (twin address, ok bool) {
 	at := gitTail(a.elems)
 	if a.slash || at < 1 {
@@ -23,7 +23,7 @@ func gitTwin(a address) (twin address, ok bool) {
 	return twin, name != "" && name != ".git"
 }
 
-// gitTail is where the part of a path begins that is below a repository, -1 if there is none.
+// gitTail returns where the part of a path below a repository begins, -1 if there is none.
 func gitTail(elems []string) int {
 	n := len(elems)
 	last := func(words ...string) bool {

@@ -2,12 +2,13 @@ package fileserver
 
 import "testing"
 
-// TestGitNames: a repository answers with and without .git, and nothing else does.
+// TestGitNames: only a repository answers with and without .git.
 func TestGitNames(t *testing.T) {
 	f := start(t)
 	plain, dotted := "https://github.com/team/plain", "https://github.com/team/dotted.git"
 	for _, repo := range []string{plain, dotted} {
-		for _, file := range []string{"HEAD", "info/refs", "packed-refs", "objects/info/packs", "objects/pack/pack-1.idx", "objects/ab/cdef"} {
+		for _, file := range []string{"HEAD", "info/refs", "packed-refs", "objects/info/packs",
+			"objects/pack/pack-1.idx", "objects/ab/cdef"} {
 			f.put(t, repo+"/"+file, repo+" "+file)
 		}
 	}
@@ -37,7 +38,8 @@ func TestGitNames(t *testing.T) {
 	if m := f.missed(); len(m) != 0 {
 		t.Errorf("missed %q", m)
 	}
-	for _, path := range []string{"/team/archive/v1.tar.gz", "/team/plain.git.git/HEAD", "/plain.git/HEAD", "/team/.git/HEAD", "/team/plain.git/HEAD/", "/HEAD", "/info/refs",
+	for _, path := range []string{"/team/archive/v1.tar.gz", "/team/plain.git.git/HEAD", "/plain.git/HEAD",
+		"/team/.git/HEAD", "/team/plain.git/HEAD/", "/HEAD", "/info/refs",
 		"/team/none/info/refs?service=git-upload-pack", "/team/plain.git/objects/info/alternates"} {
 		want(t, f.origin("github.com", path), 404, "*")
 	}

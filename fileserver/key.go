@@ -9,29 +9,29 @@ import (
 	"unicode/utf8"
 )
 
-// Bounds of an address. GitHub, Google and the distributions stay far below them; what is longer is refused (400),
-// never stored.
+// Bounds of an address. GitHub, Google and the distributions stay far below them; longer ones are refused (400), never
+// stored.
 const (
 	maxKey     = 2048 // bytes of a whole key, percent-encoding included
-	maxLeaf    = 1024 // bytes of its last element, which the query belongs to; the tree's own limit of an element
-	maxElement = 255  // bytes of one decoded path element, as on every disk that the files come from
+	maxLeaf    = 1024 // bytes of its last element, including the query; the tree's own limit of an element
+	maxElement = 255  // bytes of one decoded path element, the limit of most file systems
 	maxDepth   = 64   // path elements
 	maxHost    = 253  // RFC 1035
 )
 
-// address is a URL taken apart into its canonical parts.
+// address is a URL split into its canonical parts.
 //
 // In the tree it is host/element/…/element?query: a path element never contains a bare question mark (it is encoded),
 // so every file's name contains exactly one, and a URL can be a file and a directory at once. A URL that ends in a
 // slash is the file "?" of its directory.
 type address struct {
-	host  string   // canonical origin, "" when a path of the short layout was parsed
+	host  string   // canonical origin, "" for a path of the short layout
 	elems []string // percent-encoded; never empty, "." or ".."
 	slash bool     // the path ends in a slash (or is empty)
 	query string   // canonical, without the question mark
 }
 
-// dir is the directory that the path names in the tree.
+// dir is the directory of the path in the tree.
 func (a address) dir() string {
 	if len(a.elems) == 0 {
 		return a.host
@@ -47,12 +47,12 @@ func (a address) key(query string) string {
 	return a.dir() + "?" + query
 }
 
-// tooLong reports a key that the tree would not take.
+// tooLong reports whether the tree would refuse a key for its length.
 func tooLong(key string) bool {
 	return len(key) > maxKey || len(key)-strings.LastIndexByte(key, '/')-1 > maxLeaf
 }
 
-// url is the address for people.
+// url is the address in error messages and listings.
 func (a address) url() string { return URL(a.key(a.query)) }
 
 // base is the last path element, decoded, "" if the address ends in a slash.
@@ -67,28 +67,28 @@ func (a address) base() string {
 	return name
 }
 
-// withBase is the address with another last path element, given decoded.
+// withBase returns the address with another last path element, given decoded.
 func (a address) withBase(name string) address {
 	a.elems = append(a.elems[:len(a.elems)-1:len(a.elems)-1], escape(name))
 	return a
 }
 
-// URL is the canonical URL of a name in the tree; Key of it is that name again.
+// URL is the canonical URL of a name in the tree; Key is the inverse.
 func URL(key string) string { return "https://" + strings.TrimSuffix(key, "?") }
 
 // Key is the name in the tree of the file at rawURL ("https://host/path?query"; http, or no scheme at all, is the
-// same). All spellings of one address have one key: the host is lower case and without port and turned to its origin,
-// percent-encoding is brought to one form ("+" is "%2B", "%7e" is "~"; in a path "%2F" stays distinct from "/"),
-// repeated slashes are one, a fragment is dropped, an empty query is none. A trailing slash counts, and so does the
+// same). All spellings of one address have one key: the host is in lower case without a port and replaced by its
+// origin, percent-encoding has one form ("+" is "%2B", "%7e" is "~"; in a path "%2F" stays distinct from "/"), repeated
+// slashes become one, a fragment is dropped, an empty query is no query. A trailing slash counts, and so does the
 // query.
 //
-// fs.ErrInvalid: it is no such URL, has user information, "." or ".." elements, control characters, or is too long.
+// fs.ErrInvalid: it is not such a URL, has user information, "." or ".." elements, control characters, or is too long.
 // fs.ErrPermission: its host is not an origin.
 func (s *Server) Key(rawURL string) (string, error) { return KeyIn(rawURL, s.cfg.Canonical) }
 
-// KeyIn is Key among origins that canonical knows (as Config.Canonical), which need not be enabled yet: an import
+// KeyIn is Key with the origins that canonical knows (as Config.Canonical), which need not be enabled yet: an import
 // computes the names of its files with it and enables their hosts in the same batch. Key and KeyIn of an origin give
-// one name.
+// the same name.
 func KeyIn(rawURL string, canonical func(host string) (string, bool)) (string, error) {
 	a, err := parseURL(rawURL)
 	if err != nil {
@@ -106,7 +106,7 @@ func KeyIn(rawURL string, canonical func(host string) (string, bool)) (string, e
 	return "", fmt.Errorf("url %q: too long: %w", clip(rawURL), fs.ErrInvalid) // with its origin's name
 }
 
-// canonical turns the host into its origin where it is one.
+// canonical replaces the host by its origin if it has one.
 func (s *Server) canonical(a address) (address, bool) {
 	host, ok := s.cfg.Canonical(a.host)
 	if ok {
@@ -115,7 +115,7 @@ func (s *Server) canonical(a address) (address, bool) {
 	return a, ok
 }
 
-// parseURL takes a URL apart that a person or a setting gave.
+// parseURL parses a URL from a user or a setting.
 func parseURL(raw string) (address, error) {
 	refuse := func(why string) (address, error) {
 		return address{}, fmt.Errorf("url %q: %s: %w", clip(raw), why, fs.ErrInvalid)
@@ -153,14 +153,14 @@ func parseURL(raw string) (address, error) {
 	return a, nil
 }
 
-// parsePath takes the escaped path and the raw query of a request apart. Its errors are short reasons, to be put into a
+// parsePath parses the escaped path and the raw query of a request. Its errors are short reasons that complete a
 // sentence.
 func parsePath(escaped, rawQuery string) (address, error) {
 	a := address{slash: escaped == "" || strings.HasSuffix(escaped, "/")}
 	size := 0
 	for raw := range strings.SplitSeq(escaped, "/") {
 		if raw == "" {
-			continue // files_repo with a trailing slash makes // of it; every web server folds that
+			continue // files_repo with a trailing slash produces //; every web server folds that
 		}
 		elem, err := cleanElement(raw)
 		if err != nil {
@@ -175,7 +175,7 @@ func parsePath(escaped, rawQuery string) (address, error) {
 	return a, nil
 }
 
-// cleanElement brings one path element to its canonical encoding.
+// cleanElement converts one path element to its canonical encoding.
 func cleanElement(raw string) (string, error) {
 	name, err := url.PathUnescape(raw)
 	switch {
@@ -184,8 +184,8 @@ func cleanElement(raw string) (string, error) {
 	case len(name) > maxElement:
 		return "", fmt.Errorf("a path element has at most %d bytes", maxElement)
 	}
-	// An encoded slash is a character of the element (GitLab's APIs name projects so). It never becomes a separator in
-	// the tree, but whoever unpacks such a name elsewhere must not be led astray.
+	// An encoded slash is a character of the element (GitLab's APIs use it in project names). It never becomes a
+	// separator in the tree, but a program that unpacks such a name must not be misled.
 	for part := range strings.SplitSeq(name, "/") {
 		if part == "" || part == "." || part == ".." {
 			return "", fmt.Errorf("the path element %q is refused", clip(name))
@@ -199,7 +199,7 @@ func cleanElement(raw string) (string, error) {
 	return escape(name), nil
 }
 
-// cleanHost brings the host of a URL to lower case without port and trailing dot.
+// cleanHost converts the host of a URL to lower case without port and trailing dot.
 func cleanHost(host string) (string, error) {
 	if i := strings.LastIndexByte(host, ':'); i >= 0 {
 		host = host[:i]
@@ -241,9 +241,9 @@ func escape(name string) string {
 	return b.String()
 }
 
-// cleanQuery brings a query to one spelling (RFC 3986, section 6.2.2): unreserved characters bare, delimiters as they
-// were written (an encoded & is not a bare one), everything else encoded, the slash too. Any string has such a form;
-// cleanQuery of it is itself.
+// cleanQuery converts a query to one spelling (RFC 3986, section 6.2.2): unreserved characters bare, delimiters as they
+// were written (an encoded & is not a bare one), everything else encoded, including the slash. Any string has such a
+// form; cleanQuery is idempotent.
 func cleanQuery(raw string) string {
 	var b strings.Builder
 	for i := 0; i < len(raw); i++ {
@@ -270,7 +270,7 @@ func upper(c byte) byte {
 	return c
 }
 
-// clip keeps what is quoted in an error or an answer short.
+// clip shortens a quoted value in an error or an answer.
 func clip(s string) string {
 	const most = 200
 	if len(s) <= most {

@@ -136,7 +136,7 @@ func FuzzKey(f *testing.F) {
 	})
 }
 
-// FuzzServe: no path and query panics, and what a path finds is what its key names.
+// FuzzServe: no path and query panics, and the file that a path finds has the key of that path.
 func FuzzServe(f *testing.F) {
 	for _, seed := range []string{"/files.test/a", "/kubernetes/v1.32.0/kubeadm", "/files.test/dir/", "/%2e%2e/",
 		"/files.test/a.sha256", "/cni/v1.0.0/amd64/x_86_64", "/runc/1.0.0/."} {

@@ -16,12 +16,12 @@ import (
 
 const (
 	pageSize = 1000 // entries on one page of a listing
-	patience = 8    // files of one subdirectory that a listing steps over one by one before it seeks behind it
+	maxSkips = 8    // files of one subdirectory that a listing skips one by one before it seeks past it
 )
 
-// List yields the files whose canonical URL begins with prefix ("" for all; "https://" may be left out, or a part of an
-// element stand at the end), in the order of their paths. It sees one state of the tree. An error (fs.ErrInvalid: no
-// URL begins so; or the context's) is the last that it yields.
+// List yields the files whose canonical URL begins with prefix ("" for all; "https://" may be omitted, and the prefix
+// may end within an element), in the order of their paths. It sees one state of the tree. An error (fs.ErrInvalid: no
+// URL begins like that; or the context's) is the last value.
 func (s *Server) List(ctx context.Context, prefix string) iter.Seq2[Info, error] {
 	return func(yield func(Info, error) bool) {
 		begin, err := s.keyPrefix(prefix)
@@ -29,15 +29,15 @@ func (s *Server) List(ctx context.Context, prefix string) iter.Seq2[Info, error]
 			yield(Info{}, err)
 			return
 		}
-		dir, part := ".", begin // the last element may be a part of one
+		dir, part := ".", begin // the last element may be incomplete
 		if i := strings.LastIndexByte(begin, '/'); i >= 0 {
 			dir, part = begin[:i], begin[i+1:]
 		}
 		from := ""
 		if part != "" && fs.ValidPath(begin) {
 			from = begin
-			if fi, err := s.cfg.Tree.Stat(begin); err == nil { // the walk begins behind it
-				if h, ok := holding(begin, fi); ok && !yield(h.info(), nil) {
+			if fi, err := s.cfg.Tree.Stat(begin); err == nil { // the walk begins after it
+				if h, ok := storedFileOf(begin, fi); ok && !yield(h.info(), nil) {
 					return
 				}
 			}
@@ -49,25 +49,25 @@ func (s *Server) List(ctx context.Context, prefix string) iter.Seq2[Info, error]
 			}
 			if !strings.HasPrefix(name, begin) {
 				if from != "" {
-					return // those that begin so stand together
+					return // those with the prefix are contiguous
 				}
 				continue
 			}
-			if h, ok := holding(name, fi); ok && !yield(h.info(), nil) {
+			if h, ok := storedFileOf(name, fi); ok && !yield(h.info(), nil) {
 				return
 			}
 		}
 	}
 }
 
-// keyPrefix is what the keys of the URLs that begin with prefix begin with.
+// keyPrefix returns the common prefix of the keys of the URLs that begin with prefix.
 func (s *Server) keyPrefix(prefix string) (string, error) {
 	if _, rest, ok := strings.Cut(prefix, "://"); ok {
 		prefix = rest
 	}
 	host, path, whole := strings.Cut(prefix, "/")
 	if prefix == "" || !whole {
-		return strings.ToLower(host), nil // a part of a host
+		return strings.ToLower(host), nil // an incomplete host
 	}
 	a, err := parseURL(host + "/" + path)
 	if err != nil {
@@ -96,8 +96,8 @@ type listing struct {
 	up      bool
 }
 
-// asksListing reports whether a client at an origin asks for a page by name. Others (curl, helm, apt) get what the
-// origin would give, and a directory is no file there.
+// asksListing reports whether a client at an origin explicitly requests a listing. Other clients (curl, helm, apt) get
+// what the origin would answer, and a directory is no file there.
 func asksListing(r *http.Request) bool {
 	accept := r.Header.Get("Accept")
 	return strings.Contains(accept, "text/html") || strings.Contains(accept, "application/json")
@@ -110,7 +110,7 @@ func (s *Server) list(w http.ResponseWriter, r *http.Request, a address, own boo
 		if _, known := s.canonical(a); !own || !known || len(a.elems) > 0 {
 			return false
 		}
-		// An origin of which nothing is held has an empty listing.
+		// An origin without content has an empty listing.
 	}
 	page := &listing{URL: "https://" + dir + "/", Entries: []entry{}, up: own || len(a.elems) > 0}
 	page.Entries, page.Next = s.entries(dir, r.URL.Query().Get("after"))
@@ -118,14 +118,14 @@ func (s *Server) list(w http.ResponseWriter, r *http.Request, a address, own boo
 	return true
 }
 
-// listOrigins answers with the origins: those that are enabled and those of which something is held.
+// listOrigins answers with the origins: those that are enabled and those that have content.
 func (s *Server) listOrigins(w http.ResponseWriter, r *http.Request) {
 	after := r.URL.Query().Get("after")
 	page := &listing{URL: "/"}
 	page.Entries, page.Next = s.entries(".", after)
 	host := func(e entry) string { return strings.TrimSuffix(e.Name, "/") }
 	held := map[string]bool{}
-	last := "" // of the page; "" when nothing follows
+	last := "" // of the page; "" if nothing follows
 	for _, e := range page.Entries {
 		held[host(e)] = true
 		if page.Next != "" {
@@ -145,8 +145,8 @@ func (s *Server) listOrigins(w http.ResponseWriter, r *http.Request) {
 	page.write(w, r)
 }
 
-// entries reads one page of a directory. after is the last tree name of the page before. Memory and time do not
-// depend on how much lies in subdirectories: a large one is stepped over with a new walk behind it.
+// entries reads one page of a directory. after is the last tree name of the previous page. Memory and time do not
+// depend on the size of subdirectories: a large one is skipped with a new walk that begins after it.
 func (s *Server) entries(dir, after string) (list []entry, next string) {
 	list = []entry{}
 	under := dir + "/"
@@ -154,11 +154,11 @@ func (s *Server) entries(dir, after string) (list []entry, next string) {
 		under = ""
 	}
 	if strings.ContainsRune(after, '/') || !fs.ValidPath(under+after) {
-		after = "" // nothing that we wrote
+		after = "" // not written by this server
 	}
 	from, last := "", ""
 	if after != "" {
-		from, last = under+after+"/\x7f", after // behind everything in it, if it is a directory
+		from, last = under+after+"/\x7f", after // after everything in it, if it is a directory
 	}
 	for again := true; again; {
 		again = false
@@ -166,7 +166,7 @@ func (s *Server) entries(dir, after string) (list []entry, next string) {
 		for name, fi := range s.cfg.Tree.Walk(dir, from) {
 			elem, _, deep := strings.Cut(strings.TrimPrefix(name, under), "/")
 			if elem == last {
-				if skipped++; skipped < patience || !deep {
+				if skipped++; skipped < maxSkips || !deep {
 					continue
 				}
 				from, again = under+elem+"/\x7f", true
@@ -185,7 +185,7 @@ func (s *Server) entries(dir, after string) (list []entry, next string) {
 	return list, ""
 }
 
-// entryOf makes the line of a directory's element.
+// entryOf makes the entry of a directory's element.
 func entryOf(key, elem string, deep bool, fi fs.FileInfo) (entry, bool) {
 	plain := func(s string) string {
 		if p, err := url.PathUnescape(s); err == nil {
@@ -196,7 +196,7 @@ func entryOf(key, elem string, deep bool, fi fs.FileInfo) (entry, bool) {
 	if deep {
 		return entry{Name: plain(elem) + "/", Dir: true, href: "./" + elem + "/"}, true
 	}
-	h, ok := holding(key, fi)
+	h, ok := storedFileOf(key, fi)
 	if !ok {
 		return entry{}, false
 	}
@@ -209,7 +209,7 @@ func entryOf(key, elem string, deep bool, fi fs.FileInfo) (entry, bool) {
 	return e, true
 }
 
-// write answers with the page, in the form that the client prefers.
+// write answers with the page, in the client's preferred form.
 func (l *listing) write(w http.ResponseWriter, r *http.Request) {
 	if l.Next != "" {
 		w.Header().Set("Link", "<"+l.Next+`>; rel="next"`)

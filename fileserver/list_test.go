@@ -76,7 +76,7 @@ func TestListings(t *testing.T) {
 	if r.Header.Get("Content-Type") != "text/html; charset=utf-8" {
 		t.Error(r.Header)
 	}
-	// Every link of the page leads to what it says.
+	// Every link of the page leads to its entry.
 	want(t, f.own("/files.test/dir/a%3Cb%3E&%22'.txt"), 200, "12345")
 	want(t, f.own("/files.test/dir/q?x=1&y=%2F"), 200, "q")
 	want(t, f.do(View{}, "HEAD", "/files.test/dir/", nil), 200, "*") // net/http drops the body
@@ -91,7 +91,8 @@ func TestListings(t *testing.T) {
 		t.Errorf("missed %q", m)
 	}
 
-	// At an origin a directory is listed only for who asks for a page: others must see that there is no such file.
+	// At an origin a directory is listed only for clients that request a page: others must see that there is no such
+	// file.
 	want(t, f.origin("files.test", "/dir/", "Accept: text/html,*/*;q=0.8"), 200, "*")
 	get(f.origin("files.test", "/dir/", "Accept: application/json"))
 	want(t, f.origin("files.test", "/dir/"), 404, "*")
@@ -122,8 +123,8 @@ func (w *walks) Walk(dir, after string) iter.Seq2[string, fs.FileInfo] {
 	}
 }
 
-// TestListingsArePaged: every entry stands on exactly one page, no page is longer than pageSize, and what lies in
-// subdirectories is stepped over.
+// TestListingsArePaged: every entry is on exactly one page, no page is longer than pageSize, and the content of
+// subdirectories is skipped.
 func TestListingsArePaged(t *testing.T) {
 	f := start(t)
 	blob := f.put(t, "https://files.test/a/seed", "x").Digest
@@ -179,7 +180,7 @@ func TestListingsArePaged(t *testing.T) {
 	if !slices.Equal(got, wanted) || pages != 3 {
 		t.Errorf("%d entries on %d pages, want %d on 3", len(got), pages, len(wanted))
 	}
-	if most := len(wanted) + 4*patience; tree.files > most {
+	if most := len(wanted) + 4*maxSkips; tree.files > most {
 		t.Errorf("%d files were walked over, want at most %d", tree.files, most)
 	}
 	for _, after := range []string{"..", "a/b", "%00", "%ff", ".", "zzz", "f00000"} {
@@ -187,7 +188,7 @@ func TestListingsArePaged(t *testing.T) {
 	}
 }
 
-// walked counts what is walked over.
+// walked counts the entries of walks.
 type walked struct {
 	Tree
 	n int
@@ -231,7 +232,7 @@ func TestList(t *testing.T) {
 			t.Errorf("%q: %q, want %q", prefix, got, wanted)
 		}
 	}
-	// What lies before and behind the prefix is not walked over.
+	// Entries before and after the prefix are not visited.
 	w := &walked{Tree: f.tree}
 	cfg := f.config(t)
 	cfg.Tree = w
@@ -239,7 +240,7 @@ func TestList(t *testing.T) {
 	}
 	for range New(cfg).List(t.Context(), "git") {
 	}
-	if w.n > 4 { // those two and that one, and one behind it
+	if w.n > 4 { // those two and that one, and one after it
 		t.Errorf("%d files walked over for three", w.n)
 	}
 	for range f.List(t.Context(), "") {
@@ -259,7 +260,7 @@ func TestList(t *testing.T) {
 	}
 }
 
-// TestManyOrigins: the list of origins comes in pages too, each once, held or not.
+// TestManyOrigins: the list of origins has pages too, each origin once, with or without content.
 func TestManyOrigins(t *testing.T) {
 	f := start(t)
 	var want []string

@@ -2,11 +2,11 @@ package fileserver
 
 import "strings"
 
-// octets is the type of everything that we do not know better: browsers save it, nobody interprets it.
+// octets is the type of all other files: browsers save it and do not interpret it.
 const octets = "application/octet-stream"
 
-// mediaTypes maps the end of a file's name to its type. Longer ends stand before shorter ones. Scripts are plain text
-// on purpose: a listing is read by people, and nothing that somebody uploaded shall run in their browser.
+// mediaTypes maps the suffix of a file's name to its type. Longer suffixes come before shorter ones. Scripts are plain
+// text on purpose: listings are opened in browsers, and no uploaded script must run there.
 var mediaTypes = []struct{ suffix, media string }{
 	{".tar.gz", "application/gzip"}, {".tgz", "application/gzip"}, {".gz", "application/gzip"},
 	{".tar.xz", "application/x-xz"}, {".txz", "application/x-xz"}, {".xz", "application/x-xz"},
@@ -23,7 +23,7 @@ var mediaTypes = []struct{ suffix, media string }{
 	{".pdf", "application/pdf"},
 }
 
-// textEnds are the ends of names whose files are shown as plain text.
+// textEnds are the suffixes of names whose files are shown as plain text.
 var textEnds = []string{
 	".txt", ".text", ".log", ".md", ".sh", ".py", ".js", ".css", ".toml", ".conf", ".cfg", ".ini", ".list", ".repo",
 	".service",
@@ -31,7 +31,7 @@ var textEnds = []string{
 	".asc", ".pem", ".crt", ".key", ".pub",
 }
 
-// mediaType is the type that a file is served with, by the end of its name; the bytes are never asked.
+// mediaType is the type that a file is served with, by the suffix of its name; the content is not considered.
 func mediaType(name string) string {
 	name = strings.ToLower(name)
 	for _, m := range mediaTypes {

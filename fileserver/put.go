@@ -17,14 +17,14 @@ import (
 	"casemate/cluster/tree"
 )
 
-// Put keeps the bytes of body as the file at url, in place of what was there. With digest ("sha256:<hex>" or
+// Put stores the bytes of body as the file at url, replacing an existing one. With digest ("sha256:<hex>" or
 // "sha512:<hex>") the bytes must have it. It returns when the bytes are durable on a majority and this node serves
-// them. When it fails nothing has changed, except that an error after the last step may leave the file in place (the
+// them. If it fails nothing has changed, except that an error after the last step may leave the file in place (the
 // answer of the cluster was lost); putting it again is harmless.
 //
-// fs.ErrInvalid: url or digest is none. fs.ErrPermission: its host is not an origin. syscall.EBADMSG: body has another
-// digest. syscall.ENOSPC: the disk's reserve is reached. syscall.EAGAIN: no majority now. Errors of body are returned
-// wrapped.
+// fs.ErrInvalid: url or digest is malformed. fs.ErrPermission: its host is not an origin. syscall.EBADMSG: body has
+// another digest. syscall.ENOSPC: the disk's reserve is reached. syscall.EAGAIN: no majority now. Errors of body are
+// returned wrapped.
 func (s *Server) Put(ctx context.Context, url string, body io.Reader, digest string) (Info, error) {
 	key, err := s.Key(url)
 	if err != nil {
@@ -48,7 +48,7 @@ func (s *Server) put(ctx context.Context, key string, body io.Reader, expect []s
 		return Info{}, fmt.Errorf("put %s: %w", URL(key), err)
 	}
 	defer blob.Close()
-	// Files are named by sha256, so that equal bytes are kept once; a sha512 is compared here.
+	// Files are linked by sha256, so that equal bytes are stored once; a sha512 is compared here.
 	var digest string
 	var wide hash.Hash
 	var out io.Writer = blob
@@ -83,7 +83,7 @@ func (s *Server) put(ctx context.Context, key string, body io.Reader, expect []s
 	if n, ok := blob.(tree.NamedCommitter); ok {
 		digest, err = n.CommitNamed(ctx, digest, name)
 	} else if digest, err = blob.Commit(ctx, digest); err == nil {
-		// If we were to crash here the blob has no name and is collected when its pin ends.
+		// If we were to crash here, the blob has no name and is collected when its pin ends.
 		err = s.cfg.Tree.Update(ctx, func(b Batch) error { return name(b, digest) })
 	}
 	if err != nil {
@@ -97,8 +97,8 @@ func (s *Server) put(ctx context.Context, key string, body io.Reader, expect []s
 	return info, nil
 }
 
-// Delete removes the file at exactly this URL, its query included; its bytes go when nothing else names them.
-// The host need not be an origin any more. fs.ErrNotExist: there is none. syscall.EAGAIN: no majority now.
+// Delete removes the file at exactly this URL, its query included; its bytes are collected when no other name refers to
+// them. The host need not be an origin any more. fs.ErrNotExist: there is none. syscall.EAGAIN: no majority now.
 func (s *Server) Delete(ctx context.Context, url string) error {
 	a, err := parseURL(url)
 	if err != nil {
@@ -199,7 +199,7 @@ func (s *Server) write(w http.ResponseWriter, r *http.Request, a address, isOrig
 }
 
 // precondition reads If-Match and If-None-Match of a write (RFC 9110, section 13.1). version is nil if there are none.
-// If it does not hold, or cannot be told, the request is answered and ok is false.
+// If the condition does not hold, or cannot be evaluated, precondition answers the request and ok is false.
 func (s *Server) precondition(w http.ResponseWriter, r *http.Request, key string) (version *uint64, ok bool) {
 	match, none := r.Header.Get("If-Match"), r.Header.Get("If-None-Match")
 	if match == "" && none == "" {
@@ -223,7 +223,7 @@ func (s *Server) precondition(w http.ResponseWriter, r *http.Request, key string
 	}
 	if match != "" && !has(match) || none != "" && has(none) {
 		answer(w, http.StatusPreconditionFailed,
-			"the file is not what the request's If-Match or If-None-Match asks for.")
+			"the file does not match the request's If-Match or If-None-Match.")
 		return nil, false
 	}
 	return &h.version, true
@@ -235,7 +235,7 @@ func (s *Server) failWrite(w http.ResponseWriter, r *http.Request, err error) {
 	case errors.As(err, &large):
 		answer(w, http.StatusRequestEntityTooLarge, "the file is larger than this server takes.")
 	case errors.Is(err, fs.ErrExist):
-		answer(w, http.StatusPreconditionFailed, "the file was changed by somebody else at this moment.")
+		answer(w, http.StatusPreconditionFailed, "another client changed the file at this moment.")
 	default:
 		s.fail(w, r, err)
 	}
@@ -270,7 +270,7 @@ func digests(h http.Header) ([]string, error) {
 			if !known {
 				continue
 			}
-			if where != "Digest" { // RFC 8941: a byte sequence stands between colons
+			if where != "Digest" { // RFC 8941: a byte sequence is between colons
 				if len(value) < 2 || value[0] != ':' || value[len(value)-1] != ':' {
 					return nil, fmt.Errorf("the header %s has no valid %s", where, algorithm)
 				}

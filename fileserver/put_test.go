@@ -77,7 +77,7 @@ func TestPutGoAPI(t *testing.T) {
 		}
 	}
 	if err := f.Delete(t.Context(), "https://files.test/new?x"); !errors.Is(err, fs.ErrNotExist) {
-		t.Error(err) // a query is part of what is deleted, the path alone is not tried
+		t.Error(err) // the query is part of the deleted name, the path alone is not tried
 	}
 	if err := f.Delete(t.Context(), "https://alias.test/new"); err != nil {
 		t.Error(err)
@@ -96,7 +96,7 @@ func TestPutGoAPI(t *testing.T) {
 	if _, err := f.Put(ctx, "https://files.test/late", strings.NewReader("x"), ""); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
-	// What was put here is kept beyond the pin, what was deleted is not.
+	// A stored file outlives the pin, a deleted one does not.
 	f.tree.Unpin()
 	f.tree.Collect()
 	want(t, f.origin("files.test", "/a+b"), 200, "hello")
@@ -243,7 +243,7 @@ func TestBrokenUpload(t *testing.T) {
 	}
 }
 
-// TestConcurrentCreate: of two that create a file with If-None-Match: *, one is told that it lost.
+// TestConcurrentCreate: of two clients that create a file with If-None-Match: *, one gets an error.
 func TestConcurrentCreate(t *testing.T) {
 	f := start(t)
 	first := true

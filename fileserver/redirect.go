@@ -14,39 +14,39 @@ import (
 // maxText bounds the literal text of a redirect setting, in bytes; a record of the tree has at most 4096.
 const maxText = 3072
 
-// CheckRedirect reports whether an entry of the setting files.redirects can be used. A key is a URL
+// CheckRedirect reports whether an entry of the setting files.redirects is valid. A key is a URL
 // ("https://update.k3s.io/v1-release/channels/stable"), or the beginning of URLs if it ends in "/*". A value is one of
 //
 //	https://host/path   answered with 302 and exactly this Location (also http:// and a path at the same host, /…);
-//	                    if the key ends in "/*", a "*" at the end of the value stands for the rest of the URL
+//	                    if the key ends in "/*", a "*" at the end of the value means the rest of the URL
 //	text:v1.32.0        answered with 200 and exactly this text
 //
-// A key that names one URL goes before a file of that URL, the beginning of URLs comes after files; the longest one
+// A key for one URL takes precedence over a file of that URL, a key for the beginning of URLs does not; the longest key
 // wins. A key with a query matches this query only. A key without one matches the URL with any query, which is dropped;
-// a file that is held with exactly the query of the request goes before it. The rest of a URL that "*" stands for
+// a file that is stored with exactly the query of the request takes precedence. The rest of a URL that "*" means
 // includes the query.
 //
-// fs.ErrInvalid: the key or the value is none of that, or would do something else than it seems to: two pairs that are
-// joined, a "*" that stands for nothing, an address that leads to itself.
+// fs.ErrInvalid: the key or the value is malformed, or would do something else than it seems to: two pairs that are
+// joined, a "*" without meaning, an address that leads to itself.
 func CheckRedirect(key, value string) error {
 	_, _, err := parseRedirect(key, value)
 	return err
 }
 
-// target is what stands behind one redirect setting.
+// target is the value of one redirect setting.
 type target struct {
 	text string // if literal
 	url  string // otherwise
-	// literal says that text is the answer, even if it is empty.
+	// literal means that text is the answer, even if it is empty.
 	literal bool
 }
 
-// redirects are the setting files.redirects and the defaults, made quick to ask. They are immutable.
+// redirects are the setting files.redirects and the defaults, compiled for look-ups. They are immutable.
 type redirects struct {
-	source   map[string]string // kept so that its address cannot become another map's
+	source   map[string]string // retained so that its address cannot be reused by another map
 	fallback map[string]string // the same of Config.Defaults
 	exact    map[string]target // by key in the tree
-	late     map[string]target // by key in the tree: of the defaults
+	late     map[string]target // the defaults, by key in the tree
 	wild     map[string]target // by the beginning of the key, a directory with its slash
 	leads    map[string]bool   // keys that an exact setting leads to
 }
@@ -67,12 +67,13 @@ func parseRedirect(key, value string) (address, target, error) {
 	case wild && from.query != "":
 		return refuse(errors.New("the beginning of URLs has no query"))
 	case strings.Contains(begin, "*"):
-		return refuse(errors.New("a * stands only behind the last slash, as in https://host/path/*; " +
+		return refuse(errors.New("a * is allowed only after the last slash, as in https://host/path/*; " +
 			"write %2A for the character"))
 	case strings.Contains(begin, "#"):
 		return refuse(errors.New("a fragment (#…) is not sent to servers"))
 	case joined(value):
-		return refuse(fmt.Errorf("the target %q is several targets: separate pairs by spaces, without commas", clip(value)))
+		return refuse(fmt.Errorf("the target %q is several targets: separate pairs by spaces, without commas",
+			clip(value)))
 	}
 	if text, ok := strings.CutPrefix(value, "text:"); ok {
 		if len(text) > maxText {
@@ -102,7 +103,7 @@ func parseRedirect(key, value string) (address, target, error) {
 	case u.User != nil:
 		return refuse(errors.New("the target has a user or a password, which every client would see"))
 	case strings.Contains(begin, "*"), begin != value && !wild:
-		return refuse(errors.New("a * stands only at the end of a target, and only if the address ends in /*; " +
+		return refuse(errors.New("a * is allowed only at the end of a target, and only if the address ends in /*; " +
 			"write %2A for the character"))
 	case !wild && err == nil && u.Port() == "" && at.key(at.query) == from.key(from.query):
 		return refuse(errors.New("it leads to itself"))
@@ -110,8 +111,8 @@ func parseRedirect(key, value string) (address, target, error) {
 	return from, to, nil
 }
 
-// joined tells whether a value is more than one target: pairs that were joined by a comma, a semicolon or nothing would
-// otherwise become one address that leads to the wrong place.
+// joined reports whether a value is more than one target: pairs that were joined by a comma, a semicolon or nothing
+// would otherwise become one address that leads to the wrong place.
 func joined(value string) bool {
 	if strings.Contains(value, "=>") {
 		return true
@@ -137,8 +138,7 @@ func (to target) address(from address) (address, error) {
 	return parseURL(to.url)
 }
 
-// rules returns the current redirects. Settings that cannot be used were refused when they were made; here they are
-// left out.
+// rules returns the current redirects. Invalid settings were refused when they were made; here they are omitted.
 func (s *Server) rules() *redirects {
 	source, fallback := s.cfg.Redirects(), s.cfg.Defaults()
 	old := s.redirects.Load()
@@ -203,7 +203,7 @@ func (rd *redirects) wildcard(a address) (target, bool) {
 }
 
 // landing reports whether the address is the page of a release to which a setting leads. k3s's and RKE2's installers
-// follow the redirect of a channel only to learn the last element of where it ends; there is no such file, and none is
+// follow the redirect of a channel only to learn the last element of its target; there is no such file, and none is
 // missing.
 func (rd *redirects) landing(a address) bool {
 	return rd.leads[a.key(a.query)] && strings.Contains(a.dir(), "/releases/tag/")
@@ -216,7 +216,7 @@ func (s *Server) follow(w http.ResponseWriter, r *http.Request, to target, own b
 		return
 	}
 	if own {
-		// Who reads under our own name may not be able to reach origins by theirs.
+		// A client of our own name may be unable to reach origins by theirs.
 		if strings.HasPrefix(to.url, "/") {
 			first, _ := parsePath(r.URL.EscapedPath(), "")
 			to.url = climb(r) + first.elems[0] + to.url
@@ -229,8 +229,7 @@ func (s *Server) follow(w http.ResponseWriter, r *http.Request, to target, own b
 	redirect(w, to.url)
 }
 
-// climb is the relative way from the request's directory to the root of the view; we do not know what was stripped in
-// front of it.
+// climb returns the relative path from the request's directory to the root of the view; the stripped prefix is unknown.
 func climb(r *http.Request) string {
 	return "./" + strings.Repeat("../", max(0, strings.Count(r.URL.EscapedPath(), "/")-1))
 }

@@ -56,13 +56,13 @@ func TestRedirects(t *testing.T) {
 	want(t, f.origin("dl.k8s.io", "/release/stable-1.31.txt"), 200, "v1.31.9")
 	want(t, f.origin("dl.k8s.io", "/release/empty.txt"), 200, "")
 	want(t, f.origin("github.com", "/k3s-io/k3s/releases/latest/download/held"), 200,
-		"held") // a file goes before a beginning
+		"held") // a file takes precedence over a beginning
 	want(t, f.origin("files.test", "/text/x/y"), 200, "any")
 	want(t, f.origin("github.com", "/k3s-io/k3s/releases/latest"), 404, "*")
 	if m := f.missed(); len(m) != 1 {
 		t.Errorf("missed %q", m)
 	}
-	// Nobody misses the page at which a channel ends, but a file to which a setting leads is missed.
+	// The page to which a channel leads is no miss, but a missing file to which a setting leads is.
 	want(t, f.origin("github.com", "/k3s-io/k3s/releases/tag/v1.31.5+k3s1"), 200, "v1.31.5+k3s1\n")
 	want(t, f.origin("github.com", "/k3s-io/k3s/releases/tag/v1.31.6+k3s1"), 404, "*")
 	want(t, f.origin("github.com", "/other/file"), 404, "*")
@@ -99,7 +99,8 @@ func TestDefaults(t *testing.T) {
 		luck != "a setting says its content" {
 		t.Errorf("%q, %v", luck, err)
 	}
-	f.redirects, f.defaults = nil, map[string]string{"https://dl.k8s.io/release/stable-1.txt": "text:v1.34.0"} // counts at once
+	// counts at once
+	f.redirects, f.defaults = nil, map[string]string{"https://dl.k8s.io/release/stable-1.txt": "text:v1.34.0"}
 	want(t, f.origin("dl.k8s.io", "/release/stable-1.txt"), 200, "v1.34.0")
 	f.defaults = nil
 	want(t, f.origin("dl.k8s.io", "/release/stable-1.txt"), 404, "*")
@@ -146,11 +147,12 @@ func TestRedirectQueries(t *testing.T) {
 	want(t, f.origin("dl.k8s.io", "/release/stable.txt?timestamp=1"), 200, "v1")
 }
 
-// TestChannels does what the installers of k3s and RKE2 do: they follow the channel and take the last element of where
-// they end.
+// TestChannels acts like the installers of k3s and RKE2: they follow the channel and use the last element of the final
+// URL.
 func TestChannels(t *testing.T) {
 	f := start(t)
-	f.redirects = map[string]string{"https://update.k3s.io/v1-release/channels/stable": "https://github.com/k3s-io/k3s/releases/tag/v1.31.5+k3s1"}
+	f.redirects = map[string]string{
+		"https://update.k3s.io/v1-release/channels/stable": "https://github.com/k3s-io/k3s/releases/tag/v1.31.5+k3s1"}
 	server := httptest.NewServer(http.StripPrefix("/files", http.HandlerFunc(func(w http.ResponseWriter,
 		r *http.Request) {
 		f.Serve(w, r, View{Plain: true})

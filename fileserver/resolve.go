@@ -11,22 +11,22 @@ import (
 	"casemate/cluster/tree"
 )
 
-// maxHops is how many redirects Resolve follows, as curl's --location does at most 50 and most others about 10.
+// maxHops is how many redirects Resolve follows; curl's --location follows 50 at most and most other clients about 10.
 const maxHops = 10
 
 // Link adds to b, a batch of the server's own subtree, the file at key (made by Key or KeyIn), whose bytes are the blob
-// called digest.
+// with that digest.
 func (s *Server) Link(b Batch, key, digest string) { b.Link(key, digest) }
 
-// Resolve says what a GET of a URL at its origin ends with, redirects followed; of a path that begins with a slash,
-// what the server's own name answers (the short layout). Info is of what answers, so its URL may be another than the
-// one asked for; what is made and kept nowhere (a checksum file, the text of a setting) has the URL that was asked for.
-// luck is "" if the file of this very URL answers, otherwise the sentence that says how it is answered instead. Nothing
-// is counted and nothing enters the missing book. What is held of a host that is no origin is found as well: its URL is
-// answered under the server's own name.
+// Resolve returns the final answer to a GET of a URL at its origin, redirects followed; for a path that begins with a
+// slash, the answer of the server's own name (the short layout). Info describes the answer, so its URL may be another
+// than the requested one; generated answers (a checksum file, the text of a setting) have the requested URL. luck is ""
+// if the file of this very URL answers, otherwise a sentence that describes how it is answered. Nothing is counted or
+// recorded in the missing book. Files of a host that is no origin are found as well: their URLs are answered under the
+// server's own name.
 //
-// fs.ErrNotExist: it is answered with 404; the text says why as far as that is known. fs.ErrInvalid: it is no URL that
-// can be asked for.
+// fs.ErrNotExist: it is answered with 404; the text gives the reason as far as it is known. fs.ErrInvalid: it is not a
+// URL that can be requested.
 func (s *Server) Resolve(ctx context.Context, rawURL string) (info Info, luck string, err error) {
 	if strings.HasPrefix(rawURL, "/") {
 		return s.resolveOwn(ctx, rawURL)
@@ -46,11 +46,11 @@ func (s *Server) resolve(ctx context.Context, a address) (Info, string, error) {
 		rp, err := s.lookup(rules, a, false)
 		switch {
 		case errors.Is(err, fs.ErrNotExist) && rules.landing(a):
-			return made(asked, a.base()+"\n", held{}), "the page of a release to which files.redirects leads", nil
+			return made(asked, a.base()+"\n", storedFile{}), "the page of a release to which files.redirects leads", nil
 		case err != nil:
 			return Info{}, "", notHeld(asked, a, s.unknown(a), err)
 		case rp.setting && rp.to.literal:
-			return made(asked, rp.to.text, held{}), "a setting says its content", nil
+			return made(asked, rp.to.text, storedFile{}), "a setting says its content", nil
 		case rp.setting:
 			next, err := s.target(a, rp.to)
 			if err != nil {
@@ -119,12 +119,12 @@ func (s *Server) target(a address, to target) (address, error) {
 	return next, nil
 }
 
-// made describes an answer that is no file.
-func made(url, text string, from held) Info {
+// made describes a generated answer.
+func made(url, text string, from storedFile) Info {
 	return Info{URL: url, Digest: tree.Sum([]byte(text), ""), Size: int64(len(text)), Time: from.mod}
 }
 
-// notHeld tells what a chain that began at asked broke off at.
+// notHeld describes where a chain of redirects that began at asked ended.
 func notHeld(asked string, at address, why string, err error) error {
 	if at.url() != asked {
 		asked += ", redirected to " + at.url()

@@ -119,15 +119,16 @@ func TestResolve(t *testing.T) {
 		}
 	}
 	for asked, says := range map[string]string{
-		release + "amd64/kubectl":            "https://dl.k8s.io/release/v1.32.0/bin/linux/amd64/kubectl",
-		release + "amd64/":                   "amd64/",
-		release + "amd64":                    "amd64",
-		"https://example.test/x":             "not an origin here",
-		"https://files.test/away":            "redirected to https://example.test/x: example.test is not an origin here",
+		release + "amd64/kubectl": "https://dl.k8s.io/release/v1.32.0/bin/linux/amd64/kubectl",
+		release + "amd64/":        "amd64/",
+		release + "amd64":         "amd64",
+		"https://example.test/x":  "not an origin here",
+		"https://files.test/away": "redirected to https://example.test/x: example.test is not an origin " +
+			"here",
 		"https://files.test/round":           "redirects",
 		"https://files.test/long":            "which is not here",
-		"/kubernetes/v1.32.0/kubeadm":        "several are held",
-		"/kubernetes/v1.32.0/kubeadm.sha256": "several are held",
+		"/kubernetes/v1.32.0/kubeadm":        "several are stored",
+		"/kubernetes/v1.32.0/kubeadm.sha256": "several are stored",
 		"/kubernetes/v1.31.0/kubeadm":        "/kubernetes/v1.31.0/kubeadm",
 		"/nothing":                           "short name",
 		"/":                                  "short name",
@@ -154,7 +155,7 @@ func TestResolve(t *testing.T) {
 	}
 }
 
-// curl does what curl --location does, and returns what it gets.
+// curl acts like curl --location, and returns the result.
 func (f *fixture) curl(t *testing.T, asked string) string {
 	t.Helper()
 	if strings.HasPrefix(asked, "/") {
@@ -178,8 +179,8 @@ func (f *fixture) curl(t *testing.T, asked string) string {
 	return fmt.Sprintf("more than %d redirects", maxHops)
 }
 
-// Nothing that is asked makes Resolve do what a client would not see: no panic, no error without a reason, and what it
-// finds is there.
+// Resolve agrees with what a client would see for any input: no panic, no error without a reason, and its results
+// exist.
 func FuzzResolve(f *testing.F) {
 	for _, s := range []string{"https://dl.k8s.io/a", "/kubernetes/v1.32.0/kubeadm", "/dl.k8s.io/a.sha256",
 		"https://files.test/r/x?y", "//", "/%2e"} {

@@ -18,20 +18,19 @@ import (
 
 // View is the way in which a request names files.
 type View struct {
-	// Origin is the origin that the request's host is: the path is then the path at that origin, and nothing can be
-	// written. "" is the server's own name: the path is /<origin>/<path> or one of the short layout, any prefix already
-	// stripped.
+	// Origin is the origin of the request's host: then the path is the path at that origin, and writes are refused. ""
+	// is the server's own name: the path is /<origin>/<path> or one of the short layout, without any prefix.
 	Origin string
-	// Plain says that the request came over a plain connection: neither writes nor credentials are taken.
+	// Plain means that the request came over a plain connection: writes and credentials are refused.
 	Plain bool
 }
 
 // Serve answers one request.
 //
-// 200, 206, 304, 412 and 416 are as RFC 9110 says. 302 leads to where a setting says or to a directory's slash. 400: an
+// 200, 206, 304, 412 and 416 are as in RFC 9110. 302: a setting's target, or a directory with its slash. 400: an
 // impossible path or wrong bytes. 401: PUT and DELETE need a user. 403: not over plain http, or not an origin. 404: not
-// kept here. 405: not at an origin. 503 with Retry-After: no majority, or the bytes cannot be had now. 507: the disk is
-// full.
+// stored here. 405: not at an origin. 503 with Retry-After: no majority, or the bytes are unavailable now. 507: the
+// disk is full.
 func (s *Server) Serve(w http.ResponseWriter, r *http.Request, v View) {
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	read := r.Method == http.MethodGet || r.Method == http.MethodHead
@@ -44,13 +43,13 @@ func (s *Server) Serve(w http.ResponseWriter, r *http.Request, v View) {
 		return
 	case !read && !write:
 		w.Header().Set("Allow", "GET, HEAD, PUT, DELETE")
-		answer(w, http.StatusMethodNotAllowed, "files know GET, HEAD, PUT and DELETE.")
+		answer(w, http.StatusMethodNotAllowed, "files support GET, HEAD, PUT and DELETE.")
 		return
 	case v.Plain && write:
 		answer(w, http.StatusForbidden, "files are not written over plain http; use https.")
 		return
 	case v.Plain && r.Header.Get("Authorization") != "":
-		answer(w, http.StatusForbidden, "credentials are not taken over plain http: use https, or read without them, "+
+		answer(w, http.StatusForbidden, "credentials are refused over plain http: use https, or read without them, "+
 			"and change the password that was just sent in the clear.")
 		return
 	}
@@ -83,8 +82,8 @@ func (s *Server) Serve(w http.ResponseWriter, r *http.Request, v View) {
 	}
 }
 
-// ownAddress takes the origin off a path of the own-name view; it reports whether the first element is
-// a host at all: one with a dot always is, known or not.
+// ownAddress removes the origin from a path of the own-name view; it reports whether the first element is a host at
+// all: one with a dot always is, known or not.
 func (s *Server) ownAddress(a address) (address, bool) {
 	if len(a.elems) == 0 {
 		return a, false
@@ -97,7 +96,7 @@ func (s *Server) ownAddress(a address) (address, bool) {
 	return own, strings.Contains(host, ".")
 }
 
-// get answers a read of an address: what lookup finds, then listings, then the pages that are none.
+// get answers a read of an address: the result of lookup, then listings, then pages that are no files.
 func (s *Server) get(w http.ResponseWriter, r *http.Request, a address, own bool) {
 	rules := s.rules()
 	switch rp, err := s.lookup(rules, a, own); {
@@ -131,18 +130,18 @@ func (s *Server) get(w http.ResponseWriter, r *http.Request, a address, own bool
 	s.miss(w, r, a.url(), s.unknown(a))
 }
 
-// reply is what an address is answered with: a file, unless something else is set.
+// reply is the answer to an address: a file, unless another field is set.
 type reply struct {
-	file    held
-	setting bool // as the setting to says
+	file    storedFile
+	setting bool // the target of a setting
 	to      target
-	sumOf   string // with the checksum, as sum says, of the file, which is called so
+	sumOf   string // the checksum, as sum says, of the file, under this name
 	sum     sumKind
-	slash   bool // with a redirect to the same address with a slash at its end
+	slash   bool // a redirect to the same address with a trailing slash
 }
 
-// lookup finds what an address is answered with, listings aside: settings, then files, then what can be made from
-// files. fs.ErrNotExist: nothing.
+// lookup finds the answer to an address, except listings: settings, then files, then generated files. fs.ErrNotExist:
+// none.
 func (s *Server) lookup(rules *redirects, a address, own bool) (reply, error) {
 	if to, ok := rules.exact[a.key(a.query)]; ok {
 		return reply{setting: true, to: to}, nil
@@ -181,7 +180,7 @@ func (s *Server) lookup(rules *redirects, a address, own bool) (reply, error) {
 	return reply{}, fs.ErrNotExist
 }
 
-// unknown says that the address is of no origin, "" if it is of one.
+// unknown returns a sentence if the address belongs to no origin, otherwise "".
 func (s *Server) unknown(a address) string {
 	if _, ok := s.canonical(a); ok {
 		return ""
@@ -189,9 +188,9 @@ func (s *Server) unknown(a address) string {
 	return a.host + " is not an origin here, see `casemate origin add`"
 }
 
-// find looks a file up: with its query, then by its path alone; for a directory its index.html, because that is what
-// mirrors made of it. fs.ErrNotExist: there is none.
-func (s *Server) find(a address) (held, error) {
+// find looks a file up: with its query, then by its path alone; for a directory its index.html, the name that mirroring
+// tools give it. fs.ErrNotExist: there is none.
+func (s *Server) find(a address) (storedFile, error) {
 	keys := make([]string, 0, 4)
 	if a.query != "" {
 		keys = append(keys, a.key(a.query))
@@ -206,27 +205,27 @@ func (s *Server) find(a address) (held, error) {
 			return h, err
 		}
 	}
-	return held{}, fs.ErrNotExist
+	return storedFile{}, fs.ErrNotExist
 }
 
-func (s *Server) stat(key string) (held, error) {
+func (s *Server) stat(key string) (storedFile, error) {
 	if tooLong(key) {
-		return held{}, fs.ErrNotExist // nothing so long was ever put
+		return storedFile{}, fs.ErrNotExist // no file has a name that long
 	}
 	fi, err := s.cfg.Tree.Stat(key)
 	if err != nil {
-		return held{}, err
+		return storedFile{}, err
 	}
-	h, ok := holding(key, fi)
+	h, ok := storedFileOf(key, fi)
 	if !ok {
-		return held{}, fs.ErrNotExist
+		return storedFile{}, fs.ErrNotExist
 	}
 	return h, nil
 }
 
-// Stat describes the file at a URL, in whatever spelling, as a GET at its origin would find it: the query first, then
-// the path alone. Neither settings nor synthesised checksums count. fs.ErrNotExist: it is not kept here. fs.ErrInvalid:
-// it is no such URL.
+// Stat describes the file at a URL, in any spelling, as a GET at its origin would find it: the query first, then the
+// path alone. Neither settings nor generated checksums count. fs.ErrNotExist: it is not stored here. fs.ErrInvalid: it
+// is not such a URL.
 func (s *Server) Stat(rawURL string) (Info, error) {
 	a, err := parseURL(rawURL)
 	if err != nil {
@@ -240,7 +239,7 @@ func (s *Server) Stat(rawURL string) (Info, error) {
 	return h.info(), nil
 }
 
-// leadsToSlash reports whether the address with a slash at its end would be answered. A plain miss costs one look at
+// leadsToSlash reports whether the address with a trailing slash would be answered. A plain miss costs one look-up in
 // the tree here.
 func (s *Server) leadsToSlash(a address, own bool) bool {
 	if !s.isDir(a.dir()) {
@@ -257,7 +256,7 @@ func (s *Server) isDir(name string) bool {
 }
 
 // send answers with a file's bytes.
-func (s *Server) send(w http.ResponseWriter, r *http.Request, h held) {
+func (s *Server) send(w http.ResponseWriter, r *http.Request, h storedFile) {
 	name, _, _ := strings.Cut(h.key, "?")
 	name = name[strings.LastIndexByte(name, '/')+1:]
 	if plain, err := url.PathUnescape(name); err == nil {
@@ -284,7 +283,7 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request, h held) {
 		defer blob.Close()
 		content = blob
 		if _, local := blob.(*os.File); !local {
-			// Bytes that are still coming from a peer can stop coming. A local file is not wrapped: that would end
+			// Bytes that are still being fetched from a peer can stop. A local file is not wrapped: that would prevent
 			// sendfile.
 			content = &stream{ReadSeekCloser: blob, server: s, key: h.key, client: r.RemoteAddr}
 		}
@@ -307,7 +306,7 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request, h held) {
 
 // open opens the bytes of a file. If they were collected since h was looked up, because the file was replaced just now,
 // h becomes the new one.
-func (s *Server) open(ctx context.Context, h *held) (io.ReadSeekCloser, error) {
+func (s *Server) open(ctx context.Context, h *storedFile) (io.ReadSeekCloser, error) {
 	blob, err := s.cfg.Tree.OpenBlob(ctx, h.digest)
 	if err == nil || !errors.Is(err, fs.ErrNotExist) {
 		return blob, err
@@ -320,7 +319,7 @@ func (s *Server) open(ctx context.Context, h *held) (io.ReadSeekCloser, error) {
 	return s.cfg.Tree.OpenBlob(ctx, h.digest)
 }
 
-// stream logs why a blob that is not a local file stopped; ServeContent itself cannot say, and the client only sees the
+// stream logs why a blob that is not a local file stopped; ServeContent cannot report it, and the client only sees the
 // connection close.
 type stream struct {
 	io.ReadSeekCloser
@@ -356,7 +355,7 @@ func pageType(content io.ReadSeeker) (string, error) {
 	return octets, nil
 }
 
-// miss answers 404 and tells the missing book.
+// miss answers 404 and records the miss.
 func (s *Server) miss(w http.ResponseWriter, r *http.Request, name, detail string) {
 	s.cfg.Miss(r, "file", name, detail)
 	text := "not kept here: " + name

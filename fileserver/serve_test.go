@@ -304,7 +304,7 @@ func (d disk) OpenBlob(ctx context.Context, digest string) (io.ReadSeekCloser, e
 	return file, err
 }
 
-// socket is a ResponseWriter that notes what it is asked to read from, as net/http's own does before it calls sendfile.
+// socket is a ResponseWriter that records its ReadFrom, as net/http's own does before it calls sendfile.
 type socket struct {
 	*httptest.ResponseRecorder
 	files int

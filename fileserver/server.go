@@ -1,11 +1,10 @@
-// Package fileserver keeps files under their real upstream URLs and serves them by HTTP.
+// Package fileserver stores files under their real upstream URLs and serves them by HTTP.
 //
 // It promises:
 //
-//   - A file that was put under the URL that people list is found under every spelling of that URL that clients use
-//     (see Key).
-//   - What is served is what was put, byte for byte; the ETag is the digest, and nothing is ever compressed, converted
-//     or sniffed into HTML.
+//   - A file that was put under its published URL is found under every spelling of that URL that clients use (see Key).
+//   - Files are served byte for byte as they were put; the ETag is the digest, and nothing is ever compressed,
+//     converted or sniffed into HTML.
 //   - A plain socket gets the *os.File of the blob itself (sendfile). Memory depends neither on the size of files nor
 //     on the number of slow clients.
 //   - A miss is a quick 404 with one sentence, and Config.Miss is called.
@@ -24,13 +23,13 @@ import (
 	"casemate/cluster/tree"
 )
 
-// Batch collects edits that appear at one log entry.
+// Batch collects edits that are applied at one log entry.
 type Batch = tree.Batch
 
 // BlobWriter is a node-local scratch file that becomes a blob.
 type BlobWriter = tree.BlobWriter
 
-// Tree is what the file server needs of its own subtree. Nobody else writes in it except with names made by Server.Key.
+// Tree is the interface to the file server's own subtree. Other writers must use names made by Server.Key.
 //
 // The fs.FileInfo of a file has a method Digest() string (the linked blob, "sha256:…") and a method Version() uint64.
 // Errors, to be tested with errors.Is: fs.ErrNotExist, fs.ErrExist (an Expect does not hold), syscall.EBADMSG (wrong
@@ -38,46 +37,46 @@ type BlobWriter = tree.BlobWriter
 type Tree interface {
 	// Stat describes a file or directory, from memory.
 	fs.StatFS
-	// Walk yields the files below dir, component by component, beginning behind after (which need not exist), from one
+	// Walk yields the files below dir, component by component, beginning after after (which need not exist), from one
 	// consistent state.
 	Walk(dir, after string) iter.Seq2[string, fs.FileInfo]
 	// Update commits a batch, all or nothing, and returns once this node has applied it.
 	Update(ctx context.Context, fn func(Batch) error) error
-	// HasBlob says that a blob's bytes can be had: else syscall.EIO, if they are damaged or lost.
+	// HasBlob returns the size of a blob whose bytes are available; syscall.EIO if they are damaged or lost.
 	HasBlob(ctx context.Context, digest string) (int64, error)
-	// OpenBlob opens a blob; an *os.File where this node holds it.
+	// OpenBlob opens a blob; an *os.File if this node has it.
 	OpenBlob(ctx context.Context, digest string) (io.ReadSeekCloser, error)
-	// CreateBlob opens a scratch file; with id "" it vanishes when it is closed without a commit.
+	// CreateBlob opens a scratch file; with id "" it is removed when it is closed without a commit.
 	CreateBlob(id string) (BlobWriter, error)
 }
 
-// Config is what a Server is made of. Functions may be called from any goroutine at any time; nil stands for what is
-// written behind each.
+// Config configures a Server. Functions may be called from any goroutine at any time; each field documents the meaning
+// of nil.
 type Config struct {
 	// Tree is the server's own subtree. Required.
 	Tree Tree
-	// Origins returns the enabled origins; nil: none. It is only asked for the listing of all origins.
+	// Origins returns the enabled origins; nil: none. It is only used for the listing of all origins.
 	Origins func() []string
 	// Canonical returns the origin that a host is, or is an alias of ("registry-1.docker.io" → "docker.io"), and
 	// whether there is one; it is given lower-case names without a port. nil: every host is its own origin.
 	Canonical func(host string) (string, bool)
-	// Redirects is the cluster's setting files.redirects; CheckRedirect tells its syntax. nil: none. It returns the
-	// same map until the setting changes, and then a new one; a map that was returned must not be changed any more.
+	// Redirects is the cluster's setting files.redirects; CheckRedirect documents its syntax. nil: none. It returns the
+	// same map until the setting changes, and then a new one; a returned map must not be changed.
 	Redirects func() map[string]string
-	// Defaults are answers, one URL each, for where neither Redirects nor a file has one; syntax and rules as of
-	// Redirects. nil: none.
+	// Defaults are answers, one URL each, for URLs without an entry in Redirects and without a file; syntax and rules
+	// are those of Redirects. nil: none.
 	Defaults func() map[string]string
 	// AliasArch is the setting files.alias_arch ("amd64"); nil or "": none.
 	AliasArch func() string
-	// Authenticate reports whether this is a user who may write. syscall.EAGAIN and a context's errors are answered
-	// with 503, every other error with 401. nil: nobody may.
+	// Authenticate returns nil for a user who may write. syscall.EAGAIN and a context's errors are answered with 503,
+	// every other error with 401. nil: writing is disabled.
 	Authenticate func(ctx context.Context, user, password string) error
 	// Miss is called for every request that was answered with 404: kind is "file", name the URL that would have to be
-	// put (or the path of an alias for which no single URL can be named), detail why, or "". nil: nothing is called.
+	// put (or the path of an alias for which there is no single URL), detail the reason, or "". nil: nothing is called.
 	Miss func(r *http.Request, kind, name, detail string)
-	// Luck is called when an alias that names no architecture was answered; served is the URL. nil: nothing is called.
+	// Luck is called when an alias without an architecture was answered; served is the URL. nil: nothing is called.
 	Luck func(r *http.Request, asked, served string)
-	// Log gets a line for each change of content and for each answer that broke off. nil: slog.Default().
+	// Log gets a line for each change of content and for each answer that was interrupted. nil: slog.Default().
 	Log *slog.Logger
 }
 
@@ -125,8 +124,8 @@ type Info struct {
 	Time   time.Time `json:"time"`   // when it was put
 }
 
-// held is a file in the tree.
-type held struct {
+// storedFile is a file in the tree.
+type storedFile struct {
 	key     string
 	digest  string
 	size    int64
@@ -134,13 +133,15 @@ type held struct {
 	version uint64
 }
 
-func (h held) info() Info { return Info{URL: URL(h.key), Digest: h.digest, Size: h.size, Time: h.mod} }
+func (h storedFile) info() Info {
+	return Info{URL: URL(h.key), Digest: h.digest, Size: h.size, Time: h.mod}
+}
 
-// holding reads what the tree says of a file; ok is false for what is no file of ours.
-func holding(key string, fi fs.FileInfo) (h held, ok bool) {
+// storedFileOf converts what the tree reports of a file; ok is false if it is not a file of this server.
+func storedFileOf(key string, fi fs.FileInfo) (h storedFile, ok bool) {
 	digest := tree.DigestOf(fi)
 	if digest == "" {
-		return held{}, false
+		return storedFile{}, false
 	}
-	return held{key: key, digest: digest, size: fi.Size(), mod: fi.ModTime(), version: tree.VersionOf(fi)}, true
+	return storedFile{key: key, digest: digest, size: fi.Size(), mod: fi.ModTime(), version: tree.VersionOf(fi)}, true
 }

@@ -5,14 +5,14 @@ import (
 	"slices"
 )
 
-// protocols are what the TLS server negotiates, the best first. h2 is last because it costs twice the CPU per byte:
-// only a client that offers nothing else gets it.
+// protocols are what the TLS server negotiates, the best first. h2 is last because it costs twice the CPU per byte: it
+// is used only with clients that offer nothing else.
 var protocols = []string{"http/1.1", "http/1.0", "h2"}
 
-// TLSConfig returns the configuration of a TLS server that serves every known name. It is meant for net/http, which
-// speaks all of protocols. A client that offers only others (http/0.9, something unknown) gets a handshake without a
-// protocol, as from a server that does not know ALPN. RFC 7301 (3.2) would have us end the handshake, but such clients
-// speak HTTP/1 when nothing was negotiated.
+// TLSConfig returns the configuration of a TLS server that serves every known name, for net/http, which supports all of
+// protocols. With a client that offers only others (http/0.9, something unknown), no protocol is negotiated, as with a
+// server that does not support ALPN. RFC 7301 (3.2) demands that the handshake fail, but such clients speak HTTP/1 when
+// nothing was negotiated.
 func (c *CA) TLSConfig() *tls.Config {
 	cfg := &tls.Config{
 		GetCertificate: c.leaves.get, MinVersion: tls.VersionTLS12, NextProtos: protocols,

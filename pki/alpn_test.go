@@ -22,16 +22,17 @@ func (h *house) serveHTTP() (addr string) {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	srv := &http.Server{TLSConfig: h.ca.TLSConfig(), ErrorLog: log.New(logTo{h.t}, "", 0), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		fmt.Fprintf(w, "served over %s", r.Proto)
-	})}
+	srv := &http.Server{TLSConfig: h.ca.TLSConfig(), ErrorLog: log.New(logTo{h.t}, "", 0),
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			fmt.Fprintf(w, "served over %s", r.Proto)
+		})}
 	done := make(chan struct{})
 	go func() { defer close(done); srv.ServeTLS(ln, "", "") }()
 	h.t.Cleanup(func() { srv.Close(); <-done })
 	return ln.Addr().String()
 }
 
-// What a client offers never ends a handshake, and the client is then served in what it speaks.
+// No offer of a client ends a handshake, and the client is then served in its protocol.
 func TestEveryOfferOfProtocolsIsServed(t *testing.T) {
 	h := build(t, nil)
 	addr := h.serveHTTP()
@@ -59,7 +60,8 @@ func TestEveryOfferOfProtocolsIsServed(t *testing.T) {
 	} {
 		for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
 			t.Run(fmt.Sprintf("%q %s", c.offers, tls.VersionName(version)), func(t *testing.T) {
-				cfg := &tls.Config{RootCAs: pool, ServerName: "registry.k8s.io", NextProtos: c.offers, MaxVersion: version}
+				cfg := &tls.Config{RootCAs: pool, ServerName: "registry.k8s.io", NextProtos: c.offers,
+					MaxVersion: version}
 				conn, err := tls.Dial("tcp", addr, cfg)
 				if err != nil {
 					t.Fatalf("no handshake: %v", err)
@@ -71,7 +73,8 @@ func TestEveryOfferOfProtocolsIsServed(t *testing.T) {
 				var resp *http.Response
 				req, _ := http.NewRequest("GET", "https://registry.k8s.io/", nil)
 				if c.speaks == "HTTP/2.0" {
-					tr := &http.Transport{ForceAttemptHTTP2: true, DialTLSContext: func(context.Context, string, string) (net.Conn, error) { return conn, nil }}
+					tr := &http.Transport{ForceAttemptHTTP2: true,
+						DialTLSContext: func(context.Context, string, string) (net.Conn, error) { return conn, nil }}
 					defer tr.CloseIdleConnections()
 					resp, err = tr.RoundTrip(req)
 				} else {
@@ -97,12 +100,14 @@ func TestClientsThatSpeakHTTP10(t *testing.T) {
 	roots := write(t, "roots.pem", h.ca.Roots())
 	at := "registry.k8s.io:" + port
 	for _, args := range [][]string{
-		{"curl", "--http1.0"}, {"curl", "--http1.1"}, {"curl", "--http2"}, {"curl", "--http2-prior-knowledge"}, {"curl", "--no-alpn"},
+		{"curl", "--http1.0"}, {"curl", "--http1.1"}, {"curl", "--http2"}, {"curl", "--http2-prior-knowledge"}, {
+			"curl", "--no-alpn"},
 	} {
 		if _, err := exec.LookPath(args[0]); err != nil {
 			t.Skip(err)
 		}
-		args = append(args, "-sSf", "--noproxy", "*", "--cacert", roots, "--resolve", at+":127.0.0.1", "https://"+at+"/")
+		args = append(args, "-sSf", "--noproxy", "*", "--cacert", roots, "--resolve", at+":127.0.0.1",
+			"https://"+at+"/")
 		out, err := exec.CommandContext(t.Context(), args[0], args[1:]...).CombinedOutput()
 		if err != nil || !strings.HasPrefix(string(out), "served over HTTP/") {
 			t.Errorf("%s: %v: %s", strings.Join(args[:2], " "), err, out)

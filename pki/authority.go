@@ -19,7 +19,7 @@ import (
 	"time"
 )
 
-// How long things live. Everything is dated back by a day, for clients whose clocks are slow.
+// Lifetimes. Every certificate is dated back by a day, for clients whose clocks are slow.
 const (
 	rootLife   = 10 * 365 * day
 	issuerLife = 365 * day
@@ -28,21 +28,21 @@ const (
 	day        = 24 * time.Hour
 )
 
-// authority is a root as the cluster knows it: the anchor that clients trust, and the CA certificate that signs our
-// intermediates. That is a constrained root below the anchor (rootRef.Below); in clusters of before it is the anchor
-// itself, or an enterprise's CA certificate.
+// authority is a root with its chain: the anchor that clients trust, and the CA certificate that signs our
+// intermediates. That is a constrained root below the anchor (rootRef.Below); in clusters made by earlier versions it
+// is the anchor itself, or an enterprise's CA certificate.
 type authority struct {
 	ref    rootRef
 	anchor *x509.Certificate
 	above  []*x509.Certificate // the signer first, up to the one that the anchor signed; empty if the anchor signs
-	cross  []*x509.Certificate // in an overlap: the cross certificate, and what is above it below the old anchor
+	cross  []*x509.Certificate // in an overlap: the cross certificate, and those above it below the old anchor
 	signer *x509.Certificate   // the certificate whose key we hold
-	limits []constraints       // of every certificate that a client goes through
-	// lists are the last revocation lists of CAs whose keys were destroyed when this authority was made, by ID.
+	limits []constraints       // constraints of every certificate in a client's chain
+	// lists are the final revocation lists of CAs whose keys were destroyed when this authority was made, by ID.
 	lists map[string][]byte
 }
 
-// ready completes an authority read or made.
+// ready completes an authority that was read or made.
 func (a *authority) ready() *authority {
 	a.signer = a.anchor
 	a.limits = []constraints{constraintsOf(a.anchor)}
@@ -55,11 +55,10 @@ func (a *authority) ready() *authority {
 	return a
 }
 
-// sent is what servers send behind an intermediate. In an overlap that is one line from the intermediate through
-// the new root to the old anchor: clients that trust the new anchor leave it where they meet that anchor's cross
-// certificate. Where the cross certificate is one of the signer instead (see crossSign), there are two ways up, and
-// that of the old anchor comes first, which clients trust until the overlap ends: OpenSSL and GnuTLS follow the
-// first way only.
+// sent returns the certificates that servers send after an intermediate. In an overlap they form one chain from the
+// intermediate through the new root to the old anchor; clients that trust the new anchor stop at that anchor's cross
+// certificate. If the cross certificate is one of the signer instead (see crossSign), there are two chains. The one of
+// the old anchor, which clients trust until the overlap ends, comes first: OpenSSL and GnuTLS follow only the first.
 func (a *authority) sent() []*x509.Certificate {
 	if len(a.cross) > 0 && bytes.Equal(a.cross[0].SubjectKeyId, a.signer.SubjectKeyId) {
 		return slices.Concat(a.cross, a.above)
@@ -80,14 +79,14 @@ func allowsAll(limits []constraints, name string) error {
 type issuer struct {
 	id    string
 	cert  *x509.Certificate
-	chain []*x509.Certificate // sent behind a leaf: cert and what is above it
+	chain []*x509.Certificate // sent after a leaf: cert and those above it
 	key   crypto.Signer
-	end   time.Time // no leaf may outlive it
+	end   time.Time // the latest end of a leaf
 	// limits are the constraints of every certificate that a client goes through which trusts the newest anchor.
 	limits []constraints
 }
 
-// under completes an issuer read or made below a.
+// under completes an issuer that was read or made below a.
 func (i *issuer) under(a *authority) *issuer {
 	i.end = earlier(i.cert.NotAfter, a.end())
 	i.limits = append(slices.Clone(a.limits), constraintsOf(i.cert))
@@ -97,17 +96,17 @@ func (i *issuer) under(a *authority) *issuer {
 // allows returns nil if a leaf for the name or address verifies below the issuer.
 func (i *issuer) allows(name string) error { return allowsAll(i.limits, name) }
 
-// direct reports that there may be no CA certificate below the enterprise's (path lengths, RFC 5280, 4.2.1.9), which so
-// signs leaves itself.
+// direct reports that the enterprise's certificate allows no CA certificate below it (path lengths, RFC 5280, 4.2.1.9)
+// and therefore signs leaves itself.
 func (a *authority) direct() bool {
 	return a.ref.Enterprise && a.room() < 1
 }
 
-// room is how many CA certificates may stand below the signer, one below the other.
+// room returns how many CA certificates may follow below the signer, one below the other.
 func (a *authority) room() int {
 	room := 100
 	for i, c := range append(slices.Clone(a.above), a.anchor) {
-		// Below c there are i CA certificates. -1: no limit.
+		// There are i CA certificates below c. -1: no limit.
 		if c.MaxPathLen >= 0 && (c.MaxPathLen > 0 || c.MaxPathLenZero) {
 			room = min(room, c.MaxPathLen-i)
 		}
@@ -118,8 +117,8 @@ func (a *authority) room() int {
 // allows returns nil if every certificate of the authority permits the name or address.
 func (a *authority) allows(name string) error { return allowsAll(a.limits, name) }
 
-// constraints are what an intermediate below the authority inherits. What an enterprise's chain permits is the
-// intersection of several lists, which allows checks name by name: there only what is excluded counts.
+// constraints returns the constraints that an intermediate below the authority inherits. An enterprise's chain permits
+// the intersection of several lists, which allows checks name by name; then only the exclusions are inherited.
 func (a *authority) constraints() constraints {
 	if a.ref.Below {
 		return constraintsOf(a.signer)
@@ -134,8 +133,8 @@ func (a *authority) constraints() constraints {
 	return k
 }
 
-// end is when an intermediate under the authority must end at the latest. The cross certificate of an overlap does not
-// count: it ends with the old root, and whoever trusts the new one does not need it.
+// end is the latest end of an intermediate under the authority. The cross certificate of an overlap does not count: it
+// ends with the old root, and clients that trust the new one do not need it.
 func (a *authority) end() time.Time {
 	end := a.anchor.NotAfter
 	if a.ref.Below || a.ref.Enterprise {
@@ -146,10 +145,10 @@ func (a *authority) end() time.Time {
 	return end
 }
 
-// due reports that two thirds of a life are over.
+// due reports that two thirds of a lifetime are over.
 func due(from, to, now time.Time) bool { return now.After(from.Add(to.Sub(from) / 3 * 2)) }
 
-// keyID returns the subject key identifier (RFC 7093, method 1) and the ID made of it.
+// keyID returns the subject key identifier (RFC 7093, method 1) and the ID derived from it.
 func keyID(pub crypto.PublicKey) (ski []byte, id string, err error) {
 	der, err := x509.MarshalPKIXPublicKey(pub)
 	if err != nil {
@@ -171,8 +170,9 @@ func newSerial() (*big.Int, error) {
 
 func newKey() (*ecdsa.PrivateKey, error) { return ecdsa.GenerateKey(elliptic.P256(), rand.Reader) }
 
-// sign makes a certificate from a template for pub, signed by parent's key (by its own, if parent is nil).
-func sign(t *x509.Certificate, pub crypto.PublicKey, parent *x509.Certificate, key crypto.Signer) (*x509.Certificate, error) {
+// sign makes a certificate from a template for pub, signed by parent's key (self-signed if parent is nil).
+func sign(t *x509.Certificate, pub crypto.PublicKey, parent *x509.Certificate, key crypto.Signer) (*x509.Certificate,
+	error) {
 	var err error
 	if t.SerialNumber, err = newSerial(); err != nil {
 		return nil, err
@@ -190,8 +190,8 @@ func sign(t *x509.Certificate, pub crypto.PublicKey, parent *x509.Certificate, k
 	return x509.ParseCertificate(der)
 }
 
-// organization is the O of every subject below a root of ours: what its directory name constraint permits. It has at
-// most 64 characters (RFC 5280, appendix A).
+// organization is the O of every subject below a root of ours: the one that its directory name constraint permits. It
+// has at most 64 characters (RFC 5280, appendix A).
 func organization(domain string) string {
 	if len(domain) > 64 {
 		return "Casemate"
@@ -203,8 +203,8 @@ func subject(kind, id, domain string) pkix.Name {
 	return pkix.Name{CommonName: "Casemate " + kind + " " + id[:8], Organization: []string{organization(domain)}}
 }
 
-// serversOnly is the extended key usage of everything below an anchor. Go, OpenSSL, GnuTLS and Windows let a CA
-// certificate limit what is below it; for NSS and Java the directory name constraint stands in.
+// serversOnly is the extended key usage of everything below an anchor. In Go, OpenSSL, GnuTLS and Windows it limits the
+// certificates below a CA certificate; for NSS and Java the directory name constraint does.
 func serversOnly() []x509.ExtKeyUsage { return []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} }
 
 // caTemplate is a CA certificate with a new key.
@@ -227,15 +227,15 @@ func caTemplate(kind, domain string, now, end time.Time) (*x509.Certificate, cry
 // makeRoot makes an anchor, and below it a root with these constraints, whose key it returns. lists is the directory of
 // the revocation lists.
 //
-// The anchor's key signs one certificate and one list and is forgotten before this function returns: it is stored
-// nowhere, so nobody can be made to hand it out. Clients that ignore the constraints of what they trust (Java) meet
-// them below it.
+// The anchor's key signs one certificate and one list and is discarded before this function returns: it is never
+// stored, so it cannot be disclosed. Clients that ignore the constraints of a trust anchor (Java) apply those of the
+// root below it.
 func makeRoot(k constraints, domain, lists string, now time.Time) (*authority, crypto.Signer, error) {
 	t, anchorKey, _, err := caTemplate("root", domain, now, now.Add(rootLife))
 	if err != nil {
 		return nil, nil, err
 	}
-	// The same constraints as below, for whoever reads them here.
+	// The same constraints as below, for clients that apply those of an anchor.
 	k.apply(t)
 	anchor, err := sign(t, anchorKey.Public(), nil, anchorKey)
 	if err != nil {
@@ -248,12 +248,11 @@ func makeRoot(k constraints, domain, lists string, now time.Time) (*authority, c
 // certificates below that.
 const rootPathLen = 4
 
-// makeBelow makes a root with these constraints below a CA certificate whose key is used for this and then not
-// kept: our own anchor's, or an enterprise's. Between the two stands a policy certificate that confines subjects to
-// our own organization, which is what stops Java and NSS from taking a forged certificate for that of a client:
-// they do not let the extended key usage of a CA limit what is below it. That constraint cannot be critical (see
-// constraints.extension), so the root says the others once more, critical. Both must say the same, because of how
-// Java intersects them.
+// makeBelow makes a root with these constraints below a CA certificate whose key is used for this and then discarded:
+// our own anchor's, or an enterprise's. A policy certificate between the two restricts subjects to our own
+// organization. It stops Java and NSS from accepting a forged client certificate: they do not apply the extended key
+// usage of a CA to the certificates below it. That constraint cannot be critical (see constraints.extension), so the
+// root repeats the others, critical. Both lists must be equal, because of the way in which Java intersects them.
 func makeBelow(
 	up *authority, upKey crypto.Signer, k constraints, domain, lists string, now time.Time,
 ) (*authority, crypto.Signer, error) {
@@ -263,8 +262,8 @@ func makeBelow(
 	}
 	a := &authority{ref: up.ref, anchor: up.anchor, lists: map[string][]byte{}}
 	a.ref.Below = true
-	// Each key signs the list that says nothing below is revoked, for as long as the certificate lives: afterwards
-	// there is nothing to sign with. What would revoke a root is to take its anchor out of the trust stores.
+	// Each key signs an empty revocation list that is valid as long as the certificate: afterwards the key is gone. To
+	// revoke such a root, its anchor is removed from the trust stores.
 	last := func(cert *x509.Certificate, key crypto.Signer) (id string, err error) {
 		if _, id, err = keyID(cert.PublicKey); err != nil || listURL(lists, cert, id) == nil {
 			return id, err
@@ -309,11 +308,12 @@ func makeBelow(
 	return a.ready(), key, nil
 }
 
-// crossSign certifies next by the old root, so that clients which trust only the old one follow. It returns that
-// certificate and what is above it. lists is the directory of the revocation lists.
+// crossSign certifies next with the old root, so that clients that trust only the old one accept it. It returns that
+// certificate and those above it. lists is the directory of the revocation lists.
 //
-// What it certifies is next's anchor, whose key is gone: then what is sent is one line (see authority.sent). A root of
-// before, which is an anchor itself, has no room for that (path length 2): it certifies next's signer.
+// It certifies next's anchor, whose key is gone: then the sent certificates form one chain (see authority.sent). A root
+// made by an earlier version, which is an anchor itself, has no room for that (path length 2): it certifies next's
+// signer.
 func crossSign(next, old *authority, oldKey crypto.Signer, lists string, now time.Time) ([]*x509.Certificate, error) {
 	target, pathLen := next.anchor, rootPathLen-1
 	if !old.ref.Below {
@@ -326,8 +326,8 @@ func crossSign(next, old *authority, oldKey crypto.Signer, lists string, now tim
 		CRLDistributionPoints: listURL(lists, old.signer, old.ref.ID),
 	}
 	if !old.ref.Below {
-		constraintsOf(target).apply(t) // else it stands between others that say it
-		// Of two certificates of one subject NSS takes the one that began later.
+		constraintsOf(target).apply(t) // otherwise it is between others with the constraints
+		// Of two certificates with the same subject NSS uses the one with the later start.
 		t.NotBefore = t.NotBefore.Add(time.Second)
 	}
 	cert, err := sign(t, target.PublicKey, old.signer, oldKey)
@@ -347,7 +347,8 @@ func makeIssuer(a *authority, key crypto.Signer, k constraints, domain, lists st
 	t.MaxPathLen, t.MaxPathLenZero = 0, true
 	t.CRLDistributionPoints = listURL(lists, a.signer, a.ref.ID)
 	if !t.NotAfter.After(now) {
-		return nil, fmt.Errorf("root certificate %s ended on %s: make a new one with casemate ca rotate", a.ref.ID, t.NotAfter.UTC().Format(time.DateOnly))
+		return nil, fmt.Errorf("root certificate %s ended on %s: make a new one with casemate ca rotate", a.ref.ID,
+			t.NotAfter.UTC().Format(time.DateOnly))
 	}
 	for _, up := range a.limits[1:] {
 		k = k.mergeable(up)
@@ -433,7 +434,7 @@ func readAuthority(t Tree, ref rootRef) (*authority, error) {
 	case (ref.Enterprise || ref.Below) && len(a.above) == 0:
 		return nil, fmt.Errorf("record pki/%s is damaged: %w", dir, errors.New("no certificate above"))
 	case !ref.Enterprise && !ref.Below:
-		// An overlap that a version of before began: what is above is the cross certificate.
+		// An overlap begun by an earlier version: above holds the cross certificate.
 		a.above, a.cross = nil, a.above
 	}
 	return a.ready(), nil
@@ -443,7 +444,7 @@ func (a *authority) readKey(t Tree, s Sealer) (crypto.Signer, error) {
 	return readKey(t, s, "root/"+a.ref.ID+"/key", a.signer)
 }
 
-// readKey unseals a key and checks that it is that of cert.
+// readKey unseals a key and checks that it belongs to cert.
 func readKey(t Tree, s Sealer, name string, cert *x509.Certificate) (crypto.Signer, error) {
 	der, err := readSealed(t, s, name)
 	if err != nil {
@@ -466,7 +467,8 @@ func (i *issuer) put(b Batch, s Sealer, names []string) error {
 	return i.putKey(b, s, i.chain)
 }
 
-// putAlone is put for an intermediate that never comes into use: what is sent behind it is not needed any more.
+// putAlone is put for an intermediate that is never used for further certificates: the certificates above it are not
+// needed any more.
 func (i *issuer) putAlone(b Batch, s Sealer) error { return i.putKey(b, s, i.chain[:1]) }
 
 func (i *issuer) putKey(b Batch, s Sealer, chain []*x509.Certificate) error {

@@ -1,15 +1,16 @@
-// Package pki is the cluster's certificate authority: an anchor that clients trust and whose key nobody has, one root
-// below it that cannot forge the bank's own names, one intermediate for what is enabled now, and a leaf certificate for
-// every name that a node answers for, made when a client first asks for it.
+// Package pki is the cluster's certificate authority: an anchor that clients trust and whose key was destroyed, one
+// root below it that cannot forge the bank's own names, one intermediate for the enabled names, and a leaf certificate
+// for every name that a node answers for, made when a client first requests it.
 //
 // It promises:
 //   - A private key of a CA is in the tree sealed only, and that of an anchor nowhere; a leaf's key never leaves its
 //     node.
-//   - Root and intermediate carry critical name constraints for DNS names, addresses of both families, mail addresses
+//   - Root and intermediate have critical name constraints for DNS names, addresses of both families, mail addresses
 //     and URIs, in a form that every verifier enforces, and are for TLS servers only.
-//   - Every change of the CA is one conditional batch: two nodes that change it at once do not both succeed.
-//   - A handshake never waits for the network or for a quorum: what it needs is in memory or on this node's disk.
-//   - No leaf outlives its intermediate, and no certificate is made for a name that is not known.
+//   - Every change of the CA is one conditional batch: of two nodes that change it at once, one succeeds.
+//   - A handshake never waits for the network or for a quorum: everything that it needs is in memory or on this node's
+//     disk.
+//   - No leaf outlives its intermediate, and no certificate is made for an unknown name.
 package pki
 
 import (
@@ -32,29 +33,30 @@ import (
 	"casemate/cluster/tree"
 )
 
-// Config is what a CA needs. Tree, Sealer, Dir and Domain must be set.
+// Config configures a CA. Tree, Sealer, Dir and Domain must be set.
 type Config struct {
 	Tree   Tree   // the pki subtree
 	Sealer Sealer // seals the keys in it
 	// Dir is a directory of this node alone, used by no other process: leaf certificates and their keys, mode 0600.
 	Dir string
-	// Domain is the cluster's own zone: the certificate for it answers clients that name nothing.
+	// Domain is the cluster's own zone: clients that send no server name get its certificate.
 	Domain string
-	// Node is this node's name. With it, the node's addresses are kept in the tree, so that every new intermediate
-	// permits them; "" keeps none.
+	// Node is this node's name. With it, the node's addresses are stored in the tree, so that every new intermediate
+	// permits them; "" stores none.
 	Node string
 	// Addrs are this node's advertised addresses.
 	Addrs []netip.Addr
-	// Known reports whether this node answers for a host name (lower case, no trailing dot) or address. It is asked in
+	// Known reports whether this node answers for a host name (lower case, no trailing dot) or address. It is called in
 	// every handshake, must be quick, and must be true for a bounded number of names: each gets a certificate. Nil: no
 	// name is known.
 	Known func(name string) bool
-	// Miss hears of host names that clients asked for and that are not known. It must not block. Nil: nobody does.
+	// Miss is called for host names that clients requested and that are unknown. It must not block. Nil: they are
+	// dropped.
 	Miss func(client netip.Addr, name string)
 	// CRLURL is the directory of the revocation lists, e.g. "http://casemate.internal/crl/"; the appliance answers
 	// CRLURL+ID+".crl" with CRL(ID). "": certificates name no revocation list.
 	CRLURL string
-	// Check is how often certificates are looked at for renewal; 0: ten minutes.
+	// Check is the interval at which certificates are checked for renewal; 0: ten minutes.
 	Check time.Duration
 	Log   *slog.Logger     // nil: slog.Default
 	Now   func() time.Time // nil: time.Now
@@ -71,7 +73,7 @@ type CA struct {
 	load   sync.Mutex // held while a snapshot is loaded
 	leaves *leaves
 	crls   crlCache
-	kick   chan struct{} // capacity 1: a handshake failed, Run should look now
+	kick   chan struct{} // capacity 1: after a failed handshake Run should check at once
 
 	renewMu sync.Mutex
 	renewed time.Time // when this node last renewed the intermediate; owned by renewMu
@@ -85,14 +87,14 @@ type snapshot struct {
 	old     *authority // nil outside an overlap
 	issuer  *issuer
 	names   []string // that the issuer was made for
-	sent    []byte   // what is sent behind an intermediate, DER
-	chain   []byte   // what is sent behind a leaf, PEM
+	sent    []byte   // sent after an intermediate, DER
+	chain   []byte   // sent after a leaf, PEM
 
 	mu       sync.Mutex
 	verified map[[sha256.Size]byte]*above // chains, by their hashes; at most maxAbove
 }
 
-// Open reads the CA from the tree. fs.ErrNotExist: the tree has none (yet). Close must be called in the end.
+// Open reads the CA from the tree. fs.ErrNotExist: the tree has no CA yet. Close must be called.
 func Open(ctx context.Context, cfg Config) (*CA, error) {
 	c := &CA{cfg: cfg, log: cfg.Log, now: cfg.Now, addrs: unmapped(cfg.Addrs), kick: make(chan struct{}, 1)}
 	if c.log == nil {
@@ -126,15 +128,15 @@ func Open(ctx context.Context, cfg Config) (*CA, error) {
 	return c, nil
 }
 
-// checkNode refuses a node name that cannot name a record; "" is none.
+// checkNode refuses a node name that is invalid in a path; "" means none.
 func checkNode(name string) error {
 	if name != "" && (!fs.ValidPath(name) || name == "." || strings.Contains(name, "/")) {
-		return mistakef("node name %q cannot stand in a path", name)
+		return mistakef("node name %q is not allowed in a path", name)
 	}
 	return nil
 }
 
-// Close ends what Open began and waits for it. Handshakes fail from then on.
+// Close ends the background work and waits for it. Later handshakes fail.
 func (c *CA) Close() error {
 	c.leaves.close()
 	return nil
@@ -154,7 +156,7 @@ func (c *CA) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		// Each kind of trouble is said once, not at every tick.
+		// An error is logged when it changes, not at every tick.
 		if err != nil && err.Error() != last {
 			c.log.Warn("certificates not maintained", "err", err)
 			last = err.Error()
@@ -172,7 +174,7 @@ func (c *CA) Run(ctx context.Context) error {
 	}
 }
 
-// maintain does once what Run does again and again.
+// maintain does one round of Run.
 func (c *CA) maintain(ctx context.Context) error {
 	err := c.renewIssuer(ctx)
 	return errors.Join(err, c.refreshRootList(ctx), c.leaves.maintain(ctx), c.prune(ctx))
@@ -192,11 +194,12 @@ func (c *CA) current() (*snapshot, error) {
 		var s *snapshot
 		if s, err = c.read(); err == nil {
 			if prev := c.snap.Swap(s); prev != nil && prev.version != s.version {
-				c.log.Info("CA changed", "root", s.state.Root.ID, "issuer", s.state.Issuer, "names", len(s.names), "rotating", s.old != nil)
+				c.log.Info("CA changed", "root", s.state.Root.ID, "issuer", s.state.Issuer, "names", len(s.names),
+					"rotating", s.old != nil)
 			}
 			return s, nil
 		}
-		// Something that the state names is gone: the state changed while it was read, unless it is still the same.
+		// A record of the state is missing: the state changed while it was read, unless it is still the same.
 		if !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
 		}
@@ -231,7 +234,7 @@ func (c *CA) read() (*snapshot, error) {
 	return s, nil
 }
 
-// anchors are the roots that clients are given: the newest first.
+// anchors are the roots for clients, the newest first.
 func (s *snapshot) anchors() []*x509.Certificate {
 	list := []*x509.Certificate{s.root.anchor}
 	if s.old != nil {
@@ -245,7 +248,7 @@ func (s *snapshot) anchors() []*x509.Certificate {
 func (c *CA) Roots() []byte {
 	s, err := c.current()
 	if err != nil {
-		// A tree that cannot be read now does not change what clients must trust.
+		// An unreadable tree does not change what clients must trust.
 		s = c.snap.Load()
 	}
 	return pemOf(s.anchors()...)
@@ -259,8 +262,8 @@ func pemOf(certs ...*x509.Certificate) []byte {
 	return out.Bytes()
 }
 
-// Permits returns nil if the root permits certificates for this host name or address, else an error that is
-// ErrNotPermitted, with the command that makes a root that does, or says what is wrong with the name.
+// Permits returns nil if the root permits certificates for this host name or address. Otherwise the error is
+// ErrNotPermitted, with the command that makes a root that does, or says why the name is invalid.
 func (c *CA) Permits(name string) error {
 	s, err := c.current()
 	if err != nil {
@@ -273,8 +276,7 @@ func (c *CA) Permits(name string) error {
 	return s.cured(s.root.allows(n), n)
 }
 
-// nodeAddrs returns the addresses of all nodes that have some in the tree, except those of the node without, and this
-// node's.
+// nodeAddrs returns the stored addresses of all nodes except the node without, and this node's.
 func (c *CA) nodeAddrs(without string) ([]netip.Addr, error) {
 	addrs := unmapped(c.addrs)
 	list, err := c.cfg.Tree.ReadDir("node")

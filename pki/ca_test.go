@@ -15,7 +15,7 @@ import (
 	"casemate/cluster/treetest"
 )
 
-// constrain enables exactly these names, as the appliance does: one batch, with a record of its own beside.
+// constrain enables exactly these names, as the appliance does: one batch, together with another record.
 func (h *house) constrain(names ...string) {
 	h.t.Helper()
 	write, err := h.ca.Constrain(names)
@@ -71,7 +71,7 @@ func all(t testing.TB, tree *treetest.Mem) map[string][]byte {
 	return out
 }
 
-// watchingSealer remembers what it was given.
+// watchingSealer remembers the plain texts.
 type watchingSealer struct {
 	Sealer
 	mu    sync.Mutex
@@ -85,7 +85,7 @@ func (w *watchingSealer) Seal(plain []byte) ([]byte, error) {
 	return w.Sealer.Seal(plain)
 }
 
-// Promise 10: keys stand in the tree sealed only, those of issued certificates not at all.
+// Promise 10: keys are in the tree sealed only, those of issued certificates not at all.
 func TestKeysAreSealed(t *testing.T) {
 	w := &watchingSealer{Sealer: newSealer(t)}
 	h := build(t, func(_ *Spec, c *Config) { c.Sealer = w })
@@ -120,7 +120,7 @@ func TestKeysAreSealed(t *testing.T) {
 	}
 }
 
-// A key that goes out of use is destroyed: what it could sign was wider than what is enabled now.
+// A key that is replaced is destroyed: it could sign for more than the names enabled now.
 func TestSupersededKeyIsDestroyed(t *testing.T) {
 	h := build(t, nil)
 	old := h.snapshot().issuer.id
@@ -134,7 +134,8 @@ func TestSupersededKeyIsDestroyed(t *testing.T) {
 			t.Errorf("%s is left of the old intermediate", name)
 		}
 	}
-	for name, want := range map[string]bool{"docker.io": true, "registry-1.docker.io": true, "registry.k8s.io": false, "casemate.internal": true, "127.0.0.1": true} {
+	for name, want := range map[string]bool{"docker.io": true, "registry-1.docker.io": true, "registry.k8s.io": false,
+		"casemate.internal": true, "127.0.0.1": true} {
 		if got := now.issuer.allows(name) == nil; got != want {
 			t.Errorf("intermediate permits %s: %v, want %v", name, got, want)
 		}
@@ -155,7 +156,8 @@ func TestEnablingIsOneConditionalBatch(t *testing.T) {
 	if err := h.ca.Permits("ebanking.bank.example"); !errors.Is(err, ErrNotPermitted) {
 		t.Errorf("got %v, want ErrNotPermitted", err)
 	}
-	if _, err := h.ca.Constrain([]string{"docker.io", "ebanking.bank.example"}); !errors.Is(err, ErrNotPermitted) || !strings.Contains(err.Error(), "ebanking.bank.example") {
+	if _, err := h.ca.Constrain([]string{"docker.io", "ebanking.bank.example"}); !errors.Is(err, ErrNotPermitted) ||
+		!strings.Contains(err.Error(), "ebanking.bank.example") {
 		t.Errorf("got %v, want ErrNotPermitted with the name", err)
 	}
 	h.know("ghcr.io", "quay.io")
@@ -184,7 +186,7 @@ func TestEnablingIsOneConditionalBatch(t *testing.T) {
 	if _, err := h.shake(h.ca.Roots(), "quay.io"); err != nil {
 		t.Error(err)
 	}
-	// The same names again change nothing, and are a condition all the same.
+	// The same names again change nothing, but still write the condition.
 	before := h.snapshot()
 	again, err := h.ca.Constrain(append([]string{"Quay.io.", "ghcr.io"}, enabled...))
 	if err != nil {
@@ -244,7 +246,7 @@ func TestYearsGoBy(t *testing.T) {
 		t.Errorf("%d leaves in three years: they are not renewed", len(leaves))
 	}
 	if n := len(h.ca.leaves.ready); n != 2 {
-		t.Errorf("%d leaves are kept, want 2", n)
+		t.Errorf("%d leaves are in memory, want 2", n)
 	}
 	// What has expired is gone.
 	if n := len(all(t, h.tree)); n > 25 {
@@ -280,7 +282,7 @@ func TestRootEnds(t *testing.T) {
 	if n := len(all(t, h.tree)); n != before {
 		t.Errorf("maintenance goes round in circles: %d records, then %d", before, n)
 	}
-	// Rotated in time, nobody notices.
+	// A rotation in time is not noticed by clients.
 	if err := h.ca.Rotate(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -394,7 +396,8 @@ func TestRotateAtOnce(t *testing.T) {
 
 func TestRotationIsAStory(t *testing.T) {
 	h := build(t, nil)
-	if err := h.ca.FinishRotation(t.Context()); err == nil || !strings.Contains(err.Error(), "no rotation is under way") {
+	if err := h.ca.FinishRotation(t.Context()); err == nil ||
+		!strings.Contains(err.Error(), "no rotation is under way") {
 		t.Errorf("got %v", err)
 	}
 	old := h.snapshot().root.ref.ID
@@ -414,7 +417,7 @@ func TestRotationIsAStory(t *testing.T) {
 		t.Errorf("Roots are not the new one and the old one")
 	}
 	newPEM := bytes.TrimSuffix(roots, oldPEM)
-	// Enabling goes on in the overlap, and clients that trust either root follow.
+	// Names can be enabled in the overlap, and clients that trust either root accept them.
 	h.know("ghcr.io")
 	h.constrain(append([]string{"ghcr.io"}, enabled...)...)
 	for _, trust := range [][]byte{oldPEM, newPEM, roots} {
@@ -435,7 +438,7 @@ func TestRotationIsAStory(t *testing.T) {
 		t.Error(err)
 	}
 	if _, err := h.tree.Stat("root/" + old + "/key"); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("the old root's key is kept: %v", err)
+		t.Errorf("the old root's key is stored: %v", err)
 	}
 	// What a finish can be undone with goes when that time is over.
 	h.clock.add(undoLife + time.Second)

@@ -21,7 +21,7 @@ type change struct {
 	edits []func(Batch) error
 }
 
-// write puts the change into a batch. The condition comes first: it is what makes two changes at once impossible.
+// write adds the change to a batch. The condition comes first: it prevents concurrent changes.
 func (ch *change) write(b Batch) error {
 	b.Expect(stateName, ch.base.version)
 	for _, edit := range ch.edits {
@@ -34,13 +34,14 @@ func (ch *change) write(b Batch) error {
 
 func (ch *change) add(edit func(Batch) error) { ch.edits = append(ch.edits, edit) }
 
-// commit writes the change as a batch of its own. fs.ErrExist: the CA changed since.
+// commit writes the change as a separate batch. fs.ErrExist: the CA changed since.
 func (c *CA) commit(ctx context.Context, ch *change) error {
 	err := c.cfg.Tree.Update(ctx, ch.write)
 	if err == nil {
 		return nil
 	}
-	// It may have failed and happened all the same: IDs are made of new keys, so a state with ours in it is ours.
+	// The update may have failed and happened nevertheless: IDs are derived from new keys, so a state with ours is the
+	// one that we wrote.
 	same := func(s state) bool {
 		return s.Issuer == ch.next.Issuer && s.Root == ch.next.Root && (s.Old == nil) == (ch.next.Old == nil)
 	}
@@ -50,7 +51,7 @@ func (c *CA) commit(ctx context.Context, ch *change) error {
 	return err
 }
 
-// retry runs try on the newest state until it is not overtaken by another change.
+// retry runs try on the newest state until no other change interferes.
 func (c *CA) retry(try func(*snapshot) error) error {
 	var err error
 	for range 10 {
@@ -61,7 +62,7 @@ func (c *CA) retry(try func(*snapshot) error) error {
 		if err = try(s); err == nil {
 			return nil
 		}
-		// Overtaken shows as a condition that does not hold, or as a record that is gone when it is read.
+		// An interfering change shows as a condition that does not hold, or as a record that is missing.
 		now, nerr := c.current()
 		gone := errors.Is(err, fs.ErrNotExist) && nerr == nil && now.version != s.version
 		if !errors.Is(err, fs.ErrExist) && !gone {
@@ -97,15 +98,15 @@ func (c *CA) Constrain(names []string) (write func(Batch) error, err error) {
 	return write, nil
 }
 
-// planIssuer adds to ch a new intermediate under root for names. rootKey may be nil: then it is read from the tree. It
+// planIssuer adds to ch a new intermediate under root for names. If rootKey is nil, it is read from the tree. It
 // returns the intermediate that will be in use.
 func (c *CA) planIssuer(ch *change, root *authority, rootKey crypto.Signer, names []string) (*issuer, error) {
 	return c.planIssuerWithout(ch, root, rootKey, names, "")
 }
 
 // planOwnIssuer adds to ch an intermediate under root for names that Issue is about to certify and that the one in use
-// does not permit. It signs that certificate and its revocation list and nothing else: the key that all nodes have in
-// memory must not be good for other people's names.
+// does not permit. It signs only that certificate and its revocation list: the key that all nodes have in memory must
+// not be valid for these names.
 func (c *CA) planOwnIssuer(ch *change, root *authority, names []string) (*issuer, error) {
 	for _, n := range names {
 		if err := root.allows(n); err != nil {
@@ -142,7 +143,7 @@ func (c *CA) planIssuerWithout(
 		}
 	}
 	if root.direct() && root.ref == ch.base.root.ref {
-		// There is no intermediate of our own: only the names are kept.
+		// There is no intermediate of ours: only the names are stored.
 		ch.add(func(b Batch) error { return putNames(b, old.id, names) })
 		return old, nil
 	}
@@ -154,7 +155,7 @@ func (c *CA) planIssuerWithout(
 	if err != nil {
 		return nil, err
 	}
-	// An address that the root does not permit cannot be served until the root is rotated. It must not stop everything
+	// An address that the root does not permit cannot be served until the root is rotated. It must not block everything
 	// else.
 	addrs = slices.DeleteFunc(addrs, func(a netip.Addr) bool { return root.allows(a.String()) != nil })
 	var next *issuer
@@ -199,9 +200,9 @@ func (c *CA) planIssuerWithout(
 	return next, nil
 }
 
-// planRetire destroys the key of an intermediate that goes out of use, unless certificates that it issued may still
-// have to be revoked. Leaves under it stay valid: what they are sent with is stored with them. When they have ended,
-// the root's list revokes it.
+// planRetire destroys the key of an intermediate that is replaced, unless certificates that it issued may still have to
+// be revoked. Leaves below it stay valid: their chain is stored with them. When they have ended, the root's list
+// revokes the intermediate.
 func (c *CA) planRetire(ch *change, old *issuer, keep bool) error {
 	if keep {
 		ch.add(func(b Batch) error { b.Remove("issuer/" + old.id + "/names"); return nil })
@@ -220,11 +221,13 @@ func (c *CA) planRetire(ch *change, old *issuer, keep bool) error {
 	})
 	root := ch.base.root
 	at := c.now().Add(retiredLife)
-	// A root that goes out of use itself signs its last list now.
-	if ch.next.Root != root.ref || !c.hasList(root) || !bytes.Equal(old.cert.AuthorityKeyId, root.signer.SubjectKeyId) || at.After(old.cert.NotAfter) {
+	// A root that is itself replaced signs its last list now.
+	if ch.next.Root != root.ref || !c.hasList(root) ||
+		!bytes.Equal(old.cert.AuthorityKeyId, root.signer.SubjectKeyId) || at.After(old.cert.NotAfter) {
 		return nil
 	}
-	r := retired{Serial: serialText(old.cert.SerialNumber), Root: root.ref.ID, At: at.Unix(), To: old.cert.NotAfter.Unix()}
+	r := retired{Serial: serialText(old.cert.SerialNumber), Root: root.ref.ID, At: at.Unix(),
+		To: old.cert.NotAfter.Unix()}
 	ch.add(func(b Batch) error { return putJSON(b, "retired/"+old.id, r) })
 	return nil
 }
@@ -236,9 +239,9 @@ func (c *CA) rootKey(root *authority, key crypto.Signer) (crypto.Signer, error) 
 	return root.readKey(c.cfg.Tree, c.cfg.Sealer)
 }
 
-// renewIssuer makes a new intermediate when two thirds of the present one's life are over, when a jump of the clock
-// made it invalid, and when this node's addresses changed. It does so once an hour at most: nodes whose clocks are far
-// apart must not keep replacing each other's.
+// renewIssuer makes a new intermediate when two thirds of the present one's lifetime are over, when a jump of the clock
+// made it invalid, and when this node's addresses changed. It does so once an hour at most: nodes whose clocks differ
+// widely must not keep replacing each other's.
 func (c *CA) renewIssuer(ctx context.Context) error {
 	now := c.now()
 	c.renewMu.Lock()
@@ -264,7 +267,8 @@ func (c *CA) renewIssuer(ctx context.Context) error {
 		c.log.Info("intermediate renewed", "why", why, "issuer", next.id, "until", next.end)
 		for _, a := range c.addrs {
 			if s.root.allows(a.String()) != nil {
-				c.log.Warn("this node's address is not permitted by the root: clients that connect to it by number do not trust it until the root is rotated", "address", a)
+				c.log.Warn("this node's address is not permitted by the root: clients that connect to it by number "+
+					"do not trust it until the root is rotated", "address", a)
 			}
 		}
 		return nil
@@ -275,7 +279,7 @@ func (c *CA) renewIssuer(ctx context.Context) error {
 	return nil
 }
 
-// issuerDue says why the intermediate must be replaced; "" if it need not or cannot be.
+// issuerDue returns why the intermediate must be replaced; "" if it need not or cannot be.
 func (c *CA) issuerDue(s *snapshot) string {
 	if s.root.direct() {
 		return ""
@@ -294,7 +298,8 @@ func (c *CA) issuerDue(s *snapshot) string {
 	if c.cfg.Node == "" {
 		return ""
 	}
-	if kept, err := readAddrs(c.cfg.Tree, "node/"+c.cfg.Node); errors.Is(err, fs.ErrNotExist) || err == nil && !slices.Equal(kept, c.addrs) {
+	if kept, err := readAddrs(c.cfg.Tree, "node/"+c.cfg.Node); errors.Is(err, fs.ErrNotExist) || err == nil &&
+		!slices.Equal(kept, c.addrs) {
 		return "this node's addresses changed"
 	}
 	return ""

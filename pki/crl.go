@@ -12,14 +12,14 @@ import (
 	"time"
 )
 
-// The revocation list of an intermediate is made where it is asked for, from the records in the tree: there is nothing
-// to refresh, and it needs no quorum.
+// The revocation list of an intermediate is made on request, from the records in the tree: it needs neither refreshing
+// nor a quorum.
 const (
 	crlLife  = 7 * day
-	crlFresh = time.Minute // how long one is handed out again
+	crlFresh = time.Minute // how long a list is served again
 )
 
-// crlCache holds the lists made last, by issuer.
+// crlCache has the newest list of each issuer.
 type crlCache struct {
 	mu   sync.Mutex
 	made map[string]madeCRL
@@ -36,7 +36,7 @@ func (k *crlCache) drop() {
 	k.made = nil
 }
 
-// CRL returns the revocation list (RFC 5280, 5; DER) of the intermediate or root id, as named in certificates'
+// CRL returns the revocation list (RFC 5280, 5; DER) of the intermediate or root id, the ID in certificates'
 // distribution points: CRLURL + id + ".crl". That of an intermediate is at most a minute old. An unknown id is
 // fs.ErrNotExist.
 func (c *CA) CRL(id string) ([]byte, error) {
@@ -75,10 +75,11 @@ func (c *CA) CRL(id string) ([]byte, error) {
 	var revoked []x509.RevocationListEntry
 	for _, r := range live {
 		if n, ok := new(big.Int).SetString(r.Serial, 16); ok && r.Issuer == id && r.Revoked != 0 {
-			revoked = append(revoked, x509.RevocationListEntry{SerialNumber: n, RevocationTime: time.Unix(r.Revoked, 0).UTC()})
+			revoked = append(revoked, x509.RevocationListEntry{SerialNumber: n,
+				RevocationTime: time.Unix(r.Revoked, 0).UTC()})
 		}
 	}
-	// Numbers must grow (RFC 5280, 5.2.3), on whichever node a list is made: time does.
+	// Numbers must grow (RFC 5280, 5.2.3), on whichever node a list is made: the time does.
 	der, err := makeCRL(iss.cert, iss.key, big.NewInt(now.UnixNano()), revoked, now, now.Add(crlLife))
 	if err != nil {
 		return nil, err
@@ -94,7 +95,8 @@ func makeCRL(
 	cert *x509.Certificate, key crypto.Signer, number *big.Int, revoked []x509.RevocationListEntry, now, next time.Time,
 ) ([]byte, error) {
 	der, err := x509.CreateRevocationList(rand.Reader, &x509.RevocationList{
-		Number: number, ThisUpdate: now.Add(-backdate).UTC(), NextUpdate: next.UTC(), RevokedCertificateEntries: revoked,
+		Number: number, ThisUpdate: now.Add(-backdate).UTC(), NextUpdate: next.UTC(),
+		RevokedCertificateEntries: revoked,
 	}, cert, key)
 	if err != nil {
 		return nil, fmt.Errorf("sign revocation list: %w", err)
@@ -102,7 +104,7 @@ func makeCRL(
 	return der, nil
 }
 
-// lastCRL makes the list that stays when the key of iss is destroyed. It is empty: a key that may have to revoke
+// lastCRL makes the list that remains when the key of iss is destroyed. It is empty: a key that may have to revoke
 // something is kept. It must outlast the leaves that nodes still serve. Nil if iss signs no lists.
 func (c *CA) lastCRL(iss *issuer) ([]byte, error) {
 	if !signsLists(iss.cert) {

@@ -15,8 +15,8 @@ const (
 	maxRSA = 8192     // bits of a key, as in crypto/tls
 )
 
-// parseCSR reads a PKCS #10 request, PEM or DER, and checks that whoever made it holds the key. Of what it asks for,
-// only the key and the names are ever used: extensions, a wish to be a CA among them, are dropped.
+// parseCSR reads a PKCS #10 request, PEM or DER, and checks that its author has the key. Only the key and the names of
+// a request are ever used: extensions, including a request to be a CA, are dropped.
 func parseCSR(data []byte) (*x509.CertificateRequest, error) {
 	if len(data) > maxCSR {
 		return nil, mistakef("certificate request has %d bytes, the most is %d", len(data), maxCSR)
@@ -30,7 +30,8 @@ func parseCSR(data []byte) (*x509.CertificateRequest, error) {
 	}
 	csr, err := x509.ParseCertificateRequest(data)
 	if err != nil {
-		return nil, mistakef("certificate request: it cannot be read, it must be PKCS #10 in PEM or DER (openssl req -new)")
+		return nil, mistakef("certificate request: it cannot be read, it must be PKCS #10 in PEM or DER (openssl req " +
+			"-new)")
 	}
 	switch key := csr.PublicKey.(type) {
 	case *ecdsa.PublicKey:
@@ -38,13 +39,14 @@ func parseCSR(data []byte) (*x509.CertificateRequest, error) {
 			return nil, mistakef("certificate request: the curve %s is too weak, take P-256", key.Curve.Params().Name)
 		}
 	case *rsa.PublicKey:
-		// Bounded above, too: checking a signature with a giant key is work that anyone could ask for.
+		// Bounded above, too: otherwise a client could cause much work with the signature of a giant key.
 		if n := key.N.BitLen(); n < 2048 || n > maxRSA {
 			return nil, mistakef("certificate request: an RSA key must have 2048 to %d bits, got %d", maxRSA, n)
 		}
 	case ed25519.PublicKey:
 	default:
-		return nil, mistakef("certificate request: keys of type %s are not certified, take ECDSA, RSA or Ed25519", csr.PublicKeyAlgorithm)
+		return nil, mistakef("certificate request: keys of type %s are not certified, take ECDSA, RSA or Ed25519",
+			csr.PublicKeyAlgorithm)
 	}
 	if err := csr.CheckSignature(); err != nil {
 		return nil, mistakef("certificate request: its signature is wrong: %v", err)
@@ -52,7 +54,7 @@ func parseCSR(data []byte) (*x509.CertificateRequest, error) {
 	return csr, nil
 }
 
-// csrNames returns the host names and addresses that a request asks for, the common name if it asks for none.
+// csrNames returns the host names and addresses of a request, or its common name if it has none.
 func csrNames(csr *x509.CertificateRequest) []string {
 	names := append([]string{}, csr.DNSNames...)
 	for _, ip := range csr.IPAddresses {

@@ -9,7 +9,8 @@ import (
 	"testing"
 )
 
-// The extensions that the operator's manual tells an enterprise to sign are enough, and good for every verifier.
+// The extensions that the operator's manual tells an enterprise to sign are sufficient, and every verifier accepts
+// them.
 func TestDocumentedExtensions(t *testing.T) {
 	if find("openssl") == "" {
 		t.Skip("needs openssl")

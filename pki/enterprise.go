@@ -17,19 +17,18 @@ import (
 	"time"
 )
 
-// UseEnterprise makes a CA certificate of the enterprise's the one that signs, in the place of our own root (the
-// setting pki.issuer). chain is PEM: the CA certificate whose key is given, and those above it up to and including
-// the self-signed root, in any order. key is PEM, unencrypted: PKCS #8, PKCS #1 or SEC 1.
+// UseEnterprise makes a CA certificate of the enterprise's the signing one, replacing our own root (the setting
+// pki.issuer). chain is PEM: the CA certificate whose key is given, and those above it up to and including the
+// self-signed root, in any order. key is PEM, unencrypted: PKCS #8, PKCS #1 or SEC 1.
 //
-// If three CA certificates may stand below it (path length), a root of ours with our constraints is made below it,
-// and its key is not kept: whoever takes a bastion gets our constrained root's key only. The constraints are those
-// of the root in use. With less room its key is kept and signs our intermediates (room for one), or leaves (room
-// for none): then its own chain must hold what a thief could do, and a chain that does not is refused with what is
-// missing.
+// If three CA certificates may follow below it (path length), a root of ours with our constraints is made below it, and
+// its key is not stored: a thief of a bastion gets only the key of our constrained root. The constraints are those of
+// the root in use. With less room its key is stored and signs our intermediates (room for one), or leaves (room for
+// none): then its own chain must restrict a thief, and a chain that does not is refused with a list of what is missing.
 //
-// What is enabled must be permitted by the whole chain (else ErrNotPermitted). Signing changes at once and there is no
-// cross certificate: clients must trust the enterprise's root before. Until FinishRotation, Roots returns our own root
-// besides.
+// The whole chain must permit all enabled names (otherwise ErrNotPermitted). Signing changes at once and there is no
+// cross certificate: clients must trust the enterprise's root before. Until FinishRotation, Roots also returns our own
+// root.
 func (c *CA) UseEnterprise(ctx context.Context, chain, key []byte) error {
 	given, signer, err := parseEnterprise(chain, key, c.now())
 	if err != nil {
@@ -69,12 +68,12 @@ func (c *CA) UseEnterprise(ctx context.Context, chain, key []byte) error {
 	return nil
 }
 
-// roomForRoot is how many CA certificates stand below an enterprise's: the policy certificate, the root, an
+// roomForRoot is how many CA certificates follow below an enterprise's: the policy certificate, the root, an
 // intermediate.
 const roomForRoot = 3
 
-// belowEnterprise makes a root of ours below the enterprise's CA certificate. It permits what the root in use
-// permits; if that has no list of zones, which is an enterprise's of before, what a new root of ours would.
+// belowEnterprise makes a root of ours below the enterprise's CA certificate. It permits what the root in use permits;
+// if that has no list of zones (an enterprise's root of an earlier version), it permits the same as a new root of ours.
 func (c *CA) belowEnterprise(s *snapshot, up *authority, upKey crypto.Signer) (*authority, crypto.Signer, error) {
 	k, err := c.inherited(s)
 	if err != nil {
@@ -88,11 +87,11 @@ func (c *CA) belowEnterprise(s *snapshot, up *authority, upKey crypto.Signer) (*
 	return makeBelow(up, upKey, k.tidy(), c.domain, c.cfg.CRLURL, c.now())
 }
 
-// missing says what the certificates that clients go through do not forbid, one extension each; none if a thief of the
-// signer's key can do no more than impersonate TLS servers that they permit.
+// missing returns what the certificates in a client's chain do not forbid, one extension each; none if a thief of the
+// signer's key can only impersonate TLS servers that they permit.
 func (a *authority) missing() []string {
 	chain := append(slices.Clone(a.above), a.anchor)
-	chain = chain[:max(1, len(chain)-1)] // clients need not look at the extensions of what they trust (RFC 5280, 6.1.1)
+	chain = chain[:max(1, len(chain)-1)] // clients may ignore the extensions of a trust anchor (RFC 5280, 6.1.1)
 	has := func(f func(*x509.Certificate) bool) bool { return slices.ContainsFunc(chain, f) }
 	family := func(size int) bool {
 		return has(func(c *x509.Certificate) bool {
@@ -116,7 +115,7 @@ func (a *authority) missing() []string {
 	if !has(func(c *x509.Certificate) bool { return len(c.PermittedEmailAddresses) > 0 }) {
 		list = append(list, "a permitted mail domain that does not exist, such as invalid (nameConstraints)")
 	}
-	// GnuTLS looks at excluded URIs only, and then refuses all.
+	// GnuTLS considers excluded URIs only, and then refuses all.
 	if !has(func(c *x509.Certificate) bool { return len(c.PermittedURIDomains) > 0 && len(c.ExcludedURIDomains) > 0 }) {
 		list = append(list, "URI:invalid both permitted and excluded (nameConstraints)")
 	}
@@ -146,9 +145,10 @@ func parseEnterprise(chain, keyPEM []byte, now time.Time) (*authority, crypto.Si
 		if certs = append(certs, cert); len(certs) > 10 {
 			return nil, nil, mistakef("the chain has more than 10 certificates")
 		}
-		// Before any signature is verified: with a giant key that would take as long as whoever made it likes.
+		// Before any signature is verified: with a giant key that could take arbitrarily long.
 		if pub, ok := cert.PublicKey.(*rsa.PublicKey); ok && pub.N.BitLen() > maxRSA {
-			return nil, nil, mistakef("the RSA key of %s has %d bits, the most is %d", cert.Subject, pub.N.BitLen(), maxRSA)
+			return nil, nil, mistakef("the RSA key of %s has %d bits, the most is %d", cert.Subject, pub.N.BitLen(),
+				maxRSA)
 		}
 	}
 	if len(certs) == 0 {
@@ -174,7 +174,8 @@ func parseEnterprise(chain, keyPEM []byte, now time.Time) (*authority, crypto.Si
 		case at.KeyUsage != 0 && at.KeyUsage&x509.KeyUsageCertSign == 0:
 			return nil, nil, mistakef("%s may not sign certificates (key usage)", at.Subject)
 		case now.Before(at.NotBefore) || now.After(at.NotAfter):
-			return nil, nil, mistakef("%s is valid from %s to %s, not now", at.Subject, at.NotBefore.UTC().Format(time.DateOnly), at.NotAfter.UTC().Format(time.DateOnly))
+			return nil, nil, mistakef("%s is valid from %s to %s, not now", at.Subject,
+				at.NotBefore.UTC().Format(time.DateOnly), at.NotAfter.UTC().Format(time.DateOnly))
 		}
 		if bytes.Equal(at.RawSubject, at.RawIssuer) && at.CheckSignatureFrom(at) == nil {
 			a.anchor = at
@@ -196,15 +197,16 @@ func parseEnterprise(chain, keyPEM []byte, now time.Time) (*authority, crypto.Si
 		at = up
 	}
 	if len(a.above) == 0 {
-		return nil, nil, mistakef("the key is that of a self-signed root: give an intermediate, the root's key does not belong here")
+		return nil, nil, mistakef("the key is that of a self-signed root: give an intermediate, the root's key does " +
+			"not belong here")
 	}
 	sum := sha256.Sum256(a.signer.Raw)
 	a.ref.ID = hex.EncodeToString(sum[:8])
 	return a.ready(), key, nil
 }
 
-// probe makes a leaf below a, as handshakes will, and verifies it: path lengths, constraints, key usages and algorithms
-// at once.
+// probe makes a leaf below a, as handshakes will, and verifies it: this checks path lengths, constraints, key usages
+// and algorithms together.
 func (c *CA) probe(a *authority, key crypto.Signer) error {
 	iss := (&issuer{cert: a.signer, chain: a.above, key: key}).under(a)
 	if !a.direct() {

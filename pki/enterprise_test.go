@@ -29,7 +29,8 @@ func newBank(t testing.TB, now time.Time, edit func(root, mid *x509.Certificate)
 	ca := func(cn string, life time.Duration) *x509.Certificate {
 		return &x509.Certificate{
 			Subject: pkix.Name{CommonName: cn}, NotBefore: now.Add(-day), NotAfter: now.Add(life),
-			BasicConstraintsValid: true, IsCA: true, MaxPathLen: -1, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+			BasicConstraintsValid: true, IsCA: true, MaxPathLen: -1,
+			KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 		}
 	}
 	root, mid := ca("Bank Root", 20*365*day), ca("Bank Platform CA", 3*365*day)
@@ -68,7 +69,7 @@ func enterprise(t testing.TB, edit func(root, mid *x509.Certificate)) (chain, ke
 func direct(_, mid *x509.Certificate)     { mid.MaxPathLen, mid.MaxPathLenZero = 0, true }
 func roomForOne(_, mid *x509.Certificate) { mid.MaxPathLen = 1 }
 
-// bound gives the enterprise's certificate for us all that ours have, which it must have if its key is to be kept.
+// bound gives the enterprise's certificate for us all constraints of ours, which it must have if its key is stored.
 func bound(edit func(root, mid *x509.Certificate)) func(root, mid *x509.Certificate) {
 	return func(root, mid *x509.Certificate) {
 		k := constraints{
@@ -123,13 +124,14 @@ func TestEnterprise(t *testing.T) {
 			sent := append([]*x509.Certificate{f.cert.Leaf}, h.snapshot().issuer.chain...)
 			t.Run("verifies", func(t *testing.T) {
 				eachVerifier(t, func(t *testing.T, v verifier) {
-					if err := v.verify(t, []*x509.Certificate{b.root}, sent, f.cert.PrivateKey.(crypto.Signer), "docker.io"); err != nil {
+					if err := v.verify(t, []*x509.Certificate{b.root}, sent, f.cert.PrivateKey.(crypto.Signer),
+						"docker.io"); err != nil {
 						t.Error(err)
 					}
 				})
 			})
 			if got := h.snapshot().issuer.allows("ghcr.io") != nil; got != c.exact {
-				t.Errorf("constrained to what is enabled: %v, want %v", got, c.exact)
+				t.Errorf("constrained to the enabled names: %v, want %v", got, c.exact)
 			}
 			h.know("ghcr.io")
 			h.constrain(append([]string{"ghcr.io"}, enabled...)...)
@@ -137,7 +139,7 @@ func TestEnterprise(t *testing.T) {
 				t.Error(err)
 			}
 			if !slices.Contains(h.snapshot().names, "ghcr.io") {
-				t.Error("the names were not kept")
+				t.Error("the names were not stored")
 			}
 			got, err := h.ca.Issue(t.Context(), Request{Names: []string{"git.casemate.internal"}})
 			if err != nil {
@@ -159,13 +161,15 @@ func TestEnterprise(t *testing.T) {
 			if !bytes.Equal(h.ca.Roots(), pemOf(b.root)) {
 				t.Error("our own root is still handed out")
 			}
-			if err := h.ca.Rotate(t.Context()); err == nil || !strings.Contains(err.Error(), "the root is the enterprise's") {
+			if err := h.ca.Rotate(t.Context()); err == nil ||
+				!strings.Contains(err.Error(), "the root is the enterprise's") {
 				t.Errorf("got %v", err)
 			}
 			// Renewed by the enterprise: the same key or another, the same root.
 			for range 2 {
 				mid, err := sign(&x509.Certificate{
-					Subject: b.mid.Subject, NotBefore: b.mid.NotBefore, NotAfter: b.mid.NotAfter.Add(day), BasicConstraintsValid: true, IsCA: true,
+					Subject: b.mid.Subject, NotBefore: b.mid.NotBefore, NotAfter: b.mid.NotAfter.Add(day),
+					BasicConstraintsValid: true, IsCA: true,
 					MaxPathLen: b.mid.MaxPathLen, MaxPathLenZero: b.mid.MaxPathLenZero, KeyUsage: b.mid.KeyUsage,
 					ExtraExtensions: constraintsAndUsages(b.mid),
 				}, b.midKey.Public(), b.root, b.rootKey)
@@ -222,7 +226,8 @@ func TestEnterpriseConstraints(t *testing.T) {
 	chain, key := enterprise(t, func(_, mid *x509.Certificate) {
 		mid.PermittedDNSDomainsCritical, mid.PermittedDNSDomains = true, []string{"casemate.internal", "docker.io"}
 	})
-	if err := h.ca.UseEnterprise(t.Context(), chain, key); !errors.Is(err, ErrNotPermitted) || !strings.Contains(err.Error(), "dl.k8s.io") {
+	if err := h.ca.UseEnterprise(t.Context(), chain, key); !errors.Is(err, ErrNotPermitted) ||
+		!strings.Contains(err.Error(), "dl.k8s.io") {
 		t.Errorf("got %v, want ErrNotPermitted with the enabled name", err)
 	}
 	h.constrain("docker.io")
@@ -266,7 +271,8 @@ func TestEnterpriseRefuses(t *testing.T) {
 	}{
 		{"no chain", func() ([]byte, []byte) { return nil, key }, "the chain holds no certificate"},
 		{"no key", func() ([]byte, []byte) { return chain, nil }, "the key is not in PEM"},
-		{"key in the chain", func() ([]byte, []byte) { return append(bytes.Clone(chain), key...), key }, "give certificates there and the key apart"},
+		{"key in the chain", func() ([]byte, []byte) { return append(bytes.Clone(chain), key...), key },
+			"give certificates there and the key apart"},
 		{"rubbish", func() ([]byte, []byte) {
 			return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte("x")}), key
 		}, "enterprise CA"},
@@ -283,7 +289,9 @@ func TestEnterpriseRefuses(t *testing.T) {
 		{"the root's key", func() ([]byte, []byte) {
 			return chain, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: rootDER})
 		}, "give an intermediate"},
-		{"without the root", func() ([]byte, []byte) { return pemOf(good.mid), key }, "the chain lacks the certificate of CN=Bank Root"},
+		{"without the root", func() ([]byte, []byte) {
+			return pemOf(good.mid), key
+		}, "the chain lacks the certificate of CN=Bank Root"},
 		{"a giant key", func() ([]byte, []byte) {
 			n := new(big.Int).Lsh(big.NewInt(1), 16383)
 			giant := &rsa.PublicKey{N: n.Add(n, big.NewInt(1)), E: 1<<31 - 1}
@@ -293,19 +301,25 @@ func TestEnterpriseRefuses(t *testing.T) {
 			}
 			return append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), chain...), key
 		}, "has 16384 bits, the most is 8192"},
-		{"no CA", with(func(_, m *x509.Certificate) { m.IsCA, m.MaxPathLen = false, 0 }), "CN=Bank Platform CA is no CA certificate"},
-		{"may not sign", with(func(_, m *x509.Certificate) { m.KeyUsage = x509.KeyUsageDigitalSignature }), "may not sign certificates"},
+		{"no CA", with(func(_, m *x509.Certificate) { m.IsCA, m.MaxPathLen = false, 0 }),
+			"CN=Bank Platform CA is no CA certificate"},
+		{"may not sign", with(func(_, m *x509.Certificate) { m.KeyUsage = x509.KeyUsageDigitalSignature }),
+			"may not sign certificates"},
 		{"expired", with(func(_, m *x509.Certificate) { m.NotAfter = time.Now().Add(-time.Hour) }), "not now"},
 		{"of the future", with(func(_, m *x509.Certificate) { m.NotBefore = time.Now().Add(time.Hour) }), "not now"},
-		{"root's path length", with(func(r, _ *x509.Certificate) { r.MaxPathLen, r.MaxPathLenZero = 0, true }), "would not verify"},
-		{"for mail only", with(func(_, m *x509.Certificate) { m.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageEmailProtection} }), "would not verify"},
+		{"root's path length", with(func(r, _ *x509.Certificate) { r.MaxPathLen, r.MaxPathLenZero = 0, true }),
+			"would not verify"},
+		{"for mail only", with(func(_, m *x509.Certificate) {
+			m.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageEmailProtection}
+		}), "would not verify"},
 		{"domain excluded", with(func(r, _ *x509.Certificate) {
 			r.PermittedDNSDomainsCritical, r.ExcludedDNSDomains = true, []string{"internal"}
 		}), "excluded zone internal"},
 	} {
 		t.Run(c.what, func(t *testing.T) {
 			chain, key := c.make()
-			if err := h.ca.UseEnterprise(t.Context(), chain, key); err == nil || !strings.Contains(err.Error(), c.want) {
+			if err := h.ca.UseEnterprise(t.Context(), chain, key); err == nil ||
+				!strings.Contains(err.Error(), c.want) {
 				t.Errorf("got %v, want %q", err, c.want)
 			} else if !errors.Is(err, fs.ErrInvalid) && !errors.Is(err, ErrNotPermitted) {
 				t.Errorf("%v is not told from trouble of ours", err)

@@ -6,15 +6,15 @@ import (
 	"time"
 )
 
-// Expiry says when a certificate ends.
+// Expiry is the end of a certificate.
 type Expiry struct {
 	Kind     string // "root", "intermediate", "leaf" (this node's own), "issued"
 	Name     string // subject, host name, or the serial number of an issued one
 	NotAfter time.Time
 }
 
-// Expiries returns when the certificates in use end, the next first. It is for status and metrics; revoked and expired
-// issued ones are left out.
+// Expiries returns when the certificates in use end, the earliest first. It is for status and metrics; revoked and
+// expired issued ones are left out.
 func (c *CA) Expiries() []Expiry {
 	s, err := c.current()
 	if err != nil {
@@ -25,7 +25,7 @@ func (c *CA) Expiries() []Expiry {
 		out = append(out, Expiry{"root", a.Subject.CommonName, a.NotAfter})
 	}
 	for _, i := range s.issuer.chain {
-		// What ends together with the root that clients trust is replaced together with it.
+		// Certificates that end together with the root that clients trust are replaced together with it.
 		if !i.NotAfter.Equal(s.root.anchor.NotAfter) {
 			out = append(out, Expiry{"intermediate", i.Subject.CommonName, i.NotAfter})
 		}

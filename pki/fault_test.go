@@ -11,8 +11,8 @@ import (
 
 var errFault = errors.New("injected")
 
-// Faults come in pairs: it failed; it failed but happened. In both, what the CA says afterwards is what the tree holds,
-// and trying again leads to the goal.
+// Faults come in pairs: it failed; it failed but happened. In both, the CA's state is that of the tree afterwards, and
+// a repetition succeeds.
 func TestFaults(t *testing.T) {
 	type act struct {
 		what string
@@ -24,7 +24,9 @@ func TestFaults(t *testing.T) {
 	}
 	var serial string
 	acts := []act{
-		{what: "rotate", do: func(h *house) error { return h.ca.Rotate(h.t.Context()) }, done: func(h *house) bool { return bytes.Count(h.ca.Roots(), []byte("BEGIN")) == 2 }},
+		{what: "rotate", do: func(h *house) error { return h.ca.Rotate(h.t.Context()) }, done: func(h *house) bool {
+			return bytes.Count(h.ca.Roots(), []byte("BEGIN")) == 2
+		}},
 		{
 			what: "finish", before: func(h *house) error { return h.ca.Rotate(h.t.Context()) },
 			do:   func(h *house) error { return h.ca.FinishRotation(h.t.Context()) },
@@ -70,7 +72,10 @@ func TestFaults(t *testing.T) {
 		},
 		{
 			what: "forget a node", before: func(h *house) error {
-				return h.tree.Update(h.t.Context(), func(b treetest.Batch) error { b.Put("node/n9", []byte(`["10.0.0.9"]`)); return nil })
+				return h.tree.Update(h.t.Context(), func(b treetest.Batch) error {
+					b.Put("node/n9", []byte(`["10.0.0.9"]`))
+					return nil
+				})
 			},
 			do:   func(h *house) error { return h.ca.ForgetNode(h.t.Context(), "n9") },
 			done: func(h *house) bool { _, err := h.tree.Stat("node/n9"); return err != nil },
@@ -173,7 +178,8 @@ func TestDamagedRecords(t *testing.T) {
 		if strings.HasPrefix(name, "node/") || strings.HasPrefix(name, "crl/") || strings.Contains(name, "/crl/") {
 			continue // not needed to sign
 		}
-		for what, bad := range map[string][]byte{"cut": data[:len(data)/2], "flipped": append(append([]byte{}, data[:len(data)/2]...), ^data[len(data)/2])} {
+		for what, bad := range map[string][]byte{"cut": data[:len(data)/2],
+			"flipped": append(append([]byte{}, data[:len(data)/2]...), ^data[len(data)/2])} {
 			tree := treetest.New(t)
 			err := tree.Update(t.Context(), func(b treetest.Batch) error {
 				for n, d := range records {
@@ -228,7 +234,8 @@ func TestWrongSealer(t *testing.T) {
 	h := build(t, nil)
 	cfg := h.cfg
 	cfg.Sealer = brokenSealer{}
-	if _, err := Open(t.Context(), cfg); !errors.Is(err, errFault) || !strings.Contains(err.Error(), "is this the cluster's key?") {
+	if _, err := Open(t.Context(), cfg); !errors.Is(err, errFault) ||
+		!strings.Contains(err.Error(), "is this the cluster's key?") {
 		t.Errorf("got %v", err)
 	}
 	if err := Init(t.Context(), treetest.New(t), brokenSealer{}, testSpec(h.clock), nil); !errors.Is(err, errFault) {

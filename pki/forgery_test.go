@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// subjectOf sets a subject with these organizations, one behind the other.
+// subjectOf sets a subject with these organizations, in this order.
 func subjectOf(organizations ...string) func(*x509.Certificate) {
 	return func(c *x509.Certificate) {
 		c.Subject = pkix.Name{}
@@ -22,14 +22,14 @@ func subjectOf(organizations ...string) func(*x509.Certificate) {
 	}
 }
 
-// A forgery is what a thief would like to have, besides servers' names (those are in TestRootConstraintsBite).
+// A forgery is a certificate that a thief could use, besides those for servers' names (see TestRootConstraintsBite).
 type forgery struct {
 	what  string
 	use   use
 	name  string // of the server, if it is to be compared
 	names []string
 	edit  func(*x509.Certificate)
-	// but are verifiers that accept it all the same, with any key.
+	// but are verifiers that accept it nevertheless, with any key.
 	but []string
 	// odd means that not every verifier likes such a certificate below any CA.
 	odd bool
@@ -92,7 +92,7 @@ func forgeries(t *testing.T) []forgery {
 		// What follows on our organization is free: a subtree of names has no end.
 		{what: "our organization, then an administrator", use: asClient, names: own, edit: all(forClients,
 			subjectOf("casemate.internal", "system:masters")), but: []string{"nss", "java"}},
-		// NSS lets others stand in the same part of the subject.
+		// NSS allows others in the same part of the subject.
 		{what: "administrator beside our organization", use: asClient, names: own, but: []string{"nss"},
 			edit: all(forClients, func(c *x509.Certificate) {
 				c.Subject = pkix.Name{Organization: []string{"system:masters", "casemate.internal"}}
@@ -119,7 +119,7 @@ func forgeries(t *testing.T) []forgery {
 	}
 }
 
-// thief is somebody with a key: of chain[0], which clients that trust roots reach by the rest of chain.
+// thief is an attacker with the key of chain[0], which clients that trust roots reach by the rest of chain.
 type thief struct {
 	roots, chain []*x509.Certificate
 	key          crypto.Signer
@@ -130,14 +130,14 @@ func (k thief) forge(t *testing.T, f forgery) ([]*x509.Certificate, crypto.Signe
 	return append([]*x509.Certificate{leaf}, k.chain...), key
 }
 
-// Nothing but what is enabled can be made with any key that the cluster holds, in any client.
+// Every key of the cluster can certify enabled names only, in every client.
 func TestForgeries(t *testing.T) {
 	_, s, rootKey := fortress(t)
 	thieves := map[string]thief{
 		"intermediate": {s.anchors(), s.issuer.chain, s.issuer.key},
 		"root":         {s.anchors(), s.root.above, rootKey},
 	}
-	// With room below it the enterprise's key is not kept: what can be stolen is our root's below it.
+	// With room below it the enterprise's key is not stored: only the key of our root below it can be stolen.
 	for what, edit := range map[string]func(root, mid *x509.Certificate){"enterprise": nil,
 		"enterprise without room": bound(direct)} {
 		h := build(t, nil)
@@ -153,7 +153,7 @@ func TestForgeries(t *testing.T) {
 		}
 		thieves[what] = thief{[]*x509.Certificate{b.root}, root.above, stolen}
 	}
-	// Below a CA that is bound by nothing all of it is accepted: what is refused above is not refused for its form.
+	// Below an unconstrained CA all of it is accepted: the refusals above are not caused by the form.
 	free := newBank(t, time.Now(), nil)
 	control := thief{[]*x509.Certificate{free.root}, []*x509.Certificate{free.mid}, free.midKey}
 	for _, f := range forgeries(t) {

@@ -26,7 +26,8 @@ import (
 
 func TestIssue(t *testing.T) {
 	h := build(t, func(s *Spec, _ *Config) { s.Permit = []string{"corp.example"} })
-	got, err := h.ca.Issue(t.Context(), Request{Names: []string{"Harbor.casemate.internal.", "*.apps.casemate.internal", "harbor.casemate.internal"}})
+	got, err := h.ca.Issue(t.Context(), Request{Names: []string{"Harbor.casemate.internal.", "*.apps.casemate.internal",
+		"harbor.casemate.internal"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -34,10 +35,12 @@ func TestIssue(t *testing.T) {
 		t.Error(err)
 	}
 	leaf, chain := certsOf(t, got.Cert)[0], certsOf(t, got.Chain)
-	if want := []string{"*.apps.casemate.internal", "harbor.casemate.internal"}; !slices.Equal(leaf.DNSNames, want) || !slices.Equal(got.Names, want) {
+	if want := []string{"*.apps.casemate.internal", "harbor.casemate.internal"}; !slices.Equal(leaf.DNSNames, want) ||
+		!slices.Equal(got.Names, want) {
 		t.Errorf("names %v and %v, want %v", leaf.DNSNames, got.Names, want)
 	}
-	if !leaf.NotBefore.Equal(h.clock.now().Add(-day)) || !leaf.NotAfter.Equal(h.clock.now().Add(90*day)) || !got.NotAfter.Equal(leaf.NotAfter) {
+	if !leaf.NotBefore.Equal(h.clock.now().Add(-day)) || !leaf.NotAfter.Equal(h.clock.now().Add(90*day)) ||
+		!got.NotAfter.Equal(leaf.NotAfter) {
 		t.Errorf("valid from %v to %v", leaf.NotBefore, leaf.NotAfter)
 	}
 	if leaf.IsCA || len(leaf.ExtKeyUsage) != 1 || leaf.ExtKeyUsage[0] != x509.ExtKeyUsageServerAuth {
@@ -49,13 +52,15 @@ func TestIssue(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := v.verify(t, certsOf(t, h.ca.Roots()), append([]*x509.Certificate{leaf}, chain...), key.PrivateKey.(crypto.Signer), name); err != nil {
+			if err := v.verify(t, certsOf(t, h.ca.Roots()), append([]*x509.Certificate{leaf}, chain...),
+				key.PrivateKey.(crypto.Signer), name); err != nil {
 				t.Errorf("%s: %v", name, err)
 			}
 		})
 	}
 	list, err := h.ca.List()
-	if err != nil || len(list) != 1 || list[0].Serial != got.Serial || !slices.Equal(list[0].Names, got.Names) || !list[0].NotAfter.Equal(leaf.NotAfter) || !list[0].Revoked.IsZero() {
+	if err != nil || len(list) != 1 || list[0].Serial != got.Serial || !slices.Equal(list[0].Names, got.Names) ||
+		!list[0].NotAfter.Equal(leaf.NotAfter) || !list[0].Revoked.IsZero() {
 		t.Errorf("list %+v (%v)", list, err)
 	}
 	short, err := h.ca.Issue(t.Context(), Request{Names: []string{"etcd.casemate.internal"}, Life: time.Hour})
@@ -83,11 +88,13 @@ func TestIssueRefuses(t *testing.T) {
 	}{
 		{"no name", Request{}, "a certificate needs a name"},
 		{"rubbish", Request{Names: []string{"a b"}}, `"a b" is not a host name`},
-		{"the bank's name", Request{Names: []string{"ok.casemate.internal", "ebanking.bank.example"}}, "name ebanking.bank.example: not permitted by the root certificate"},
-		{"excluded", Request{Names: []string{"vault.corp.example"}}, "lies in the excluded zone"},
-		{"a wildcard over what is excluded", Request{Names: []string{"*.corp.example"}}, "lies in the excluded zone"},
+		{"the bank's name", Request{Names: []string{"ok.casemate.internal", "ebanking.bank.example"}},
+			"name ebanking.bank.example: not permitted by the root certificate"},
+		{"excluded", Request{Names: []string{"vault.corp.example"}}, "is in the excluded zone"},
+		{"a wildcard over what is excluded", Request{Names: []string{"*.corp.example"}}, "is in the excluded zone"},
 		{"public address", Request{Names: []string{"8.8.8.8"}}, "address 8.8.8.8: not permitted"},
-		{"too short", Request{Names: []string{"a.casemate.internal"}, Life: time.Minute}, "lifetime must be between 1h and 365 days, got 1m0s"},
+		{"too short", Request{Names: []string{"a.casemate.internal"}, Life: time.Minute},
+			"lifetime must be between 1h and 365 days, got 1m0s"},
 		{"too long", Request{Names: []string{"a.casemate.internal"}, Life: 400 * day}, "lifetime must be between"},
 		{"too many names", Request{Names: long}, "use fewer names"},
 	} {
@@ -188,7 +195,9 @@ func TestIssueForAYear(t *testing.T) {
 		t.Errorf("until %v, want %v", got.NotAfter, want)
 	}
 	h.clock.add(h.snapshot().root.anchor.NotAfter.Sub(h.clock.now()) - 200*day)
-	if _, err := h.ca.Issue(t.Context(), Request{Names: []string{"a.casemate.internal"}, Life: 365 * day}); err == nil || !strings.Contains(err.Error(), "ask for a shorter lifetime or rotate the root") {
+	if _, err := h.ca.Issue(t.Context(), Request{Names: []string{"a.casemate.internal"},
+		Life: 365 * day}); err == nil || !strings.Contains(err.Error(),
+		"ask for a shorter lifetime or rotate the root") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -250,12 +259,14 @@ func TestIssueFromCSR(t *testing.T) {
 		Subject:  pkix.Name{CommonName: "ebanking.bank.example", Organization: []string{"Bank"}},
 		DNSNames: []string{"svc.casemate.internal"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
 		EmailAddresses: []string{"ceo@bank.example"}, URIs: []*url.URL{uri},
-		ExtraExtensions: []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, 19}, Critical: true, Value: basic}, {Id: asn1.ObjectIdentifier{2, 5, 29, 37}, Value: []byte{0x30, 0x06, 0x06, 0x04, 0x55, 0x1d, 0x25, 0x00}}},
+		ExtraExtensions: []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, 19}, Critical: true, Value: basic}, {
+			Id: asn1.ObjectIdentifier{2, 5, 29, 37}, Value: []byte{0x30, 0x06, 0x06, 0x04, 0x55, 0x1d, 0x25, 0x00}}},
 	}
 	for what, key := range map[string]crypto.Signer{"ecdsa": ec, "rsa": rsa2048, "ed25519": ed} {
 		t.Run(what, func(t *testing.T) {
 			der := request(t, key, greedy)
-			for _, form := range [][]byte{der, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der})} {
+			for _, form := range [][]byte{der, pem.EncodeToMemory(
+				&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der})} {
 				got, err := h.ca.Issue(t.Context(), Request{CSR: form})
 				if err != nil {
 					t.Fatal(err)
@@ -267,20 +278,25 @@ func TestIssueFromCSR(t *testing.T) {
 				if leaf.IsCA || len(leaf.EmailAddresses)+len(leaf.URIs) != 0 ||
 					leaf.Subject.CommonName != "svc.casemate.internal" || !slices.Equal(leaf.Subject.Organization,
 					[]string{"casemate.internal"}) ||
-					!slices.Equal(leaf.DNSNames, []string{"svc.casemate.internal"}) || len(leaf.IPAddresses) != 1 || !slices.Equal(leaf.ExtKeyUsage, []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}) || leaf.KeyUsage&x509.KeyUsageCertSign != 0 {
+					!slices.Equal(leaf.DNSNames, []string{"svc.casemate.internal"}) || len(leaf.IPAddresses) != 1 ||
+					!slices.Equal(leaf.ExtKeyUsage, []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}) ||
+					leaf.KeyUsage&x509.KeyUsageCertSign != 0 {
 					t.Errorf("a wish was granted: %+v", leaf)
 				}
-				if err := verifyGo(t, certsOf(t, h.ca.Roots()), append(certsOf(t, got.Cert), certsOf(t, got.Chain)...), nil, "svc.casemate.internal"); err != nil {
+				if err := verifyGo(t, certsOf(t, h.ca.Roots()), append(certsOf(t, got.Cert), certsOf(t, got.Chain)...),
+					nil, "svc.casemate.internal"); err != nil {
 					t.Error(err)
 				}
 			}
 		})
 	}
-	named, err := h.ca.Issue(t.Context(), Request{CSR: request(t, ec, greedy), Names: []string{"other.casemate.internal"}})
+	named, err := h.ca.Issue(t.Context(), Request{CSR: request(t, ec, greedy),
+		Names: []string{"other.casemate.internal"}})
 	if err != nil || !slices.Equal(named.Names, []string{"other.casemate.internal"}) {
 		t.Errorf("names %v (%v)", named.Names, err)
 	}
-	common, err := h.ca.Issue(t.Context(), Request{CSR: request(t, ec, &x509.CertificateRequest{Subject: pkix.Name{CommonName: "cn.casemate.internal"}})})
+	common, err := h.ca.Issue(t.Context(), Request{
+		CSR: request(t, ec, &x509.CertificateRequest{Subject: pkix.Name{CommonName: "cn.casemate.internal"}})})
 	if err != nil || !slices.Equal(common.Names, []string{"cn.casemate.internal"}) {
 		t.Errorf("names %v (%v)", common.Names, err)
 	}
@@ -302,7 +318,8 @@ func TestIssueFromCSR(t *testing.T) {
 		"not ours":  {request(t, ec, &x509.CertificateRequest{DNSNames: []string{"bank.example"}}), "not permitted"},
 	} {
 		t.Run(what, func(t *testing.T) {
-			if _, err := h.ca.Issue(t.Context(), Request{CSR: c.csr}); err == nil || !strings.Contains(err.Error(), c.want) {
+			if _, err := h.ca.Issue(t.Context(), Request{CSR: c.csr}); err == nil ||
+				!strings.Contains(err.Error(), c.want) {
 				t.Errorf("got %v, want %q", err, c.want)
 			}
 		})
@@ -335,7 +352,9 @@ func (h *house) crl(cert *x509.Certificate) *x509.RevocationList {
 }
 
 func lists(list *x509.RevocationList, cert *x509.Certificate) bool {
-	return slices.ContainsFunc(list.RevokedCertificateEntries, func(e x509.RevocationListEntry) bool { return e.SerialNumber.Cmp(cert.SerialNumber) == 0 })
+	return slices.ContainsFunc(list.RevokedCertificateEntries, func(e x509.RevocationListEntry) bool {
+		return e.SerialNumber.Cmp(cert.SerialNumber) == 0
+	})
 }
 
 func TestRevoke(t *testing.T) {
@@ -368,7 +387,8 @@ func TestRevoke(t *testing.T) {
 		}
 	}
 	first, second := h.crl(badChain[0]), h.crl(lateChain[0])
-	if !lists(first, badChain[0]) || lists(first, goodChain[0]) || lists(first, lateChain[0]) || len(first.RevokedCertificateEntries) != 1 {
+	if !lists(first, badChain[0]) || lists(first, goodChain[0]) || lists(first, lateChain[0]) ||
+		len(first.RevokedCertificateEntries) != 1 {
 		t.Errorf("first list: %v", first.RevokedCertificateEntries)
 	}
 	if !lists(second, lateChain[0]) || len(second.RevokedCertificateEntries) != 1 {
@@ -394,7 +414,8 @@ func TestRevoke(t *testing.T) {
 	for _, c := range []struct {
 		serial string
 		is     error
-	}{{strings.Repeat("12", 16), fs.ErrNotExist}, {"", nil}, {"xyz", nil}, {"-5", nil}, {"../state", nil}, {strings.Repeat("f", 50), nil}, {"0", nil}} {
+	}{{strings.Repeat("12", 16), fs.ErrNotExist}, {"", nil}, {"xyz", nil}, {"-5", nil}, {"../state", nil}, {
+		strings.Repeat("f", 50), nil}, {"0", nil}} {
 		if err := h.ca.Revoke(t.Context(), c.serial); err == nil || c.is != nil && !errors.Is(err, c.is) {
 			t.Errorf("%q: got %v", c.serial, err)
 		}
@@ -414,8 +435,10 @@ func TestRevoke(t *testing.T) {
 			list  *x509.RevocationList
 			good  bool
 		}{{badChain, first, false}, {goodChain, first, true}, {lateChain, second, false}, {goodChain, second, false}} {
-			err := run("openssl", "verify", "-crl_check", "-CAfile", write(t, "roots.pem", h.ca.Roots()), "-untrusted", write(t, "chain.pem", pemOf(c.chain[1:]...)),
-				"-CRLfile", write(t, "crl.pem", pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: c.list.Raw})), write(t, "leaf.pem", pemOf(c.chain[0])))
+			err := run("openssl", "verify", "-crl_check", "-CAfile", write(t, "roots.pem", h.ca.Roots()), "-untrusted",
+				write(t, "chain.pem", pemOf(c.chain[1:]...)),
+				"-CRLfile", write(t, "crl.pem", pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: c.list.Raw})),
+				write(t, "leaf.pem", pemOf(c.chain[0])))
 			if (err == nil) != c.good {
 				t.Errorf("%s: accepted %v, want %v (%v)", c.chain[0].DNSNames, err == nil, c.good, err)
 			}
@@ -475,7 +498,8 @@ func FuzzCSR(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	der := request(f, key, &x509.CertificateRequest{DNSNames: []string{"a.casemate.internal", "*.b.example"}, IPAddresses: []net.IP{net.IPv6loopback}})
+	der := request(f, key, &x509.CertificateRequest{DNSNames: []string{"a.casemate.internal", "*.b.example"},
+		IPAddresses: []net.IP{net.IPv6loopback}})
 	f.Add(der)
 	f.Add(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}))
 	f.Add([]byte("-----BEGIN CERTIFICATE REQUEST-----\n-----END CERTIFICATE REQUEST-----\n"))
@@ -499,7 +523,8 @@ func FuzzCSR(f *testing.F) {
 }
 
 func FuzzName(f *testing.F) {
-	for _, s := range []string{"registry.k8s.io", "*.a.b", "10.0.0.1", "[fd00::1]", "::ffff:1.2.3.4", "bücher.example", "a..b", "xn--a.b", "A.B.", "1.2.3", "0x7f.1", "_x.y"} {
+	for _, s := range []string{"registry.k8s.io", "*.a.b", "10.0.0.1", "[fd00::1]", "::ffff:1.2.3.4", "bücher.example",
+		"a..b", "xn--a.b", "A.B.", "1.2.3", "0x7f.1", "_x.y"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {

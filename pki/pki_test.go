@@ -99,7 +99,8 @@ type house struct {
 var enabled = []string{"registry.k8s.io", "docker.io", "registry-1.docker.io", "dl.k8s.io"}
 
 func testSpec(c *clock) Spec {
-	return Spec{CRLURL: "http://casemate.internal/crl/", Domain: "casemate.internal", Node: "n1", Addrs: []netip.Addr{netip.MustParseAddr("127.0.0.1")}, Now: c.now}
+	return Spec{CRLURL: "http://casemate.internal/crl/", Domain: "casemate.internal", Node: "n1",
+		Addrs: []netip.Addr{netip.MustParseAddr("127.0.0.1")}, Now: c.now}
 }
 
 // build makes a CA from a Spec that edit may change, and opens it.
@@ -113,13 +114,15 @@ func raise(
 	t testing.TB, edit func(*Spec, *Config), found func(context.Context, Tree, Sealer, Spec, []string) error,
 ) *house {
 	t.Helper()
-	h := &house{t: t, tree: treetest.New(t), clock: newClock(), known: map[string]bool{"casemate.internal": true, "127.0.0.1": true, "n1.casemate.internal": true}}
+	h := &house{t: t, tree: treetest.New(t), clock: newClock(),
+		known: map[string]bool{"casemate.internal": true, "127.0.0.1": true, "n1.casemate.internal": true}}
 	for _, n := range enabled {
 		h.known[n] = true
 	}
 	spec := testSpec(h.clock)
 	h.cfg = Config{
-		Tree: h.tree, Sealer: newSealer(t), Dir: filepath.Join(t.TempDir(), "leaves"), Domain: spec.Domain, Node: "n1", Addrs: spec.Addrs,
+		Tree: h.tree, Sealer: newSealer(t), Dir: filepath.Join(t.TempDir(), "leaves"), Domain: spec.Domain, Node: "n1",
+		Addrs: spec.Addrs,
 		Known: h.isKnown, Miss: h.missed, CRLURL: "http://casemate.internal/crl/",
 		Log: slog.New(slog.NewTextHandler(logTo{t}, nil)), Now: h.clock.now,
 	}
@@ -190,7 +193,8 @@ func (h *house) shake(roots []byte, name string) ([]*x509.Certificate, error) {
 	return shake(h.t, h.ca.TLSConfig(), roots, name, h.clock.now)
 }
 
-func shake(t testing.TB, server *tls.Config, roots []byte, name string, now func() time.Time) ([]*x509.Certificate, error) {
+func shake(t testing.TB, server *tls.Config, roots []byte, name string, now func() time.Time) ([]*x509.Certificate,
+	error) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -230,7 +234,8 @@ func shake(t testing.TB, server *tls.Config, roots []byte, name string, now func
 
 func TestHandshakeByName(t *testing.T) {
 	h := build(t, nil)
-	for _, name := range []string{"registry.k8s.io", "registry-1.docker.io", "casemate.internal", "n1.casemate.internal", "", "127.0.0.1"} {
+	for _, name := range []string{"registry.k8s.io", "registry-1.docker.io", "casemate.internal",
+		"n1.casemate.internal", "", "127.0.0.1"} {
 		certs, err := h.shake(h.ca.Roots(), name)
 		if err != nil {
 			t.Fatalf("%q: %v", name, err)

@@ -12,40 +12,41 @@ import (
 	"casemate/cluster/tree"
 )
 
-// Where things stand in the pki subtree:
+// The layout of the pki subtree:
 //
-//	state                    which root and which issuer are in use: every change of the CA goes through its version
-//	root/ID/cert/NN          the anchor that clients trust, DER
+//	state                    which root and which issuer are in use: every change of the CA is conditional on its
+//	version root/ID/cert/NN          the anchor that clients trust, DER
 //	root/ID/above/NN         the CA certificates between our intermediates and the anchor, the signer first
-//	root/ID/cross/NN         in an overlap, the cross certificate and what is above it below the old anchor
+//	root/ID/cross/NN         in an overlap, the cross certificate and those above it below the old anchor
 //	root/ID/key              the key that signs intermediates, sealed; of an old root until the overlap is finished
 //	root/ID/back/NN          of the old root of a finished overlap, while that can be undone: the new root's "cross"
-//	root/ID/crl/NN           the revocation list that the key signed last, DER; it stays when the root is gone, until it ends
-//	issuer/ID/chain/NN       an intermediate and what is sent behind it, DER, one after the other (one that signed a
-//	                         listed certificate alone: nothing behind it)
+//	root/ID/crl/NN           the newest revocation list that the key signed, DER; it outlives the root, until it ends
+//	issuer/ID/chain/NN       an intermediate and the certificates sent after it, DER, concatenated (for one that
+//	signed a
+//	                         listed certificate alone: the intermediate only)
 //	issuer/ID/names/NN       the names that it was made for (only while it is in use)
-//	issuer/ID/key            its key, sealed: while it is in use, or while a listed certificate of its own has not expired
-//	crl/ID                   the last CRL of a CA whose key was destroyed (intermediates, those above a root), DER
-//	retired/ID               an intermediate whose key was destroyed, and when it is revoked (only while it has not ended)
-//	node/NAME                the addresses of a node
-//	issued/SERIAL            a certificate that was issued for something else, and whether it is revoked
+//	issuer/ID/key            its key, sealed: while it is in use, or while a listed certificate of its own has not
+//	expired crl/ID                   the last CRL of a CA whose key was destroyed (intermediates, those above a root),
+//	DER retired/ID               an intermediate whose key was destroyed, and when it is revoked (only while it has
+//	not ended) node/NAME                the addresses of a node
+//	issued/SERIAL            a certificate that was issued for another service, and whether it is revoked
 //
-// An ID is the first 16 hex digits of the SHA-256 of a public key. What stands under an ID never changes, but for
-// lists, and for "cross" and "chain", which lose the cross certificate when an overlap ends, and have it again when
-// that is undone. Where a root has no
-// constrained root below its anchor (rootRef.Below), "above" holds the cross certificate itself.
+// An ID is the first 16 hex digits of the SHA-256 of a public key. Records under an ID never change, except for lists,
+// and for "cross" and "chain", from which the cross certificate is removed when an overlap ends, and to which it is
+// restored when that is undone. Where a root has no constrained root below its anchor (rootRef.Below), "above" holds
+// the cross certificate itself.
 const (
 	stateName = "state"
 	maxRecord = 4096
 	maxChunks = 100
 )
 
-// Batch is what edits are collected in, rooted at the pki subtree.
+// Batch collects edits, rooted at the pki subtree.
 type Batch = tree.Batch
 
-// Tree is what the CA needs of the replicated tree: local reads, one conditional write, and word of changes. Names are
-// relative to the CA's own subtree. fs.FileInfo of Stat and ReadDir has a method Version() uint64. Update commits all
-// edits or none; an Expect that does not hold is fs.ErrExist. It may also fail although it happened.
+// Tree is the part of the replicated tree that the CA uses: local reads, one conditional write, and notification of
+// changes. Names are relative to the CA's own subtree. fs.FileInfo of Stat and ReadDir has a method Version() uint64.
+// Update commits all edits or none; an Expect that does not hold is fs.ErrExist. It may also fail although it happened.
 type Tree interface {
 	fs.StatFS
 	fs.ReadFileFS
@@ -54,18 +55,18 @@ type Tree interface {
 	Watch(ctx context.Context, dir string) <-chan struct{}
 }
 
-// Sealer encrypts and authenticates private keys for the tree (promise 10). *cluster.Cluster is one. What was sealed
+// Sealer encrypts and authenticates private keys for the tree (promise 10). *cluster.Cluster is one. The sealed text
 // need not be bound to its place: every key that is read is compared with its certificate.
 type Sealer interface {
 	Seal(plain []byte) ([]byte, error)
 	Unseal(sealed []byte) ([]byte, error)
 }
 
-// rootRef names a root in the state.
+// rootRef refers to a root in the state.
 type rootRef struct {
 	ID string `json:"id"`
-	// Below means that the key that we hold is that of a constrained root below an anchor whose key was never stored.
-	// Without it the anchor signs our intermediates itself, or an enterprise's CA certificate whose key we hold.
+	// Below means that our key is that of a constrained root below an anchor whose key was never stored. Without it our
+	// key is that of the anchor, or of an enterprise's CA certificate, and signs our intermediates itself.
 	Below bool `json:"below,omitempty"`
 	// Enterprise means that the anchor is an enterprise's.
 	Enterprise bool `json:"enterprise,omitempty"`
@@ -73,7 +74,7 @@ type rootRef struct {
 
 type state struct {
 	Root  rootRef  `json:"root"`
-	Old   *rootRef `json:"old,omitempty"` // during an overlap: the root that goes away
+	Old   *rootRef `json:"old,omitempty"` // during an overlap: the root that is being replaced
 	Since int64    `json:"since,omitempty"`
 	// Done is the old root of an overlap that ended at Finished, as long as that can be undone. Seconds since 1970.
 	Done     *rootRef `json:"done,omitempty"`
@@ -93,7 +94,7 @@ func readState(t Tree) (state, uint64, error) {
 		if err != nil {
 			return s, 0, err
 		}
-		// The version and the bytes are two reads: take them only if nothing came between.
+		// The version and the bytes are two reads: use them only if nothing changed in between.
 		again, err := t.Stat(stateName)
 		if err != nil {
 			return s, 0, err
@@ -117,7 +118,7 @@ func putState(b Batch, s state) error {
 	return nil
 }
 
-// putChunks writes data of any size as records, replacing what stood there.
+// putChunks writes data of any size as records, replacing earlier ones.
 func putChunks(b Batch, dir string, data []byte) error {
 	b.Remove(dir)
 	for i := 0; len(data) > 0; i++ {
@@ -131,7 +132,7 @@ func putChunks(b Batch, dir string, data []byte) error {
 	return nil
 }
 
-// readChunks reads what putChunks wrote; nothing written is no error.
+// readChunks reads the data that putChunks wrote; without any it returns no error.
 func readChunks(t Tree, dir string) ([]byte, error) {
 	list, err := t.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -157,7 +158,8 @@ func putSealed(b Batch, s Sealer, name string, plain []byte) error {
 		return fmt.Errorf("seal pki/%s: %w", name, err)
 	}
 	if len(sealed) > maxRecord {
-		return mistakef("pki/%s: the sealed key has %d bytes, a record has at most %d: use an ECDSA key", name, len(sealed), maxRecord)
+		return mistakef("pki/%s: the sealed key has %d bytes, a record has at most %d: use an ECDSA key", name,
+			len(sealed), maxRecord)
 	}
 	b.Put(name, sealed)
 	return nil
@@ -189,7 +191,8 @@ func putJSON(b Batch, name string, v any) error {
 		return err
 	}
 	if len(data) > maxRecord {
-		return mistakef("pki/%s would have %d bytes, a record has at most %d: use fewer names", name, len(data), maxRecord)
+		return mistakef("pki/%s would have %d bytes, a record has at most %d: use fewer names", name, len(data),
+			maxRecord)
 	}
 	b.Put(name, data)
 	return nil

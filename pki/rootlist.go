@@ -14,16 +14,16 @@ import (
 	"time"
 )
 
-// The list of a root says which intermediates are revoked. Unlike those of intermediates it is signed ahead and stands
-// in the tree: the root's key is unsealed to sign, not because somebody asks for a page.
+// The list of a root contains the revoked intermediates. Unlike those of intermediates it is signed ahead and stored in
+// the tree: the root's key is unsealed to sign, not because a client requests a page.
 const (
 	rootListLife = 30 * day
-	// An intermediate that went out of use is revoked when no leaf below it can be valid any more, as long as its own
-	// last list stays.
+	// An intermediate that was replaced is revoked when no leaf below it can be valid any more; its own last list stays
+	// as long.
 	retiredLife = leafLife + 2*day
 )
 
-// retired is what the tree keeps of an intermediate whose key was destroyed, until it ends. Times are Unix seconds.
+// retired is the tree's record of an intermediate whose key was destroyed, until it ends. Times are Unix seconds.
 type retired struct {
 	Serial string `json:"serial"`
 	Root   string `json:"root"`
@@ -31,7 +31,7 @@ type retired struct {
 	To     int64  `json:"to"` // when it ends
 }
 
-// listURL is where the revocation list with an ID is fetched; "" if there is none.
+// listURL is the URL of the revocation list with an ID; "" if there is none.
 func listURL(dir string, signer *x509.Certificate, id string) []string {
 	if dir == "" || !signsLists(signer) {
 		return nil
@@ -42,14 +42,14 @@ func listURL(dir string, signer *x509.Certificate, id string) []string {
 	return []string{dir + id + ".crl"}
 }
 
-// signsLists reports whether a CA certificate may sign revocation lists, and can be named in one.
+// signsLists reports whether a CA certificate may sign revocation lists, and can be referred to in one.
 func signsLists(cert *x509.Certificate) bool {
 	return cert.KeyUsage&x509.KeyUsageCRLSign != 0 && len(cert.SubjectKeyId) > 0
 }
 
 func rootListDir(id string) string { return "root/" + id + "/crl" }
 
-// putRootList adds to a batch a list of a that holds from now to next.
+// putRootList adds to a batch a list of a that is valid from now to next.
 func (a *authority) putRootList(
 	b Batch, key crypto.Signer, revoked []x509.RevocationListEntry, prev *x509.RevocationList, now, next time.Time,
 ) error {
@@ -64,12 +64,12 @@ func (a *authority) putRootList(
 	return putChunks(b, rootListDir(a.ref.ID), der)
 }
 
-// hasList reports whether the authority keeps a list: it signs intermediates of ours, and they say where it is.
+// hasList reports whether the authority keeps a list: it signs intermediates of ours, and they contain its URL.
 func (c *CA) hasList(a *authority) bool {
 	return c.cfg.CRLURL != "" && !a.direct() && signsLists(a.signer) && c.now().Before(a.signer.NotAfter)
 }
 
-// readRootList returns the list of a root that stands in the tree; nil if there is none that can be read.
+// readRootList returns the list of a root in the tree; nil if there is none that can be read.
 func (c *CA) readRootList(id string) *x509.RevocationList {
 	der, err := readChunks(c.cfg.Tree, rootListDir(id))
 	if err != nil || len(der) == 0 {
@@ -82,8 +82,8 @@ func (c *CA) readRootList(id string) *x509.RevocationList {
 	return list
 }
 
-// planRootList adds to ch a new list of a, whose key is given. A last list is of a root whose key is about to be
-// destroyed: it holds until the root ends.
+// planRootList adds to ch a new list of a, whose key is given. A last list is one of a root whose key is about to be
+// destroyed: it is valid until the root ends.
 func (c *CA) planRootList(ch *change, a *authority, key crypto.Signer, last bool) error {
 	if !c.hasList(a) {
 		return nil
@@ -102,8 +102,8 @@ func (c *CA) planRootList(ch *change, a *authority, key crypto.Signer, last bool
 	return nil
 }
 
-// planLastRootList is planRootList for a root that is replaced. Without it its intermediates have the list of before,
-// until that ends: no reason not to replace a root whose key is lost.
+// planLastRootList is planRootList for a root that is replaced. If it fails, the root's intermediates have the previous
+// list until that ends: that must not prevent the replacement of a root whose key is lost.
 func (c *CA) planLastRootList(ch *change, a *authority) {
 	if !c.hasList(a) {
 		return
@@ -117,7 +117,7 @@ func (c *CA) planLastRootList(ch *change, a *authority) {
 	}
 }
 
-// revokedIssuers are the intermediates of a root that went out of use so long ago that nothing below them is valid.
+// revokedIssuers returns the intermediates of a root that were replaced so long ago that no leaf below them is valid.
 func (c *CA) revokedIssuers(root string) ([]x509.RevocationListEntry, error) {
 	all, err := c.retired()
 	if err != nil {
@@ -139,7 +139,7 @@ func (c *CA) revokedIssuers(root string) ([]x509.RevocationListEntry, error) {
 	return out, nil
 }
 
-// retired returns the records of intermediates that went out of use, by ID.
+// retired returns the records of intermediates that were replaced, by ID.
 func (c *CA) retired() (map[string]retired, error) {
 	list, err := c.cfg.Tree.ReadDir("retired")
 	if errors.Is(err, fs.ErrNotExist) {
@@ -166,8 +166,8 @@ func (c *CA) retired() (map[string]retired, error) {
 	return out, nil
 }
 
-// refreshRootList signs the root's list anew when two thirds of its life are over, when a clock was ahead when it was
-// made, when it is damaged, and when it does not say which intermediates are revoked now.
+// refreshRootList signs the root's list again when two thirds of its lifetime are over, when a clock was ahead when it
+// was made, when it is damaged, and when its revoked intermediates are out of date.
 func (c *CA) refreshRootList(ctx context.Context) error {
 	err := c.retry(func(s *snapshot) error {
 		if !c.hasList(s.root) {

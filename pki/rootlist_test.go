@@ -57,8 +57,10 @@ func (h *house) checkAll(roots, chain []*x509.Certificate, crls []byte) error {
 	if _, err := exec.LookPath("openssl"); err != nil {
 		h.t.Skip("needs openssl")
 	}
-	return run("openssl", "verify", "-x509_strict", "-purpose", "sslserver", "-no-CApath", "-no-CAstore", "-crl_check_all", "-extended_crl",
-		"-attime", fmt.Sprint(h.clock.now().Unix()), "-CAfile", write(h.t, "roots.pem", pemOf(roots...)), "-CRLfile", write(h.t, "crl.pem", crls),
+	return run("openssl", "verify", "-x509_strict", "-purpose", "sslserver", "-no-CApath", "-no-CAstore",
+		"-crl_check_all", "-extended_crl",
+		"-attime", fmt.Sprint(h.clock.now().Unix()), "-CAfile", write(h.t, "roots.pem", pemOf(roots...)), "-CRLfile",
+		write(h.t, "crl.pem", crls),
 		"-untrusted", write(h.t, "chain.pem", pemOf(chain[1:]...)), write(h.t, "leaf.pem", pemOf(chain[0])))
 }
 
@@ -89,7 +91,8 @@ func TestTheWholeChainIsChecked(t *testing.T) {
 	if err := h.ca.Revoke(t.Context(), issued.Serial); err != nil {
 		t.Fatal(err)
 	}
-	if err := h.checkAll(first, other, h.download(other)); err == nil || !strings.Contains(err.Error(), "certificate revoked") {
+	if err := h.checkAll(first, other, h.download(other)); err == nil ||
+		!strings.Contains(err.Error(), "certificate revoked") {
 		t.Errorf("a revoked certificate: %v", err)
 	}
 	for d := 130; d < 400; d += 130 {
@@ -116,7 +119,7 @@ func TestTheWholeChainIsChecked(t *testing.T) {
 	good("overlap, the old root trusted", first, chain)
 	good("overlap, the new root trusted", both[:1], chain)
 	good("overlap, both trusted", both, chain)
-	good("overlap, a leaf of before", first, old)
+	good("overlap, a leaf from before", first, old)
 	h.constrain("docker.io")
 	h.unknow("quay.io")
 	chain, _ = h.sent("docker.io")
@@ -137,7 +140,8 @@ func TestTheWholeChainIsChecked(t *testing.T) {
 	good("after it", both[:1], chain)
 }
 
-// A cluster of before has an intermediate that names no list, and leaves below it. It gets both replaced by itself.
+// A cluster made by an earlier version has an intermediate that refers to no list, and leaves below it. Both are
+// replaced automatically.
 func TestExistingClustersGetARootList(t *testing.T) {
 	h := raise(t, func(s *Spec, _ *Config) { s.CRLURL = "" }, initBefore)
 	root := h.snapshot().root
@@ -250,7 +254,9 @@ func TestTheRootListIsRenewed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := h.tree.Update(t.Context(), func(b treetest.Batch) error { return putChunks(b, rootListDir(id), der) }); err != nil {
+	if err := h.tree.Update(t.Context(), func(b treetest.Batch) error {
+		return putChunks(b, rootListDir(id), der)
+	}); err != nil {
 		t.Fatal(err)
 	}
 	number = new(big.Int)
@@ -258,8 +264,8 @@ func TestTheRootListIsRenewed(t *testing.T) {
 	check("forged")
 }
 
-// An intermediate that went out of use is revoked when nothing below it lives: whoever finds its key in an old backup
-// signs nothing with it that a client who checks accepts. Until then what nodes still serve below it is not.
+// A replaced intermediate is revoked when no leaf below it is valid: a thief of its key in an old backup cannot sign
+// anything that a checking client accepts. Until then leaves below it stay valid.
 func TestARetiredIntermediateIsRevoked(t *testing.T) {
 	h := build(t, nil)
 	roots := certsOf(t, h.ca.Roots())
@@ -281,7 +287,8 @@ func TestARetiredIntermediateIsRevoked(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		crls := append(pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: own}), h.download([]*x509.Certificate{stolen.cert})...)
+		crls := append(pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: own}),
+			h.download([]*x509.Certificate{stolen.cert})...)
 		crls = append(crls, h.download(h.snapshot().root.above)...)
 		return h.checkAll(roots, append([]*x509.Certificate{cert}, stolen.chain...), crls)
 	}
@@ -440,7 +447,7 @@ func TestListsBelowAnEnterprise(t *testing.T) {
 			if what != "room below it" {
 				return
 			}
-			// Renewed by the enterprise below the same root: what is below the certificate of before keeps a list.
+			// Renewed by the enterprise below the same root: certificates below the previous one still have a list.
 			was := h.snapshot().root
 			mid, err := sign(&x509.Certificate{
 				Subject: b.mid.Subject, NotBefore: h.clock.now().Add(-day), NotAfter: h.clock.now().Add(900 * day),
@@ -458,18 +465,21 @@ func TestListsBelowAnEnterprise(t *testing.T) {
 			}
 			h.crl(chain[1])
 			renewed, _ := h.sent("docker.io")
-			if err := h.checkAll([]*x509.Certificate{b.root}, renewed, append(h.download(renewed, mid, b.mid, b.root), crls...)); err != nil {
+			if err := h.checkAll([]*x509.Certificate{b.root}, renewed,
+				append(h.download(renewed, mid, b.mid, b.root), crls...)); err != nil {
 				t.Error(err)
 			}
 		})
 	}
 }
 
-// What is no ID finds no list, and nothing else in the tree.
-func TestOnlyListsAreHandedOut(t *testing.T) {
+// An invalid ID finds no list, and nothing else in the tree.
+func TestOnlyListsAreServed(t *testing.T) {
 	h := build(t, nil)
 	s := h.snapshot()
-	for _, id := range []string{"", ".", "..", s.root.ref.ID + "/", "../" + s.root.ref.ID, s.root.ref.ID[:15], strings.ToUpper(s.root.ref.ID) + "x", path.Join(s.root.ref.ID[:7], s.root.ref.ID[:8]), strings.Repeat("0", 16)} {
+	for _, id := range []string{"", ".", "..", s.root.ref.ID + "/", "../" + s.root.ref.ID, s.root.ref.ID[:15],
+		strings.ToUpper(s.root.ref.ID) + "x", path.Join(s.root.ref.ID[:7], s.root.ref.ID[:8]),
+		strings.Repeat("0", 16)} {
 		if der, err := h.ca.CRL(id); err == nil {
 			t.Errorf("%q: %d bytes", id, len(der))
 		}

@@ -11,41 +11,41 @@ import (
 	"time"
 )
 
-// ErrRotating says that the overlap of two roots has not been finished.
+// ErrRotating means that the overlap of two roots has not been finished.
 var ErrRotating = errors.New("the overlap of a root rotation is not finished")
 
-// Change says how the next root differs from the one in use. The zero Change copies what that permits.
+// Change is the difference between the next root and the one in use. The zero Change copies the one in use.
 type Change struct {
 	// Permit and Exclude are added, in the forms of Spec.
 	Permit, Exclude []string
-	// Drop are entries of the root in use, permitted or excluded ones, that the next one does not have.
+	// Drop lists entries of the root in use, permitted or excluded, that the next one does not have.
 	Drop []string
-	// Own leaves an enterprise's CA certificate for a root of our own. Permit, Exclude and Drop do so, too, since only
+	// Own replaces an enterprise's CA certificate by a root of our own. So do Permit, Exclude and Drop, because only
 	// the enterprise can sign another root below its certificate.
 	Own bool
-	// Abrupt goes on where there can be no cross certificate: clients that trust only the root in use fail at once.
+	// Abrupt continues where there can be no cross certificate: clients that trust only the root in use fail at once.
 	Abrupt bool
 }
 
 func (g Change) empty() bool { return len(g.Permit)+len(g.Exclude)+len(g.Drop) == 0 && !g.Own }
 
-// Rotate is RotateTo with no change.
+// Rotate is RotateTo without a change.
 func (c *CA) Rotate(ctx context.Context) error { return c.RotateTo(ctx, Change{}) }
 
 // RotateTo makes a second root that permits what the first does (and the addresses of nodes that joined since), changed
 // by change, and begins the overlap: Roots returns both, and the new root signs from now on. Its cross certificate,
-// signed by the old root, is sent along, so that a client that trusts only one of the two, whichever, verifies every
-// handshake for what that one permits. When all clients trust the new root, FinishRotation ends the overlap. Until
-// then Undo goes back.
+// signed by the old root, is sent along, so that a client that trusts only one of the two verifies every handshake for
+// the names that this one permits. When all clients trust the new root, FinishRotation ends the overlap. Until then
+// Undo returns to the old root.
 //
-// A name that is enabled and that the new root would not permit is ErrNotPermitted. A Change that changes nothing or
-// contradicts itself or the root in use is fs.ErrInvalid. ErrRotating: an overlap is not finished.
+// An enabled name that the new root would not permit is ErrNotPermitted. A Change that changes nothing or contradicts
+// itself or the root in use is fs.ErrInvalid. ErrRotating: an overlap is not finished.
 //
-// An enterprise's CA certificate can sign the cross certificate if four CA certificates may stand below our root below
-// it. Else Change.Abrupt must be set.
+// An enterprise's CA certificate can sign the cross certificate if four CA certificates may follow below our root below
+// it. Otherwise Change.Abrupt must be set.
 //
-// An enterprise's CA certificate whose key was kept by a version of before, and that has room for it, gets a root
-// of ours below it if change is zero, and its key is destroyed: clients see no difference, and there is no overlap.
+// An enterprise's CA certificate whose key was stored by an earlier version, and that has room for it, gets a root of
+// ours below it if change is zero, and its key is destroyed: clients see no difference, and there is no overlap.
 func (c *CA) RotateTo(ctx context.Context, change Change) error {
 	s, err := c.current()
 	if err == nil && change.empty() && s.root.ref.Enterprise && !s.root.ref.Below && s.root.room() >= roomForRoot {
@@ -57,7 +57,8 @@ func (c *CA) RotateTo(ctx context.Context, change Change) error {
 // constraintsAfter returns the constraints of the root that follows the one in use.
 func (c *CA) constraintsAfter(s *snapshot, change Change) (constraints, error) {
 	if s.root.ref.Enterprise && change.empty() {
-		return constraints{}, mistakef("the root is the enterprise's: casemate ca rotate --leave-issuer makes one of our own")
+		return constraints{}, mistakef("the root is the enterprise's: casemate ca rotate --leave-issuer makes one of " +
+			"our own")
 	}
 	if change.Own && !s.root.ref.Enterprise {
 		return constraints{}, mistakef("the root is our own already: rotate without own")
@@ -185,7 +186,7 @@ func (c *CA) rotate(ctx context.Context, change Change) error {
 	return nil
 }
 
-// replaceRoot writes next as the root in use, with an intermediate, and begins an overlap with the one in use now.
+// replaceRoot writes next as the root in use, with an intermediate, and begins an overlap with the current one.
 func (c *CA) replaceRoot(ctx context.Context, s *snapshot, next *authority, key crypto.Signer) error {
 	ch := &change{base: s, next: s.state}
 	ch.next.Root = next.ref
@@ -220,8 +221,9 @@ func (c *CA) Rotation() (since time.Time, overlap bool) {
 	return time.Unix(s.state.Since, 0).UTC(), true
 }
 
-// FinishRotation ends the overlap: the old root is not handed out and its cross certificate is not sent any more, and
-// its key is destroyed. Clients that trust only the old root fail from now on, unless Undo begins the overlap again.
+// FinishRotation ends the overlap: the old root is not distributed any more, its cross certificate is not sent any
+// more, and its key is destroyed. Clients that trust only the old root fail from now on, unless Undo begins the overlap
+// again.
 func (c *CA) FinishRotation(ctx context.Context) error {
 	err := c.retry(func(s *snapshot) error {
 		if s.old == nil {
@@ -268,22 +270,22 @@ func (c *CA) planCross(ch *change, s *snapshot, root *authority) {
 	})
 }
 
-// undoLife is how long a finish can be undone: as long as leaves of before the rotation may have been valid.
+// undoLife is how long a finish can be undone: as long as leaves from before the rotation may have been valid.
 const undoLife = leafLife
 
-// Undone is what Undo took back.
+// Undone is the step that Undo has undone.
 type Undone string
 
-// What can be taken back.
+// Steps that can be undone.
 const (
-	UndoneFinish   Undone = "finish"   // the overlap goes on, both roots are handed out
+	UndoneFinish   Undone = "finish"   // the overlap continues, both roots are distributed
 	UndoneRotation Undone = "rotation" // the old root signs again, the new one is gone
 )
 
-// Undo takes the last step of a rotation back. After FinishRotation, for 30 days, it begins the overlap again, with the
-// cross certificate of before: clients that trust only the old root are served again. In an overlap that has not been
-// finished yet it goes back to the old root and forgets the new one, which then nobody may have installed alone. A name
-// that was enabled since and that the old root does not permit is ErrNotPermitted.
+// Undo undoes the last step of a rotation. After FinishRotation, for 30 days, it begins the overlap again, with the
+// previous cross certificate: clients that trust only the old root are served again. In an overlap that has not been
+// finished it returns to the old root and forgets the new one, which then must not be the only trusted one on any
+// client. A name that was enabled since and that the old root does not permit is ErrNotPermitted.
 func (c *CA) Undo(ctx context.Context) (what Undone, err error) {
 	err = c.retry(func(s *snapshot) error {
 		if s.old != nil {
@@ -305,7 +307,8 @@ func (c *CA) undoFinish(ctx context.Context, s *snapshot) error {
 		return mistakef("there is no rotation to undo")
 	}
 	if end := time.Unix(s.state.Finished, 0).Add(undoLife); c.now().After(end) {
-		return mistakef("the rotation was finished too long ago, it could be undone until %s: casemate ca rotate begins another",
+		return mistakef("the rotation was finished too long ago, it could be undone until %s: casemate ca rotate "+
+			"begins another",
 			end.UTC().Format(time.DateOnly))
 	}
 	old, err := readAuthority(c.cfg.Tree, *done)
@@ -361,7 +364,8 @@ func (c *CA) undoRotation(ctx context.Context, s *snapshot) error {
 	return nil
 }
 
-// planForget adds to ch that nothing is left of a root but its last list, which certificates name. nil is no root.
+// planForget adds to ch the removal of everything of a root but its last list, which certificates refer to. nil is no
+// root.
 func (c *CA) planForget(ch *change, ref *rootRef) {
 	if ref == nil {
 		return

@@ -14,7 +14,7 @@ import (
 	"casemate/cluster/treetest"
 )
 
-// A root cannot be widened: a second one can be wider. Through the overlap, clients of the old one go on with what that
+// A root cannot be widened, but a second one can be wider. Through the overlap, clients of the old one keep what that
 // permits, and clients of the new one have more at once.
 func TestRotateWidens(t *testing.T) {
 	h := build(t, func(s *Spec, _ *Config) {
@@ -25,15 +25,18 @@ func TestRotateWidens(t *testing.T) {
 		t.Fatalf("got %v", err)
 	}
 	err := h.ca.RotateTo(t.Context(), Change{
-		Permit: []string{"new.example", "198.51.100.0/24"}, Exclude: []string{"secret.new.example"}, Drop: []string{"old.example", "quay.io"},
+		Permit: []string{"new.example", "198.51.100.0/24"}, Exclude: []string{"secret.new.example"},
+		Drop: []string{"old.example", "quay.io"},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	h.reopen()
 	for name, want := range map[string]bool{
-		"files.new.example": true, "new.example": true, "198.51.100.7": true, "registry.k8s.io": true, "casemate.internal": true,
-		"secret.new.example": false, "a.secret.new.example": false, "old.example": false, "quay.io": false, "other.example": false,
+		"files.new.example": true, "new.example": true, "198.51.100.7": true, "registry.k8s.io": true,
+		"casemate.internal":  true,
+		"secret.new.example": false, "a.secret.new.example": false, "old.example": false, "quay.io": false,
+		"other.example": false,
 	} {
 		if err := h.ca.Permits(name); (err == nil) != want || err != nil && !errors.Is(err, ErrNotPermitted) {
 			t.Errorf("%s permitted: %v, want %v", name, err, want)
@@ -62,11 +65,12 @@ func TestRotateWidens(t *testing.T) {
 	shakes("finished, old root", old, "docker.io", false)
 }
 
-// Every verifier accepts what the roots that it trusts permit, in an overlap in which the new one permits more and less.
+// Every verifier accepts what its trusted roots permit, in an overlap in which the new one permits more and less.
 func TestWidenedVerifies(t *testing.T) {
 	h := raise(t, fortified, Init)
 	old := h.snapshot().anchors()
-	err := h.ca.RotateTo(t.Context(), Change{Permit: []string{"new.example"}, Exclude: []string{"secret.new.example"}, Drop: []string{"quay.io"}})
+	err := h.ca.RotateTo(t.Context(), Change{Permit: []string{"new.example"}, Exclude: []string{"secret.new.example"},
+		Drop: []string{"quay.io"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,7 +82,7 @@ func TestWidenedVerifies(t *testing.T) {
 		what, name string
 		roots      []*x509.Certificate
 		good       bool
-		but        string // verifiers that refuse all the same: see TestRotationVerifies
+		but        string // verifiers that refuse it nevertheless: see TestRotationVerifies
 	}{
 		{"old trusted", "registry.k8s.io", old, true, ""},
 		{"old trusted, new name", "files.new.example", old, false, ""},
@@ -113,7 +117,7 @@ func TestRotateMistakes(t *testing.T) {
 	}{
 		{Change{Permit: []string{"corp.example"}}, fs.ErrInvalid, "permits and excludes this already"},
 		{Change{Permit: []string{"git.corp.example"}}, fs.ErrInvalid, "permits and excludes this already"},
-		{Change{Permit: []string{"a.vault.corp.example"}}, fs.ErrInvalid, "lies in exclude vault.corp.example"},
+		{Change{Permit: []string{"a.vault.corp.example"}}, fs.ErrInvalid, "is in exclude vault.corp.example"},
 		{Change{Permit: []string{"com"}}, fs.ErrInvalid, "permit com is wider than the public zone"},
 		{Change{Permit: []string{"0.0.0.0/0"}}, fs.ErrInvalid, "most of the internet"},
 		{Change{Permit: []string{"not a host"}}, fs.ErrInvalid, "neither a zone nor a CIDR"},
@@ -125,7 +129,8 @@ func TestRotateMistakes(t *testing.T) {
 		{Change{Drop: []string{"casemate.internal"}}, fs.ErrInvalid, "the own domain must stay"},
 		{Change{Own: true}, fs.ErrInvalid, "the root is our own already"},
 	} {
-		if err := h.ca.RotateTo(t.Context(), c.change); !errors.Is(err, c.class) || !strings.Contains(err.Error(), c.says) {
+		if err := h.ca.RotateTo(t.Context(), c.change); !errors.Is(err, c.class) ||
+			!strings.Contains(err.Error(), c.says) {
 			t.Errorf("%+v: got %v, want %q", c.change, err, c.says)
 		}
 	}
@@ -189,7 +194,8 @@ func TestRotateAwayFromEnterprise(t *testing.T) {
 		if err := h.ca.FinishRotation(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if err := h.ca.RotateTo(t.Context(), Change{Own: true}); !errors.Is(err, fs.ErrInvalid) || !strings.Contains(err.Error(), "no room for a cross certificate") {
+		if err := h.ca.RotateTo(t.Context(), Change{Own: true}); !errors.Is(err, fs.ErrInvalid) ||
+			!strings.Contains(err.Error(), "no room for a cross certificate") {
 			t.Fatalf("got %v", err)
 		}
 		if err := h.ca.RotateTo(t.Context(), Change{Own: true, Abrupt: true}); err != nil {
@@ -204,7 +210,8 @@ func TestRotateAwayFromEnterprise(t *testing.T) {
 // A finish that came too early is undone: clients that trust only the old root are served again.
 func TestUndoFinish(t *testing.T) {
 	h := build(t, nil)
-	if _, err := h.ca.Undo(t.Context()); !errors.Is(err, fs.ErrInvalid) || !strings.Contains(err.Error(), "no rotation to undo") {
+	if _, err := h.ca.Undo(t.Context()); !errors.Is(err, fs.ErrInvalid) ||
+		!strings.Contains(err.Error(), "no rotation to undo") {
 		t.Fatalf("got %v", err)
 	}
 	old := h.ca.Roots()
@@ -229,16 +236,17 @@ func TestUndoFinish(t *testing.T) {
 	}
 	h.reopen()
 	if again, overlap := h.ca.Rotation(); !overlap || !again.Equal(since) || !bytes.Equal(h.ca.Roots(), both) {
-		t.Errorf("overlap %v since %v, want that of before", overlap, again)
+		t.Errorf("overlap %v since %v, want the previous one", overlap, again)
 	}
-	for _, name := range []string{"docker.io", "registry.k8s.io"} { // one leaf of before, and one that is new
+	for _, name := range []string{"docker.io", "registry.k8s.io"} { // one leaf from before, and a new one
 		for _, trust := range [][]byte{old, bytes.TrimSuffix(both, old), both} {
 			if _, err := h.shake(trust, name); err != nil {
 				t.Error(err)
 			}
 		}
 	}
-	if _, err := h.ca.Undo(t.Context()); !errors.Is(err, fs.ErrInvalid) || !strings.Contains(err.Error(), "key was destroyed") {
+	if _, err := h.ca.Undo(t.Context()); !errors.Is(err, fs.ErrInvalid) ||
+		!strings.Contains(err.Error(), "key was destroyed") {
 		t.Errorf("got %v", err)
 	}
 	// Finished again, and this time for good.
@@ -246,12 +254,13 @@ func TestUndoFinish(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.clock.add(undoLife + time.Second)
-	if _, err := h.ca.Undo(t.Context()); !errors.Is(err, fs.ErrInvalid) || !strings.Contains(err.Error(), "too long ago") {
+	if _, err := h.ca.Undo(t.Context()); !errors.Is(err, fs.ErrInvalid) ||
+		!strings.Contains(err.Error(), "too long ago") {
 		t.Errorf("got %v", err)
 	}
 }
 
-// A rotation that nobody has finished is taken back as if it had not been.
+// An unfinished rotation is undone as if it had never been.
 func TestUndoRotation(t *testing.T) {
 	h := build(t, nil)
 	old, id := h.ca.Roots(), h.snapshot().root.ref.ID
@@ -265,7 +274,8 @@ func TestUndoRotation(t *testing.T) {
 	if _, err := h.shake(both, "docker.io"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := h.ca.Undo(t.Context()); !errors.Is(err, ErrNotPermitted) || !strings.Contains(err.Error(), "files.nwe.example is enabled") {
+	if _, err := h.ca.Undo(t.Context()); !errors.Is(err, ErrNotPermitted) ||
+		!strings.Contains(err.Error(), "files.nwe.example is enabled") {
 		t.Fatalf("got %v", err)
 	}
 	h.constrain(enabled...)
@@ -333,7 +343,8 @@ func TestUndoWithoutTheKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := h.ca.Undo(t.Context()); !errors.Is(err, fs.ErrInvalid) || !strings.Contains(err.Error(), "key was destroyed") {
+	if _, err := h.ca.Undo(t.Context()); !errors.Is(err, fs.ErrInvalid) ||
+		!strings.Contains(err.Error(), "key was destroyed") {
 		t.Errorf("got %v", err)
 	}
 	if err := h.ca.FinishRotation(t.Context()); err != nil {
@@ -344,7 +355,10 @@ func TestUndoWithoutTheKey(t *testing.T) {
 // An address that a new root must permit is that of every node.
 func TestRotateKeepsNodes(t *testing.T) {
 	h := build(t, nil)
-	err := h.tree.Update(t.Context(), func(b treetest.Batch) error { b.Put("node/n2", []byte(`["203.0.113.9"]`)); return nil })
+	err := h.tree.Update(t.Context(), func(b treetest.Batch) error {
+		b.Put("node/n2", []byte(`["203.0.113.9"]`))
+		return nil
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -367,7 +381,8 @@ func TestWidening(t *testing.T) {
 		{"permitted", nil, []string{"registry.k8s.io"}, ""},
 		{"a host", nil, []string{"files.new.example"}, "--permit new.example"},
 		{"a zone of two labels", nil, []string{"files.deep.bank.co.uk", "bank.co.uk"}, "--permit bank.co.uk"},
-		{"two zones, one permitted", nil, []string{"a.one.example", "quay.io", "b.two.example"}, "--permit one.example --permit two.example"},
+		{"two zones, one permitted", nil, []string{"a.one.example", "quay.io", "b.two.example"},
+			"--permit one.example --permit two.example"},
 		{"below what holds a public zone", nil, []string{"other.googleapis.com"}, "--permit other.googleapis.com"},
 		{"a public suffix", nil, []string{"co.uk"}, "--permit co.uk"},
 		{"an address", nil, []string{"203.0.113.77"}, "--permit 203.0.113.77"},

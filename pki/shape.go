@@ -1,18 +1,19 @@
 package pki
 
-// Shape says what a thief of the keys that the cluster holds is bound by.
+// Shape describes how a thief of the cluster's keys is restricted.
 type Shape struct {
 	// Name is one of the constants below.
 	Name string `json:"name"`
-	// Missing says what does not bind them, a clause each; empty if nothing is missing.
+	// Missing lists the restrictions that are missing, a clause each.
 	Missing []string `json:"missing"`
 }
 
-// The shapes of a CA. What signs is a constrained root in the first two, and nobody has the key of what is above it.
+// The shapes of a CA. In the first two, the signer is a constrained root, and the keys above it were destroyed or are
+// not here.
 const (
 	ShapeAnchored   = "anchored"            // below an anchor of our own
 	ShapeEnterprise = "enterprise"          // below an enterprise's CA certificate
-	ShapeSelfSigned = "self-signed"         // what clients trust signs itself: clusters of before
+	ShapeSelfSigned = "self-signed"         // the root that clients trust signs: clusters made by earlier versions
 	ShapeKept       = "enterprise-key-kept" // the enterprise's CA certificate signs, and its key is here
 )
 

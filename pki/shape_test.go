@@ -78,7 +78,8 @@ func initBefore(ctx context.Context, tree Tree, sealer Sealer, spec Spec, enable
 	})
 }
 
-// A cluster of before goes on as it is, with an intermediate that forbids more, and gets the present shape by Rotate.
+// A cluster made by an earlier version stays as it is, with an intermediate that forbids more, and gets the present
+// shape by Rotate.
 func TestRotateBringsThePresentShape(t *testing.T) {
 	h := raise(t, fortified, initBefore)
 	before := h.ca.Roots()
@@ -117,7 +118,7 @@ func TestRotateBringsThePresentShape(t *testing.T) {
 	}
 }
 
-// What every certificate must say, wherever it stands.
+// Properties of every certificate.
 func TestShapeOfCertificates(t *testing.T) {
 	h := build(t, fortified)
 	if err := h.ca.Rotate(t.Context()); err != nil {
@@ -133,7 +134,7 @@ func TestShapeOfCertificates(t *testing.T) {
 		}
 		if i == 0 || c.Subject.CommonName == h.snapshot().root.cross[0].Subject.CommonName &&
 			!c.Equal(h.snapshot().root.anchor) {
-			continue // the leaf, and what stands between two that say it
+			continue // the leaf, and certificates between two that have it
 		}
 		policy := strings.HasPrefix(c.Subject.CommonName, "Casemate policy")
 		if c.PermittedDNSDomainsCritical == policy || len(c.PermittedDNSDomains) == 0 ||
@@ -148,8 +149,8 @@ func TestShapeOfCertificates(t *testing.T) {
 	}
 }
 
-// The keys of the anchor and of the policy certificate are nowhere: what the tree holds unsealed or sealed is the
-// keys of the root and of the intermediate.
+// The keys of the anchor and of the policy certificate are nowhere: the tree contains only the keys of the root and of
+// the intermediate, sealed or unsealed.
 func TestNoAnchorKeyIsKept(t *testing.T) {
 	w := &watchingSealer{Sealer: newSealer(t)}
 	h := build(t, func(_ *Spec, c *Config) { c.Sealer = w })
@@ -168,8 +169,8 @@ func TestNoAnchorKeyIsKept(t *testing.T) {
 	}
 }
 
-// A certificate of the enterprise's whose key must be kept is refused with what it lacks, one by one.
-func TestEnterpriseLacks(t *testing.T) {
+// A certificate of the enterprise's whose key must be stored is refused with a list of what is missing.
+func TestEnterpriseMissing(t *testing.T) {
 	for what, c := range map[string]struct {
 		edit func(root, mid *x509.Certificate)
 		want []string
@@ -235,7 +236,7 @@ func TestEnterpriseLacks(t *testing.T) {
 				t.Errorf("%v is not told from trouble of ours, or something was written", err)
 			}
 			if c.want[0] == "IPv6 addresses" && strings.Contains(err.Error(), "IPv4") {
-				t.Errorf("%v names what is there", err)
+				t.Errorf("%v lists present ones", err)
 			}
 		})
 	}
@@ -249,7 +250,7 @@ func addrRanges(list ...string) []netip.Prefix {
 	return out
 }
 
-// An enterprise's certificate with room, whose key a version of before kept, loses it by Rotate; clients see no
+// An enterprise's certificate with room, whose key an earlier version stored, loses it by Rotate; clients see no
 // difference.
 func TestRotateConfinesAnEnterprise(t *testing.T) {
 	h := build(t, nil)
@@ -279,7 +280,7 @@ func TestRotateConfinesAnEnterprise(t *testing.T) {
 		t.Error("clients must trust something else")
 	}
 	if _, err := h.tree.Stat("root/" + kept + "/key"); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("the enterprise's key is kept: %v", err)
+		t.Errorf("the enterprise's key is stored: %v", err)
 	}
 	h.maintain()
 	if _, err := h.shake(roots, "docker.io"); err != nil {

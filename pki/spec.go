@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// Spec says what a root may ever be used for.
+// Spec is the purpose of a root: what it may ever be used for.
 type Spec struct {
 	// Domain is the cluster's own zone.
 	Domain string
@@ -20,8 +20,8 @@ type Spec struct {
 	Public []string
 	// Addrs are the advertised addresses, permitted even where they are public ones.
 	Addrs []netip.Addr
-	// Permit and Exclude are zones ("corp.example", all names below it included), CIDRs or addresses. What is excluded
-	// is excluded for ever.
+	// Permit and Exclude are zones ("corp.example", all names below it included), CIDRs or addresses. Exclusions cannot
+	// be removed from this root.
 	Permit, Exclude []string
 	// CRLURL is Config.CRLURL.
 	CRLURL string
@@ -64,12 +64,12 @@ func (s Spec) constraints() (constraints, error) {
 	}
 	for _, a := range s.Addrs {
 		if !a.IsValid() || a.Zone() != "" || a.IsUnspecified() || a.IsMulticast() {
-			return k, mistakef("advertised address %s cannot stand in a certificate", a)
+			return k, mistakef("advertised address %s cannot be in a certificate", a)
 		}
 		a = a.Unmap()
 		for _, no := range k.noRanges {
 			if no.Contains(a) {
-				return k, mistakef("advertised address %s lies in exclude %s: drop one of the two", a, no)
+				return k, mistakef("advertised address %s is in exclude %s: drop one of the two", a, no)
 			}
 		}
 		k.ranges = append(k.ranges, singles([]netip.Addr{a})...)
@@ -79,7 +79,7 @@ func (s Spec) constraints() (constraints, error) {
 	return k.tidy(), nil
 }
 
-// exclude adds zones, CIDRs and addresses to what is excluded. domain is the cluster's own zone, in canonical form.
+// exclude adds excluded zones, CIDRs and addresses. domain is the cluster's own zone, in canonical form.
 func (k *constraints) exclude(list []string, domain string) error {
 	for _, e := range list {
 		z, cidr, err := parseZone(e)
@@ -97,8 +97,7 @@ func (k *constraints) exclude(list []string, domain string) error {
 	return nil
 }
 
-// permit adds zones, CIDRs and addresses to what is permitted. One that is excluded, and one that is wider than a
-// public zone, is a mistake.
+// permit adds permitted zones, CIDRs and addresses. One that is excluded, or wider than a public zone, is a mistake.
 func (k *constraints) permit(list, public []string) error {
 	for _, p := range list {
 		z, cidr, err := parseZone(p)
@@ -111,7 +110,7 @@ func (k *constraints) permit(list, public []string) error {
 			}
 			for _, no := range k.noRanges {
 				if no.Bits() <= cidr.Bits() && no.Contains(cidr.Addr()) {
-					return mistakef("permit %s lies in exclude %s: drop one of the two", cidr, no)
+					return mistakef("permit %s is in exclude %s: drop one of the two", cidr, no)
 				}
 			}
 			k.ranges = append(k.ranges, cidr)
@@ -119,12 +118,13 @@ func (k *constraints) permit(list, public []string) error {
 		}
 		for _, no := range k.noZones {
 			if within(z, no) {
-				return mistakef("permit %s lies in exclude %s: drop one of the two", z, no)
+				return mistakef("permit %s is in exclude %s: drop one of the two", z, no)
 			}
 		}
 		for _, pub := range public {
 			if pub != z && within(pub, z) {
-				return mistakef("permit %s is wider than the public zone %s below it: permit the zones you need", z, pub)
+				return mistakef("permit %s is wider than the public zone %s below it: permit the zones you need",
+					z, pub)
 			}
 		}
 		k.zones = append(k.zones, z)
@@ -132,7 +132,7 @@ func (k *constraints) permit(list, public []string) error {
 	return nil
 }
 
-// drop takes an entry out, permitted or excluded. The own domain must stay.
+// drop removes a permitted or excluded entry. The own domain must stay.
 func (k *constraints) drop(entry, domain string) error {
 	z, cidr, err := parseZone(entry)
 	if err != nil {
@@ -152,8 +152,8 @@ func (k *constraints) drop(entry, domain string) error {
 	return nil
 }
 
-// Permits returns nil if a root made from this Spec would permit the host name or address, else an error that says why
-// not (ErrNotPermitted) or what contradicts itself in the Spec.
+// Permits returns nil if a root made from this Spec would permit the host name or address. Otherwise the error gives
+// the reason (ErrNotPermitted) or the contradiction in the Spec.
 func (s Spec) Permits(name string) error {
 	k, err := s.constraints()
 	if err != nil {
@@ -173,8 +173,8 @@ func (s Spec) now() time.Time {
 	return time.Now()
 }
 
-// issuerConstraints are those of an intermediate: the nodes' addresses and exactly names, minus what the root excludes.
-// Names that the root does not permit are an error. A wildcard counts as the zone that it covers.
+// issuerConstraints returns the constraints of an intermediate: the nodes' addresses and exactly names, minus the
+// root's exclusions. Names that the root does not permit are an error. A wildcard counts as the zone that it covers.
 func issuerConstraints(root constraints, names []string, addrs []netip.Addr) (constraints, error) {
 	k := constraints{noZones: slices.Clone(root.noZones), noRanges: slices.Clone(root.noRanges)}
 	add := func(name string) error {
@@ -222,7 +222,7 @@ func canonicals(names []string) ([]string, error) {
 }
 
 // Init makes a root and an intermediate for the enabled names, in one batch. A Spec that contradicts itself, and an
-// enabled name that it does not permit (ErrNotPermitted), are refused with a sentence that says which; a tree that has
+// enabled name that it does not permit (ErrNotPermitted), are refused with a sentence that names them; a tree that has
 // a CA already is fs.ErrExist. Nothing is written then.
 func Init(ctx context.Context, tree Tree, sealer Sealer, spec Spec, enabled []string) error {
 	k, err := spec.constraints()
@@ -277,7 +277,7 @@ func Init(ctx context.Context, tree Tree, sealer Sealer, spec Spec, enabled []st
 		return putState(b, state{Root: root.ref, Issuer: iss.id})
 	})
 	if err != nil {
-		// It may have failed and happened all the same: then the tree holds the key that was just made.
+		// The update may have failed and happened nevertheless: then the tree has the key that was just made.
 		if s, _, serr := readState(tree); serr == nil && s.Issuer == iss.id {
 			return nil
 		}

@@ -30,23 +30,43 @@ func TestInitRefusesContradictions(t *testing.T) {
 		{"no domain", func(s *Spec) { s.Domain = "" }, nil, `domain: "" is not a host name`},
 		{"domain is an address", func(s *Spec) { s.Domain = "10.0.0.1" }, nil, "domain 10.0.0.1 is an address"},
 		{"domain swallows an origin", func(s *Spec) { s.Domain = "io" }, nil, "domain io holds the public zone"},
-		{"domain is an origin", func(s *Spec) { s.Domain = "docker.io" }, nil, "domain docker.io holds the public zone docker.io"},
-		{"domain excluded", func(s *Spec) { s.Exclude = []string{"internal"} }, nil, "exclude internal forbids the domain casemate.internal itself"},
-		{"permit in exclude", func(s *Spec) { s.Permit, s.Exclude = []string{"a.corp.example"}, []string{"corp.example"} }, nil, "permit a.corp.example lies in exclude corp.example"},
-		{"permit is exclude", func(s *Spec) { s.Permit, s.Exclude = []string{"Corp.Example."}, []string{"corp.example"} }, nil, "permit corp.example lies in exclude corp.example"},
-		{"range in range", func(s *Spec) { s.Permit, s.Exclude = []string{"192.0.2.0/28"}, []string{"192.0.2.0/24"} }, nil, "permit 192.0.2.0/28 lies in exclude 192.0.2.0/24"},
-		{"advertised excluded", func(s *Spec) { s.Exclude = []string{"127.0.0.0/8"} }, nil, "advertised address 127.0.0.1 lies in exclude 127.0.0.0/8"},
-		{"advertised unspecified", func(s *Spec) { s.Addrs = addrs("0.0.0.0") }, nil, "advertised address 0.0.0.0 cannot stand in a certificate"},
-		{"too wide a zone", func(s *Spec) { s.Permit = []string{"com"} }, nil, "permit com is wider than the public zone"},
-		{"too wide a range", func(s *Spec) { s.Permit = []string{"0.0.0.0/0"} }, nil, "permit 0.0.0.0/0 is most of the internet"},
+		{"domain is an origin", func(s *Spec) { s.Domain = "docker.io" }, nil,
+			"domain docker.io holds the public zone docker.io"},
+		{"domain excluded", func(s *Spec) { s.Exclude = []string{"internal"} }, nil,
+			"exclude internal forbids the domain casemate.internal itself"},
+		{"permit in exclude", func(s *Spec) {
+			s.Permit, s.Exclude = []string{"a.corp.example"},
+				[]string{"corp.example"}
+		}, nil, "permit a.corp.example is in exclude corp.example"},
+		{"permit is exclude", func(s *Spec) {
+			s.Permit, s.Exclude = []string{"Corp.Example."},
+				[]string{"corp.example"}
+		}, nil, "permit corp.example is in exclude corp.example"},
+		{"range in range", func(s *Spec) { s.Permit, s.Exclude = []string{"192.0.2.0/28"}, []string{"192.0.2.0/24"} },
+			nil, "permit 192.0.2.0/28 is in exclude 192.0.2.0/24"},
+		{"advertised excluded", func(s *Spec) { s.Exclude = []string{"127.0.0.0/8"} }, nil,
+			"advertised address 127.0.0.1 is in exclude 127.0.0.0/8"},
+		{"advertised unspecified", func(s *Spec) {
+			s.Addrs = addrs("0.0.0.0")
+		}, nil, "advertised address 0.0.0.0 cannot be in a certificate"},
+		{"too wide a zone", func(s *Spec) { s.Permit = []string{"com"} }, nil,
+			"permit com is wider than the public zone"},
+		{"too wide a range", func(s *Spec) { s.Permit = []string{"0.0.0.0/0"} }, nil,
+			"permit 0.0.0.0/0 is most of the internet"},
 		{"bits behind the prefix", func(s *Spec) { s.Permit = []string{"192.0.2.1/24"} }, nil, "write 192.0.2.0/24"},
-		{"node", func(s *Spec) { s.Node = "../x" }, nil, `node name "../x" cannot stand in a path`},
-		{"wildcard", func(s *Spec) { s.Permit = []string{"*.corp.example"} }, nil, `write a zone without the leading "*."`},
-		{"leading dot", func(s *Spec) { s.Exclude = []string{".corp.example"} }, nil, `write a zone without the leading "."`},
-		{"rubbish", func(s *Spec) { s.Exclude = []string{"corp example"} }, nil, `exclude "corp example" is neither a zone nor a CIDR`},
-		{"public range", func(s *Spec) { s.Public = []string{"10.0.0.0/8"} }, nil, "public zone 10.0.0.0/8 is an address range"},
-		{"enabled but not permitted", nil, []string{"registry.bank.example"}, "name registry.bank.example: not permitted"},
-		{"enabled but excluded", func(s *Spec) { s.Exclude = []string{"github.com"} }, []string{"github.com"}, "name github.com lies in the excluded zone github.com"},
+		{"node", func(s *Spec) { s.Node = "../x" }, nil, `node name "../x" is not allowed in a path`},
+		{"wildcard", func(s *Spec) { s.Permit = []string{"*.corp.example"} }, nil,
+			`write a zone without the leading "*."`},
+		{"leading dot", func(s *Spec) { s.Exclude = []string{".corp.example"} }, nil,
+			`write a zone without the leading "."`},
+		{"rubbish", func(s *Spec) { s.Exclude = []string{"corp example"} }, nil,
+			`exclude "corp example" is neither a zone nor a CIDR`},
+		{"public range", func(s *Spec) { s.Public = []string{"10.0.0.0/8"} }, nil,
+			"public zone 10.0.0.0/8 is an address range"},
+		{"enabled but not permitted", nil, []string{"registry.bank.example"},
+			"name registry.bank.example: not permitted"},
+		{"enabled but excluded", func(s *Spec) { s.Exclude = []string{"github.com"} }, []string{"github.com"},
+			"name github.com is in the excluded zone github.com"},
 		{"enabled rubbish", nil, []string{"a b"}, `enabled "a b" is not a host name`},
 	} {
 		t.Run(c.what, func(t *testing.T) {
@@ -89,17 +109,20 @@ func TestOpenWithoutCA(t *testing.T) {
 func TestSpecPermits(t *testing.T) {
 	spec := testSpec(newClock())
 	spec.Permit, spec.Exclude = []string{"corp.example", "203.0.113.0/24"}, []string{"vault.corp.example", "gcr.io"}
-	for _, good := range []string{"registry.k8s.io", "Registry.K8S.io.", "app.corp.example", "10.1.2.3", "203.0.113.5", "fd00::1", "[fd00::1]", "::ffff:10.0.0.1", "*.corp.example.casemate.internal", "casemate.internal"} {
+	for _, good := range []string{"registry.k8s.io", "Registry.K8S.io.", "app.corp.example", "10.1.2.3", "203.0.113.5",
+		"fd00::1", "[fd00::1]", "::ffff:10.0.0.1", "*.corp.example.casemate.internal", "casemate.internal"} {
 		if err := spec.Permits(good); err != nil {
 			t.Errorf("%s: %v", good, err)
 		}
 	}
-	for _, bad := range []string{"bank.example", "k8s.io.evil.example", "evilk8s.io", "vault.corp.example", "x.vault.corp.example", "*.corp.example", "us.gcr.io", "8.8.8.8", "2001:db8::1"} {
+	for _, bad := range []string{"bank.example", "k8s.io.evil.example", "evilk8s.io", "vault.corp.example",
+		"x.vault.corp.example", "*.corp.example", "us.gcr.io", "8.8.8.8", "2001:db8::1"} {
 		if err := spec.Permits(bad); !errors.Is(err, ErrNotPermitted) {
 			t.Errorf("%s: got %v, want ErrNotPermitted", bad, err)
 		}
 	}
-	for _, rubbish := range []string{"", "a..b", "-a.b", "a b", "fe80::1%eth0", strings.Repeat("a", 2000), "a.b.1", strings.Repeat("a.", 200) + "b"} {
+	for _, rubbish := range []string{"", "a..b", "-a.b", "a b", "fe80::1%eth0", strings.Repeat("a", 2000), "a.b.1",
+		strings.Repeat("a.", 200) + "b"} {
 		if err := spec.Permits(rubbish); err == nil || errors.Is(err, ErrNotPermitted) {
 			t.Errorf("%.20q: got %v, want a sentence about the name", rubbish, err)
 		}
@@ -115,7 +138,8 @@ func TestPublicZonesAreSane(t *testing.T) {
 		if !strings.Contains(z, ".") {
 			t.Errorf("%s is a whole top-level domain", z)
 		}
-		if slices.Contains([]string{"google.com", "googleapis.com", "microsoft.com", "amazonaws.com", "oracle.com", "redhat.com", "nvidia.com"}, z) {
+		if slices.Contains([]string{"google.com", "googleapis.com", "microsoft.com", "amazonaws.com", "oracle.com",
+			"redhat.com", "nvidia.com"}, z) {
 			t.Errorf("%s is a whole company", z)
 		}
 	}

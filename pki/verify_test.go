@@ -29,7 +29,7 @@ import (
 	"time"
 )
 
-// A use is what somebody takes a certificate for.
+// A use is the purpose for which a certificate is accepted.
 type use int
 
 const (
@@ -202,7 +202,7 @@ func nssStore(t testing.TB, roots []*x509.Certificate) string {
 		t.Fatal(err)
 	}
 	for i, c := range roots {
-		// Trusted for servers, clients and mail alike: the most that somebody could do.
+		// Trusted for servers, clients and mail alike: the widest trust.
 		err := run("certutil", "-A", "-d", "sql:"+dir, "-n", fmt.Sprint("root", i), "-t", "CT,C,", "-i", write(t,
 			"root.der", c.Raw))
 		if err != nil {
@@ -281,7 +281,9 @@ func checkCurl(t testing.TB, _ use, roots, chain []*x509.Certificate, key crypto
 	for _, c := range chain {
 		cert.Certificate = append(cert.Certificate, c.Raw)
 	}
-	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "ok") }))
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprint(w, "ok")
+	}))
 	s.Config.ErrorLog = log.New(io.Discard, "", 0)
 	s.TLS = &tls.Config{Certificates: []tls.Certificate{cert}}
 	s.StartTLS()
@@ -290,12 +292,14 @@ func checkCurl(t testing.TB, _ use, roots, chain []*x509.Certificate, key crypto
 	if strings.Contains(name, ":") {
 		host = "[" + name + "]"
 	}
-	return run("curl", "--silent", "--show-error", "--fail", "--noproxy", "*", "--cacert", write(t, "roots.pem", pemOf(roots...)),
+	return run("curl", "--silent", "--show-error", "--fail", "--noproxy", "*", "--cacert",
+		write(t, "roots.pem", pemOf(roots...)),
 		"--connect-to", host+":443:"+s.Listener.Addr().String(), "https://"+host+"/")
 }
 
 // forge signs a leaf for names as a thief of the intermediate's key can: without asking signLeaf.
-func forge(t testing.TB, parent *x509.Certificate, key crypto.Signer, edit func(*x509.Certificate), names ...string) (*x509.Certificate, *ecdsa.PrivateKey) {
+func forge(t testing.TB, parent *x509.Certificate, key crypto.Signer, edit func(*x509.Certificate),
+	names ...string) (*x509.Certificate, *ecdsa.PrivateKey) {
 	t.Helper()
 	own, err := newKey()
 	if err != nil {
@@ -347,7 +351,8 @@ func fortress(t *testing.T) (*house, *snapshot, crypto.Signer) {
 
 func TestChainsVerify(t *testing.T) {
 	h, s, _ := fortress(t)
-	for _, name := range []string{"registry.k8s.io", "docker.io", "registry-1.docker.io", "casemate.internal", "n1.casemate.internal", "10.0.0.11", "198.51.100.7", "fd00::11", "127.0.0.1"} {
+	for _, name := range []string{"registry.k8s.io", "docker.io", "registry-1.docker.io", "casemate.internal",
+		"n1.casemate.internal", "10.0.0.11", "198.51.100.7", "fd00::11", "127.0.0.1"} {
 		h.know(name)
 		f, err := h.ca.leaves.obtain(name)
 		if err != nil {
@@ -371,7 +376,7 @@ func TestIntermediateConstraintsBite(t *testing.T) {
 		name string
 		good bool
 	}{
-		// The thief does get what is enabled now: this also shows that the forgery itself is sound.
+		// The thief can impersonate enabled names: this also shows that the forgery itself is sound.
 		{"registry.k8s.io", true},
 		{"below.casemate.internal", true},
 		{"10.0.0.11", true},
@@ -446,7 +451,7 @@ func TestRootConstraintsBite(t *testing.T) {
 	}
 }
 
-// An intermediate's thief cannot make a CA of his own, nor go around the constraints by the common name.
+// A thief of the intermediate's key cannot make a CA, nor evade the constraints by the common name.
 func TestIntermediateCannotGrow(t *testing.T) {
 	_, s, _ := fortress(t)
 	sub, subKey := forge(t, s.issuer.cert, s.issuer.key, func(c *x509.Certificate) {
@@ -457,10 +462,12 @@ func TestIntermediateCannotGrow(t *testing.T) {
 	common, commonKey := forge(t, s.issuer.cert, s.issuer.key,
 		func(c *x509.Certificate) { c.Subject.CommonName = "ebanking.bank.example" })
 	eachVerifier(t, func(t *testing.T, v verifier) {
-		if err := v.verify(t, s.anchors(), append([]*x509.Certificate{below, sub}, s.issuer.chain...), belowKey, "registry.k8s.io"); err == nil {
+		if err := v.verify(t, s.anchors(), append([]*x509.Certificate{below, sub}, s.issuer.chain...), belowKey,
+			"registry.k8s.io"); err == nil {
 			t.Error("a CA below the intermediate was accepted")
 		}
-		if err := v.verify(t, s.anchors(), append([]*x509.Certificate{common}, s.issuer.chain...), commonKey, "ebanking.bank.example"); err == nil {
+		if err := v.verify(t, s.anchors(), append([]*x509.Certificate{common}, s.issuer.chain...), commonKey,
+			"ebanking.bank.example"); err == nil {
 			t.Error("a name outside the constraints was accepted as common name")
 		}
 	})
@@ -469,7 +476,7 @@ func TestIntermediateCannotGrow(t *testing.T) {
 // In an overlap every verifier accepts the chain that is sent, whichever root it trusts; after it, only the new one.
 func TestRotationVerifies(t *testing.T) {
 	t.Run("present", func(t *testing.T) { testRotation(t, Init) })
-	t.Run("from the shape of before", func(t *testing.T) { testRotation(t, initBefore) })
+	t.Run("from the earlier shape", func(t *testing.T) { testRotation(t, initBefore) })
 }
 
 func testRotation(t *testing.T, found func(context.Context, Tree, Sealer, Spec, []string) error) {
@@ -520,9 +527,9 @@ func testRotation(t *testing.T, found func(context.Context, Tree, Sealer, Spec, 
 		chain []*x509.Certificate
 		key   crypto.Signer
 		good  bool
-		but   string // verifiers that refuse all the same
+		but   string // verifiers that refuse it nevertheless
 	}{
-		{"leaf of before, both trusted", both, before, beforeKey, true, ""},
+		{"leaf from before, both trusted", both, before, beforeKey, true, ""},
 		{"old trusted", oldRoot, during, duringKey, true, ""},
 		// In an overlap both are handed out. These stop neither where they trust nor try a second way.
 		{"new trusted", newRoot, during, duringKey, true, map[bool]string{false: "gnutls",
@@ -530,7 +537,7 @@ func testRotation(t *testing.T, found func(context.Context, Tree, Sealer, Spec, 
 		{"both trusted", both, during, duringKey, true, ""},
 		{"both trusted, old first", slices.Concat(oldRoot, newRoot), during, duringKey, true, ""},
 		{"after, new trusted", newRoot, after, afterKey, true, ""},
-		{"leaf of before, new trusted", newRoot, before, beforeKey, false, ""},
+		{"leaf from before, new trusted", newRoot, before, beforeKey, false, ""},
 	} {
 		t.Run(c.what, func(t *testing.T) {
 			eachVerifier(t, func(t *testing.T, v verifier) {
@@ -543,8 +550,8 @@ func testRotation(t *testing.T, found func(context.Context, Tree, Sealer, Spec, 
 	}
 }
 
-// Java intersects the lists of root and intermediate by rules of its own: what is enabled must pass them, whatever is
-// enabled together, and however the domain and the nodes' addresses lie in what the root permits.
+// Java intersects the lists of root and intermediate by its own rules: every set of enabled names must pass them, for
+// any domain and any addresses of nodes that the root permits.
 func TestJavaIntersects(t *testing.T) {
 	if find("java") == "" || find("javac|ecj") == "" {
 		t.Skip("needs java, and javac or ecj (Debian: default-jre-headless, ecj)")

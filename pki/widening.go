@@ -10,7 +10,7 @@ import (
 	"golang.org/x/net/publicsuffix"
 )
 
-// Flags are the flags of casemate ca rotate that ask for the change.
+// Flags returns the flags of casemate ca rotate for the change.
 func (g Change) Flags() string {
 	var list []string
 	for _, of := range []struct {
@@ -27,9 +27,9 @@ func (g Change) Flags() string {
 	return strings.Join(list, " ")
 }
 
-// Widening is the least Change of the root in use after which it permits names, in zones that somebody can register
-// (files.corp.example needs corp.example), unless that would permit a public suffix or what holds a public zone. It is
-// empty if the root permits them all.
+// Widening is the smallest Change of the root in use that permits names, in zones that can be registered
+// (files.corp.example needs corp.example), unless that would permit a public suffix or a zone that contains a public
+// zone. It is empty if the root permits them all.
 func (c *CA) Widening(names ...string) Change {
 	s, err := c.current()
 	if err != nil {
@@ -81,7 +81,7 @@ func (s *snapshot) widening(names []string) Change {
 	return g
 }
 
-// cured adds to an error that is ErrNotPermitted the command that changes it.
+// cured adds the command that permits the names to an error that is ErrNotPermitted.
 func (s *snapshot) cured(err error, names ...string) error {
 	if !errors.Is(err, ErrNotPermitted) {
 		return err

@@ -17,11 +17,11 @@ import (
 	"golang.org/x/net/idna"
 )
 
-// ErrNotPermitted says that the root's name constraints do not allow a name or an address. Only a new root can change
+// ErrNotPermitted means that the root's name constraints do not allow a name or an address. Only a new root can change
 // that.
 var ErrNotPermitted = errors.New("not permitted by the root certificate")
 
-// mistake is an error of whoever asked; errors.Is(err, fs.ErrInvalid) tells it from trouble of ours.
+// mistake is an invalid argument of the caller; errors.Is(err, fs.ErrInvalid) distinguishes it from internal errors.
 type mistake string
 
 func (m mistake) Error() string        { return string(m) }
@@ -30,36 +30,46 @@ func (m mistake) Is(target error) bool { return target == fs.ErrInvalid }
 func mistakef(format string, args ...any) error { return mistake(fmt.Sprintf(format, args...)) }
 
 // PublicZones are the zones of public container registries and download hosts that a root permits unless Spec.Public
-// says otherwise: everything the appliance may ever be asked to stand in for. It is generous because a wider root is
-// another root, which every client must get (RotateTo), and it holds zones of software distribution only, never a whole company: "storage.googleapis.com", not
-// "googleapis.com".
+// says otherwise: every host that the appliance may ever be asked to replace. The list is generous because a wider root
+// is another root, which every client must install (RotateTo). It has zones of software distribution only, never a
+// whole company: "storage.googleapis.com", not "googleapis.com".
 func PublicZones() []string {
 	return []string{
 		// Container registries.
-		"docker.io", "docker.com", "k8s.io", "gcr.io", "pkg.dev", "quay.io", "ghcr.io", "mcr.microsoft.com", "azurecr.io",
-		"ecr.aws", "registry.gitlab.com", "docker.elastic.co", "nvcr.io", "registry.redhat.io", "registry.access.redhat.com",
+		"docker.io", "docker.com", "k8s.io", "gcr.io", "pkg.dev", "quay.io", "ghcr.io", "mcr.microsoft.com",
+		"azurecr.io",
+		"ecr.aws", "registry.gitlab.com", "docker.elastic.co", "nvcr.io", "registry.redhat.io",
+		"registry.access.redhat.com",
 		"registry.suse.com", "registry.opensuse.org", "container-registry.oracle.com", "icr.io", "cgr.dev", "lscr.io",
-		"registry.hub.docker.com", "cr.l5d.io", "rancher.io", "xpkg.upbound.io", "docker.n8n.io", "registry.developers.crunchydata.com",
+		"registry.hub.docker.com", "cr.l5d.io", "rancher.io", "xpkg.upbound.io", "docker.n8n.io",
+		"registry.developers.crunchydata.com",
 		// Files, charts, installers.
-		"github.com", "githubusercontent.com", "github.io", "gitlab.com", "gitlab.io", "storage.googleapis.com", "packages.cloud.google.com",
+		"github.com", "githubusercontent.com", "github.io", "gitlab.com", "gitlab.io", "storage.googleapis.com",
+		"packages.cloud.google.com",
 		"s3.amazonaws.com", "helm.sh", "cilium.io", "tigera.io", "projectcalico.org", "k3s.io", "rke2.io",
-		"rancher.com", "longhorn.io", "jetstack.io", "releases.hashicorp.com", "get.docker.com", "elastic.co", "grafana.com",
-		"download.nvidia.com", "developer.download.nvidia.com", "ngc.nvidia.com", "istio.io", "linkerd.io", "get.opentofu.org", "argoproj.io",
-		"fluxcd.io", "bitnami.com", "goharbor.io", "talos.dev", "zarf.dev", "sigstore.dev", "mirantis.com", "k0sproject.io", "microk8s.io",
+		"rancher.com", "longhorn.io", "jetstack.io", "releases.hashicorp.com", "get.docker.com", "elastic.co",
+		"grafana.com",
+		"download.nvidia.com", "developer.download.nvidia.com", "ngc.nvidia.com", "istio.io", "linkerd.io",
+		"get.opentofu.org", "argoproj.io",
+		"fluxcd.io", "bitnami.com", "goharbor.io", "talos.dev", "zarf.dev", "sigstore.dev", "mirantis.com",
+		"k0sproject.io", "microk8s.io",
 		// Operating systems.
-		"debian.org", "ubuntu.com", "centos.org", "fedoraproject.org", "almalinux.org", "rockylinux.org", "opensuse.org",
-		"yum.oracle.com", "packages.microsoft.com", "alpinelinux.org", "flatcar-linux.org", "flatcar-linux.net", "cdn.redhat.com",
+		"debian.org", "ubuntu.com", "centos.org", "fedoraproject.org", "almalinux.org", "rockylinux.org",
+		"opensuse.org",
+		"yum.oracle.com", "packages.microsoft.com", "alpinelinux.org", "flatcar-linux.org", "flatcar-linux.net",
+		"cdn.redhat.com",
 		"updates.suse.com", "scc.suse.com", "dl.rockylinux.org", "repo.almalinux.org",
 		// Models, and packages of Python.
 		"huggingface.co", "hf.co", "ollama.com", "ollama.ai", "pytorch.org", "pypi.org", "pythonhosted.org",
 	}
 }
 
-// privateRanges can be permitted without giving a thief anything in public: RFC 1918, RFC 6598 (shared), loopback, RFC
-// 4193 (ULA).
+// privateRanges can be permitted without any use to a thief on public networks: RFC 1918, RFC 6598 (shared), loopback,
+// RFC 4193 (ULA).
 func privateRanges() []netip.Prefix {
 	return []netip.Prefix{
-		netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("172.16.0.0/12"), netip.MustParsePrefix("192.168.0.0/16"),
+		netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("172.16.0.0/12"),
+		netip.MustParsePrefix("192.168.0.0/16"),
 		netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("127.0.0.0/8"),
 		netip.MustParsePrefix("fc00::/7"), netip.MustParsePrefix("::1/128"),
 	}
@@ -70,8 +80,8 @@ func within(name, zone string) bool {
 	return strings.HasSuffix(name, zone) && (len(name) == len(zone) || name[len(name)-len(zone)-1] == '.')
 }
 
-// canonical returns a host name (a leading "*." stays) or an address in the one form used everywhere here:
-// lower case, ASCII (RFC 5891), no trailing dot, IPv4-mapped addresses as IPv4.
+// canonical returns a host name (a leading "*." stays) or an address in its only form here: lower case, ASCII (RFC
+// 5891), no trailing dot, IPv4-mapped addresses as IPv4.
 func canonical(name string) (string, error) {
 	if a, err := netip.ParseAddr(strings.Trim(name, "[]")); err == nil {
 		if a.Zone() != "" {
@@ -85,7 +95,7 @@ func canonical(name string) (string, error) {
 	host, star := strings.CutPrefix(name, "*.")
 	ascii, err := idna.Lookup.ToASCII(strings.TrimSuffix(host, "."))
 	if err != nil {
-		// The lookup profile refuses underscores, which are seen in real host names.
+		// The lookup profile refuses underscores, which occur in real host names.
 		ascii = strings.ToLower(strings.TrimSuffix(host, "."))
 	}
 	if !validHost(ascii) {
@@ -97,8 +107,7 @@ func canonical(name string) (string, error) {
 	return ascii, nil
 }
 
-// validHost reports whether s is a lower-case host name in the letters that a certificate may carry, underscores
-// tolerated.
+// validHost reports whether s is a lower-case host name of characters that a certificate may contain, or underscores.
 func validHost(s string) bool {
 	if s == "" || len(s) > 253 {
 		return false
@@ -114,7 +123,7 @@ func validHost(s string) bool {
 			}
 		}
 	}
-	// A last label of digits would be read as an address by some clients (WHATWG URL, 3.5).
+	// Some clients would read a last label of digits as an address (WHATWG URL, 3.5).
 	last := labels[len(labels)-1]
 	return strings.Trim(last, "0123456789") != ""
 }
@@ -123,7 +132,7 @@ func validHost(s string) bool {
 func parseZone(s string) (zone string, cidr netip.Prefix, err error) {
 	if p, err := netip.ParsePrefix(s); err == nil {
 		if p.Masked() != p {
-			return "", p, mistakef("%q has bits behind its prefix: write %s", s, p.Masked())
+			return "", p, mistakef("%q has bits set after its prefix: write %s", s, p.Masked())
 		}
 		if p.Addr().Is4In6() {
 			return "", p, mistakef("%q is an IPv4 range written as IPv6: write it as IPv4", s)
@@ -135,7 +144,8 @@ func parseZone(s string) (zone string, cidr netip.Prefix, err error) {
 		return "", netip.PrefixFrom(a, a.BitLen()), nil
 	}
 	if strings.HasPrefix(s, "*.") || strings.HasPrefix(s, ".") {
-		return "", cidr, mistakef("%q: write a zone without the leading %q, it covers all names below it", s, s[:strings.Index(s, ".")+1])
+		return "", cidr, mistakef("%q: write a zone without the leading %q, it covers all names below it", s,
+			s[:strings.Index(s, ".")+1])
 	}
 	zone, err = canonical(s)
 	if err != nil {
@@ -145,7 +155,8 @@ func parseZone(s string) (zone string, cidr netip.Prefix, err error) {
 }
 
 // constraints are the name constraints of one CA certificate (RFC 5280, 4.2.1.10): DNS names and addresses. As there,
-// an empty list of permitted zones or ranges permits all that is not excluded; tidy sees to it that ours never is.
+// an empty list of permitted zones or ranges permits all that is not excluded; tidy makes sure that ours is never
+// empty.
 type constraints struct {
 	zones, noZones   []string
 	ranges, noRanges []netip.Prefix
@@ -155,7 +166,7 @@ func (k constraints) clone() constraints {
 	return constraints{slices.Clone(k.zones), slices.Clone(k.noZones), slices.Clone(k.ranges), slices.Clone(k.noRanges)}
 }
 
-// equal compares constraints that are tidy.
+// equal compares constraints; both must be tidy.
 func (k constraints) equal(o constraints) bool {
 	return slices.Equal(k.zones, o.zones) && slices.Equal(k.noZones, o.noZones) &&
 		slices.Equal(k.ranges, o.ranges) && slices.Equal(k.noRanges, o.noRanges)
@@ -167,7 +178,7 @@ func (k constraints) allows(name string) error {
 	if a, err := netip.ParseAddr(name); err == nil {
 		for _, r := range k.noRanges {
 			if r.Contains(a) {
-				return fmt.Errorf("address %s lies in the excluded range %s: %w", a, r, ErrNotPermitted)
+				return fmt.Errorf("address %s is in the excluded range %s: %w", a, r, ErrNotPermitted)
 			}
 		}
 		for _, r := range k.ranges {
@@ -183,7 +194,7 @@ func (k constraints) allows(name string) error {
 	host, star := strings.CutPrefix(name, "*.")
 	for _, z := range k.noZones {
 		if within(host, z) || star && within(z, host) {
-			return fmt.Errorf("name %s lies in the excluded zone %s: %w", name, z, ErrNotPermitted)
+			return fmt.Errorf("name %s is in the excluded zone %s: %w", name, z, ErrNotPermitted)
 		}
 	}
 	for _, z := range k.zones {
@@ -253,28 +264,28 @@ func collapseRanges(in []netip.Prefix) []netip.Prefix {
 	return out
 }
 
-// Mail addresses and URIs are forbidden whole. No constraint says "all of them" in a way that every verifier
-// understands: a host that cannot exist (RFC 2606, 2) is the only one permitted, which is enough but for GnuTLS.
-// That looks at excluded URIs only, and if there is one, refuses all. It must be another host: Java drops what is
-// permitted and excluded, and then permits everything.
+// Mail addresses and URIs are forbidden entirely. No constraint expresses "all of them" in a way that every verifier
+// understands, so a host that cannot exist (RFC 2606, 2) is the only one permitted, which suffices except for GnuTLS.
+// GnuTLS considers excluded URIs only, and if there is one, refuses all. It must be another host: Java drops what is
+// both permitted and excluded, and then permits everything.
 //
-// What cannot exist is permitted among DNS names and addresses, too, in every certificate. Java fails to intersect
-// a list above and one below where no entry stands in both as it is ("Unexpected error", or a null pointer). And a
-// family of addresses in which nothing is permitted needs an entry, because GnuTLS does not hold an address against
-// constraints of the other family; to exclude it whole would do as well, but makes Java fail at every address of
-// the other one.
+// Names and addresses that cannot exist are also permitted among DNS names and addresses, in every certificate. Java
+// fails to intersect two lists that have no entry in common ("Unexpected error", or a null pointer). And a family of
+// addresses in which nothing is permitted needs an entry, because GnuTLS does not compare an address with constraints
+// of the other family; to exclude the family entirely would have the same effect, but makes Java fail at every address
+// of the other one.
 const (
 	nobody   = "invalid"
 	excluded = "excluded.invalid"
 )
 
-// nowhere is the broadcast address, and one of a block that is not assigned (RFC 4291, 2.4). They begin with bytes
-// that no other range begins with: Java up to 17 compares the first bytes of addresses of both families.
+// nowhere returns the broadcast address, and one of a block that is not assigned (RFC 4291, 2.4). Their first bytes
+// occur in no other range: Java up to 17 compares the first bytes of addresses of both families.
 func nowhere() []netip.Prefix {
 	return []netip.Prefix{netip.MustParsePrefix("255.255.255.255/32"), netip.MustParsePrefix("f000::/128")}
 }
 
-// inCertificate returns the constraints as certificates say them.
+// inCertificate returns the constraints as they are encoded in certificates.
 func (k constraints) inCertificate() constraints {
 	k.zones = collapseZones(append(slices.Clone(k.zones), nobody))
 	k.ranges = collapseRanges(slices.Concat(k.ranges, nowhere()))
@@ -292,8 +303,8 @@ func (k constraints) apply(t *x509.Certificate) {
 	t.PermittedIPRanges, t.ExcludedIPRanges = ipNets(k.ranges), ipNets(k.noRanges)
 }
 
-// extension is what apply sets, and besides permits subjects (and alternative names of that form) in an organization
-// only. It is not critical: Go refuses every chain with a critical constraint on a form of name that it does not know.
+// extension returns the constraints of apply that also restrict subjects (and alternative names of that form) to an
+// organization. It is not critical: Go refuses every chain with a critical constraint on an unknown form of name.
 func (k constraints) extension(organization string) (pkix.Extension, error) {
 	name, err := asn1.Marshal(pkix.Name{Organization: []string{organization}}.ToRDNSequence())
 	if err != nil {
@@ -333,8 +344,8 @@ func (k constraints) extension(organization string) (pkix.Extension, error) {
 }
 
 // mergeable widens k until Java can intersect it with the constraints of a certificate above. Of several permitted
-// zones (or ranges) below one zone of the upper list, Java keeps the first and refuses the others: two or more
-// become what covers them all.
+// zones (or ranges) below one zone of the upper list, Java keeps the first and refuses the others: two or more are
+// replaced by one that covers them all.
 func (k constraints) mergeable(up constraints) constraints {
 	for _, z := range up.zones {
 		var below, rest []string

@@ -8,7 +8,7 @@ import (
 	"syscall"
 )
 
-// writes reports whether a request changes something, or looks at something that only who pushes may see (an upload
+// writes reports whether a request changes something, or reads something that only a pusher may see (an upload
 // session).
 func (rt route) writes(method string) bool {
 	switch rt.kind {
@@ -22,11 +22,11 @@ func (rt route) writes(method string) bool {
 
 // authorize decides whether a request may continue, by its view and its credentials. A refusal has its challenge set.
 //
-// Clients choose how to authenticate from the answer to GET /v2/. Own names challenge there: otherwise skopeo and
-// docker would never send credentials, and any docker login would succeed. Reads without a token are answered all the
-// same. Origins' names never ask for credentials, and plain HTTP takes nothing that must not be overheard. A password
-// that a client sends to an origin's GET /v2/ nevertheless is a login, which fails if it is wrong. Elsewhere at an origin
-// credentials are ignored, since they may be the real origin's.
+// Clients choose how to authenticate from the answer to GET /v2/. On the appliance's own names it is a challenge:
+// otherwise skopeo and docker would never send credentials, and any docker login would succeed. Reads without a token
+// are answered nevertheless. Origins' names never ask for credentials, and plain HTTP accepts no credentials and no
+// writes. A password that a client sends to an origin's GET /v2/ is treated as a login, which fails if it is wrong. On
+// other paths of an origin credentials are ignored, since they may be those of the real origin.
 func (r *Registry) authorize(w http.ResponseWriter, req *http.Request, rt route) *apiError {
 	header := req.Header.Get("Authorization")
 	write := rt.writes(req.Method)
@@ -40,9 +40,9 @@ func (r *Registry) authorize(w http.ResponseWriter, req *http.Request, rt route)
 	}
 	switch {
 	case rt.kind == kindToken:
-		return nil // looks at the credentials itself
+		return nil // checks the credentials itself
 	case write && rt.view.Origin != "":
-		return nil // refused by the name, whoever asks
+		return nil // the name is refused for every user
 	case !write && r.cfg.Anonymous():
 		_, _, login := req.BasicAuth()
 		if rt.kind != kindPing || rt.view.Origin != "" && !login || rt.view.Plain {
@@ -83,8 +83,8 @@ func (r *Registry) authorize(w http.ResponseWriter, req *http.Request, rt route)
 	return r.challenge(w, req, rt, "", errUnauthorized)
 }
 
-// Reader is the user whose credentials a read carries, "" if it has none that were looked at: where anybody may read, a
-// password is not.
+// Reader returns the user whose credentials a read carries, "" if no credentials were checked: where anonymous reads
+// are allowed, passwords are not checked.
 func (r *Registry) Reader(req *http.Request) string {
 	scheme, _, _ := strings.Cut(req.Header.Get("Authorization"), " ")
 	if scheme == "" || strings.EqualFold(scheme, "Basic") && r.cfg.Anonymous() {
@@ -93,7 +93,7 @@ func (r *Registry) Reader(req *http.Request) string {
 	return r.userOf(req)
 }
 
-// userOf is the user whose credentials a request carries, which admit has looked at.
+// userOf returns the user whose credentials a request carries; admit has checked them.
 func (r *Registry) userOf(req *http.Request) string {
 	scheme, value, _ := strings.Cut(req.Header.Get("Authorization"), " ")
 	if strings.EqualFold(scheme, "Basic") {
@@ -107,8 +107,8 @@ func (r *Registry) userOf(req *http.Request) string {
 	return c.Subject
 }
 
-// action lists the actions of which a token must allow one. Deleting is part of what a user who pushes may do; some
-// clients ask for "delete", some for "*", some for "push" alone.
+// action lists the actions of which a token must allow one. A user who pushes may also delete; some clients ask for
+// "delete", some for "*", some for "push" alone.
 func (rt route) action(method string) []string {
 	if method == http.MethodDelete {
 		return []string{"delete", "push", "*"}
@@ -116,11 +116,11 @@ func (rt route) action(method string) []string {
 	return []string{"push", "*"}
 }
 
-// challenge sets WWW-Authenticate (RFC 6750 section 3): where to get a token and for what.
+// challenge sets WWW-Authenticate (RFC 6750 section 3): where to get a token, and its scope.
 func (r *Registry) challenge(w http.ResponseWriter, req *http.Request, rt route, code string, e *apiError) *apiError {
 	host := rt.view.Host
 	if rt.view.Origin != "" {
-		host = "registry." + r.cfg.Domain // the origin's own host has other things at /token
+		host = "registry." + r.cfg.Domain // /token on the origin's own host belongs to the origin
 	}
 	if strings.ContainsAny(host, "\"\\ \r\n") {
 		host = "registry." + r.cfg.Domain
@@ -147,8 +147,8 @@ func (r *Registry) challenge(w http.ResponseWriter, req *http.Request, rt route,
 	return e
 }
 
-// authenticate asks whether user and password are right: UNAUTHORIZED if not, and the tree's own errors where it could
-// not be found out.
+// authenticate checks user and password: UNAUTHORIZED if they are wrong, the tree's errors if they could not be
+// checked.
 func (r *Registry) authenticate(req *http.Request, user, password string) *apiError {
 	if user == "" || len(user) > 255 || len(password) > 1024 {
 		return errUnauthorized.with("wrong user or password")

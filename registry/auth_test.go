@@ -41,7 +41,7 @@ func (s *pusher) token(scope string, headers ...string) string {
 	return t.Token
 }
 
-// TestAdmit goes through who may do what by which view.
+// TestAdmit checks permissions by view.
 func TestAdmit(t *testing.T) {
 	anonymous := true
 	s := newPusher(t, func(c *Config) { c.Anonymous = func() bool { return anonymous } })
@@ -66,7 +66,8 @@ func TestAdmit(t *testing.T) {
 		challenge string // a part of WWW-Authenticate; "" wants none
 	}{
 		// Own names challenge at the ping, and there alone.
-		{true, s.own, "GET", "/v2/", "", 401, `Bearer realm="http://registry.casemate.internal/token",service="casemate.internal"`},
+		{true, s.own, "GET", "/v2/", "", 401,
+			`Bearer realm="http://registry.casemate.internal/token",service="casemate.internal"`},
 		{true, s.own, "GET", "/v2/", anon, 200, ""},
 		{true, s.own, "GET", "/v2/", ann, 200, ""},
 		{true, s.own, "GET", "/v2/", wrong, 401, "Bearer"},
@@ -86,19 +87,20 @@ func TestAdmit(t *testing.T) {
 		{true, s.own, "POST", uploads, wrong, 401, "Bearer"},
 		{true, s.own, "POST", uploads, push, 202, ""},
 		{true, s.own, "POST", uploads, ann, 202, ""},
-		{true, s.own, "GET", uploads + "0123", "", 401, "Bearer"}, // sessions are for who pushes
+		{true, s.own, "GET", uploads + "0123", "", 401, "Bearer"}, // sessions are for pushers
 		{true, s.own, "PUT", "/v2/team/app/manifests/x", "", 401, "Bearer"},
 		{true, s.own, "DELETE", "/v2/team/app/manifests/x", "", 401, `scope="repository:team/app:delete"`},
 		{true, s.own, "DELETE", "/v2/team/app/manifests/x", push, 404, ""},
 		{true, s.own, "DELETE", blob, pull, 401, "Bearer"},
 		// Pushing below a host that is no origin is denied, and the way out named.
 		{true, s.own, "POST", "/v2/example.com/app/blobs/uploads/", ann, 403, ""},
-		// Origins: no challenge to who says nothing, no writes whoever asks. A login with a wrong password fails, and
-		// nothing tells whether there is such a user.
+		// Origins: no challenge to anonymous clients, no writes for any client. A login with a wrong password fails,
+		// and does not reveal whether the user exists.
 		{true, on("docker.io"), "GET", "/v2/", "", 200, ""},
 		{true, on("docker.io"), "GET", "/v2/", ann, 200, ""},
 		{true, on("docker.io"), "GET", "/v2/", wrong, 401, `Bearer realm="https://registry.casemate.internal/token"`},
-		{true, on("docker.io"), "GET", "/v2/", basic("nobody", "secret"), 401, `Bearer realm="https://registry.casemate.internal/token"`},
+		{true, on("docker.io"), "GET", "/v2/", basic("nobody", "secret"), 401,
+			`Bearer realm="https://registry.casemate.internal/token"`},
 		{true, on("docker.io"), "GET", "/v2/", "Bearer of-the-hub", 200, ""},
 		{true, on("docker.io"), "GET", "/v2/", "Basic !", 200, ""},
 		{true, on("docker.io"), "GET", "/v2/library/app/blobs/" + d.String(), wrong, 200, ""},
@@ -157,7 +159,7 @@ func TestAdmit(t *testing.T) {
 	anonymous = true
 }
 
-// TestPushToUnknownOrigin: a push below a host that nobody enabled names the way out.
+// TestPushToUnknownOrigin: a push below a host that is not enabled names the solution.
 func TestPushToUnknownOrigin(t *testing.T) {
 	s := newPusher(t)
 	res := s.send(s.own, "PUT", "/v2/ghcr.io/a/b/manifests/v1", strings.NewReader("{}"))
@@ -316,7 +318,7 @@ func TestScopes(t *testing.T) {
 	}
 }
 
-// FuzzToken: what was not signed by the key is not taken, and nothing panics.
+// FuzzToken: a token that was not signed by the key is refused, and nothing panics.
 func FuzzToken(f *testing.F) {
 	key, now := []byte("the cluster's key"), time.Unix(2e9, 0)
 	c := claims{Issuer: "d", Audience: "d", Expires: now.Add(time.Minute).Unix()}

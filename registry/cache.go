@@ -16,21 +16,21 @@ import (
 )
 
 const (
-	// keepManifest is the largest manifest whose bytes are kept in memory. A usual one has a few KiB; what is larger
-	// comes from disk like a blob.
+	// keepManifest is the largest manifest whose bytes are cached. A usual one has a few KiB; larger ones are read from
+	// disk like a blob.
 	keepManifest = 64 << 10
-	// keepManifests bounds the bytes kept, about 4000 usual manifests: a cluster's install and its upgrades.
+	// keepManifests bounds the cached bytes, about 4000 usual manifests: a cluster's install and its upgrades.
 	keepManifests = 8 << 20
-	// entryCost is what an entry costs in memory besides its bytes.
+	// entryCost is the memory that an entry needs besides its bytes.
 	entryCost = 512
-	// loadAtOnce is how many manifests larger than keepManifest are looked through at one time.
+	// loadAtOnce is how many manifests larger than keepManifest are parsed at one time.
 	loadAtOnce = 4
 )
 
-// stored is what is known of a manifest. It is immutable, as its bytes are.
+// stored is what the cache knows of a manifest. It is immutable, as its bytes are.
 type stored struct {
 	digest    digest.Digest
-	body      []byte // nil: too large to keep
+	body      []byte // nil: too large to cache
 	mediaType string
 	children  []descriptor // of an index
 }
@@ -43,16 +43,16 @@ func (s *stored) cost() int {
 	return cost
 }
 
-// manifests keeps the manifests that were asked for last. It is keyed by digest and hashed when it is read, so nothing
-// in it can be wrong, only unneeded:
-// whether a repository has a manifest is asked of the tree every time.
+// manifests caches the manifests that were requested last. An entry's key is its digest, which is verified when the
+// manifest is read, so an entry can be unneeded but never wrong. Whether a repository has a manifest is looked up in
+// the tree every time.
 type manifests struct {
 	tree  Tree
-	large chan struct{} // a place for each large manifest in memory
+	large chan struct{} // a slot for each large manifest in memory
 
 	mu    sync.Mutex
 	byKey map[digest.Digest]*list.Element // of *stored
-	used  list.List                       // the last used first
+	used  list.List                       // most recently used first
 	size  int
 }
 
@@ -60,7 +60,7 @@ func newManifests(tree Tree) *manifests {
 	return &manifests{tree: tree, large: make(chan struct{}, loadAtOnce), byKey: map[digest.Digest]*list.Element{}}
 }
 
-// get returns the manifest called d of size bytes, from memory or from the tree.
+// get returns the manifest with digest d and size bytes, from memory or from the tree.
 func (m *manifests) get(ctx context.Context, d digest.Digest, size int64) (*stored, error) {
 	m.mu.Lock()
 	if e, ok := m.byKey[d]; ok {
@@ -73,11 +73,11 @@ func (m *manifests) get(ctx context.Context, d digest.Digest, size int64) (*stor
 		return nil, fmt.Errorf("manifest %s has %d bytes, at most %d are served as a manifest: %w", d, size,
 			maxManifest, fs.ErrInvalid)
 	}
-	leave, err := m.enter(ctx, size)
+	release, err := m.acquireSlot(ctx, size)
 	if err != nil {
 		return nil, err
 	}
-	defer leave()
+	defer release()
 	body, err := m.read(ctx, d, size)
 	if err != nil {
 		return nil, err
@@ -93,8 +93,8 @@ func (m *manifests) get(ctx context.Context, d digest.Digest, size int64) (*stor
 	return s, nil
 }
 
-// enter waits for a place for a manifest of size bytes in memory; leave gives it back.
-func (m *manifests) enter(ctx context.Context, size int64) (leave func(), err error) {
+// acquireSlot waits for a slot for a manifest of size bytes in memory; release frees it.
+func (m *manifests) acquireSlot(ctx context.Context, size int64) (release func(), err error) {
 	if size <= keepManifest {
 		return func() {}, nil
 	}
@@ -116,11 +116,11 @@ func (m *manifests) read(ctx context.Context, d digest.Digest, size int64) ([]by
 	if _, err := io.ReadFull(blob, body); err != nil {
 		return nil, fmt.Errorf("reading manifest %s: %w", d, err)
 	}
-	if tree.Sum(body, d.String()) != d.String() { // rot on the disk, which nothing but reading shows
+	if tree.Sum(body, d.String()) != d.String() { // bit rot on the disk, which only reading reveals
 		if t, ok := m.tree.(tree.Doubter); ok {
 			t.DoubtBlob(ctx, d.String())
 		}
-		return nil, fmt.Errorf("manifest %s: the bytes on the disk are other ones: %w", d, syscall.EIO)
+		return nil, fmt.Errorf("manifest %s: the bytes on the disk differ: %w", d, syscall.EIO)
 	}
 	return body, nil
 }
@@ -129,7 +129,7 @@ func (m *manifests) put(s *stored) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if _, ok := m.byKey[s.digest]; ok {
-		return // another request was as quick
+		return // another request cached it meanwhile
 	}
 	m.byKey[s.digest] = m.used.PushFront(s)
 	for m.size += s.cost(); m.size > keepManifests; {
@@ -139,7 +139,7 @@ func (m *manifests) put(s *stored) {
 	}
 }
 
-// parent returns an index in memory that lists d, and how it describes it.
+// parent returns a cached index that lists d, and its descriptor of d.
 func (m *manifests) parent(d digest.Digest) (index digest.Digest, child descriptor, ok bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -161,7 +161,7 @@ func (s *stored) child(d digest.Digest) (descriptor, bool) {
 	return descriptor{}, false
 }
 
-// maxChildren bounds what is remembered of an index: no more platforms exist, and it only helps to explain a miss.
+// maxChildren bounds what is cached of an index: no more platforms exist, and it only helps to explain a miss.
 const maxChildren = 64
 
 func childrenOf(index []byte) []descriptor {
@@ -182,7 +182,7 @@ func childrenOf(index []byte) []descriptor {
 	return list
 }
 
-// platform says a descriptor's platform as people write it, "linux/arm64/v8", or "".
+// platform returns a descriptor's platform as "linux/arm64/v8", or "".
 func (d *descriptor) platform() string {
 	var p struct {
 		OS           string `json:"os"`
@@ -199,8 +199,8 @@ func (d *descriptor) platform() string {
 	return s
 }
 
-// safeType returns a stored media type as it may stand in a header: RFC 6838 section 4.2 allows 127 bytes on each side,
-// all visible ASCII.
+// safeType returns a stored media type in a form that is safe in a header: RFC 6838 section 4.2 allows 127 bytes on
+// each side, all visible ASCII.
 func safeType(t string) string {
 	if len(t) > 255 {
 		return "application/octet-stream"

@@ -123,9 +123,9 @@ func TestRealClient(t *testing.T) {
 		if _, err := remote.Head(s.ref(repo+":multi"), anyone...); !isStatus(err, 404) {
 			t.Errorf("after a delete: %v", err)
 		}
-		// Nobody may not push, and neither may who has the password wrong.
+		// Without a user, or with a wrong password, pushing is refused.
 		if err := remote.Write(s.ref(repo+":v2"), img, anyone...); !isStatus(err, 401) {
-			t.Errorf("a push by nobody: %v", err)
+			t.Errorf("an anonymous push: %v", err)
 		}
 		bad := []remote.Option{s.as[0], remote.WithAuth(&authn.Basic{Username: "ann", Password: "guess"})}
 		if err := remote.Write(s.ref(repo+":v2"), img, bad...); !isStatus(err, 401) {
@@ -227,7 +227,7 @@ func (w *brokenWriter) Write(p []byte) (int, error) {
 	return w.BlobWriter.Write(p)
 }
 
-// TestFullDisk: every way of writing says that the disk is full, in words, and what is there is still read; then there
+// TestFullDisk: every kind of write reports that the disk is full, existing content can still be read, and then there
 // is room again.
 func TestFullDisk(t *testing.T) {
 	broken := &brokenTree{}
@@ -263,7 +263,7 @@ func TestFullDisk(t *testing.T) {
 		{"PUT", loc + "&digest=" + blob}} {
 		res := s.expect(500, a[0], a[1], "x")
 		if b, _ := io.ReadAll(res.Body); strings.Contains(string(b), "secret") {
-			t.Errorf("%s tells the inside: %s", a[0], b)
+			t.Errorf("%s reveals internals: %s", a[0], b)
 		}
 	}
 	broken.write = nil

@@ -20,13 +20,14 @@ import (
 )
 
 var conformance = flag.Bool("conformance", os.Getenv("CASEMATE_CONFORMANCE") != "",
-	"build the OCI distribution-spec conformance suite from packaging/tools and run it (also by CASEMATE_CONFORMANCE=1)")
+	"build the OCI distribution-spec conformance suite from packaging/tools and run it (also by "+
+		"CASEMATE_CONFORMANCE=1)")
 
 // everything turns on what the suite leaves out by default, so that nothing is disabled.
 //
-// One data set stays off, as it is by default: "sparse" pushes an image whose layer is nowhere and wants 201. This
-// registry refuses it with MANIFEST_BLOB_UNKNOWN, because behind a gap nobody could ever pull that image; TestSparse
-// shows what is taken, an index whose children are absent.
+// One data set stays off, as it is by default: "sparse" pushes an image whose layer is nowhere and expects 201. This
+// registry refuses it with MANIFEST_BLOB_UNKNOWN, because no client inside the gap could ever pull that image;
+// TestSparse shows what is accepted, an index whose children are absent.
 var everything = []string{
 	"OCI_VERSION=1.1",
 	"OCI_API_PING=true", "OCI_API_PULL=true", "OCI_API_PUSH=true", "OCI_API_REFERRER=true",

@@ -15,7 +15,7 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// work counts what is read of a tree.
+// work counts reads of a tree.
 type work struct {
 	Tree
 	walked, looked, bytes atomic.Int64
@@ -112,7 +112,7 @@ func (s *pusher) follow(target string) (ns []string, pages, largest int) {
 	return ns, pages, largest
 }
 
-// TestReferrersCostWhatTheySay: what a list costs depends on what it says and not on what the manifests have in them.
+// TestReferrersCostWhatTheySay: the cost of a list depends on its size and not on the content of the manifests.
 func TestReferrersCostWhatTheySay(t *testing.T) {
 	w := &work{}
 	s := newPusher(t, counting(w))
@@ -123,7 +123,7 @@ func TestReferrersCostWhatTheySay(t *testing.T) {
 	put := func(text string) digest.Digest {
 		return s.put(repo, digest.FromString(text).String(), typeOCIManifest, text)
 	}
-	for i := range many { // what no list says, what a list reads the manifest for, what its record says
+	for i := range many { // content that no list reports, that a list reads the manifest for, that its record has
 		size := []int{maxAnnotations + 1, 2 * maxSummary, 10}[i%3]
 		digests = append(digests, put(referrerWith(config, subject, i, size, fmt.Sprint("a/", i%3))))
 	}
@@ -199,8 +199,8 @@ func isRecord(s *pusher, repo string, d digest.Digest) bool {
 	return err == nil
 }
 
-// TestReferrersWithoutRecords: of a store that an earlier version wrote, or a later one in its own way, each page
-// reads a bounded number of bytes, nothing is left out, and what was read once is not read again.
+// TestReferrersWithoutRecords: in a store written by an earlier version, or by a later one in another form, each page
+// reads a bounded number of bytes, nothing is left out, and no manifest is read twice.
 func TestReferrersWithoutRecords(t *testing.T) {
 	const size = 20 << 10
 	defer func(n int64) { maxRead = n }(maxRead)
@@ -246,7 +246,7 @@ func TestReferrersWithoutRecords(t *testing.T) {
 	}
 }
 
-// TestSummariesFit: whatever a manifest says, its record fits into the tree and says what it leaves out.
+// TestSummariesFit: the record of any manifest fits into the tree and flags what it omits.
 func TestSummariesFit(t *testing.T) {
 	long := strings.Repeat("é<\x01", maxSummary)
 	for _, annotations := range []map[string]string{nil, {"a": "b"}, {"a": long[:maxSummary]}, {long: "x", "a": "b"},
@@ -277,7 +277,8 @@ func TestSummariesFit(t *testing.T) {
 	}
 }
 
-// TestTagsCostTheirPage: a page of tags walks over what is on it, in however many repositories the name is looked for.
+// TestTagsCostTheirPage: a page of tags walks over its own entries only, in however many repositories the name is
+// looked up.
 func TestTagsCostTheirPage(t *testing.T) {
 	w := &work{}
 	s := newShelf(t, counting(w))
@@ -324,7 +325,7 @@ func TestTagsCostTheirPage(t *testing.T) {
 	}
 }
 
-// TestListsEndWithTheClient: who hangs up does not let the registry go on.
+// TestListsEndWithTheClient: a list ends when the client hangs up.
 func TestListsEndWithTheClient(t *testing.T) {
 	w := &work{}
 	s := newPusher(t, counting(w))
@@ -346,13 +347,13 @@ func TestListsEndWithTheClient(t *testing.T) {
 			req := httptest.NewRequest("GET", "/v2/"+repo+"/referrers/"+subject.String(), nil).WithContext(ctx)
 			s.reg.Serve(rec, req, s.own)
 			if rec.Body.Len() > 0 {
-				t.Errorf("an answer for nobody: %.100s", rec.Body)
+				t.Errorf("an answer without a client: %.100s", rec.Body)
 			}
 		},
 		"images": func(ctx context.Context) {
 			for i, err := range s.reg.Images(ctx) {
 				if err == nil {
-					t.Error("an image for nobody", i)
+					t.Error("an image without a client", i)
 				}
 			}
 		},
@@ -377,7 +378,7 @@ func TestListsEndWithTheClient(t *testing.T) {
 	}
 }
 
-// TestSamplesAreBounded: what Samples costs does not depend on what is stored.
+// TestSamplesAreBounded: the cost of Samples does not depend on the stored content.
 func TestSamplesAreBounded(t *testing.T) {
 	w := &work{}
 	s := newShelf(t, counting(w))
@@ -420,8 +421,9 @@ func TestADeepIndexIsBounded(t *testing.T) {
 	at := s.put(repo, digest.FromString(text).String(), typeOCIManifest, text)
 	for i := range 3 * maxNested {
 		// Each level lists the next one twice: who goes down both ways has 2 to the power of the depth to go.
-		one := fmt.Sprintf(`{"schemaVersion":2,"mediaType":"%s","manifests":[{"mediaType":"%[1]s","digest":"%s","size":1},`+
-			`{"mediaType":"%[1]s","digest":"%[2]s","size":2}],"annotations":{"n":"%d"}}`, typeOCIIndex, at, i)
+		one := fmt.Sprintf(
+			`{"schemaVersion":2,"mediaType":"%s","manifests":[{"mediaType":"%[1]s","digest":"%s","size":1},`+
+				`{"mediaType":"%[1]s","digest":"%[2]s","size":2}],"annotations":{"n":"%d"}}`, typeOCIIndex, at, i)
 		at = s.put(repo, digest.FromString(one).String(), typeOCIIndex, one)
 	}
 	s.update(func(b Batch) { b.Link(tagPath(repo, "deep"), at.String()) })
@@ -457,8 +459,8 @@ func TestAPushReadsFewWhoWait(t *testing.T) {
 	}
 }
 
-// TestAClaimTakesItsRecordAlong is what a batch of somebody else's, as an import's is, has of a manifest: all names
-// that its claim takes along are in it.
+// TestAClaimTakesItsRecordAlong checks another room's batch, such as an import's: it has all names of a manifest that
+// its claim must cover.
 func TestAClaimTakesItsRecordAlong(t *testing.T) {
 	s := newPusher(t)
 	config := s.push("team/app", "{}")

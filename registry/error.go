@@ -13,7 +13,8 @@ import (
 	"casemate/registry/session"
 )
 
-// apiError is an answer of the distribution-spec: a status and one error of its JSON body (section "Error Codes").
+// apiError is an error answer of the distribution-spec: a status and one error of its JSON body (section "Error
+// Codes").
 type apiError struct {
 	status  int
 	code    string
@@ -24,7 +25,7 @@ type apiError struct {
 
 func (e *apiError) Error() string { return e.code + ": " + e.message }
 
-// with returns the same error with why in its message, because most clients print nothing else, and as its detail.
+// with returns the same error with why in its message, because most clients print only the message, and as its detail.
 func (e *apiError) with(why string) *apiError {
 	c := *e
 	c.message += ": " + why
@@ -32,7 +33,7 @@ func (e *apiError) with(why string) *apiError {
 	return &c
 }
 
-// withoutCode returns the error as fs.ErrInvalid for a caller that is no client: the text without the code of the API.
+// withoutCode returns the error as fs.ErrInvalid for internal callers: the text without the code of the API.
 func (e *apiError) withoutCode() error {
 	why := e.message
 	if detail, ok := e.detail.(string); ok {
@@ -73,8 +74,8 @@ var (
 
 const lostMessage = "its bytes on this bastion are damaged or lost, import or push it again"
 
-// asAPI turns an error of the tree into the answer for it; miss is the answer where something does not exist.
-// ctx's own end is not an answer: the client is gone.
+// asAPI converts an error of the tree to an answer; miss is the answer where something does not exist. The end of ctx
+// needs no answer: the client is gone.
 func asAPI(err error, miss *apiError) *apiError {
 	var api *apiError
 	var refusal *session.Refusal
@@ -110,8 +111,7 @@ func asAPI(err error, miss *apiError) *apiError {
 	return &apiError{status: 500, code: "UNKNOWN", message: "internal error"}
 }
 
-// asRefused is the answer for what the session was refused for. The reason goes where clients look for it: into the
-// message.
+// asRefused converts a refusal of the session to an answer. The reason goes where clients print it: into the message.
 func asRefused(refusal *session.Refusal) *apiError {
 	const stale = "send each request to the Location of the answer before"
 	e := &apiError{status: refusal.Status, code: errUploadInvalid.code, message: errUploadInvalid.message}

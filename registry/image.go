@@ -16,37 +16,37 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// Image is one line of what the registry holds: a tag, or a manifest that no tag, index or subject speaks for.
+// Image is one entry of the registry's list: a tag, or a manifest that no tag, index or subject refers to.
 type Image struct {
 	// Name is the canonical repository, "registry.k8s.io/pause".
 	Name string
 	// Reference is the tag, "" for an untagged manifest.
 	Reference string
-	// Digest is the manifest's.
+	// Digest is that of the manifest.
 	Digest    digest.Digest
 	MediaType string
-	// ArtifactType is set for artifacts (a manifest's own artifactType; that of a config is not looked at).
+	// ArtifactType is set for artifacts (a manifest's own artifactType; that of a config is not considered).
 	ArtifactType string
-	// Size is in bytes: the manifest with what it names that is here, each blob once, and all below it.
+	// Size is in bytes: the manifest and its parts that are here, each blob once, and everything below it.
 	Size int64
-	// Platforms are the entries of an index that are here, as "linux/arm64/v8" or, without one, by digest; Sparse says
-	// that others are not, and Absent which.
+	// Platforms are the entries of an index that are here, as "linux/arm64/v8" or, without one, by digest; Sparse means
+	// that other entries are absent; Absent lists them.
 	Platforms []string
 	Sparse    bool
 	Absent    []string
-	// Lost says that the manifest's bytes are damaged or lost: then nothing else is known of it.
+	// Lost means that the manifest's bytes are damaged or lost: then nothing else is known of it.
 	Lost bool
 	// Stored is when the tag or the manifest was written.
 	Stored time.Time
 }
 
-// Images yields every image in the order of names (element by element), the untagged ones of a repository behind its
-// tags, from one consistent list of names. An image that is deleted meanwhile is left out. It ends at the first error
-// or when ctx does.
+// Images yields every image in the order of names (element by element), a repository's untagged ones after its tags,
+// from one consistent list of names. An image that is deleted meanwhile is omitted. Images ends at the first error or
+// when ctx does.
 func (r *Registry) Images(ctx context.Context) iter.Seq2[Image, error] { return r.ImagesBelow(ctx, "") }
 
-// ImagesBelow is Images of the repositories whose canonical name begins with prefix. No manifest of another repository
-// is read.
+// ImagesBelow is Images for repositories whose canonical name begins with prefix. It reads no manifest of another
+// repository.
 func (r *Registry) ImagesBelow(ctx context.Context, prefix string) iter.Seq2[Image, error] {
 	return func(yield func(Image, error) bool) {
 		dir := "repositories"
@@ -81,8 +81,8 @@ func (r *Registry) ImagesBelow(ctx context.Context, prefix string) iter.Seq2[Ima
 	}
 }
 
-// NameOf reads a name of the registry's tree back: that of a tag (then digest is "") or of a manifest in its repository
-// (then tag is ""). ok is false for every other name: layers, referrers, what was never ours.
+// NameOf parses a name of the registry's tree: that of a tag (then digest is "") or of a manifest in its repository
+// (then tag is ""). ok is false for every other name: layers, referrers, unknown files.
 func (r *Registry) NameOf(treeName string) (repository, tag, digest string, ok bool) {
 	rest, ours := strings.CutPrefix(treeName, "repositories/")
 	i := strings.Index(rest, "/_")
@@ -102,9 +102,9 @@ func (r *Registry) NameOf(treeName string) (repository, tag, digest string, ok b
 	return "", "", "", false
 }
 
-// TreeName is the name in the registry's tree that Link gives a tag, or, where tag is "", the manifest digest, in a
-// repository that is folded as Link does; NameOf reads it back. fs.ErrInvalid: repository, tag or digest can be no
-// name.
+// TreeName returns the name in the registry's tree that Link gives a tag, or, if tag is "", the manifest digest. The
+// repository is canonicalised as Link does; NameOf is the inverse. fs.ErrInvalid: repository, tag or digest is
+// malformed.
 func (r *Registry) TreeName(repository, tag, dg string) (string, error) {
 	repo, err := r.canonical(repository)
 	switch {
@@ -114,7 +114,7 @@ func (r *Registry) TreeName(repository, tag, dg string) (string, error) {
 	case tag == "" && tree.ValidDigest(dg):
 		return revisionPath(repo, digest.Digest(dg)), nil
 	default:
-		err = fmt.Errorf("%.200q is no tag and %.200q no digest: %w", tag, dg, fs.ErrInvalid)
+		err = fmt.Errorf("%.200q is not a tag and %.200q not a digest: %w", tag, dg, fs.ErrInvalid)
 	}
 	return "", fmt.Errorf("image %.300s: %w", repository, err)
 }
@@ -174,8 +174,8 @@ func (r *Registry) yieldRepo(ctx context.Context, repo string, c contents, yield
 	return true
 }
 
-// listable returns what a list says of a manifest, its parts included and its annotations not. A manifest that is read
-// for it has its bytes compared with its digest.
+// listable returns what a list reports of a manifest, including its parts but not its annotations. If the manifest has
+// to be read, its bytes are compared with its digest.
 func (r *Registry) listable(ctx context.Context, repo string, n named) (*summary, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -198,7 +198,7 @@ func (r *Registry) listable(ctx context.Context, repo string, n named) (*summary
 	return s, nil
 }
 
-// imageOf describes an image. below returns what is known of a manifest of the repository, nil if there is none.
+// imageOf describes an image. below returns the summary of a manifest of the repository, nil if there is none.
 func (r *Registry) imageOf(repo string, n named, m *summary, below func(digest.Digest) *summary) Image {
 	img := Image{Name: repo, Reference: n.tag, Digest: n.digest, MediaType: m.MediaType, ArtifactType: m.ArtifactType,
 		Stored: n.stored}
@@ -215,7 +215,7 @@ func (r *Registry) imageOf(repo string, n named, m *summary, below func(digest.D
 	walk = func(d digest.Digest, m *summary, depth int) {
 		add(d)
 		for _, p := range m.Parts {
-			if sized[p.Digest] { // a manifest cannot name itself, so this ends
+			if sized[p.Digest] { // a manifest cannot contain its own digest, so this ends
 				continue
 			}
 			at := below(p.Digest)
@@ -241,7 +241,7 @@ func (r *Registry) imageOf(repo string, n named, m *summary, below func(digest.D
 				img.Platforms = append(img.Platforms, name)
 				add(p.Digest)
 			case p.Embedded:
-			default: // also what lies deeper than is looked, as for who pulls (reach.go)
+			default: // deeper levels are examined, too, as for pulls (reach.go)
 				img.Sparse, img.Absent = true, append(img.Absent, name)
 			}
 		}
@@ -251,17 +251,17 @@ func (r *Registry) imageOf(repo string, n named, m *summary, below func(digest.D
 }
 
 const (
-	// sampleTags is how many tags of one repository Samples looks at.
+	// sampleTags is how many tags of one repository Samples examines.
 	sampleTags = 8
-	// sampleBytes bounds the bytes of manifests that Samples reads, and sampleParts how many parts one has that it
-	// looks into.
+	// sampleBytes bounds the bytes of manifests that Samples reads, and sampleParts the parts of one manifest that it
+	// examines.
 	sampleBytes = 8 << 20
 	sampleParts = 256
 )
 
-// Samples yields some images by their tags, at most n, as Images would, from as many repositories as it can. What they
-// cost is bounded whatever is stored: few tags of a repository are looked at and few bytes are read; an image for which
-// those do not suffice is shown as sparse. It ends when ctx does.
+// Samples yields up to n images by their tags, as Images would, from as many repositories as it can. Its cost is
+// bounded, whatever is stored: it examines few tags of a repository and reads few bytes; an image for which these do
+// not suffice is reported as sparse. It ends when ctx does.
 func (r *Registry) Samples(ctx context.Context, n int) iter.Seq[Image] {
 	return func(yield func(Image) bool) {
 		var read int64
@@ -310,8 +310,8 @@ func (r *Registry) Samples(ctx context.Context, n int) iter.Seq[Image] {
 	}
 }
 
-// DeleteImage deletes "NAME:TAG" (the tag alone) or "NAME@DIGEST" (the manifest, its tags and its place among
-// referrers), where NAME is a canonical repository. fs.ErrNotExist says that there is none.
+// DeleteImage deletes "NAME:TAG" (the tag alone) or "NAME@DIGEST" (the manifest, its tags and its entry among
+// referrers), where NAME is a canonical repository. fs.ErrNotExist: it does not exist.
 func (r *Registry) DeleteImage(ctx context.Context, ref string) error {
 	if repo, s, ok := strings.Cut(ref, "@"); ok {
 		d, fail := parseDigest(s)

@@ -25,7 +25,8 @@ func TestImages(t *testing.T) {
 	index := s.put("team/app", "multi", typeOCIIndex, indexOf(typeOCIIndex, d1, d2, digest.FromString("absent")))
 	config := s.push("docker.io/library/art", "{}")
 	art := s.put("docker.io/library/art", "v1", typeOCIManifest,
-		fmt.Sprintf(`{"schemaVersion":2,"artifactType":"a/b","config":{"digest":"%s","size":2},"layers":[],"subject":{"digest":"%s","size":1}}`, config, d1))
+		fmt.Sprintf(
+			`{"schemaVersion":2,"artifactType":"a/b","config":{"digest":"%s","size":2},"layers":[],"subject":{"digest":"%s","size":1}}`, config, d1))
 	s.push("team-app/blobs-only", "x")
 
 	var got []string
@@ -128,7 +129,7 @@ func TestPut(t *testing.T) {
 	}
 }
 
-// TestErrors: what the tree says, and what the client hears.
+// TestErrors: errors of the tree, and the answers to clients.
 func TestErrors(t *testing.T) {
 	for _, c := range []struct {
 		err    error
@@ -162,7 +163,7 @@ func TestErrors(t *testing.T) {
 			t.Errorf("%v: %q", c.err, e.message)
 		}
 		if strings.Contains(e.Error(), "inside") {
-			t.Errorf("%v is told to the client", c.err)
+			t.Errorf("%v is revealed to the client", c.err)
 		}
 	}
 }

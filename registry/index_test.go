@@ -89,8 +89,8 @@ func (s *shelf) exact(config digest.Digest, layers ...digest.Digest) string {
 		of("application/vnd.oci.image.config.v1+json", config), strings.Join(list, ","))
 }
 
-// TestIndexHolds: whatever an index names is held from collection, served and counted as here, whatever its media type
-// says and whenever it came.
+// TestIndexHolds: everything that an index lists is held against collection, served and counted as present, for any
+// media type and any order of arrival.
 func TestIndexHolds(t *testing.T) {
 	const repo = "team/app"
 	type kind struct {
@@ -135,11 +135,14 @@ func TestIndexHolds(t *testing.T) {
 			return s.put(repo, digest.FromString(text).String(), typeDockerList, text)
 		}, "manifests"},
 		{"artifact manifest of old", typeArtifact, func(s *pusher) digest.Digest {
-			text := fmt.Sprintf(`{"mediaType":"%s","artifactType":"a/b","blobs":[{"mediaType":"a/c","digest":"%s","size":19}]}`, typeArtifact, blob(s))
+			text := fmt.Sprintf(
+				`{"mediaType":"%s","artifactType":"a/b","blobs":[{"mediaType":"a/c","digest":"%s","size":19}]}`,
+				typeArtifact, blob(s))
 			return s.put(repo, digest.FromString(text).String(), typeArtifact, text)
 		}, "manifests"},
 		{"artifact", typeOCIManifest, func(s *pusher) digest.Digest {
-			text := fmt.Sprintf(`{"schemaVersion":2,"mediaType":"%s","artifactType":"a/b","config":{"mediaType":"application/vnd.oci.empty.v1+json","digest":"%s","size":2,"data":"e30="},"layers":[]}`,
+			text := fmt.Sprintf(
+				`{"schemaVersion":2,"mediaType":"%s","artifactType":"a/b","config":{"mediaType":"application/vnd.oci.empty.v1+json","digest":"%s","size":2,"data":"e30="},"layers":[]}`,
 				typeOCIManifest, s.push(repo, "{}"))
 			return s.put(repo, digest.FromString(text).String(), typeOCIManifest, text)
 		}, "manifests"},
@@ -149,7 +152,7 @@ func TestIndexHolds(t *testing.T) {
 			t.Run(fmt.Sprintf("%s, late %v", k.name, late), func(t *testing.T) {
 				s := newPusher(t)
 				var d digest.Digest
-				if late { // the same bytes in another registry say what it will be called
+				if late { // the same bytes in another registry determine the digest
 					d = k.put(newPusher(t))
 				} else {
 					d = k.put(s)
@@ -208,7 +211,7 @@ func blobsKnown(s *pusher) (names []string) {
 	return names
 }
 
-// TestIndexWaitsForMany: blobs that come at the same time, after the index that names them and while it is pushed
+// TestIndexWaitsForMany: blobs that arrive at the same time, after the index that lists them and while it is pushed
 // again, are all held.
 func TestIndexWaitsForMany(t *testing.T) {
 	const repo, n = "team/cache", 12
@@ -234,14 +237,15 @@ func TestIndexWaitsForMany(t *testing.T) {
 	}
 }
 
-// TestForeignLayerComesLater: a layer that may not be distributed is held when somebody pushes it all the same.
+// TestForeignLayerComesLater: a layer that may not be distributed is held when it is pushed nevertheless.
 func TestForeignLayerComesLater(t *testing.T) {
 	s := newPusher(t)
 	config, layer := s.push("team/win", "{}"), digest.FromString("windows")
 	s.put("team/win", "v1", typeDockerManifest,
-		fmt.Sprintf(`{"schemaVersion":2,"mediaType":"%s","config":{"digest":"%s","size":2},"layers":[{"mediaType":"application/vnd.docker.image.rootfs.foreign.diff.tar.gzip","digest":"%s","size":7,"urls":["https://example.com/x"]}]}`,
+		fmt.Sprintf(
+			`{"schemaVersion":2,"mediaType":"%s","config":{"digest":"%s","size":2},"layers":[{"mediaType":"application/vnd.docker.image.rootfs.foreign.diff.tar.gzip","digest":"%s","size":7,"urls":["https://example.com/x"]}]}`,
 			typeDockerManifest, config, layer))
-	lacks := func() string {
+	missing := func() string {
 		t.Helper()
 		f, err := s.reg.Resolve(context.Background(), "team/win", "v1", "")
 		if err != nil {
@@ -249,12 +253,12 @@ func TestForeignLayerComesLater(t *testing.T) {
 		}
 		return strings.Join(f.Missing, " ")
 	}
-	if got := lacks(); !strings.Contains(got, layer.String()) || !strings.Contains(got, "https://example.com/x") {
-		t.Errorf("without its layer the image lacks %q", got)
+	if got := missing(); !strings.Contains(got, layer.String()) || !strings.Contains(got, "https://example.com/x") {
+		t.Errorf("without its layer the image misses %q", got)
 	}
 	s.push("team/win", "windows")
-	if got := lacks(); got != "" {
-		t.Errorf("with its layer the image lacks %q", got)
+	if got := missing(); got != "" {
+		t.Errorf("with its layer the image misses %q", got)
 	}
 	s.tree.Unpin()
 	if gone := s.tree.Collect(); len(gone) != 0 {
@@ -263,8 +267,8 @@ func TestForeignLayerComesLater(t *testing.T) {
 	s.want(s.own, "/v2/team/win/blobs/"+layer.String(), layer)
 }
 
-// TestArrivalFails: what could not be held is not said to be taken, and an index that was deleted meanwhile does not
-// come back.
+// TestArrivalFails: content that could not be held is not acknowledged, and an index that was deleted meanwhile stays
+// deleted.
 func TestArrivalFails(t *testing.T) {
 	s := newPusher(t)
 	d := digest.FromString("late")
@@ -290,7 +294,7 @@ func TestArrivalFails(t *testing.T) {
 	s.want(s.own, "/v2/team/app/manifests/"+index.String(), "")
 }
 
-// TestLinkIndexOfBlobs: an import names what an index lists as what it is.
+// TestLinkIndexOfBlobs: an import names the entries of an index by their kind.
 func TestLinkIndexOfBlobs(t *testing.T) {
 	s := newShelf(t)
 	const repo = "quay.io/team/cache"
@@ -326,7 +330,7 @@ func TestLinkIndexOfBlobs(t *testing.T) {
 	}
 }
 
-// TestReach: what a client can pull below a name, down all levels.
+// TestReach: what a client can pull below a name, on all levels.
 func TestReach(t *testing.T) {
 	const repo = "team/app"
 	s := newPusher(t)
@@ -412,12 +416,13 @@ func TestReach(t *testing.T) {
 		f, err := s.reg.Resolve(t.Context(), repo, "", d.String())
 		if err != nil || !slices.Equal(f.Missing, []string{layer.String()}) || d == index && !slices.Equal(f.Absent,
 			[]string{"linux/arm64"}) {
-			t.Errorf("without a layer: %s lacks=%v, %v", f, f.Missing, err)
+			t.Errorf("without a layer: %s missing=%v, %v", f, f.Missing, err)
 		}
 	}
 }
 
-// TestWrongSizesAreLogged: bytes stay as they are, and the log says what containerd will refuse, whichever came first.
+// TestWrongSizesAreLogged: bytes stay unchanged, and the log reports what containerd will refuse, in either order of
+// arrival.
 func TestWrongSizesAreLogged(t *testing.T) {
 	var log bytes.Buffer
 	s := newPusher(t, func(c *Config) { c.Log = slog.New(slog.NewTextHandler(&log, nil)) })
@@ -464,8 +469,8 @@ func TestWrongSizesAreLogged(t *testing.T) {
 	logged("an import", i.config.String())
 }
 
-// TestTooManyHeld: what names more than the tree holds by one link is refused as the client's matter; doubles count
-// once.
+// TestTooManyHeld: a manifest that refers to more than one link of the tree can hold is refused as the client's
+// mistake; duplicates count once.
 func TestTooManyHeld(t *testing.T) {
 	var n references
 	for i := range maxHolds {
@@ -473,7 +478,7 @@ func TestTooManyHeld(t *testing.T) {
 	}
 	n.manifests = n.blobs[:10]
 	if err := n.tooMany(); err != nil {
-		t.Errorf("as many as are held: %v", err)
+		t.Errorf("as many as can be held: %v", err)
 	}
 	n.manifests = []digest.Digest{digest.FromString("one more")}
 	if e := asAPI(n.tooMany(), nil); e.status != 400 || !strings.Contains(e.message, "16384") {

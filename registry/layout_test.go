@@ -57,7 +57,7 @@ func do(t *testing.T, method, url, body string, headers ...string) (*http.Respon
 	return res, string(b)
 }
 
-// TestLayout: what we write, distribution alone reads, and the other way round, deletes included. So the tree's layout
+// TestLayout: distribution alone reads what we write, and the other way round, deletes included. So the tree's layout
 // is distribution's.
 func TestLayout(t *testing.T) {
 	s := newPusher(t)

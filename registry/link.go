@@ -10,35 +10,35 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// Import is one manifest that an import brings under a name. Its bytes, and those of all that it names, must be blobs
-// that the tree knows.
+// Import is one manifest that an import stores under a name. Its bytes and those of everything that it refers to must
+// be blobs of the tree.
 type Import struct {
-	// Repository is host and path ("registry.k8s.io/pause"), or a local name without a host ("team/app"). It is folded
-	// as a push's would be: aliases of an origin, a port, and library/ left out at docker.io. The host need not be an
-	// origin yet: it may become one in the same batch.
+	// Repository is host and path ("registry.k8s.io/pause"), or a local name without a host ("team/app"). It is
+	// canonicalised like that of a push: aliases of an origin, a port, and a missing library/ at docker.io. The host
+	// need not be an origin yet: it may become one in the same batch.
 	Repository string
-	// Tags may be none: an untagged child of an index, or a referrer.
+	// Tags may be empty: an untagged child of an index, or a referrer.
 	Tags []string
-	// Digest is that of Data, sha256 or sha512; "" names it by sha256.
+	// Digest is that of Data, sha256 or sha512; "" means sha256.
 	Digest string
-	// MediaType is what the manifest came as; "" if it says its own.
+	// MediaType is the media type sent with the manifest; "" if the manifest states it.
 	MediaType string
 	// Data is the manifest, at most 4 MiB.
 	Data []byte
-	// With reports whether something that the manifest names comes in the same batch, and Manifest whether it comes as
-	// a manifest of this repository, by an Import of its own; nil: nothing does. What With reports and the tree does
-	// not know is missing all the same.
+	// With reports whether the same batch brings something that the manifest refers to, and Manifest whether it brings
+	// it as a manifest of this repository, by another Import; nil: nothing. Content that With reports and the tree does
+	// not know is missing nevertheless.
 	With     func(digest string) bool
 	Manifest func(digest string) bool
 }
 
-// Link adds to b, a batch of the registry's own subtree, all names of one manifest: the revision, which holds whatever
-// it names, its tags, its place among its subject's referrers, and a weak name for each blob, so that the image stands
-// whole under the batch's claim, whatever else names the same blobs. It takes and refuses what a push does: an index
-// without some of its entries is taken, an image without a layer is not.
+// Link adds to b, a batch of the registry's own subtree, all names of one manifest: the revision, which holds
+// everything that it refers to, its tags, its entry among its subject's referrers, and a weak name for each blob, so
+// that the batch's claim covers the whole image, whatever else refers to the same blobs. It accepts and refuses the
+// same manifests as a push: an index may lack some of its entries, an image must have all its layers.
 //
-// fs.ErrInvalid: a name, the manifest or its digest is not right. fs.ErrNotExist: config, layers or the manifest's own
-// bytes are not here; the text says which. After an error b has nothing of it.
+// fs.ErrInvalid: a name, the manifest or its digest is invalid. fs.ErrNotExist: config, layers or the manifest's own
+// bytes are missing; the text says which. After an error b is unchanged.
 func (r *Registry) Link(b Batch, im Import) error {
 	repo, d, m, err := r.checkImport(im)
 	if err != nil {
@@ -85,8 +85,8 @@ func (r *Registry) checkImport(im Import) (repo string, d digest.Digest, m *mani
 	return repo, d, m, err
 }
 
-// canonical returns the repository of the tree for a name that comes without a view; fs.ErrInvalid if no repository
-// can have that name.
+// canonical returns the repository of the tree for a name without a view; fs.ErrInvalid if no repository can have that
+// name.
 func (r *Registry) canonical(name string) (string, error) {
 	if !validName(name) {
 		return "", fmt.Errorf("its repository is not %s: %w", repositoryForm, fs.ErrInvalid)
@@ -108,7 +108,7 @@ func (r *Registry) canonical(name string) (string, error) {
 	return p.canonical(), nil
 }
 
-// name is the image as people write it.
+// name returns the image in the usual notation.
 func (im Import) name() string {
 	s := im.Repository
 	if len(s) > maxName {

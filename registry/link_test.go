@@ -57,15 +57,16 @@ func (s *shelf) link(list ...Import) error {
 	return refused
 }
 
-// What is linked is pulled like what was pushed, and collection leaves it alone.
+// A linked image is pulled like a pushed one, and collection leaves it alone.
 func TestLink(t *testing.T) {
 	s := newShelf(t)
 	amd, arm := s.stage("amd64"), s.stage("arm64")
 	text := indexOf(typeOCIIndex, amd.manifest, arm.manifest, digest.FromString("absent"))
 	index := s.blob(text, "")
 	sig := s.stage("signature")
-	unsigned := sig.manifest // which nobody links
-	sig.text = strings.Replace(sig.text, `"layers"`, fmt.Sprintf(`"subject":{"mediaType":"%s","digest":"%s","size":%d},"layers"`, typeOCIIndex, index, len(text)), 1)
+	unsigned := sig.manifest // which is not linked
+	sig.text = strings.Replace(sig.text, `"layers"`,
+		fmt.Sprintf(`"subject":{"mediaType":"%s","digest":"%s","size":%d},"layers"`, typeOCIIndex, index, len(text)), 1)
 	sig.manifest = s.blob(sig.text, "")
 	all := with(amd.manifest, arm.manifest, digest.FromString("absent"))
 	if err := s.link(
@@ -141,9 +142,9 @@ func TestLinkRefuses(t *testing.T) {
 		want error
 		says string
 	}{
-		"layer that nobody brings": {change(func(im *Import) { im.With = with(i.config) }), fs.ErrNotExist,
+		"layer that is not in the batch": {change(func(im *Import) { im.With = with(i.config) }), fs.ErrNotExist,
 			i.layer.String()},
-		"config that nobody brings": {change(func(im *Import) { im.With = with(i.layer) }), fs.ErrNotExist,
+		"config that is not in the batch": {change(func(im *Import) { im.With = with(i.layer) }), fs.ErrNotExist,
 			i.config.String()},
 		"nothing in the batch": {change(func(im *Import) { im.With = nil }), fs.ErrNotExist,
 			i.config.String() + ", " + i.layer.String()},
@@ -179,7 +180,7 @@ func TestLinkRefuses(t *testing.T) {
 	}
 }
 
-// A foreign layer may be absent, and one that is here is kept.
+// A foreign layer may be absent, and a present one is held.
 func TestLinkForeignLayers(t *testing.T) {
 	s := newShelf(t)
 	i := s.stage("x")

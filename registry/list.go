@@ -14,20 +14,22 @@ import (
 )
 
 const (
-	// maxCatalog is the most repositories in one answer of the catalog; the Link header leads to the rest.
+	// maxCatalog is the largest number of repositories in one answer of the catalog; the Link header leads to the rest.
 	maxCatalog = 1000
-	// maxTagPage is the most tags in one answer. It is high, because some clients do not follow the Link header.
+	// maxTagPage is the largest number of tags in one answer. It is high because some clients do not follow the Link
+	// header.
 	maxTagPage = 10_000
 )
 
-// listed is a directory of a repository that a list is made of.
+// listed is a directory of a repository that contributes to a list.
 type listed struct {
 	repo, dir string
-	after     string // the name in the tree behind which it begins, "" for all
+	after     string // the name in the tree after which the list begins, "" for all
 }
 
-// merged yields the names below the directories, relative to them, in one order, each with its repository. What two
-// directories have comes once for each. It reads no further than it is asked, so that a page costs what is on it.
+// merged yields the names below the directories, relative to them, in one order, each with its repository. A name that
+// two directories have is yielded twice. It reads only as far as it is consumed, so the cost of a page depends on its
+// size.
 func (r *Registry) merged(dirs []listed) iter.Seq2[string, string] {
 	return func(yield func(string, string) bool) {
 		type source struct {
@@ -43,7 +45,7 @@ func (r *Registry) merged(dirs []listed) iter.Seq2[string, string] {
 				}
 			}
 		}
-		if len(dirs) == 1 { // as usual, and there is nothing to merge
+		if len(dirs) == 1 { // the usual case: nothing to merge
 			for name := range names(dirs[0]) {
 				if !yield(name, dirs[0].repo) {
 					return
@@ -60,7 +62,7 @@ func (r *Registry) merged(dirs []listed) iter.Seq2[string, string] {
 			}
 		}
 		for len(sources) > 0 {
-			// There are as many as there are origins of which something is held: a few.
+			// One source for each origin with content: a few.
 			first := slices.MinFunc(sources, func(a, b *source) int { return compareNames(a.head, b.head) })
 			if !yield(first.head, first.repo) {
 				return
@@ -89,7 +91,8 @@ func compareNames(a, b string) int {
 	return 0
 }
 
-// page is what a client asked of a list: at most n (-1: all) entries behind last (distribution-spec, "Listing Tags").
+// page is the part of a list that a client requested: at most n (-1: all) entries after last (distribution-spec,
+// "Listing Tags").
 type page struct {
 	n    int
 	last string
@@ -109,8 +112,8 @@ func pageOf(query url.Values) (page, *apiError) {
 	return p, nil
 }
 
-// cut returns the page of a sorted list of names with a prefix, which the client leaves out, and whether there is more
-// behind it.
+// cut returns the page of a sorted list of names with a common prefix, which the client omits, and whether more names
+// follow.
 func (p page) cut(list []string, prefix string) ([]string, bool) {
 	if p.last != "" {
 		i, found := slices.BinarySearch(list, prefix+p.last)
@@ -136,7 +139,7 @@ func (p page) link(w http.ResponseWriter, req *http.Request, last string) {
 }
 
 // serveTags lists the tags of every repository that would answer a pull by this name exactly, under the name that the
-// client used. A name that only a tolerance knows lists what the tolerance finds.
+// client used. For a name that only a tolerance resolves, it lists the tags that the tolerance finds.
 func (r *Registry) serveTags(w http.ResponseWriter, req *http.Request, rt route) {
 	p, fail := pageOf(req.URL.Query())
 	if fail != nil {
@@ -160,7 +163,7 @@ func (r *Registry) serveTags(w http.ResponseWriter, req *http.Request, rt route)
 				return
 			}
 			if tags, more, found = r.tagsOf(have, p); found {
-				r.lucky(w, req, &rt, hit{repo: have[0], lucky: true, namesake: namesakes})
+				r.countTolerance(w, req, &rt, hit{repo: have[0], byTolerance: true, namesake: namesakes})
 				break
 			}
 		}
@@ -178,7 +181,7 @@ func (r *Registry) serveTags(w http.ResponseWriter, req *http.Request, rt route)
 	}{rt.asked, tags})
 }
 
-// isRepository reports whether anything is held under the canonical name repo itself.
+// isRepository reports whether anything is stored under the canonical name repo itself.
 func (r *Registry) isRepository(repo string) bool {
 	for _, dir := range []string{"/_manifests", "/_layers"} {
 		if _, err := r.tree.Stat(repoDir(repo) + dir); err == nil {
@@ -188,8 +191,8 @@ func (r *Registry) isRepository(repo string) bool {
 	return false
 }
 
-// tagsOf returns a page of the tags of all repos, sorted by bytes and without repetition, whether there are more behind
-// it, and whether any of repos exists. The list is never nil: JSON wants [].
+// tagsOf returns a page of the tags of all repos, sorted by bytes and without duplicates, whether more follow, and
+// whether any of repos exists. The list is never nil: JSON needs [].
 func (r *Registry) tagsOf(repos []string, p page) (tags []string, more, found bool) {
 	tags = []string{}
 	var dirs []listed
@@ -218,7 +221,7 @@ func (r *Registry) tagsOf(repos []string, p page) (tags []string, more, found bo
 }
 
 // serveCatalog lists repositories: on the appliance's own names all, by canonical name; on an origin's host and with ns
-// only that origin's, as the origin calls them.
+// only those of that origin, by the origin's names.
 func (r *Registry) serveCatalog(w http.ResponseWriter, req *http.Request, rt route) {
 	p, fail := pageOf(req.URL.Query())
 	if fail != nil {
@@ -237,11 +240,11 @@ func (r *Registry) serveCatalog(w http.ResponseWriter, req *http.Request, rt rou
 	if origin != "" {
 		prefix = origin + "/"
 		i, _ := slices.BinarySearch(repos, prefix)
-		j, _ := slices.BinarySearch(repos, origin+"0") // '0' is the byte behind '/'
+		j, _ := slices.BinarySearch(repos, origin+"0") // '0' is the byte after '/'
 		repos = repos[i:j]
 	}
 	below, more := p.cut(repos, prefix)
-	repos = make([]string, len(below)) // of this page alone
+	repos = make([]string, len(below)) // of this page only
 	for k := range below {
 		repos[k] = below[k][len(prefix):]
 	}

@@ -41,8 +41,9 @@ func TestTags(t *testing.T) {
 	if _, luck := s.taken(); len(luck) != 0 {
 		t.Errorf("luck %q", luck)
 	}
-	// A tolerance lists what it would find, and is counted.
-	if got := decode[tagList](t, s.ask(s.own, "GET", "/v2/registry.k8s.io/library/pause/tags/list")); !slices.Equal(got.Tags, origin) {
+	// A tolerance lists the tags that it would resolve, and is counted.
+	if got := decode[tagList](t, s.ask(s.own, "GET", "/v2/registry.k8s.io/library/pause/tags/list")); !slices.Equal(
+		got.Tags, origin) {
 		t.Errorf("through a tolerance: %+v", got)
 	}
 	if _, luck := s.taken(); !slices.Equal(luck, []string{"registry.k8s.io/library/pause < registry.k8s.io/pause"}) {

@@ -40,7 +40,8 @@ func (s *pusher) as(auth, method, target string) (int, string) {
 	return rec.Code, string(text)
 }
 
-// Whatever of an image is damaged: who pulls is told why, who pushes is asked for it, and the push repairs it.
+// If any part of an image is damaged, a client that pulls gets the reason, a client that pushes is asked for the part,
+// and the push repairs it.
 func TestDamagedImage(t *testing.T) {
 	t.Parallel()
 	const repo = "team/app"
@@ -124,7 +125,7 @@ func TestDamagedImage(t *testing.T) {
 	}
 }
 
-// Of an index only the children that can be pulled count, however they share what is damaged, and however deep it is.
+// Of an index only the children that can be pulled count, however they share damaged parts, and however deep it is.
 func TestDamagedIndex(t *testing.T) {
 	t.Parallel()
 	s := newShelf(t)
@@ -154,7 +155,7 @@ func TestDamagedIndex(t *testing.T) {
 	}
 	resolve(nil, "linux/arch0", "linux/arch1", "linux/arch2")
 	s.tree.Damage(shared.String())
-	resolve([]digest.Digest{shared}, "linux/arch2") // a child that is known to lack something is named by that
+	resolve([]digest.Digest{shared}, "linux/arch2") // a child that misses something is reported by its own digest
 	s.tree.Damage(three.String())
 	resolve([]digest.Digest{shared, three})
 	// A damaged manifest can be deleted, and does not keep others from being listed.
@@ -173,7 +174,7 @@ func TestDamagedIndex(t *testing.T) {
 	}
 }
 
-// rotten is a tree whose blobs can be read with wrong bytes until somebody doubts them.
+// rotten is a tree whose blobs are read with wrong bytes until they are verified.
 type rotten struct {
 	Tree
 	bad     string
@@ -196,7 +197,7 @@ func (r *rotten) OpenBlob(ctx context.Context, d string) (io.ReadSeekCloser, err
 
 func (r *rotten) DoubtBlob(_ context.Context, d string) { r.doubted = r.doubted || d == r.bad }
 
-// A manifest that has rotted on the disk is neither served nor kept in memory, and the tree is told.
+// A manifest that has rotted on the disk is neither served nor cached, and the tree is notified.
 func TestRottenManifest(t *testing.T) {
 	t.Parallel()
 	tree := &rotten{}

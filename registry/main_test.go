@@ -8,6 +8,6 @@ import (
 
 func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m,
-		// One for each handlers.App of distribution, which has no way to end it; it waits for events that nobody sends.
+		// One for each handlers.App of distribution, which cannot be ended; it waits for events that are never sent.
 		goleak.IgnoreAnyFunction("github.com/docker/go-events.(*Broadcaster).run"))
 }

@@ -18,15 +18,16 @@ const (
 	typeDockerList     = "application/vnd.docker.distribution.manifest.list.v2+json"
 	typeOCIManifest    = "application/vnd.oci.image.manifest.v1+json"
 	typeOCIIndex       = "application/vnd.oci.image.index.v1+json"
-	// typeArtifact was in the release candidates of image-spec 1.1. Signatures of that time have it, so images bring it
-	// along.
+	// typeArtifact was in the release candidates of image-spec 1.1. Signatures of that time use it, so it occurs
+	// together with images.
 	typeArtifact = "application/vnd.oci.artifact.manifest.v1+json"
 )
 
-// maxManifest is the largest manifest that is taken and served, in bytes (distribution-spec: at least 4 MiB).
+// maxManifest is the size of the largest manifest that is accepted and served, in bytes (distribution-spec: at least 4
+// MiB).
 const maxManifest = 4 << 20
 
-// descriptor is as in image-spec descriptor.md, as far as the registry looks into it.
+// descriptor has the fields of image-spec descriptor.md that the registry uses.
 type descriptor struct {
 	MediaType    string            `json:"mediaType,omitempty"`
 	Digest       digest.Digest     `json:"digest"`
@@ -38,13 +39,13 @@ type descriptor struct {
 	Data         json.RawMessage   `json:"data,omitempty"`
 }
 
-// manifest is what image manifests, indexes and artifact manifests have in common with what the registry needs of both.
+// manifest has the fields of image manifests, indexes and artifact manifests that the registry uses.
 type manifest struct {
 	SchemaVersion int               `json:"schemaVersion"`
 	MediaType     string            `json:"mediaType"`
 	ArtifactType  string            `json:"artifactType"`
 	Config        *descriptor       `json:"config"`
-	Layers        []descriptor      `json:"layers"` // of an artifact manifest what it calls blobs
+	Layers        []descriptor      `json:"layers"` // of an artifact manifest its blobs
 	Manifests     []descriptor      `json:"manifests"`
 	Subject       *descriptor       `json:"subject"`
 	Annotations   map[string]string `json:"annotations"`
@@ -52,8 +53,8 @@ type manifest struct {
 	size int64 // of its bytes
 }
 
-// readBlobs makes the blobs of an artifact manifest its layers. In any other manifest a field of that name is
-// somebody's own.
+// readBlobs makes the blobs of an artifact manifest its layers. In other manifests a field of that name has no defined
+// meaning.
 func (m *manifest) readBlobs(data []byte) error {
 	var a struct {
 		Blobs []descriptor `json:"blobs"`
@@ -66,7 +67,7 @@ func (m *manifest) readBlobs(data []byte) error {
 // index reports whether m lists manifests.
 func (m *manifest) index() bool { return m.kind() == typeOCIIndex || m.kind() == typeDockerList }
 
-// kind is the media type: what the manifest says, or where OCI leaves it out what its fields say.
+// kind is the media type: the one that the manifest states, or, where OCI omits it, the one that its fields imply.
 func (m *manifest) kind() string {
 	switch {
 	case m.MediaType != "":
@@ -96,14 +97,14 @@ func mediaTypeOf(b []byte) string {
 	return typeOCIManifest
 }
 
-// foreign reports whether a layer may be fetched from elsewhere and so need not be here.
+// foreign reports whether a layer may be fetched from another server and so need not be here.
 func (d descriptor) foreign() bool {
 	return len(d.URLs) > 0 || strings.HasPrefix(d.MediaType, "application/vnd.docker.image.rootfs.foreign.") ||
 		strings.HasPrefix(d.MediaType, "application/vnd.oci.image.layer.nondistributable.")
 }
 
-// checkManifest is what every way of storing a manifest checks of it, without a look at the tree. d may be "": then it
-// is named by sha256.
+// checkManifest does the checks of every way of storing a manifest that need no tree. d may be "": then it is the
+// sha256 of the bytes.
 func checkManifest(d digest.Digest, tags []string, contentType string, data []byte) (digest.Digest, *manifest, error) {
 	for _, t := range tags {
 		if !validTag(t) {
@@ -126,7 +127,7 @@ func checkManifest(d digest.Digest, tags []string, contentType string, data []by
 	return d, m, nil
 }
 
-// parseManifest reads a manifest or index as image-spec and docker's schema 2 have them. contentType may be "".
+// parseManifest reads a manifest or index of image-spec or docker's schema 2. contentType may be "".
 func parseManifest(data []byte, contentType string) (*manifest, error) {
 	refuse := func(why string) (*manifest, error) { return nil, errManifestInvalid.with(why) }
 	if contentType != "" {
@@ -143,7 +144,7 @@ func parseManifest(data []byte, contentType string) (*manifest, error) {
 		contentType == typeOCIManifest, contentType == typeOCIIndex,
 		contentType == typeArtifact:
 	default:
-		return refuse("the content type " + contentType + " is not of a manifest")
+		return refuse("the content type " + contentType + " is not that of a manifest")
 	}
 	var m manifest
 	dec := json.NewDecoder(bytes.NewReader(data))
@@ -189,7 +190,7 @@ func parseManifest(data []byte, contentType string) (*manifest, error) {
 			return refuse("the manifest is not JSON of a manifest: " + err.Error())
 		}
 	default:
-		return refuse("mediaType " + kind + " is not of a manifest")
+		return refuse("mediaType " + kind + " is not that of a manifest")
 	}
 	check := slices.Concat(m.Layers, m.Manifests)
 	for _, d := range []*descriptor{m.Config, m.Subject} {

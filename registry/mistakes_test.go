@@ -47,7 +47,7 @@ func TestClientsMistakes(t *testing.T) {
 			"255"},
 		{"a long path", "GET", "/v2/" + strings.Repeat("a/", 1500) + "manifests/v1", "", nil, 400, "NAME_INVALID",
 			"path"},
-		{"no such path", "GET", "/v2/team/app/things/v1", "", nil, 400, "NAME_INVALID", "not of a registry"},
+		{"no such path", "GET", "/v2/team/app/things/v1", "", nil, 400, "NAME_INVALID", "not one of a registry"},
 		{"no name", "GET", "/v2/manifests/v1", "", nil, 400, "NAME_INVALID", "lower-case"},
 		{"an encoded separator", "GET", "/v2/team%2fapp/manifests/v1", "", nil, 400, "NAME_INVALID",
 			"encoded separator"},
@@ -254,7 +254,7 @@ func mistaken(t *testing.T, res *http.Response, status int, code, says string) {
 	}
 }
 
-// TestRangesStillWork: a range that can be had is answered as before.
+// TestRangesStillWork: a satisfiable range is answered as before.
 func TestRangesStillWork(t *testing.T) {
 	s := newPusher(t)
 	d := s.push("team/app", "hello, world")

@@ -15,10 +15,10 @@ import (
 // maxName is the longest repository name in bytes, its origin included, as in distribution itself.
 const maxName = 255
 
-// maxPath is the longest path that is looked at, in bytes: a name, a digest and the words between them fit five times.
+// maxPath is the longest accepted path, in bytes: five times the length of a name, a digest and the words between them.
 const maxPath = 2048
 
-// What a repository and a tag are, for people (distribution-spec, "Pulling manifests").
+// Descriptions of repository names and tags for error messages (distribution-spec, "Pulling manifests").
 const (
 	repositoryForm = "lower-case path elements of [a-z0-9] separated by ., _, __ or -, at most 255 characters"
 	tagForm        = "at most 128 characters of [A-Za-z0-9_.-], not beginning with . or -"
@@ -26,9 +26,9 @@ const (
 
 var errQuery = &apiError{status: 400, code: "UNSUPPORTED", message: "the query cannot be read"}
 
-// parseRequest reads the path of a request: its kind, the name as written, the reference. It knows nothing of views.
-// Names may contain the words of the API ("a/manifests/b"), so the path is read from its end. What two programs could
-// understand differently (encoded slashes, dots, NUL, empty elements) is refused.
+// parseRequest parses the path of a request: its kind, the name as written, the reference. It knows nothing of views.
+// Names may contain the words of the API ("a/manifests/b"), so the path is parsed from its end. Spellings that two
+// programs could interpret differently (encoded slashes, dots, NUL, empty elements) are refused.
 func parseRequest(req *http.Request) (route, *apiError) {
 	var rt route
 	p := req.URL.Path
@@ -42,7 +42,7 @@ func parseRequest(req *http.Request) (route, *apiError) {
 	}
 	rest, ok := strings.CutPrefix(p, "/v2/")
 	if !ok || len(p) > maxPath {
-		return rt, errNameInvalid.with("the path is not of a registry")
+		return rt, errNameInvalid.with("the path is not one of a registry")
 	}
 	if req.URL.RawPath != "" { // set only where the path is encoded in an unusual way
 		raw := strings.ToLower(req.URL.RawPath)
@@ -54,7 +54,7 @@ func parseRequest(req *http.Request) (route, *apiError) {
 	}
 	if req.URL.RawQuery != "" {
 		query, err := url.ParseQuery(req.URL.RawQuery)
-		if err != nil { // what cannot be read would be left out, and the request would mean something else
+		if err != nil { // an unreadable parameter would be ignored, and the request would mean something else
 			return rt, errQuery.with(err.Error())
 		}
 		if rt.ns = query.Get("ns"); rt.ns != "" && !validHost(rt.ns) {
@@ -84,7 +84,7 @@ func parseRequest(req *http.Request) (route, *apiError) {
 			rt.kind = kindUploads
 		}
 	default:
-		return rt, errNameInvalid.with("the path is not of a registry")
+		return rt, errNameInvalid.with("the path is not one of a registry")
 	}
 	if !validName(rt.asked) {
 		return rt, errNameInvalid.with("a repository name is " + repositoryForm)
@@ -92,7 +92,7 @@ func parseRequest(req *http.Request) (route, *apiError) {
 	return rt, rt.parseReference(req.Method)
 }
 
-// parseReference checks what follows the name and fills in the digest.
+// parseReference checks the part after the name and sets the digest.
 func (rt *route) parseReference(method string) *apiError {
 	switch rt.kind {
 	case kindBlob, kindReferrers, kindManifest:
@@ -116,19 +116,19 @@ func (rt *route) parseReference(method string) *apiError {
 	return nil
 }
 
-// cutLast cuts s at its last slash; without one, before is "".
+// cutLast splits s at its last slash; without one, before is "".
 func cutLast(s string) (before, last string) {
 	i := strings.LastIndexByte(s, '/')
 	return s[:max(i, 0)], s[i+1:]
 }
 
-// lastElement is the part of a name behind its last slash.
+// lastElement is the part of a name after its last slash.
 func lastElement(name string) string {
 	_, last := cutLast(name)
 	return last
 }
 
-// bareHost is the host as names are compared: lower case, without port, brackets and final dot.
+// bareHost returns the host in the form used for comparison: lower case, without port, brackets and final dot.
 func bareHost(host string) string {
 	if h, ok := strings.CutPrefix(host, "["); ok { // an IPv6 address in brackets, RFC 3986 section 3.2.2
 		h, _, _ = strings.Cut(h, "]")
@@ -169,8 +169,8 @@ func validPort(port string) bool {
 	return true
 }
 
-// validName reports whether a name as written is one of the distribution-spec, with the host's port allowed on the
-// first element where something follows it.
+// validName reports whether a name as written follows the distribution-spec. The first element may have a host's port
+// if another element follows.
 func validName(name string) bool {
 	if name == "" || len(name) > maxName {
 		return false
@@ -192,9 +192,10 @@ func validName(name string) bool {
 	return false
 }
 
-// validElement is [a-z0-9]+((\.|_|__|-+)[a-z0-9]+)* of the distribution-spec, by hand because it is on the hot path.
+// validElement matches [a-z0-9]+((\.|_|__|-+)[a-z0-9]+)* of the distribution-spec without a regular expression, because
+// it is on the hot path.
 func validElement(e string) bool {
-	const letter = 'a' // what stands for any letter or digit below
+	const letter = 'a' // represents any letter or digit below
 	before, run := byte(0), 0
 	for i := range len(e) {
 		c := e[i]
@@ -215,7 +216,7 @@ func validElement(e string) bool {
 	return before == letter
 }
 
-// validTag is [a-zA-Z0-9_][a-zA-Z0-9._-]{0,127} of the distribution-spec.
+// validTag matches [a-zA-Z0-9_][a-zA-Z0-9._-]{0,127} of the distribution-spec.
 func validTag(t string) bool {
 	if t == "" || len(t) > 128 || t[0] == '.' || t[0] == '-' {
 		return false

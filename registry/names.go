@@ -12,8 +12,7 @@ import (
 	"casemate/cluster/tree"
 )
 
-// Tags yields the tags of a repository, by name; none where there is no such repository. It asks nobody else whether a
-// repository that is not here exists.
+// Tags yields the tags of a repository, by name; none if there is no such repository. It reads the local state only.
 func (r *Registry) Tags(repository string) iter.Seq[string] {
 	return func(yield func(string) bool) {
 		repo, err := r.canonical(repository)
@@ -30,12 +29,12 @@ func (r *Registry) Tags(repository string) iter.Seq[string] {
 	}
 }
 
-// LayerName is the name in the registry's tree that Link gives a layer in a repository, which is folded as Link does.
-// fs.ErrInvalid: repository or digest can be no name.
+// LayerName returns the name in the registry's tree that Link gives a layer in a repository, which is canonicalised as
+// Link does. fs.ErrInvalid: repository or digest is malformed.
 func (r *Registry) LayerName(repository, dg string) (string, error) {
 	repo, err := r.canonical(repository)
 	if err == nil && !tree.ValidDigest(dg) {
-		err = fmt.Errorf("%.200q is no digest: %w", dg, fs.ErrInvalid)
+		err = fmt.Errorf("%.200q is not a digest: %w", dg, fs.ErrInvalid)
 	}
 	if err != nil {
 		return "", fmt.Errorf("layer %.300s: %w", repository, err)

@@ -27,11 +27,11 @@ func TestTagsOfARepository(t *testing.T) {
 		}
 	}
 	for range s.reg.Tags("docker.io/nginx") {
-		break // who wants one reads one
+		break // a consumer that wants one reads one
 	}
 }
 
-// LayerName is the name that Link gives a layer, so that somebody else can ask the tree who brought it.
+// LayerName is the name that Link gives a layer, so that other rooms can look up its claims in the tree.
 func TestLayerName(t *testing.T) {
 	s := newShelf(t)
 	i := s.stage("x")

@@ -14,16 +14,17 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// part is one descriptor by which a manifest names content.
+// part is one descriptor by which a manifest refers to content.
 type part struct {
 	descriptor
-	// optional says that the rest can be pulled without it: an entry of an index, a layer that is fetched elsewhere.
+	// optional means that the rest can be pulled without it: an entry of an index, a layer that is fetched from another
+	// server.
 	optional bool
 }
 
-// parts are what m names and its bytes are held with. What an entry of an index is, a manifest or a blob, its media
-// type does not decide (image-spec image-index.md: unknown media types are no error): build caches list layers there.
-// The subject is no part: it stands by its own name.
+// parts returns what m refers to and must hold. The media type does not decide whether an entry of an index is a
+// manifest or a blob (image-spec image-index.md: unknown media types are no error): build caches list layers there. The
+// subject is not a part: its own name holds it.
 func (m *manifest) parts() []part {
 	list := make([]part, 0, 1+len(m.Layers)+len(m.Manifests))
 	if m.Config != nil {
@@ -38,7 +39,7 @@ func (m *manifest) parts() []part {
 	return list
 }
 
-// saysManifest reports whether clients ask for the descriptor's content as a manifest. They look at its media type
+// saysManifest reports whether clients request the descriptor's content as a manifest. They look at its media type
 // alone.
 func (d descriptor) saysManifest() bool {
 	switch d.MediaType {
@@ -48,7 +49,7 @@ func (d descriptor) saysManifest() bool {
 	return false
 }
 
-// embedded reports whether the descriptor carries its content in itself (image-spec descriptor.md, "Embedded Content").
+// embedded reports whether the descriptor contains its content (image-spec descriptor.md, "Embedded Content").
 func (d descriptor) embedded() bool {
 	var data []byte
 	return d.Data != nil && json.Unmarshal(d.Data, &data) == nil && int64(len(data)) == d.Size &&
@@ -56,13 +57,13 @@ func (d descriptor) embedded() bool {
 		d.Digest.Algorithm().FromBytes(data) == d.Digest
 }
 
-// kindsIn reports as what a repository has the content called d: as a manifest, as a blob, as both, or not at all.
+// kindsIn reports how a repository has the content with digest d: as a manifest, as a blob, as both, or not at all.
 func kindsIn(t fs.StatFS, repo string, d digest.Digest) (manifest, blob bool) {
 	return hasLink(t, revisionPath(repo, d)), hasLink(t, layerPath(repo, d))
 }
 
-// wrongSize is a descriptor that says another size than its content has. Bytes stay as they were pushed, but clients
-// that compare (containerd) refuse it.
+// wrongSize is a descriptor whose size differs from that of its content. Bytes stay as they were pushed, but clients
+// that compare sizes (containerd) refuse it.
 type wrongSize struct {
 	digest    digest.Digest
 	says, has int64
@@ -72,7 +73,7 @@ func (w wrongSize) String() string {
 	return fmt.Sprintf("%s has %d bytes and its descriptor says %d", w.digest, w.has, w.says)
 }
 
-// wrongSizes are those of the parts whose bytes are known, each once.
+// wrongSizes returns those of the parts whose bytes are known, each once.
 func (r *Registry) wrongSizes(m *manifest) []wrongSize {
 	var list []wrongSize
 	seen := map[wrongSize]bool{}
@@ -86,15 +87,15 @@ func (r *Registry) wrongSizes(m *manifest) []wrongSize {
 	return list
 }
 
-// warnSizes writes one line into the log if sizes are wrong.
+// warnSizes writes one line to the log if sizes are wrong.
 func (r *Registry) warnSizes(repo string, d digest.Digest, m *manifest) {
 	if wrong := r.wrongSizes(m); len(wrong) > 0 {
-		r.log.Warn("a manifest says wrong sizes, containerd refuses what they are of", "repository", repo, "manifest",
+		r.log.Warn("a manifest states wrong sizes, containerd refuses the content", "repository", repo, "manifest",
 			d, "wrong", len(wrong), "first", wrong[0].String())
 	}
 }
 
-// readManifest reads the manifest called d as it is stored.
+// readManifest reads the manifest with digest d as it is stored.
 func readManifest(ctx context.Context, t Tree, d digest.Digest) (*manifest, error) {
 	f, err := t.OpenBlob(ctx, d.String())
 	if err != nil {
@@ -108,7 +109,8 @@ func readManifest(ctx context.Context, t Tree, d digest.Digest) (*manifest, erro
 	return decodeManifest(d, data)
 }
 
-// decodeManifest takes stored bytes as they are. Parts whose digest is none are left out: no name can be made of them.
+// decodeManifest accepts stored bytes as they are. Parts without a valid digest are omitted: they cannot have a name in
+// the tree.
 func decodeManifest(d digest.Digest, data []byte) (*manifest, error) {
 	var m manifest
 	if err := json.NewDecoder(bytes.NewReader(data)).Decode(&m); err != nil {
@@ -132,7 +134,7 @@ func decodeManifest(d digest.Digest, data []byte) (*manifest, error) {
 	if entries := keep(m.Manifests); entries != nil || m.Manifests == nil {
 		m.Manifests = entries
 	} else {
-		m.Manifests = []descriptor{} // it stays an index
+		m.Manifests = []descriptor{} // it remains an index
 	}
 	if m.Config != nil && !tree.ValidDigest(m.Config.Digest.String()) {
 		m.Config = nil
@@ -153,9 +155,9 @@ func (r *Registry) manifestIn(repo string, d digest.Digest) (*manifest, error) {
 	return decodeManifest(d, data)
 }
 
-// arrived lets the manifests of repo that wait for d hold it, now that repo has it as a blob. A manifest needs no
-// holding: its own name is strong. It must be called after the name of d is there: whichever of the two, d and what
-// waits for it, comes later in the log then sees the other.
+// arrived makes the manifests of repo that await d hold it, now that repo has it as a blob. A manifest needs no
+// holding: its own name is strong. It must be called after the name of d exists: whichever of d and an awaiting
+// manifest comes later in the log then sees the other.
 func (r *Registry) arrived(ctx context.Context, repo string, d digest.Digest) error {
 	for name, fi := range r.tree.Walk(awaitedDir(repo, d), "") {
 		waiting := tree.DigestOf(fi)
@@ -169,8 +171,8 @@ func (r *Registry) arrived(ctx context.Context, repo string, d digest.Digest) er
 	return nil
 }
 
-// holdAgain makes the manifest d of repo hold everything that it names and repo has by now. One that was deleted
-// meanwhile stays so.
+// holdAgain makes the manifest d of repo hold everything that it refers to and repo has by now. A manifest that was
+// deleted meanwhile stays deleted.
 func (r *Registry) holdAgain(ctx context.Context, repo string, d digest.Digest) error {
 	name := revisionPath(repo, d)
 	for {
@@ -195,8 +197,8 @@ func (r *Registry) holdAgain(ctx context.Context, repo string, d digest.Digest) 
 			r.warnSizes(repo, d, m)
 			return nil
 		}
-		// Refused because others wrote it since, or something that it names was collected: look again. Somebody gets on
-		// each time.
+		// Refused because another writer changed it since, or because something that it refers to was collected: read
+		// again. One of the writers succeeds each time.
 		if !errors.Is(err, fs.ErrExist) && !errors.Is(err, fs.ErrNotExist) || ctx.Err() != nil {
 			return err
 		}
@@ -206,8 +208,8 @@ func (r *Registry) holdAgain(ctx context.Context, repo string, d digest.Digest) 
 // maxWarned is how many manifests warnAwaiting reads.
 const maxWarned = 16
 
-// warnAwaiting is warnSizes for those that were stored before d, a manifest, came: for the first few of usual size, so
-// that what others have stored does not make a push of d dear.
+// warnAwaiting is warnSizes for manifests that were stored before d, a manifest, arrived. It reads only the first few
+// of usual size, so that content stored by others does not make a push of d expensive.
 func (r *Registry) warnAwaiting(repo string, d digest.Digest) {
 	n := 0
 	for _, fi := range r.tree.Walk(awaitedDir(repo, d), "") {

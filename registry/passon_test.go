@@ -8,8 +8,7 @@ import (
 	"testing"
 )
 
-// A request goes to another node only when it is one of a push, by its path and method, and when whoever sends it may
-// push.
+// A request is passed on only if it is part of a push, by its path and method, and its user may push.
 func TestWhatIsPassedOn(t *testing.T) {
 	var to []string
 	s := newPusher(t, func(c *Config) {
@@ -41,7 +40,7 @@ func TestWhatIsPassedOn(t *testing.T) {
 		{s.own, "GET", session, ann, ""},
 		{passed, "GET", session + "?_node=n2", ann, ""}, // once
 		{passed, "POST", "/v2/team/app/blobs/uploads/", ann, ""},
-		// Whoever may not push is refused here.
+		// A user who may not push is refused here.
 		{s.own, "GET", session + "?_node=n2", "", ""},
 		{s.own, "GET", session + "?_node=n2", basic("ann", "guess"), ""},
 		{s.own, "POST", "/v2/team/app/blobs/uploads/", "", ""},
@@ -54,7 +53,7 @@ func TestWhatIsPassedOn(t *testing.T) {
 		{s.own, "GET", "/v2/team/app/tags/list?_node=n2", ann, ""},
 		{s.own, "GET", "/v2/?_node=n2", ann, ""},
 		{s.own, "GET", "/v2/team/app/blobs/sha256:" + strings.Repeat("0", 64) + "?_node=n2", ann, ""},
-		// Paths that mean something else to somebody else.
+		// Paths that another program might interpret differently.
 		{s.own, "GET", "/v2/x/blobs/uploads/../../../../../member?_node=n2", ann, ""},
 		{s.own, "POST", "/v2/x/blobs/uploads/../../../../../member?_node=n2", ann, ""},
 		{s.own, "POST", "/v2/x/blobs/uploads/..?_node=n2", ann, ""},
@@ -86,7 +85,7 @@ func TestWhatIsPassedOn(t *testing.T) {
 	}
 }
 
-// A node takes from others what is part of a push, and nothing else.
+// A node accepts from other nodes only requests that are part of a push.
 func TestPushes(t *testing.T) {
 	for _, c := range []struct {
 		request string

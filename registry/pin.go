@@ -8,17 +8,16 @@ import (
 )
 
 const (
-	// pinAgain is how long a layer that was asked for by a pusher is not pinned again: half of the tree's pin time of
-	// an hour.
+	// pinAgain is how long a layer that a pusher asked for is not pinned again: half of the tree's pin time of an hour.
 	pinAgain = 30 * time.Minute
-	// maxPins bounds what is remembered of pins.
+	// maxPins bounds the remembered pins.
 	maxPins = 1 << 16
 )
 
 // pins renews the pins of layers that a client is about to use in a new manifest, and remembers which were deleted.
 //
-// A client that pushes asks for each layer first, and does not send what is here. If only a deleted image held the
-// layer, a collection between that answer and the manifest would make the push fail for a layer that was here a moment
+// A client that pushes first asks for each layer, and does not send those that exist. If only a deleted image held the
+// layer, a collection between that answer and the manifest would make the push fail for a layer that existed a moment
 // ago. So the answer to a pusher pins.
 type pins struct {
 	mu      sync.Mutex
@@ -26,7 +25,7 @@ type pins struct {
 	deleted map[string]time.Time // by the link's name
 }
 
-// due reports whether the link's pin should be renewed, and takes note that it is.
+// due reports whether the link's pin should be renewed, and records that it is.
 func (k *pins) due(name string, now time.Time) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -46,8 +45,8 @@ func (k *pins) forget(name string) {
 	delete(k.pinned, name)
 }
 
-// drop notes that a client deleted the link: until it is pushed or mounted again, or pinAgain has passed, it stays
-// away.
+// drop records that a client deleted the link: it stays deleted until it is pushed or mounted again, or pinAgain has
+// passed.
 func (k *pins) drop(name string, now time.Time) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -66,7 +65,7 @@ func (k *pins) wasDeleted(name string, now time.Time) bool {
 }
 
 // pinForPush pins the layer that a pusher's HEAD asks for. If only other repositories have it, it gets a name in this
-// repository, as by a mount: whoever may push may read, and need not send what is here. It never fails the request:
+// repository, as by a mount: a user who may push may read, and need not send what exists. It never fails the request:
 // without a majority now, the manifest could not be pushed now either.
 func (r *Registry) pinForPush(req *http.Request, rt *route) {
 	name := layerPath(rt.repo, rt.digest)
@@ -82,7 +81,7 @@ func (r *Registry) pinForPush(req *http.Request, rt *route) {
 	if !r.pins.due(name, r.now()) {
 		return
 	}
-	// A token has been looked at; a password has not, as reading needs none.
+	// A token has been checked; a password has not, because reading needs none.
 	if scheme, _, _ := strings.Cut(req.Header.Get("Authorization"), " "); strings.EqualFold(scheme, "Basic") {
 		user, password, ok := req.BasicAuth()
 		if !ok || r.authenticate(req, user, password) != nil {

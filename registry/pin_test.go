@@ -13,7 +13,8 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// TestAPushersHeadMounts: who may push is told of every blob that is here, and has it in his repository by then.
+// TestAPushersHeadMounts: a pusher's HEAD finds every blob of the cluster, and by then the blob is in the named
+// repository.
 func TestAPushersHeadMounts(t *testing.T) {
 	t.Parallel()
 	const repo = "other/tool"
@@ -94,13 +95,14 @@ func TestAPushersHeadMounts(t *testing.T) {
 	}
 }
 
-// TestLayersOfAnotherMomentAreNoMistake: while nobody can be asked what was written elsewhere, a manifest whose layers
-// are not seen here is not refused for good.
+// TestLayersOfAnotherMomentAreNoMistake: while no leader can be asked, a manifest with layers that this node does not
+// see yet is not refused for good.
 func TestLayersOfAnotherMomentAreNoMistake(t *testing.T) {
 	t.Parallel()
 	s := newPusher(t)
-	text := fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"layers":[],"config":{"mediaType":"application/vnd.oci.image.config.v1+json",`+
-		`"digest":%q,"size":2}}`, typeOCIManifest, digest.FromString("{}"))
+	text := fmt.Sprintf(
+		`{"schemaVersion":2,"mediaType":%q,"layers":[],"config":{"mediaType":"application/vnd.oci.image.config.v1+json",`+
+			`"digest":%q,"size":2}}`, typeOCIManifest, digest.FromString("{}"))
 	put := func() (int, string) {
 		res := s.send(s.own, "PUT", "/v2/team/app/manifests/v1", strings.NewReader(text), "Content-Type",
 			typeOCIManifest,

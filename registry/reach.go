@@ -12,37 +12,37 @@ import (
 )
 
 const (
-	// maxNested is how deep indexes in indexes are looked into; what lies deeper counts as absent.
+	// maxNested is how deep nested indexes are followed; what is deeper counts as absent.
 	maxNested = 32
-	// maxBelow is how many names an index takes over from the indexes below it: these multiply.
+	// maxBelow bounds the names that an index collects from the indexes below it: these multiply.
 	maxBelow = 4096
-	// maxWrong is how many wrong sizes, and how many absent parts, one answer names.
+	// maxWrong bounds the wrong sizes, and the absent parts, that one answer lists.
 	maxWrong = 64
 )
 
-// WrongSize is a descriptor whose size is not that of its content. The bytes are right, by their digest; clients that
-// compare sizes, as containerd does, refuse them.
+// WrongSize is a descriptor whose size differs from that of its content. The bytes are right, by their digest, but
+// clients that compare sizes, such as containerd, refuse them.
 type WrongSize struct {
 	Of     string // the manifest that has the descriptor
 	Digest string
 	Says   int64
 	Has    int64
-	// Platform is the one for which it matters ("linux/arm64/v8"), "" for all.
+	// Platform is the platform that is affected ("linux/arm64/v8"), "" for all.
 	Platform string
 }
 
-// reach is what a client can pull of a manifest and of everything below it. It is made once for each manifest, however
-// often that is named.
+// reach describes what a client can pull of a manifest and of everything below it. It is computed once for each
+// manifest, however many indexes list it.
 type reach struct {
 	platforms, absent []string // as in Resolution
-	missing           []string // digests without which a manifest cannot be pulled, perhaps with where they lie
-	lost              []string // digests of what is here by name only: its bytes are damaged or lost
+	missing           []string // digests without which a manifest cannot be pulled, some with their upstream location
+	lost              []string // digests whose names are here but whose bytes are damaged or lost
 	wrong             []WrongSize
 	index             bool
-	here, gone        map[string]bool // of platforms and absent, what came from indexes below
+	here, gone        map[string]bool // of platforms and absent, those from indexes below
 }
 
-// usable reports whether anything of it can be pulled: all of an image, something of an index that lists anything.
+// usable reports whether anything of it can be pulled: all of an image, some entry of an index that is not empty.
 func (e *reach) usable() bool {
 	if e.index {
 		return len(e.platforms) > 0 || len(e.absent)+len(e.lost) == 0
@@ -50,12 +50,12 @@ func (e *reach) usable() bool {
 	return len(e.missing)+len(e.lost) == 0
 }
 
-// traversal goes through a manifest and everything below it, by the names that a client would use.
+// traversal visits a manifest and everything below it, by the names that a client would use.
 type traversal struct {
 	r    *Registry
 	rt   route
 	done map[digest.Digest]*reach
-	lost map[digest.Digest]bool // blobs that were looked at
+	lost map[digest.Digest]bool // blobs that were checked
 }
 
 // traverse returns a traversal that starts at a name.
@@ -63,7 +63,7 @@ func (r *Registry) traverse(rt route) *traversal {
 	return &traversal{r, rt, map[digest.Digest]*reach{}, map[digest.Digest]bool{}}
 }
 
-// isLost reports whether the bytes of a blob that is here by name are damaged or lost.
+// isLost reports whether the bytes of a blob whose name is here are damaged or lost.
 func (l *traversal) isLost(ctx context.Context, d digest.Digest) bool {
 	lost, known := l.lost[d]
 	if !known {
@@ -88,7 +88,7 @@ func (l *traversal) resolve(d digest.Digest) (manifest, blob hit, isManifest, is
 
 // at describes the manifest of a hit. depth counts the indexes above it.
 func (l *traversal) at(ctx context.Context, h hit, depth int) (*manifest, *reach, error) {
-	if l.isLost(ctx, h.digest) { // also of one that is in memory still
+	if l.isLost(ctx, h.digest) { // even if it is still in memory
 		return nil, nil, fmt.Errorf("manifest %s: its bytes are damaged or lost here: %w", h.digest, syscall.EIO)
 	}
 	m, err := l.r.load(ctx, h)
@@ -111,7 +111,7 @@ func (l *traversal) at(ctx context.Context, h hit, depth int) (*manifest, *reach
 	return m, e, nil
 }
 
-// image describes what is no index.
+// image describes a manifest that is not an index.
 func (l *traversal) image(ctx context.Context, d digest.Digest, m *manifest, e *reach) error {
 	for _, p := range m.parts() {
 		manifest, blob, isManifest, isBlob := l.resolve(p.Digest)
@@ -123,14 +123,14 @@ func (l *traversal) image(ctx context.Context, d digest.Digest, m *manifest, e *
 		case isBlob:
 			e.size(d, p, blob.size, "")
 		case p.optional && len(p.URLs) > 0:
-			// The registry takes such an image; where there is no internet nobody can pull it.
-			const form = "%s (a layer that may not be distributed, it lies at %.200q)"
+			// The registry accepts such an image; without internet no client can pull it.
+			const form = "%s (a layer that may not be distributed, it is at %.200q)"
 			e.addMissing(fmt.Sprintf(form, p.Digest, p.URLs[0]))
 		default:
 			e.addMissing(p.Digest.String())
 		}
 	}
-	if len(e.lost) > 0 { // nobody can pull it, and the config may be among them
+	if len(e.lost) > 0 { // no client can pull it, and the config may be lost, too
 		return nil
 	}
 	platform, err := l.r.platformOf(ctx, m)
@@ -140,7 +140,8 @@ func (l *traversal) image(ctx context.Context, d digest.Digest, m *manifest, e *
 	return err
 }
 
-// entries describes an index. A descriptor's platform goes before what its content says, as clients choose by it.
+// entries describes an index. A descriptor's platform takes precedence over the one in its content, as clients choose
+// by it.
 func (l *traversal) entries(ctx context.Context, d digest.Digest, m *manifest, e *reach, depth int) error {
 	for _, p := range m.parts() {
 		if err := ctx.Err(); err != nil {
@@ -164,7 +165,7 @@ func (l *traversal) entries(ctx context.Context, d digest.Digest, m *manifest, e
 		switch {
 		case errors.Is(err, syscall.EIO), isBlob && l.isLost(ctx, p.Digest):
 			e.addLost(p.Digest.String())
-		case isManifest && below == nil: // too deep, or it cannot be read
+		case isManifest && below == nil: // too deep or unreadable
 			e.absent = append(e.absent, name)
 		case isManifest:
 			e.size(d, p, h.size, said)
@@ -181,7 +182,7 @@ func (l *traversal) entries(ctx context.Context, d digest.Digest, m *manifest, e
 	return nil
 }
 
-// take adds what an entry of an index leads to. said is the platform of the entry, name what it is called.
+// take adds what can be reached through an entry of an index. said is the platform of the entry, name how it is listed.
 func (e *reach) take(below *reach, said, name string) {
 	switch {
 	case !below.usable() && len(below.lost) > 0:
@@ -243,7 +244,7 @@ func (e *reach) addLost(d string) {
 	}
 }
 
-// load reads the manifest of a hit, from memory if it is there.
+// load reads the manifest of a hit, from memory if it is cached.
 func (r *Registry) load(ctx context.Context, h hit) (*manifest, error) {
 	s, err := r.read.manifests.get(ctx, h.digest, h.size)
 	if err != nil {
@@ -255,18 +256,18 @@ func (r *Registry) load(ctx context.Context, h hit) (*manifest, error) {
 	return readManifest(ctx, r.tree, h.digest)
 }
 
-// maxConfig is the largest config that is looked into, in bytes; usual ones have a few KiB.
+// maxConfig is the largest config that is read, in bytes; usual ones have a few KiB.
 const maxConfig = 1 << 20
 
-// platformOf is the platform that an image's config says (image-spec config.md), "" if it is the config of something
-// else.
+// platformOf returns the platform in an image's config (image-spec config.md), "" if the config is not that of an
+// image.
 func (r *Registry) platformOf(ctx context.Context, m *manifest) (string, error) {
 	if m.Config == nil {
 		return "", nil
 	}
 	size, err := r.tree.StatBlob(m.Config.Digest.String())
 	if err != nil || size > maxConfig {
-		return "", nil // the manifest is here all the same
+		return "", nil // the manifest is available nevertheless
 	}
 	data, err := r.read.manifests.read(ctx, m.Config.Digest, size)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -18,8 +18,8 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// serveManifest answers GET and HEAD of a manifest, by tag or digest, whatever the client says that it accepts: bytes
-// are never converted, and a client that cannot read them says so better than a 404 would.
+// serveManifest answers GET and HEAD of a manifest, by tag or digest, whatever the Accept header says: bytes are never
+// converted, and a client that cannot read them reports that better than a 404 would.
 func (r *Registry) serveManifest(w http.ResponseWriter, req *http.Request, rt route) {
 	h, ok, several := r.resolveFor(req, &rt)
 	if !ok && r.pushing(req, &rt) {
@@ -34,7 +34,7 @@ func (r *Registry) serveManifest(w http.ResponseWriter, req *http.Request, rt ro
 		r.miss(w, req, &rt, errManifestUnknown, detail)
 		return
 	}
-	r.lucky(w, req, &rt, h)
+	r.countTolerance(w, req, &rt, h)
 	if r.pushing(req, &rt) && !r.pushable(req.Context(), rt, h) {
 		writeError(w, req, errManifestUnknown)
 		return
@@ -47,7 +47,7 @@ func (r *Registry) serveManifest(w http.ResponseWriter, req *http.Request, rt ro
 	header := w.Header()
 	header["Content-Type"] = []string{m.mediaType}
 	if rt.digest == "" {
-		h.mod = time.Time{} // a tag moves, perhaps twice in a second: its ETag says what it is, a time could not
+		h.mod = time.Time{} // a tag moves, perhaps twice in a second: its ETag identifies the content, a time could not
 	}
 	identify(header, h.digest)
 	var body io.ReadSeeker
@@ -68,13 +68,13 @@ func (r *Registry) serveManifest(w http.ResponseWriter, req *http.Request, rt ro
 	serveContent(w, req, h, body)
 }
 
-// serveBlob answers GET and HEAD of a blob. What the tree opened goes to http.ServeContent as it is: an *os.File gets
-// to a plain socket by sendfile.
+// serveBlob answers GET and HEAD of a blob. The file that the tree opened is passed to http.ServeContent unwrapped: an
+// *os.File is sent to a plain socket by sendfile.
 func (r *Registry) serveBlob(w http.ResponseWriter, req *http.Request, rt route) {
 	h, ok, _ := r.resolveFor(req, &rt)
 	if !ok {
 		if req.Method == http.MethodHead {
-			// Whoever pushes asks for each layer first; that is no miss. Who pulls comes back with GET, or was told
+			// A pusher first asks for each layer; that is no miss. A client that pulls repeats with GET, or was told
 			// about the manifest.
 			writeError(w, req, errBlobUnknown)
 			return
@@ -86,7 +86,7 @@ func (r *Registry) serveBlob(w http.ResponseWriter, req *http.Request, rt route)
 	if req.Method == http.MethodHead {
 		_, err := r.tree.HasBlob(req.Context(), h.digest.String())
 		if errors.Is(err, syscall.EIO) && r.pushing(req, &rt) {
-			err = fs.ErrNotExist // who pushes sends it then, which repairs it
+			err = fs.ErrNotExist // a pusher then sends it, which repairs it
 		}
 		if err != nil {
 			r.readFailed(w, req, &rt, errBlobUnknown, err)
@@ -108,9 +108,9 @@ func (r *Registry) serveBlob(w http.ResponseWriter, req *http.Request, rt route)
 	serveContent(w, req, h, body)
 }
 
-// resolveFor resolves rt for a request. The HEAD of a client that is about to push is resolved in the one repository
-// that it pushes to: told of another's blobs it would not upload them, and told of another's manifest it would not tag
-// it.
+// resolveFor resolves rt for a request. The HEAD of a client that is about to push is resolved only in the repository
+// that it pushes to: told of another repository's blobs it would not upload them, and told of another's manifest it
+// would not tag it.
 func (r *Registry) resolveFor(req *http.Request, rt *route) (h hit, ok bool, ambiguous []string) {
 	if r.pushing(req, rt) {
 		h, ok = r.hitIn(rt.repo, rt)
@@ -119,16 +119,16 @@ func (r *Registry) resolveFor(req *http.Request, rt *route) (h hit, ok bool, amb
 	return r.resolve(rt)
 }
 
-// pushing reports whether a request is the HEAD of a client that has a token for pushing to the name. Clients ask for
-// such a token when they push and not when they pull.
+// pushing reports whether a request is the HEAD of a client that has a token for pushing to the name. Clients request
+// such a token when they push, not when they pull.
 func (r *Registry) pushing(req *http.Request, rt *route) bool {
 	if req.Method != http.MethodHead || rt.view.Origin != "" {
 		return false
 	}
 	scheme, token, _ := strings.Cut(req.Header.Get("Authorization"), " ")
 	if strings.EqualFold(scheme, "Basic") {
-		// It says nothing of what for, and some pull with it; but who pulls gets blobs and does not ask whether they
-		// are there.
+		// Basic credentials do not tell a push from a pull; but a client that pulls gets blobs and does not ask whether
+		// they exist.
 		return rt.kind == kindBlob
 	}
 	if !strings.EqualFold(scheme, "Bearer") {
@@ -138,7 +138,7 @@ func (r *Registry) pushing(req *http.Request, rt *route) bool {
 	return err == nil && c.Subject != "" && c.may(rt.asked, "push", "*")
 }
 
-// identify sets the headers that say which bytes these are.
+// identify sets the headers that identify the bytes.
 func identify(header http.Header, d digest.Digest) {
 	header["Docker-Content-Digest"] = []string{d.String()}
 	header["Etag"] = []string{`"` + d.String() + `"`}
@@ -154,7 +154,7 @@ func serveContent(w http.ResponseWriter, req *http.Request, h hit, body io.ReadS
 	}
 	if asked := req.Header.Get("Range"); asked != "" {
 		w = &ranged{ResponseWriter: w, req: req}
-		if strings.HasPrefix(asked, "bytes=") { // any other unit is a client's mistake, and is refused
+		if strings.HasPrefix(asked, "bytes=") { // another unit is a client's mistake, and is refused
 			req = byterange.Bound(req, h.size)
 		}
 	}
@@ -162,9 +162,9 @@ func serveContent(w http.ResponseWriter, req *http.Request, h hit, body io.ReadS
 }
 
 var errRange = &apiError{status: http.StatusRequestedRangeNotSatisfiable, code: "RANGE_INVALID",
-	message: "the range cannot be had"}
+	message: "the range cannot be satisfied"}
 
-// ranged answers a range that cannot be had as the API answers mistakes; http.ServeContent would say it in plain text.
+// ranged answers an unsatisfiable range with an error of the API; http.ServeContent would answer in plain text.
 type ranged struct {
 	http.ResponseWriter
 	req     *http.Request
@@ -190,10 +190,10 @@ func (w *ranged) Write(p []byte) (int, error) {
 	return w.ResponseWriter.Write(p)
 }
 
-// ReadFrom lets the socket read a file itself, as it does without a range.
+// ReadFrom lets the socket read a file directly, as it does without a range.
 func (w *ranged) ReadFrom(r io.Reader) (int64, error) { return io.Copy(w.ResponseWriter, r) }
 
-// sized stands for content of a size that nobody reads: the answer to a HEAD.
+// sized is content of which only the size is used: the answer to a HEAD.
 type sized struct{ size int64 }
 
 func (s sized) Read([]byte) (int, error) { return 0, io.EOF }
@@ -205,7 +205,7 @@ func (s sized) Seek(offset int64, whence int) (int64, error) {
 	return offset, nil
 }
 
-// readFailed answers a read whose link is here but whose bytes could not be read. If they were collected in between,
+// readFailed answers a read whose link exists but whose bytes could not be read. If they were collected in between,
 // that is a miss; every other error is logged.
 func (r *Registry) readFailed(w http.ResponseWriter, req *http.Request, rt *route, miss *apiError, err error) {
 	if !errors.Is(err, fs.ErrNotExist) && req.Context().Err() == nil {
@@ -215,12 +215,12 @@ func (r *Registry) readFailed(w http.ResponseWriter, req *http.Request, rt *rout
 }
 
 const (
-	maxIndexes  = 64  // manifests that are looked through for an index
-	maxTagsSeen = 256 // links of tags that are looked at for the name of an index
+	maxIndexes  = 64  // manifests that are searched for an index
+	maxTagsSeen = 256 // links of tags that are searched for the name of an index
 )
 
-// unstagedPlatform explains why a manifest asked for by digest is missing, if an index that is here lists it: whoever
-// staged the image left that platform out. It returns "" if no index is found that lists it. Its cost is bounded.
+// unstagedPlatform explains why a manifest requested by digest is missing, if an index that is here lists it: the
+// import left that platform out. It returns "" if it finds no index that lists it. Its cost is bounded.
 func (r *Registry) unstagedPlatform(ctx context.Context, rt *route) string {
 	index, child, ok := r.read.manifests.parent(rt.digest)
 	repo := rt.place.canonical()
@@ -241,7 +241,7 @@ func (r *Registry) unstagedPlatform(ctx context.Context, rt *route) string {
 	return fmt.Sprintf("%s of %s is not staged for this platform", platform, name)
 }
 
-// listingIndex searches the first manifests of the exact repositories for an index that lists what rt asks for.
+// listingIndex searches the first manifests of the exact repositories for an index that lists the digest of rt.
 func (r *Registry) listingIndex(
 	ctx context.Context, rt *route,
 ) (repo string, index digest.Digest, child descriptor, ok bool) {
@@ -267,7 +267,7 @@ func (r *Registry) listingIndex(
 	return "", "", descriptor{}, false
 }
 
-// tagOf returns a tag of repo that is the manifest d, "" if none of the first ones is.
+// tagOf returns a tag of repo that refers to the manifest d, "" if none of the first ones does.
 func (r *Registry) tagOf(repo string, d digest.Digest) string {
 	left := maxTagsSeen
 	for name, fi := range r.tree.Walk(tagsDir(repo), "") {

@@ -25,7 +25,7 @@ func body(tb testing.TB, res *http.Response) string {
 	return string(b)
 }
 
-// What is stored is what is served, byte for byte and under its own media type, whatever the client accepts.
+// Stored bytes are served unchanged and under their own media type, whatever the client accepts.
 func TestManifestHeaders(t *testing.T) {
 	s := newShelf(t)
 	for _, c := range []struct{ why, bytes, like, mediaType string }{
@@ -124,7 +124,7 @@ func TestConditionsAndRanges(t *testing.T) {
 	}
 }
 
-// A digest may be of sha512 wherever one may stand.
+// sha512 digests work everywhere.
 func TestSHA512(t *testing.T) {
 	s := newShelf(t)
 	d := s.blob("data", "sha512:")
@@ -203,12 +203,12 @@ func TestMisses(t *testing.T) {
 		if got := body(t, head); head.StatusCode != 404 || got != "" {
 			t.Errorf("HEAD %s: %d with %d bytes", c.target, head.StatusCode, len(got))
 		}
-		// A HEAD of a blob is what a push begins with.
+		// A push begins with a HEAD of a blob.
 		if misses, _ := s.taken(); (len(misses) == 0) != (c.code == "BLOB_UNKNOWN") {
 			t.Errorf("HEAD %s: misses %q", c.target, misses)
 		}
 	}
-	// What is not even a name is nobody's miss.
+	// An invalid name is no miss.
 	s.ask(s.own, "GET", "/v2/team/app/manifests/.INVALID")
 	s.ask(s.own, "GET", "/v2/Team/app/manifests/1")
 	if misses, _ := s.taken(); len(misses) != 0 {
@@ -216,7 +216,7 @@ func TestMisses(t *testing.T) {
 	}
 }
 
-// A child that an index lists and nobody staged: the person reads for which platform, also after a restart.
+// A child that an index lists and that was not staged: the message says for which platform, also after a restart.
 func TestSparseIndex(t *testing.T) {
 	s := newShelf(t)
 	amd, _ := s.image("registry.k8s.io/pause", "", "amd64")
@@ -237,7 +237,8 @@ func TestSparseIndex(t *testing.T) {
 		res := s.ask(v, "GET", "/v2/pause/manifests/"+arm.String())
 		said := body(t, res)
 		misses, _ := s.taken()
-		want := "registry.k8s.io/pause@" + arm.String() + ": linux/arm64/v8 of registry.k8s.io/pause:3.10 is not staged for this platform"
+		want := "registry.k8s.io/pause@" + arm.String() + ": linux/arm64/v8 of registry.k8s.io/pause:3.10 is not " +
+			"staged for this platform"
 		if res.StatusCode != 404 || !slices.Equal(misses, []string{want}) ||
 			!strings.Contains(said, "MANIFEST_UNKNOWN") || !strings.Contains(said,
 			"linux/arm64/v8 of registry.k8s.io/pause:3.10") {
@@ -255,7 +256,7 @@ func TestSparseIndex(t *testing.T) {
 	}
 }
 
-// What is kept in memory is bounded, whatever is asked for.
+// The cache is bounded, whatever is requested.
 func TestManifestsInMemoryAreBounded(t *testing.T) {
 	opened := &openCounter{}
 	s := newShelf(t, func(c *Config) { opened.Tree = c.Tree; c.Tree = opened })
@@ -273,20 +274,20 @@ func TestManifestsInMemoryAreBounded(t *testing.T) {
 		if err != nil || string(got.body) != c {
 			t.Fatalf("manifest %d: %v", i, err)
 		}
-		if _, err := m.get(context.Background(), first, int64(len(content(0)))); err != nil { // what is used stays
+		if _, err := m.get(context.Background(), first, int64(len(content(0)))); err != nil { // used entries stay
 			t.Fatal(err)
 		}
 	}
 	if m.size > keepManifests || m.used.Len() != len(m.byKey) || m.used.Len() < n/4 {
-		t.Errorf("%d bytes in %d entries and %d keys are kept", m.size, m.used.Len(), len(m.byKey))
+		t.Errorf("%d bytes in %d entries and %d keys are cached", m.size, m.used.Len(), len(m.byKey))
 	}
 	if opened.n != n {
-		t.Errorf("%d manifests were read %d times: what is used all the time must stay in memory", n, opened.n)
+		t.Errorf("%d manifests were read %d times: entries in constant use must stay cached", n, opened.n)
 	}
 	large := `{"manifests":[]` + strings.Repeat(" ", keepManifest) + "}"
 	got, err := m.get(context.Background(), s.blob(large, ""), int64(len(large)))
 	if err != nil || got.body != nil || got.mediaType != typeOCIIndex {
-		t.Errorf("a large manifest: %v, %d bytes kept, %s", err, len(got.body), got.mediaType)
+		t.Errorf("a large manifest: %v, %d bytes cached, %s", err, len(got.body), got.mediaType)
 	}
 }
 
@@ -326,7 +327,7 @@ func (f fileTree) OpenBlob(ctx context.Context, d string) (io.ReadSeekCloser, er
 	return os.Open(path)
 }
 
-// readFrom is a response that notes what it is told to read from, as net/http's own does for sendfile.
+// readFrom is a response that records its ReadFrom, as net/http's own does for sendfile.
 type readFrom struct {
 	*httptest.ResponseRecorder
 	from io.Reader
@@ -437,7 +438,8 @@ func (d *discard) Write(p []byte) (int, error) { return len(p), nil }
 // client's share is in both.
 func BenchmarkServed(b *testing.B) {
 	s := newShelf(b)
-	s.manifest("registry.k8s.io/pause", "3.10", `{"schemaVersion":2,"mediaType":"`+typeOCIManifest+`","config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"`+sha+
+	s.manifest("registry.k8s.io/pause", "3.10", `{"schemaVersion":2,"mediaType":"`+typeOCIManifest+
+		`","config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"`+sha+
 		`","size":1},"layers":[],"annotations":{"a":"`+strings.Repeat("x", 1800)+`"}}`, "")
 	for _, c := range []struct {
 		why     string

@@ -10,15 +10,15 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// references is what a manifest refers to, as far as a repository has it, or is going to have it by the same batch.
-// What is both a manifest and a blob is in both lists.
+// references is what a manifest refers to, as far as a repository has it, or will have it by the same batch. Content
+// that is both a manifest and a blob is in both lists.
 type references struct {
 	manifests, blobs []digest.Digest
-	// awaited are those that may come later and are held then.
+	// awaited are those that may arrive later and are held then.
 	awaited []digest.Digest
 }
 
-// holds is what the manifest's revision must keep, sorted and each once.
+// holds returns what the manifest's revision must hold, sorted and each once.
 func (n references) holds() []string {
 	var list []string
 	for _, d := range slices.Concat(n.blobs, n.manifests) {
@@ -28,9 +28,9 @@ func (n references) holds() []string {
 	return slices.Compact(list)
 }
 
-// referencesOf collects what m refers to: in repo, and among the blobs that the tree knows if with reports that they
-// come with m, and asManifest that they come as manifests of repo (nil: nothing does). missing are the blobs without
-// which the image cannot be pulled, damaged ones too. Layers that are fetched elsewhere, entries of an index (a mirror
+// referencesOf collects what m refers to: in repo, and among the blobs of the tree if with reports that they come with
+// m, and asManifest that they come as manifests of repo (nil: none). missing are the blobs without which the image
+// cannot be pulled, including damaged ones. Layers that are fetched from another server, entries of an index (a mirror
 // of one platform), and the subject may be missing.
 func (r *Registry) referencesOf(repo string, m *manifest, with, asManifest func(digest string) bool) (n references,
 	missing []digest.Digest) {
@@ -40,7 +40,7 @@ func (r *Registry) referencesOf(repo string, m *manifest, with, asManifest func(
 		if with != nil && with(p.Digest.String()) {
 			if _, err := r.tree.StatBlob(p.Digest.String()); err == nil {
 				manifest = manifest || asManifest != nil && asManifest(p.Digest.String())
-				// What says to be no manifest is asked for as a blob, whatever it came as.
+				// Content without a manifest's media type is requested as a blob, however it was stored.
 				blob = blob || !manifest || !p.saysManifest()
 			}
 		}
@@ -72,10 +72,10 @@ func (r *Registry) referencesOf(repo string, m *manifest, with, asManifest func(
 	return n, missing
 }
 
-// maxHolds is how many blobs one link of the tree holds.
+// maxHolds is the largest number of blobs that one link of the tree can hold.
 const maxHolds = 16384
 
-// tooMany refuses a manifest that names more than can be held; nil if it does not.
+// tooMany refuses a manifest that refers to more than can be held; otherwise it returns nil.
 func (n references) tooMany() error {
 	if len(n.holds()) <= maxHolds {
 		return nil
@@ -83,7 +83,7 @@ func (n references) tooMany() error {
 	return errManifestInvalid.with(fmt.Sprintf("it names more than %d manifests and blobs that are here", maxHolds))
 }
 
-// anyArrived reports whether repo has by now any of what a manifest awaits.
+// anyArrived reports whether repo has by now any of the content that a manifest awaits.
 func (r *Registry) anyArrived(repo string, awaited []digest.Digest) bool {
 	return slices.ContainsFunc(awaited, func(d digest.Digest) bool {
 		manifest, blob := kindsIn(r.tree, repo, d)
@@ -91,10 +91,10 @@ func (r *Registry) anyArrived(repo string, awaited []digest.Digest) bool {
 	})
 }
 
-// maxMissing is how many absent blobs an answer names: one is enough to know, and a manifest may list thousands.
+// maxMissing is how many absent blobs an answer lists: one is enough to know, and a manifest may list thousands.
 const maxMissing = 16
 
-// errMissing refuses a manifest for the blobs that it refers to and the repository does not have.
+// errMissing refuses a manifest because the repository lacks blobs that it refers to.
 func errMissing(missing []digest.Digest) *apiError {
 	e := errManifestBlob.with(joinDigests(missing))
 	var list []any
@@ -105,15 +105,15 @@ func errMissing(missing []digest.Digest) *apiError {
 	return e
 }
 
-// alreadyStored reports whether all names of the manifest are stored by hand, so that a repeated push writes nothing.
-// Names that only an import brought are written again: they must stay when the import is removed. An index is always
-// written again, because it must hold those of its entries that have arrived since.
+// alreadyStored reports whether all names of the manifest were stored by a push, so that a repeated push writes
+// nothing. Names that only an import brought are written again: they must stay when the import is removed. An index is
+// always written again, because it must hold those of its entries that have arrived since.
 func (r *Registry) alreadyStored(repo string, d digest.Digest, tags []string, m *manifest) bool {
 	if m.index() {
 		return false
 	}
 	if r.isLost(context.Background(), d) {
-		return false // what was sent now repairs it
+		return false // the bytes sent now repair it
 	}
 	names := []string{revisionPath(repo, d)}
 	for _, t := range tags {
@@ -123,7 +123,7 @@ func (r *Registry) alreadyStored(repo string, d digest.Digest, tags []string, m 
 		names = append(names, referrerPath(repo, m.Subject.Digest, d))
 	}
 	if m.summarized() && !r.byHand(summaryPath(repo, d)) {
-		return false // an earlier version stored it
+		return false // stored by an earlier version
 	}
 	for _, n := range names {
 		if got, err := statLink(r.tree, n); err != nil || got.digest != d || !r.byHand(n) {
@@ -133,7 +133,7 @@ func (r *Registry) alreadyStored(repo string, d digest.Digest, tags []string, m 
 	return true
 }
 
-// byHand reports whether what shows under a name is nobody's import.
+// byHand reports whether the visible entry of a name does not come from an import.
 func (r *Registry) byHand(name string) bool {
 	fi, err := r.tree.Stat(name)
 	if err != nil {
@@ -142,13 +142,13 @@ func (r *Registry) byHand(name string) bool {
 	return tree.ClaimOf(fi) == ""
 }
 
-// adopt adds to a pusher's batch the names of what a manifest needs and only an import has brought: who pushes is told
-// that it is here and does not send it, and it must not go with the import.
+// adopt adds to a pusher's batch the names of what a manifest needs and only an import has brought: the pusher is told
+// that it exists and does not send it, and it must not disappear with the import.
 func (r *Registry) adopt(b Batch, repo string, n references) error {
 	return r.adoptAll(b, repo, n, map[digest.Digest]bool{}, 0)
 }
 
-// adoptAll is adopt of what lies depth indexes deep. Each manifest is taken once, however many indexes list it.
+// adoptAll is adopt for what is depth indexes deep. Each manifest is visited once, however many indexes list it.
 func (r *Registry) adoptAll(b Batch, repo string, n references, taken map[digest.Digest]bool, depth int) error {
 	for _, d := range n.blobs {
 		if name := layerPath(repo, d); !r.byHand(name) {
@@ -178,8 +178,8 @@ func (r *Registry) adoptAll(b Batch, repo string, n references, taken map[digest
 var errTooDeep = errManifestInvalid.with(fmt.Sprintf("it leads to indexes in indexes that are more than %d deep",
 	maxNested))
 
-// holdsOf returns what the revision link of the stored manifest d must hold: of all that it names, what is in repo.
-// It serves the storage driver, where distribution has checked the manifest itself.
+// holdsOf returns what the revision link of the stored manifest d must hold: all that it refers to and that is in repo.
+// The storage driver calls it, where distribution has checked the manifest itself.
 func (r *Registry) holdsOf(ctx context.Context, repo, d string) ([]string, error) {
 	m, err := readManifest(ctx, r.tree, digest.Digest(d))
 	if err != nil {

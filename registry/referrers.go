@@ -17,31 +17,30 @@ import (
 )
 
 const (
-	// maxReferrers bounds one page of referrers in bytes (distribution-spec: clients take 4 MiB); the next is behind a
-	// Link.
+	// maxReferrers bounds one page of referrers in bytes (distribution-spec: clients accept 4 MiB); the Link header
+	// leads to the next.
 	maxReferrers = 3 << 20
-	// maxExamined bounds how many referrers one page looks at, whether the filter lets them through or not.
+	// maxExamined bounds how many referrers one page examines, including those that the filter rejects.
 	maxExamined = 10_000
 )
 
-// maxRead bounds the bytes of manifests that one page reads: of those without a record, and of those whose annotations
-// the record has no room for. One is read all the same. Tests lower it.
+// maxRead bounds the bytes of manifests that one page reads: those without a record, and those whose annotations do not
+// fit the record. At least one is read. Tests lower it.
 var maxRead int64 = 8 << 20
 
-// serveReferrers answers GET referrers/DIGEST: an index of the manifests that are here and name the digest as their
-// subject, as they are, in the order of their digests. An unknown digest has an empty list, not a 404
-// (distribution-spec "Listing referrers").
+// serveReferrers answers GET referrers/DIGEST: an index of the existing manifests whose subject is the digest, in the
+// order of their digests. An unknown digest has an empty list, not a 404 (distribution-spec "Listing referrers").
 //
-// What a page costs is bounded by what it says and not by what the manifests have in them: it comes from records
-// (summary.go). A page may be empty and have a next one: the filter has let nothing of it through.
+// The cost of a page depends on its own size and not on that of the manifests: it comes from records (summary.go). A
+// page may be empty and have a next one: the filter has rejected all entries.
 //
-// Clients that met a registry without this API keep such a list under a tag themselves. What it says is not believed:
-// its entries may be gone, or be of another type. Those that are here stand in the list by what they say themselves.
+// Clients that met a registry without this API keep such a list under a tag themselves. That list is ignored: its
+// entries may be gone, or be of another type. Those that exist are listed by their own content.
 func (r *Registry) serveReferrers(w http.ResponseWriter, req *http.Request, rt route) {
 	q := req.URL.Query()
 	want, last := q.Get("artifactType"), q.Get("last")
 	if last != "" && !tree.ValidDigest(last) {
-		writeError(w, req, errDigestInvalid.with("last is the digest at which the page before ended"))
+		writeError(w, req, errDigestInvalid.with("last is the digest at which the previous page ended"))
 		return
 	}
 	var body bytes.Buffer
@@ -50,7 +49,7 @@ func (r *Registry) serveReferrers(w http.ResponseWriter, req *http.Request, rt r
 	next := ""
 	for d, repo := range r.referrers(rt, last) {
 		if req.Context().Err() != nil {
-			return // nobody waits for it any more
+			return // the client is gone
 		}
 		desc, ok, err := page.describe(req.Context(), repo, d)
 		if errors.Is(err, errPageFull) {
@@ -94,8 +93,8 @@ func (r *Registry) serveReferrers(w http.ResponseWriter, req *http.Request, rt r
 	}
 }
 
-// referrers yields the links among the referrers of rt's digest behind last, in the order of their digests, with the
-// repository that has the link. One that several repositories have comes once for each.
+// referrers yields the links among the referrers of rt's digest after last, in the order of their digests, with the
+// repository of each link. A referrer that several repositories have is yielded once for each.
 func (r *Registry) referrers(rt route, last string) iter.Seq2[digest.Digest, string] {
 	var dirs []listed
 	for _, repo := range r.repositories(rt) {
@@ -116,23 +115,23 @@ func (r *Registry) referrers(rt route, last string) iter.Seq2[digest.Digest, str
 	}
 }
 
-// errPageFull says that a page ends before what was to be described.
+// errPageFull means that the page ends before the referrer that was to be described.
 var errPageFull = errors.New("the page is full")
 
-// referrersPage is one page under way.
+// referrersPage is one page being built.
 type referrersPage struct {
 	r        *Registry
 	subject  digest.Digest
-	want     string // artifactType, "" for all
+	want     string // requested artifactType, "" for all
 	said     int
 	examined int
 	read     int64         // bytes of manifests
-	done     digest.Digest // the last one that was said
-	last     string        // the last one that was looked at
+	done     digest.Digest // the last one on the page
+	last     string        // the last one examined
 }
 
-// describe describes the manifest d of repo if it is there, names the subject, is of the type that is wanted and does
-// not stand in the page yet. errPageFull: the page has looked at enough.
+// describe adds the manifest d of repo if it exists, has the subject, is of the requested type and is not on the page
+// yet. errPageFull: the page has examined enough.
 func (p *referrersPage) describe(ctx context.Context, repo string, d digest.Digest) (descriptor, bool, error) {
 	if d == p.done {
 		return descriptor{}, false, nil
@@ -141,7 +140,7 @@ func (p *referrersPage) describe(ctx context.Context, repo string, d digest.Dige
 		return descriptor{}, false, errPageFull
 	}
 	h, err := statLink(p.r.tree, revisionPath(repo, d))
-	if err != nil || h.digest != d { // deleted since
+	if err != nil || h.digest != d { // deleted meanwhile
 		return descriptor{}, false, nil
 	}
 	s := p.r.known(repo, d, needTypes)
@@ -153,7 +152,7 @@ func (p *referrersPage) describe(ctx context.Context, repo string, d digest.Dige
 		var err error
 		s, err = p.r.summaryOf(ctx, d, h.size, true)
 		switch {
-		case errors.Is(err, fs.ErrNotExist), errors.Is(err, errUnreadable): // deleted since; or nobody's referrer
+		case errors.Is(err, fs.ErrNotExist), errors.Is(err, errUnreadable): // deleted meanwhile, or not a referrer
 			return descriptor{}, false, nil
 		case err != nil:
 			return descriptor{}, false, err

@@ -19,7 +19,8 @@ func TestReferrersTellTheTruth(t *testing.T) {
 	subject := s.put(repo, "v1", typeOCIManifest, text)
 	config := s.push(repo, "{}")
 	of := func(subject digest.Digest, artifactType, note string) string {
-		return fmt.Sprintf(`{"schemaVersion":2,"mediaType":"%s","artifactType":"%s","config":{"mediaType":"application/vnd.oci.empty.v1+json","digest":"%s","size":2},"layers":[],"subject":{"mediaType":"%[1]s","digest":"%[4]s","size":3},"annotations":{"note":"%[5]s"}}`,
+		return fmt.Sprintf(
+			`{"schemaVersion":2,"mediaType":"%s","artifactType":"%s","config":{"mediaType":"application/vnd.oci.empty.v1+json","digest":"%s","size":2},"layers":[],"subject":{"mediaType":"%[1]s","digest":"%[4]s","size":3},"annotations":{"note":"%[5]s"}}`,
 			typeOCIManifest, artifactType, config, subject, note)
 	}
 	push := func(repo, text string) digest.Digest {
@@ -77,14 +78,15 @@ func TestReferrersTellTheTruth(t *testing.T) {
 		t.Errorf("links: %+v", got)
 	}
 	// An artifact manifest, which has no schemaVersion, refers as well.
-	text = fmt.Sprintf(`{"mediaType":"%s","artifactType":"a/old","blobs":[{"mediaType":"a/b","digest":"%s","size":2}],"subject":{"mediaType":"%s","digest":"%s","size":3}}`,
+	text = fmt.Sprintf(
+		`{"mediaType":"%s","artifactType":"a/old","blobs":[{"mediaType":"a/b","digest":"%s","size":2}],"subject":{"mediaType":"%s","digest":"%s","size":3}}`,
 		typeArtifact, config, typeOCIManifest, other)
 	old := s.put(repo, digest.FromString(text).String(), typeArtifact, text)
 	if got, _ := s.referrersOf("/v2/" + repo + "/referrers/" + other.String()); len(got) != 1 || got[0].Digest != old ||
 		got[0].MediaType != typeArtifact || got[0].ArtifactType != "a/old" {
 		t.Errorf("of an artifact manifest: %+v", got)
 	}
-	// Every one of the list can be had by the name by which the list was asked for.
+	// Every entry of the list can be pulled by the name of the list.
 	for _, name := range []string{repo, "registry.k8s.io/" + repo} {
 		got, _ := s.referrersOf("/v2/" + name + "/referrers/" + subject.String())
 		if len(got) != 1 {

@@ -1,8 +1,8 @@
-// Package registry is an OCI registry over a replicated tree: every image is kept under its real upstream name.
+// Package registry is an OCI registry over a replicated tree: every image is stored under its real upstream name.
 //
 // It promises that bytes are never converted (what was pushed is what is pulled, under the same digest, sha256 or
-// sha512), that a manifest appears at once with its tag and referrers or not at all, and that a read needs nothing but
-// this node. Upload sessions are in registry/session, which embeds distribution; everything else is answered here.
+// sha512), that a manifest appears at once with its tag and referrers or not at all, and that a read needs only this
+// node. Upload sessions are in registry/session, which embeds distribution; everything else is answered here.
 package registry
 
 import (
@@ -26,13 +26,13 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// Batch collects edits that appear at one log entry.
+// Batch collects edits that are applied at one log entry.
 type Batch = tree.Batch
 
 // BlobWriter is a node-local scratch file that becomes a blob.
 type BlobWriter = tree.BlobWriter
 
-// Tree is what the registry needs of its subtree. The contract, errors included, is in cluster/treetest.
+// Tree is the interface to the registry's subtree. The contract, errors included, is in cluster/treetest.
 type Tree interface {
 	fs.StatFS
 	fs.ReadFileFS
@@ -47,29 +47,28 @@ type Tree interface {
 	Watch(ctx context.Context, dir string) <-chan struct{}
 }
 
-// Config is what the registry is given. Tree is required; every other field has a usable zero value.
+// Config configures a Registry. Tree is required; every other field has a usable zero value.
 type Config struct {
 	// Tree is the registry's own subtree.
 	Tree Tree
 	// Origins returns the enabled origins in the order of resolution. Nil: none.
 	Origins func() []string
-	// Canonical folds aliases and ports of a host ("registry-1.docker.io", "docker.io:443" → "docker.io"); ok is false
-	// for an unknown origin.
+	// Canonical maps aliases and ports of a host to its origin ("registry-1.docker.io", "docker.io:443" → "docker.io");
+	// ok is false for an unknown origin.
 	Canonical func(host string) (origin string, ok bool)
-	// Domain is the appliance's own domain; it is the service that tokens are for. "": "casemate.internal".
+	// Domain is the appliance's own domain, which is the audience of tokens. "": "casemate.internal".
 	Domain string
-	// Authenticate returns nil when user and password are right: then the user may push. Nil: nobody may.
+	// Authenticate returns nil if user and password are right: then the user may push. Nil: pushing is disabled.
 	Authenticate func(ctx context.Context, user, password string) error
 	// TokenKey signs tokens, the same on all nodes. Empty: random, so that tokens end with the process.
 	TokenKey []byte
 	// Node is the name of this node. The address of an upload session carries it, because the session's bytes are on
-	// this node alone: whoever gets a request with another node's name must pass it on to that node. "": there is one
-	// node.
+	// this node alone: a node that gets a request with another node's name must pass it on to that node. "": there is
+	// one node.
 	Node string
-	// PassOn lets another node answer a request of a push, and reports that it did. node has the upload session; ""
-	// where any node may answer: whether a better one than this is there is for PassOn to know. It is asked after
-	// everything that a request can be refused for by its path, its name and whoever sends it. Nil: nothing is passed
-	// on.
+	// PassOn lets another node answer a request of a push, and reports whether it did. node has the upload session; ""
+	// if any node may answer, and then PassOn decides whether another one is better. It is called after all checks of
+	// path, name and user. Nil: nothing is passed on.
 	PassOn func(w http.ResponseWriter, r *http.Request, node string) bool
 	// Secret signs the state of upload sessions, the same on all nodes. Empty: random.
 	Secret []byte
@@ -81,24 +80,24 @@ type Config struct {
 	// (a flat name by those without an origin) or NamesakesAll (an origin's by others of that origin, flat names by
 	// all). Nil: NamesakesLocal.
 	Namesakes func() string
-	// Miss enters the missing book: kind is "image", or "blob" for a layer that was asked for by itself, name
-	// "origin/repo:tag" or "origin/repo@digest", detail says more, or "".
+	// Miss records a miss in the missing book: kind is "image", or "blob" for a layer that was requested by itself,
+	// name "origin/repo:tag" or "origin/repo@digest", detail the reason, or "".
 	Miss func(r *http.Request, kind, name, detail string)
-	// Luck is told that a tolerance was used: asked was answered by served.
+	// Luck is called when a tolerance was used: asked was answered by served.
 	Luck func(r *http.Request, asked, served string)
 	// Log receives one line for each change of state. Nil: nothing is logged.
 	Log *slog.Logger
 }
 
-// View is the way in which a client names content; the edge finds it from the host and the port.
+// View is the way in which a client names content; the edge derives it from the host and the port.
 type View struct {
-	// Origin is the canonical origin whose name the client used as host; "" for the appliance's own names.
+	// Origin is the canonical origin that the client used as host; "" for the appliance's own names.
 	Origin string
-	// Plain says that the request came over the plain HTTP port: it refuses writes and credentials.
+	// Plain means that the request came over the plain HTTP port: writes and credentials are refused.
 	Plain bool
-	// Host is the host (with the port, if any) as the client asked for it.
+	// Host is the host (with the port, if any) in the client's request.
 	Host string
-	// Passed says that another node has passed the request on: this one answers it.
+	// Passed means that another node has passed the request on: this one answers it.
 	Passed bool
 }
 
@@ -108,7 +107,7 @@ type Registry struct {
 	tree Tree
 	log  *slog.Logger
 
-	read     *reader // what reads need besides the tree
+	read     *reader // state of reads besides the tree
 	sessions *session.Sessions
 	pins     pins
 	closing  sync.Once
@@ -167,8 +166,7 @@ func Open(cfg Config) (*Registry, error) {
 	return r, nil
 }
 
-// Close ends what runs besides requests; requests must have ended. Upload sessions can be gone on with after the next
-// Open.
+// Close ends the background work; requests must have ended. Upload sessions can be continued after the next Open.
 func (r *Registry) Close() error {
 	var err error
 	r.closing.Do(func() {
@@ -178,7 +176,7 @@ func (r *Registry) Close() error {
 	return err
 }
 
-// kind is what a request is about.
+// kind is the kind of a request.
 type kind int
 
 const (
@@ -193,37 +191,29 @@ const (
 	kindToken
 )
 
-// route is a request after its path has been taken apart and bounded, and its name resolved for this view.
+// route is a request after its path has been parsed and bounded, and its name resolved for this view.
 type route struct {
 	kind kind
 	view View
 	// asked is the repository as the client wrote it in the path, for Location headers, listings and token scopes.
 	asked string
-	// ns is the value of the query parameter ns, "" without.
+	// ns is the value of the query parameter ns, "" if absent.
 	ns string
-	// place is what the name means in this view; reads look there (resolve.go).
+	// place is the meaning of the name in this view; reads look there (resolve.go).
 	place place
-	// repo is the canonical repository ("registry.k8s.io/pause", "team/app") that the name says when taken literally;
-	// writes go there.
+	// repo is the canonical repository ("registry.k8s.io/pause", "team/app") that the name denotes literally; writes go
+	// there.
 	repo string
-	// reference is what the client wrote behind manifests/: a tag or a digest.
+	// reference is the last element of a manifest's path: a tag or a digest.
 	reference string
-	// digest is set when the client named content by digest (blob, referrers, or a manifest's reference).
+	// digest is set if the client requested content by digest (blob, referrers, or a manifest's reference).
 	digest digest.Digest
 	// upload is the id of a session.
 	upload string
 }
 
-// tag returns the tag of a manifest route, "" where the reference is a digest.
-func (rt route) tag() string {
-	if rt.digest != "" {
-		return ""
-	}
-	return rt.reference
-}
-
-// Paths in the tree, one to one with distribution's (registry/storage/paths.go) below its "repositories".
-// A link's file is the blob itself, so that reading it needs no second look-up.
+// Paths in the tree, one to one with distribution's (registry/storage/paths.go) below its "repositories". A link's file
+// is the blob itself, so that reading it needs no second look-up.
 func repoDir(repo string) string      { return "repositories/" + repo }
 func revisionsDir(repo string) string { return repoDir(repo) + "/_manifests/revisions" }
 func tagsDir(repo string) string      { return repoDir(repo) + "/_manifests/tags" }
@@ -231,7 +221,7 @@ func tagsDir(repo string) string      { return repoDir(repo) + "/_manifests/tags
 // tagPath is the link of a tag: strong, to the manifest.
 func tagPath(repo, tag string) string { return tagsDir(repo) + "/" + tag + "/current/link" }
 
-// IsTag reports whether a name of the registry's tree is that of a tag: NameOf, for somebody who counts.
+// IsTag reports whether a name of the registry's tree is that of a tag. It is NameOf without allocations, for counting.
 func IsTag(name []byte) bool {
 	dir, ok := bytes.CutSuffix(name, []byte("/current/link"))
 	return ok && bytes.HasPrefix(dir, []byte("repositories/")) &&
@@ -248,12 +238,12 @@ func layerPath(repo string, d digest.Digest) string {
 	return repoDir(repo) + "/_layers/" + d.Algorithm().String() + "/" + d.Encoded() + "/link"
 }
 
-// referrersDir holds a strong link for each manifest of the repository whose subject is d.
+// referrersDir has a strong link for each manifest of the repository whose subject is d.
 func referrersDir(repo string, d digest.Digest) string {
 	return repoDir(repo) + "/_referrers/" + d.Algorithm().String() + "/" + d.Encoded()
 }
 
-// awaitedDir holds a strong link to each manifest of the repository that names d and was stored while d was not here.
+// awaitedDir has a strong link to each manifest of the repository that refers to d and was stored before d.
 func awaitedDir(repo string, d digest.Digest) string {
 	return repoDir(repo) + "/_awaited/" + d.Algorithm().String() + "/" + d.Encoded()
 }
@@ -266,14 +256,14 @@ func referrerPath(repo string, subject, d digest.Digest) string {
 	return referrersDir(repo, subject) + "/" + d.Algorithm().String() + "/" + d.Encoded() + "/link"
 }
 
-// link is a name in the tree whose bytes are the blob called digest.
+// link is a name in the tree whose bytes are the blob with that digest.
 type link struct {
 	digest digest.Digest
 	size   int64 // of the blob, in bytes
 	mod    time.Time
 }
 
-// statLink returns the link called name in the newest local state; fs.ErrNotExist if there is none.
+// statLink returns the link at name in the newest local state; fs.ErrNotExist if there is none.
 func statLink(t fs.StatFS, name string) (link, error) {
 	fi, err := t.Stat(name)
 	if err != nil {
@@ -286,13 +276,13 @@ func statLink(t fs.StatFS, name string) (link, error) {
 	return link{digest.Digest(d), fi.Size(), fi.ModTime()}, nil
 }
 
-// hasLink reports whether there is a link called name.
+// hasLink reports whether there is a link at name.
 func hasLink(t fs.StatFS, name string) bool {
 	_, err := statLink(t, name)
 	return err == nil
 }
 
-// Serve answers a request for /v2/… or /token that came in by view v.
+// Serve answers a request for /v2/… or /token in view v.
 func (r *Registry) Serve(w http.ResponseWriter, req *http.Request, v View) {
 	if v.Host == "" {
 		v.Host = req.Host
@@ -315,7 +305,7 @@ func (r *Registry) Serve(w http.ResponseWriter, req *http.Request, v View) {
 		return
 	}
 	if !v.Passed && r.cfg.PassOn != nil && rt.pushes(req.Method) {
-		// A session that names no node has nowhere else to go.
+		// A session without a node's name is on this node.
 		node := sessionNode(req, rt)
 		if node != r.cfg.Node && (node != "" || rt.kind != kindUpload) && r.cfg.PassOn(w, req, node) {
 			return
@@ -337,13 +327,14 @@ func (rt route) pushes(method string) bool {
 	return false
 }
 
-// Pushes reports whether a request is part of a push: what nodes pass on to each other, and nothing else.
+// Pushes reports whether a request is part of a push. Only such requests are passed on between nodes.
 func Pushes(req *http.Request) bool {
 	rt, fail := parseRequest(req)
 	return fail == nil && rt.pushes(req.Method)
 }
 
-// sessionNode is the node that has the session which a request is for, "" if it is for none or does not say.
+// sessionNode returns the node that has the request's upload session, "" if the request has none or does not name a
+// node.
 func sessionNode(req *http.Request, rt route) string {
 	if rt.kind != kindUpload || !strings.Contains(req.URL.RawQuery, nodeParam+"=") {
 		return ""
@@ -387,7 +378,7 @@ func (r *Registry) serve(w http.ResponseWriter, req *http.Request, rt route) {
 	}
 }
 
-const wrongMethod = "this method is not for this path, the Allow header lists those that are"
+const wrongMethod = "this method is not allowed for this path, the Allow header lists those that are"
 
 func allow(k kind) string {
 	switch k {

@@ -10,44 +10,44 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// Resolution is what a name resolves to, and what a client can pull by it.
+// Resolution is the result of resolving a name, and what a client can pull by it.
 type Resolution struct {
-	// Repository is the canonical one that answers; it differs from the one asked for when a tolerance answers.
+	// Repository is the canonical one that answers; it differs from the requested one when a tolerance answers.
 	Repository string
 	Digest     string
 	MediaType  string
-	// Luck is the sentence of the tolerance that answers, "" if the name is here as it is.
+	// Luck describes the tolerance that answers, "" if the name is here as it is.
 	Luck string
-	// Platforms are those that a client can pull under this name ("linux/arm64/v8"): of an index those of its entries
-	// that are here and those of indexes below it; of an image its config's, whether or not Missing has something; none
-	// of other artifacts. An entry of which nobody says a platform stands as its digest.
+	// Platforms are those that a client can pull under this name ("linux/arm64/v8"): for an index those of its entries
+	// that are here and those of indexes below it; for an image its config's, even if Missing is not empty; none for
+	// other artifacts. An entry without a platform is listed by its digest.
 	Platforms []string
-	// Sparse says that an index lists what is not here, and Absent what, in the same form.
+	// Sparse means that an index lists entries that are not here; Absent lists them, in the same form.
 	Sparse bool
 	Absent []string
-	// Missing are the digests, of the manifest or of those below it, without which they cannot be pulled although they
-	// are here: at most 64. Behind the digest of a layer that may not be distributed stands where it lies.
+	// Missing are the digests of absent content without which the manifest, or those below it, cannot be pulled
+	// although they are here: at most 64. The digest of a layer that may not be distributed is followed by its
+	// location.
 	Missing []string
 	// Wrong are sizes that descriptors state wrongly: at most 64.
 	Wrong []WrongSize
-	// Lost are digests of what cannot be pulled because its bytes are damaged or lost here: at most 64. What needs one
-	// of them is not among Platforms.
+	// Lost are digests of content that is damaged or lost here: at most 64. Images that need it are not among
+	// Platforms.
 	Lost []string
 }
 
-// Resolve resolves the full name of a manifest as a read does on the host of its origin: in the exact repository, then
-// through the tolerances. With a digest the tag is ignored, as clients do. It enters nothing in the missing book and
-// counts no luck.
+// Resolve resolves the full name of a manifest as a read on the host of its origin does: in the exact repository, then
+// through the tolerances. With a digest the tag is ignored, as clients do. It records no miss and counts no tolerance.
 //
-// fs.ErrNotExist: a client would get 404; the text says why as far as that is known, and names the candidates where a
-// tolerance had several that differ. fs.ErrInvalid: repository, tag or digest is malformed.
+// fs.ErrNotExist: a client would get 404; the text gives the reason as far as it is known, and lists the candidates
+// where a tolerance had several that differ. fs.ErrInvalid: repository, tag or digest is malformed.
 func (r *Registry) Resolve(ctx context.Context, repository, tag, dg string) (Resolution, error) {
 	rt, h, asked, err := r.resolveName(ctx, repository, tag, dg)
 	if err != nil {
 		return Resolution{}, err
 	}
 	f := Resolution{Repository: h.repo, Digest: h.digest.String()}
-	if h.lucky {
+	if h.byTolerance {
 		f.Luck = asked + " is answered with " + rt.nameIn(h.repo)
 		if h.namesake {
 			f.Luck += ", which is another publisher's"
@@ -66,7 +66,7 @@ func (r *Registry) ResolveRepository(ctx context.Context, repository, tag, dg st
 	return h.repo, err
 }
 
-// resolveName resolves the full name of a manifest. asked is the name as people write it.
+// resolveName resolves the full name of a manifest. asked is the name in the usual notation.
 func (r *Registry) resolveName(
 	ctx context.Context, repository, tag, dg string,
 ) (rt route, h hit, asked string, err error) {
@@ -107,7 +107,7 @@ func (r *Registry) resolveName(
 	return rt, h, asked, nil
 }
 
-// describe reads the manifest that was found and everything that it leads to.
+// describe reads the resolved manifest and everything below it.
 func (r *Registry) describe(ctx context.Context, rt route, h hit, f *Resolution) error {
 	m, e, err := r.traverse(rt).at(ctx, h, 0)
 	if err != nil {

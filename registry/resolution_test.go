@@ -31,24 +31,38 @@ func TestResolve(t *testing.T) {
 	s.image("quay.io/a/same", "v1", "one")
 	s.image("quay.io/b/same", "v1", "other")
 	for name, want := range map[string]string{
-		"registry.k8s.io/pause:3.10":                fmt.Sprintf("registry.k8s.io/pause@%s %s luck=%q platforms=[linux/arm64/v8] sparse=false absent=[]", pause, typeOCIManifest, ""),
-		"registry.k8s.io/pause@" + pause.String():   fmt.Sprintf("registry.k8s.io/pause@%s %s luck=%q platforms=[linux/arm64/v8] sparse=false absent=[]", pause, typeOCIManifest, ""),
-		"docker.io/library/nginx:1.27":              fmt.Sprintf("docker.io/library/nginx@%s %s luck=%q platforms=[linux/arch0] sparse=true absent=[linux/arch1]", index, typeOCIIndex, ""),
-		"docker.io/nginx:1.27":                      fmt.Sprintf("docker.io/library/nginx@%s %s luck=%q platforms=[linux/arch0] sparse=true absent=[linux/arch1]", index, typeOCIIndex, "docker.io/nginx:1.27 is answered with docker.io/library/nginx:1.27"),
-		"docker.io/library/nginx@" + child.String(): fmt.Sprintf("docker.io/library/nginx@%s %s luck=%q platforms=[] sparse=false absent=[]", child, typeOCIManifest, ""),
-		"quay.io/wide:v1":                           fmt.Sprintf("quay.io/wide@%s %s luck=%q platforms=[linux/arm64/v8] sparse=false absent=[]", wide, typeOCIManifest, ""),
-		"registry.k8s.io/pause:local":               fmt.Sprintf("pause@%s %s luck=%q platforms=[] sparse=false absent=[]", local, typeOCIManifest, "registry.k8s.io/pause:local is answered with pause:local"),
-		"pause:local":                               fmt.Sprintf("pause@%s %s luck=%q platforms=[] sparse=false absent=[]", local, typeOCIManifest, ""),
-		"quay.io/a/same:v1":                         "quay.io/a/same",
+		"registry.k8s.io/pause:3.10": fmt.Sprintf(
+			"registry.k8s.io/pause@%s %s luck=%q platforms=[linux/arm64/v8] sparse=false absent=[]", pause,
+			typeOCIManifest, ""),
+		"registry.k8s.io/pause@" + pause.String(): fmt.Sprintf(
+			"registry.k8s.io/pause@%s %s luck=%q platforms=[linux/arm64/v8] sparse=false absent=[]", pause,
+			typeOCIManifest, ""),
+		"docker.io/library/nginx:1.27": fmt.Sprintf(
+			"docker.io/library/nginx@%s %s luck=%q platforms=[linux/arch0] sparse=true absent=[linux/arch1]", index,
+			typeOCIIndex, ""),
+		"docker.io/nginx:1.27": fmt.Sprintf(
+			"docker.io/library/nginx@%s %s luck=%q platforms=[linux/arch0] sparse=true absent=[linux/arch1]", index,
+			typeOCIIndex, "docker.io/nginx:1.27 is answered with docker.io/library/nginx:1.27"),
+		"docker.io/library/nginx@" + child.String(): fmt.Sprintf("docker.io/library/nginx@%s %s luck=%q platforms=[] "+
+			"sparse=false absent=[]", child, typeOCIManifest, ""),
+		"quay.io/wide:v1": fmt.Sprintf("quay.io/wide@%s %s luck=%q platforms=[linux/arm64/v8] "+
+			"sparse=false absent=[]", wide, typeOCIManifest, ""),
+		"registry.k8s.io/pause:local": fmt.Sprintf("pause@%s %s luck=%q platforms=[] sparse=false absent=[]", local,
+			typeOCIManifest, "registry.k8s.io/pause:local is answered with pause:local"),
+		"pause:local": fmt.Sprintf("pause@%s %s luck=%q platforms=[] sparse=false absent=[]", local,
+			typeOCIManifest, ""),
+		"quay.io/a/same:v1": "quay.io/a/same",
 		// Misses, with why as far as it is known.
-		"quay.io/c/same:v1":                        "! ambiguous, held with different content: quay.io/a/same, quay.io/b/same",
-		"docker.io/library/nginx:1.28":             "! not here",
-		"unknown.example/x:v1":                     "! not here",
-		"docker.io/library/nginx@" + lost.String(): "! linux/arch1 of docker.io/library/nginx:1.27 is not staged for this platform",
-		"Docker.io/x:v1":                           "?",
-		"docker.io/x:..":                           "?",
-		"docker.io/x@sha256:1":                     "?",
-		"docker.io/x:":                             "?",
+		"quay.io/c/same:v1": "! ambiguous, held with different content: quay.io/a/same, " +
+			"quay.io/b/same",
+		"docker.io/library/nginx:1.28": "! not here",
+		"unknown.example/x:v1":         "! not here",
+		"docker.io/library/nginx@" + lost.String(): "! linux/arch1 of docker.io/library/nginx:1.27 is not staged for " +
+			"this platform",
+		"Docker.io/x:v1":       "?",
+		"docker.io/x:..":       "?",
+		"docker.io/x@sha256:1": "?",
+		"docker.io/x:":         "?",
 	} {
 		repo, dg, _ := strings.Cut(name, "@")
 		tag := ""
@@ -86,7 +100,7 @@ func TestResolve(t *testing.T) {
 	}
 }
 
-// Resolve says what a client gets: for every name, view and fault of naming, it agrees with a GET.
+// Resolve agrees with a GET for every name, view and variant of naming.
 func TestResolveAgreesWithReads(t *testing.T) {
 	s := newShelf(t)
 	for i, repo := range []string{"registry.k8s.io/coredns/coredns", "registry.k8s.io/pause",

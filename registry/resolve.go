@@ -13,9 +13,9 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// reader is what reads need besides the tree.
+// reader is the state of reads besides the tree.
 type reader struct {
-	held      *held
+	origins   *originIndex
 	names     *names
 	manifests *manifests
 	summaries summaries
@@ -23,33 +23,33 @@ type reader struct {
 }
 
 func newReader(cfg Config) *reader {
-	return &reader{held: newHeld(cfg.Tree), names: newNames(cfg.Tree), manifests: newManifests(cfg.Tree)}
+	return &reader{origins: newOriginIndex(cfg.Tree), names: newNames(cfg.Tree), manifests: newManifests(cfg.Tree)}
 }
 
 func (rd *reader) close() {
-	rd.held.stop()
+	rd.origins.stop()
 	rd.names.stop()
 }
 
-// held knows which origins there is any repository of. Dozens are enabled and few have images, and a flat name would be
-// looked up in each.
-type held struct {
+// originIndex caches which origins have any repository. Dozens are enabled and few have images, and a flat name would
+// be looked up in each.
+type originIndex struct {
 	tree    Tree
-	changed <-chan struct{} // told before a write is answered, so that what was pushed is found at once
+	changed <-chan struct{} // notified before a write is answered, so that what was pushed is found at once
 	stop    context.CancelFunc
 
 	mu   sync.Mutex
-	of   []string // the origins that were looked at
-	with []string // those that have something, in the same order; it is never changed, only replaced
+	of   []string // the origins that were checked
+	with []string // those that have a repository, in the same order; never changed, only replaced
 }
 
-func newHeld(tree Tree) *held {
+func newOriginIndex(tree Tree) *originIndex {
 	ctx, stop := context.WithCancel(context.Background())
-	return &held{tree: tree, changed: tree.Watch(ctx, "."), stop: stop}
+	return &originIndex{tree: tree, changed: tree.Watch(ctx, "."), stop: stop}
 }
 
 // among returns those of origins that have a repository.
-func (h *held) among(origins []string) []string {
+func (h *originIndex) among(origins []string) []string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	select {
@@ -68,12 +68,12 @@ func (h *held) among(origins []string) []string {
 	return h.with
 }
 
-// hit is what a reference was resolved to.
+// hit is the result of resolving a reference.
 type hit struct {
 	link
-	repo  string // canonical repository that has it
-	lucky bool   // a tolerance resolved it
-	// namesake: it has no more than the last path element in common with what was asked for
+	repo        string // canonical repository that has it
+	byTolerance bool   // a tolerance resolved it
+	// namesake: it has only the last path element in common with the requested name
 	namesake bool
 }
 
@@ -96,7 +96,7 @@ func (r *Registry) repositories(rt route) []string {
 	return list
 }
 
-// exactRepositories returns the repositories that a place names literally, in the order of resolution.
+// exactRepositories returns the repositories that a place denotes literally, in the order of resolution.
 func (r *Registry) exactRepositories(p place) []string {
 	if p.origin != "" {
 		if exact := p.exactRepository(); exact != "" {
@@ -104,7 +104,7 @@ func (r *Registry) exactRepositories(p place) []string {
 		}
 		return nil
 	}
-	origins := r.read.held.among(r.cfg.Origins())
+	origins := r.read.origins.among(r.cfg.Origins())
 	list := make([]string, 0, len(origins)+1)
 	for _, o := range origins {
 		list = append(list, o+"/"+p.path)
@@ -112,7 +112,7 @@ func (r *Registry) exactRepositories(p place) []string {
 	return append(list, p.path)
 }
 
-// link returns the path of what rt asks for if repo were the repository that has it.
+// link returns the path of the content of rt in repo.
 func (rt *route) link(repo string) string {
 	switch {
 	case rt.kind == kindBlob:
@@ -123,10 +123,10 @@ func (rt *route) link(repo string) string {
 	return tagPath(repo, rt.reference)
 }
 
-// resolve resolves rt to a manifest or a blob: in the exact repositories, then through the tolerances. Resolution is
-// by (repository, reference): each repository that does not have the reference is passed over, whatever else it has.
-// Digests resolve in the same way as tags, because a client that got its manifest through a tolerance asks for the
-// blobs by the same name.
+// resolve resolves rt to a manifest or a blob: in the exact repositories, then through the tolerances. Resolution is by
+// (repository, reference): a repository that does not have the reference is skipped, whatever else it has. Digests
+// resolve in the same way as tags, because a client that got its manifest through a tolerance requests the blobs by the
+// same name.
 //
 // Without a hit, ambiguous lists the repositories with different answers if that was the reason.
 func (r *Registry) resolve(rt *route) (h hit, ok bool, ambiguous []string) {
@@ -142,7 +142,7 @@ func (r *Registry) resolve(rt *route) (h hit, ok bool, ambiguous []string) {
 			if !ok {
 				continue
 			}
-			h.lucky, h.namesake = true, namesakes
+			h.byTolerance, h.namesake = true, namesakes
 			if rt.digest != "" {
 				return h, true, nil // the same bytes wherever they are
 			}
@@ -163,8 +163,8 @@ func (r *Registry) resolve(rt *route) (h hit, ok bool, ambiguous []string) {
 	return hit{}, false, nil
 }
 
-// resolveExact takes the first exact repository that has the reference. In the flat view it also reads the others,
-// which could disagree.
+// resolveExact returns the first exact repository that has the reference. In the flat view it also reads the others,
+// whose answers may differ.
 func (r *Registry) resolveExact(rt *route) (hit, bool) {
 	if p := rt.place; p.origin != "" {
 		if exact := p.exactRepository(); exact != "" {
@@ -187,12 +187,12 @@ func (r *Registry) resolveExact(rt *route) (hit, bool) {
 		}
 	}
 	if first.repo != "" {
-		r.read.conflicts.note(rt.place.path+":"+rt.reference, first, others)
+		r.read.conflicts.record(rt.place.path+":"+rt.reference, first, others)
 	}
 	return first, first.repo != ""
 }
 
-// nameIn is what rt asks for, as the missing book and the counters write it, if it were in repo.
+// nameIn returns the name of rt in repo, as the missing book and the counters write it.
 func (rt *route) nameIn(repo string) string {
 	switch {
 	case rt.digest != "":
@@ -203,10 +203,10 @@ func (rt *route) nameIn(repo string) string {
 	return repo
 }
 
-// lucky tells the counters that a tolerance answered, and the client if that is another publisher's repository: by the
-// header Warning (OCI distribution specification, Warnings), which clients show.
-func (r *Registry) lucky(w http.ResponseWriter, req *http.Request, rt *route, h hit) {
-	if !h.lucky {
+// countTolerance counts that a tolerance answered, and tells the client if that is another publisher's repository: by
+// the header Warning (OCI distribution specification, Warnings), which clients show.
+func (r *Registry) countTolerance(w http.ResponseWriter, req *http.Request, rt *route, h hit) {
+	if !h.byTolerance {
 		return
 	}
 	asked, served := rt.nameIn(rt.place.canonical()), rt.nameIn(h.repo)
@@ -218,8 +218,7 @@ func (r *Registry) lucky(w http.ResponseWriter, req *http.Request, rt *route, h 
 	r.cfg.Luck(req, asked, served)
 }
 
-// miss answers a read that found nothing, quickly and cleanly, and enters it in the missing book. detail says why in
-// words, "" if there is no more to say.
+// miss answers a read that found nothing, and records it in the missing book. detail is the reason, or "".
 func (r *Registry) miss(w http.ResponseWriter, req *http.Request, rt *route, e *apiError, detail string) {
 	kind := "image"
 	if rt.kind == kindBlob {
@@ -244,23 +243,23 @@ func ambiguity(repos []string) string {
 // Conflict is a flat name that several repositories answer with different content. The first candidate is the one that
 // is served.
 type Conflict struct {
-	// Name is what was asked for, as path:tag.
+	// Name is the requested name, as path:tag.
 	Name string `json:"name"`
 	// Candidates are the answers as repo@digest, in the order of resolution.
 	Candidates []string `json:"candidates"`
 }
 
-// maxConflicts bounds what is remembered of conflicts: as many as a person would ever read.
+// maxConflicts bounds the remembered conflicts: as many as an operator would ever read.
 const maxConflicts = 256
 
-// conflicts remembers flat names with several answers, newest knowledge only.
+// conflicts remembers flat names with several answers, the newest for each.
 type conflicts struct {
 	mu     sync.Mutex
 	byName map[string]Conflict
 }
 
-// note records what the exact repositories answered; without others it forgets what was known about the name.
-func (c *conflicts) note(name string, first hit, others []hit) {
+// record stores the answers of the exact repositories; without others it forgets the name.
+func (c *conflicts) record(name string, first hit, others []hit) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(others) == 0 {
@@ -280,7 +279,7 @@ func (c *conflicts) note(name string, first hit, others []hit) {
 	c.byName[name] = Conflict{name, list}
 }
 
-// Conflicts returns the flat names, asked for since this process began, that several repositories answer with different
+// Conflicts returns the flat names, requested since this process began, that several repositories answer with different
 // content: at most 256, by name.
 func (r *Registry) Conflicts() []Conflict {
 	c := &r.read.conflicts

@@ -117,12 +117,12 @@ func TestConflicts(t *testing.T) {
 func TestConflictsAreBounded(t *testing.T) {
 	var c conflicts
 	for i := range 2 * maxConflicts {
-		c.note(fmt.Sprint("app:", i), hit{repo: "a"}, []hit{{repo: "b"}})
+		c.record(fmt.Sprint("app:", i), hit{repo: "a"}, []hit{{repo: "b"}})
 	}
 	if len(c.byName) != maxConflicts {
-		t.Errorf("%d conflicts are kept, want %d", len(c.byName), maxConflicts)
+		t.Errorf("%d conflicts are remembered, want %d", len(c.byName), maxConflicts)
 	}
-	c.note("app:0", hit{repo: "a"}, []hit{{repo: "b"}, {repo: "c"}})
+	c.record("app:0", hit{repo: "a"}, []hit{{repo: "b"}, {repo: "c"}})
 	if n := len(c.byName["app:0"].Candidates); n != 3 {
 		t.Errorf("a known conflict was not brought up to date: %d candidates", n)
 	}
@@ -169,7 +169,7 @@ func TestTolerances(t *testing.T) {
 			if len(luck) != 2 || len(misses) != 0 || !strings.HasSuffix(luck[0], want) {
 				t.Errorf("misses %q, luck %q; want to be told twice that %s:1 answered", misses, luck, c.held)
 			}
-			// The client goes on by digest under the same name.
+			// The client continues by digest under the same name.
 			s.want(c.view, path+"/manifests/"+d.String()+"?"+query, d)
 			s.want(c.view, path+"/blobs/"+layer.String()+"?"+query, layer)
 			s.want(c.view, path+"/manifests/2?"+query, "")
@@ -181,8 +181,8 @@ func namesakes(allowed string) func(*Config) {
 	return func(c *Config) { c.Namesakes = func() string { return allowed } }
 }
 
-// registry.namesakes: what has only the last element of its name in common with what was asked for is another
-// publisher's. It does not answer in an origin's name unless somebody wants that, and never without saying so.
+// registry.namesakes: a repository with only the last element in common with the requested name is another publisher's.
+// It answers an origin's name only if that is enabled, and never without a warning.
 func TestNamesakes(t *testing.T) {
 	const none, local, all = "never", "local", "all"
 	for _, c := range []struct {
@@ -400,13 +400,16 @@ func TestNamesBudget(t *testing.T) {
 	}
 }
 
-// The index follows what others write to the tree, in both directions.
+// The index follows other nodes' writes to the tree, in both directions.
 func TestNamesFollowTheTree(t *testing.T) {
 	s := newShelf(t, namesakes(NamesakesAll))
 	s.want(s.own, "/v2/node/manifests/1", "")
 	d, _ := s.image("quay.io/calico/node", "1", "node")
 	s.want(s.own, "/v2/node/manifests/1", d)
-	if err := s.tree.Update(context.Background(), func(b Batch) error { b.Remove(repoDir("quay.io/calico")); return nil }); err != nil {
+	if err := s.tree.Update(context.Background(), func(b Batch) error {
+		b.Remove(repoDir("quay.io/calico"))
+		return nil
+	}); err != nil {
 		t.Fatal(err)
 	}
 	s.want(s.own, "/v2/node/manifests/1", "")
@@ -415,8 +418,8 @@ func TestNamesFollowTheTree(t *testing.T) {
 	}
 }
 
-// Whoever pushes is told about the manifests of the repository that the name says and of no other, or would not tag
-// what is only found elsewhere. Blobs are named in that repository by then (TestAPushersHeadMounts).
+// A pusher sees the manifests of the named repository and of no other; otherwise it would not tag manifests that exist
+// elsewhere. Blobs are named in that repository by then (TestAPushersHeadMounts).
 func TestPushersSeeOneRepository(t *testing.T) {
 	s := newShelf(t)
 	d, layer := s.image("docker.io/library/nginx", "1", "nginx")
@@ -455,7 +458,7 @@ func TestPushersSeeOneRepository(t *testing.T) {
 	}
 }
 
-// Which origins have images is known without asking each, and never behind a write that was answered.
+// The index knows which origins have images without asking each, and is never behind an acknowledged write.
 func TestHeldOrigins(t *testing.T) {
 	origins := []string{"a.example", "b.example", "c.example"}
 	stats := &statCounter{}
@@ -493,7 +496,9 @@ func (c *statCounter) Stat(name string) (fs.FileInfo, error) {
 func TestReferrersFollowTolerance(t *testing.T) {
 	s := newShelf(t)
 	d, _ := s.image("docker.io/library/nginx", "1", "nginx")
-	signature := s.manifest("docker.io/library/nginx", "", fmt.Sprintf(`{"schemaVersion":2,"mediaType":"%s","artifactType":"a/b","config":{"digest":"%s"},"subject":{"digest":"%s"}}`, typeOCIManifest, sha, d), "")
+	signature := s.manifest("docker.io/library/nginx", "",
+		fmt.Sprintf(
+			`{"schemaVersion":2,"mediaType":"%s","artifactType":"a/b","config":{"digest":"%s"},"subject":{"digest":"%s"}}`, typeOCIManifest, sha, d), "")
 	s.update(func(b Batch) {
 		b.Link(referrerPath("docker.io/library/nginx", d, signature), signature.String())
 	})

@@ -83,7 +83,7 @@ func newShelf(tb testing.TB, with ...func(*Config)) *shelf {
 	return s
 }
 
-// taken returns what the hooks were told since the last time.
+// taken returns the hooks' calls since the last time.
 func (s *shelf) taken() (misses, luck []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -15,29 +15,30 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// A manifest has up to 4 MiB and lists are asked for by anybody. So what lists say of a manifest is made once, when it
-// is stored, and is kept beside its link as a record of at most 4 KiB (summaryPath). Manifests of a store that an
-// earlier version wrote have no record: what they say is made when a list needs it, so many bytes of manifests a page,
-// and kept in memory.
+// A manifest has up to 4 MiB, and any client may ask for lists. So the part of a manifest that lists report is computed
+// once, when the manifest is stored, and stored beside its link as a record of at most 4 KiB (summaryPath). Manifests
+// stored by an earlier version have no record: their summary is computed when a list needs it, for a bounded number of
+// bytes a page, and cached in memory.
 
 const (
-	// summaryVersion is that of the record. A record of another version is as good as none.
+	// summaryVersion is that of the record. A record of another version is ignored.
 	summaryVersion = 1
-	// maxSummary is the largest record that the tree takes, in bytes.
+	// maxSummary is the size of the largest record that the tree accepts, in bytes.
 	maxSummary = 4096
-	// summarizeFrom is the size in bytes from which a manifest has a record whatever it is. A smaller one that refers
-	// to nothing costs a list less to read than the record would cost memory on each node for good.
+	// summarizeFrom is the size in bytes from which every manifest has a record. Reading a smaller one that refers to
+	// nothing costs a list less than the record would permanently cost in memory on each node.
 	summarizeFrom = 16 << 10
-	// maxAnnotations bounds what a list says of a manifest's annotations, in bytes of JSON: with more, only those that
-	// fit into cutAnnotations are said, in the order of their keys. Clients take 4 MiB for one page of a list, so that
-	// larger ones would spoil the list for all; and who wants them has the manifest.
+	// maxAnnotations bounds the annotations of a manifest in a list, in bytes of JSON: with more, only those that fit
+	// cutAnnotations are listed, in the order of their keys. Clients accept 4 MiB for one page of a list, so that
+	// larger ones would spoil the list for all; the manifest itself has them all.
 	maxAnnotations = 2 << 20
 	cutAnnotations = 2 << 10
-	// maxMediaType is the longest media type, in bytes (RFC 6838, section 4.2: 127 on each side). A longer one is none.
+	// maxMediaType is the length of the longest media type, in bytes (RFC 6838, section 4.2: 127 on each side). A
+	// longer one is ignored.
 	maxMediaType = 255
 )
 
-// summary is what lists say of a manifest. It is immutable, as the manifest's bytes are.
+// summary is the part of a manifest that lists report. It is immutable, as the manifest's bytes are.
 type summary struct {
 	Version   int    `json:"v"`
 	MediaType string `json:"type"`
@@ -46,10 +47,10 @@ type summary struct {
 	ConfigType   string        `json:"config,omitempty"`
 	Subject      digest.Digest `json:"subject,omitempty"`
 	Size         int64         `json:"size"` // of the manifest, in bytes
-	// Annotations are those that lists say: all of them, or what cutAnnotations has room for.
+	// Annotations are those that lists report: all of them, or those that fit cutAnnotations.
 	Annotations map[string]string `json:"annotations,omitempty"`
 	Parts       []summaryPart     `json:"parts,omitempty"`
-	// MoreAnnotations and MoreParts say that the record had no room for them: the manifest has to be read.
+	// MoreAnnotations and MoreParts mean that the record had no room for them: the manifest has to be read.
 	MoreAnnotations bool `json:"more_annotations,omitempty"`
 	MoreParts       bool `json:"more_parts,omitempty"`
 }
@@ -57,13 +58,13 @@ type summary struct {
 // summaryPart is one descriptor of a manifest, see part.
 type summaryPart struct {
 	Digest   digest.Digest `json:"d"`
-	Platform string        `json:"p,omitempty"` // as descriptor.platform says it
+	Platform string        `json:"p,omitempty"` // in the form of descriptor.platform
 	Embedded bool          `json:"e,omitempty"`
 }
 
 func (s *summary) index() bool { return s.MediaType == typeOCIIndex || s.MediaType == typeDockerList }
 
-// artifactType is what a list of referrers says (distribution-spec, "Listing Referrers"): the manifest's own, or the
+// artifactType is the type in a list of referrers (distribution-spec, "Listing Referrers"): the manifest's own, or the
 // config's media type.
 func (s *summary) artifactType() string {
 	if s.ArtifactType == "" {
@@ -72,7 +73,7 @@ func (s *summary) artifactType() string {
 	return s.ArtifactType
 }
 
-// cost is about what s takes in memory, in bytes.
+// cost returns the approximate size of s in memory, in bytes.
 func (s *summary) cost() int {
 	n := entryCost + sizeOfAnnotations(s.Annotations)
 	for _, p := range s.Parts {
@@ -110,7 +111,7 @@ func summarize(m *manifest) *summary {
 			}
 		}) {
 			if n := len(k) + len(m.Annotations[k]); n <= room {
-				// A copy, so that the manifest's bytes can go.
+				// A copy, so that the manifest's bytes can be freed.
 				s.Annotations[strings.Clone(k)], room = strings.Clone(m.Annotations[k]), room-n
 			}
 		}
@@ -126,18 +127,18 @@ func summarize(m *manifest) *summary {
 	return s
 }
 
-// overAnnotated reports whether lists leave annotations of m out.
+// overAnnotated reports whether lists omit annotations of m.
 func (m *manifest) overAnnotated() bool {
 	return sizeOfAnnotations(m.Annotations) > maxAnnotations || len(plainJSON(m.Annotations)) > maxAnnotations
 }
 
-// plainJSON is JSON without the escapes that are for pages in HTML. v is of strings and numbers only.
+// plainJSON is JSON without the escapes for HTML. v consists of strings and numbers only.
 func plainJSON(v any) []byte {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)
 	if err := e.Encode(v); err != nil {
-		return nil // of strings and numbers everything can be written
+		return nil // strings and numbers can always be encoded
 	}
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n"))
 }
@@ -149,7 +150,7 @@ func boundType(t string) string {
 	return t
 }
 
-// encode is the record, at most maxSummary bytes. What does not fit is left out and said.
+// encode returns the record, at most maxSummary bytes. Parts that do not fit are omitted and flagged.
 func (s *summary) encode() []byte {
 	short := *s
 	for _, leave := range []func(){
@@ -163,7 +164,7 @@ func (s *summary) encode() []byte {
 	} {
 		leave()
 		if len(short.Parts) > maxSummary/16 || sizeOfAnnotations(short.Annotations) > maxSummary {
-			continue // it cannot fit
+			continue // it does not fit
 		}
 		if data := plainJSON(short); len(data) <= maxSummary {
 			return data
@@ -172,8 +173,8 @@ func (s *summary) encode() []byte {
 	return nil // unreachable: types and a digest have a few hundred bytes
 }
 
-// summaryPath is the record of a manifest's summary. It stands apart from _manifests, so that a repository whose last
-// manifest an earlier version deleted is none.
+// summaryPath is the path of a manifest's record. It is outside of _manifests, so that a repository whose last manifest
+// an earlier version deleted does not exist.
 func summaryPath(repo string, d digest.Digest) string {
 	return repoDir(repo) + "/_summaries/" + d.Algorithm().String() + "/" + d.Encoded()
 }
@@ -191,7 +192,7 @@ func putSummary(b Batch, repo string, d digest.Digest, m *manifest) {
 	}
 }
 
-// recordOf reads a manifest's record; nil if there is none, or none that this version understands.
+// recordOf reads a manifest's record; nil if there is none that this version understands.
 func (r *Registry) recordOf(repo string, d digest.Digest) *summary {
 	data, err := r.tree.ReadFile(summaryPath(repo, d))
 	if err != nil {
@@ -205,14 +206,14 @@ func (r *Registry) recordOf(repo string, d digest.Digest) *summary {
 }
 
 const (
-	// keepSummaries bounds the summaries in memory, in bytes: some ten thousand usual ones.
+	// keepSummaries bounds the cached summaries, in bytes: some ten thousand usual ones.
 	keepSummaries = 8 << 20
-	// keepSummary is the largest that is kept there.
+	// keepSummary is the size of the largest cached one.
 	keepSummary = 1 << 20
 )
 
-// summaries keeps what manifests without a record say. Like the manifests in memory it is keyed by digest, so nothing
-// in it can be wrong, only unneeded.
+// summaries caches the summaries of manifests without a record. As in manifests, the key is the digest, so an entry can
+// be unneeded but never wrong.
 type summaries struct {
 	mu    sync.Mutex
 	byKey map[digest.Digest]*list.Element // of *keptSummary
@@ -253,7 +254,7 @@ func (k *summaries) put(d digest.Digest, s *summary) {
 	}
 }
 
-// what is what a list needs of a summary besides its types and its subject.
+// what selects the parts of a summary that a list needs besides its types and its subject.
 type what int
 
 const (
@@ -266,7 +267,7 @@ func (s *summary) has(need what) bool {
 	return (need&needAnnotations == 0 || !s.MoreAnnotations) && (need&needParts == 0 || !s.MoreParts)
 }
 
-// known returns the summary of the manifest d of repo without reading it, nil if that cannot be.
+// known returns the summary of the manifest d of repo without reading the manifest, nil if that is impossible.
 func (r *Registry) known(repo string, d digest.Digest, need what) *summary {
 	if s := r.read.summaries.get(d); s != nil {
 		return s
@@ -277,21 +278,22 @@ func (r *Registry) known(repo string, d digest.Digest, need what) *summary {
 	return nil
 }
 
-// errUnreadable says that what is stored as a manifest is none: an earlier version took what this one would refuse.
+// errUnreadable means that the bytes stored as a manifest are not one: an earlier version accepted what this one would
+// refuse.
 var errUnreadable = errors.New("it is not JSON of a manifest")
 
-// summaryOf reads a manifest of size bytes and makes its summary. keep puts it into memory for the next time.
-// At most a few large manifests are in memory at one time: others wait.
+// summaryOf reads a manifest of size bytes and makes its summary. keep caches it. At most a few large manifests are in
+// memory at one time: others wait.
 func (r *Registry) summaryOf(ctx context.Context, d digest.Digest, size int64, keep bool) (*summary, error) {
 	if size > maxManifest {
 		return nil, fmt.Errorf("manifest %s has %d bytes: %w: %w", d, size, errUnreadable, fs.ErrInvalid)
 	}
 	ms := r.read.manifests
-	leave, err := ms.enter(ctx, size)
+	release, err := ms.acquireSlot(ctx, size)
 	if err != nil {
 		return nil, err
 	}
-	defer leave()
+	defer release()
 	data, err := ms.read(ctx, d, size)
 	if err != nil {
 		return nil, err

@@ -15,12 +15,12 @@ import (
 )
 
 const (
-	// tokenLife is how long a token is good for. Clients ask for a new one when it ends, also in the middle of a push;
-	// a user who was removed can push as long at most.
+	// tokenLife is how long a token is valid. Clients request a new one when it ends, also in the middle of a push; a
+	// user who was removed can push for at most this long.
 	tokenLife = 15 * time.Minute
-	// clockSkew is how far the clocks of two nodes may be apart.
+	// clockSkew is how far the clocks of two nodes may differ.
 	clockSkew = time.Minute
-	// maxToken bounds the length of a token in bytes, maxScopes the repositories that one speaks of.
+	// maxToken bounds the length of a token in bytes, maxScopes its number of repositories.
 	maxToken  = 8 << 10
 	maxScopes = 32
 )
@@ -32,7 +32,7 @@ type access struct {
 	Actions []string `json:"actions"`
 }
 
-// claims are what a token says (RFC 7519 section 4.1 and the distribution project's "access").
+// claims are the content of a token (RFC 7519 section 4.1 and the distribution project's "access").
 type claims struct {
 	Issuer    string   `json:"iss"`
 	Subject   string   `json:"sub"` // the user, "" for anonymous
@@ -44,7 +44,7 @@ type claims struct {
 	Access    []access `json:"access"`
 }
 
-// may reports whether the token allows action on the repository as the client calls it.
+// may reports whether the token allows an action on the repository; name is the client's name for it.
 func (c *claims) may(name string, actions ...string) bool {
 	for _, a := range c.Access {
 		allowed := func(s string) bool { return slices.Contains(actions, s) }
@@ -55,11 +55,11 @@ func (c *claims) may(name string, actions ...string) bool {
 	return false
 }
 
-// tokenHeader is the one JOSE header that is made and taken, so that no algorithm can be chosen by who brings a token
-// (RFC 8725 section 3.1).
+// tokenHeader is the only JOSE header that is issued and accepted, so that a client cannot choose the algorithm (RFC
+// 8725 section 3.1).
 var tokenHeader = base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"HS256","typ":"JWT"}`))
 
-var errToken = errors.New("the token is not ours or not good any more")
+var errToken = errors.New("the token is not ours or has expired")
 
 // signToken makes a compact JWS (RFC 7515) signed with HMAC-SHA256.
 func signToken(key []byte, c claims) (string, error) {
@@ -77,7 +77,8 @@ func tokenMAC(key []byte, text string) []byte {
 	return m.Sum(nil)
 }
 
-// readToken returns what the token says if it is signed by key, for audience and good at now; else errToken.
+// readToken returns the claims of a token that is signed by key, meant for audience and valid at now; otherwise
+// errToken.
 func readToken(key []byte, token, audience string, now time.Time) (*claims, error) {
 	if len(token) > maxToken {
 		return nil, errToken
@@ -108,7 +109,7 @@ func readToken(key []byte, token, audience string, now time.Time) (*claims, erro
 	return &c, nil
 }
 
-// scopes reads "repository:NAME:ACTION,ACTION …"; what it does not understand is left out. A name may contain a port's
+// scopes parses "repository:NAME:ACTION,ACTION …"; it omits what it does not understand. A name may contain a port's
 // colon.
 func scopes(values []string) []access {
 	var list []access
@@ -118,7 +119,7 @@ func scopes(values []string) []access {
 			if first < 0 || first == last || len(list) == maxScopes {
 				continue
 			}
-			kind, _, _ := strings.Cut(s[:first], "(") // "repository(plugin)" is a repository
+			kind, _, _ := strings.Cut(s[:first], "(") // "repository(plugin)" counts as repository
 			a := access{Type: kind, Name: s[first+1 : last], Actions: strings.Split(s[last+1:], ",")}
 			if a.Type == "repository" && validName(a.Name) || a.Type == "registry" && a.Name == "catalog" {
 				list = append(list, a)
@@ -128,8 +129,8 @@ func scopes(values []string) []access {
 	return list
 }
 
-// grant is what of the asked accesses a user gets; everybody else ("") may only read, and that only when reading needs
-// no user.
+// grant returns the accesses that a user gets of those requested. Without a user ("") only reading is granted, and only
+// where reading needs no user.
 func grant(asked []access, user string, anonymous bool) []access {
 	given := []access{}
 	for _, a := range asked {
@@ -149,8 +150,8 @@ func grant(asked []access, user string, anonymous bool) []access {
 	return given
 }
 
-// serveToken answers /token: GET with or without Basic as docker and containerd ask, and POST with a form as in OAuth 2
-// (RFC 6749 section 4.3), which containerd tries first. Refresh tokens are not given: clients keep the password then.
+// serveToken answers /token: GET with or without Basic as docker and containerd do, and POST with a form as in OAuth 2
+// (RFC 6749 section 4.3), which containerd tries first. Refresh tokens are not issued: clients keep the password then.
 func (r *Registry) serveToken(w http.ResponseWriter, req *http.Request, rt route) {
 	w.Header().Set("Cache-Control", "no-store")
 	user, password, basic := req.BasicAuth()
@@ -170,7 +171,7 @@ func (r *Registry) serveToken(w http.ResponseWriter, req *http.Request, rt route
 			user, password, basic = req.PostForm.Get("username"), req.PostForm.Get("password"), true
 		case "client_credentials", "":
 		default:
-			oauthError(w, "unsupported_grant_type", "grant_type is password here")
+			oauthError(w, "unsupported_grant_type", "grant_type must be password here")
 			return
 		}
 	default:

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// maxNamesakes is how many repositories with one last path element are looked into. With more there is no telling which
-// was meant, and a scanner must not make one request cost a thousand look-ups.
+// maxNamesakes is how many repositories with the same last path element are searched. With more it is unclear which was
+// meant, and a scanner must not make one request cost a thousand look-ups.
 const maxNamesakes = 32
 
 // Values of Config.Namesakes.
@@ -20,10 +20,9 @@ const (
 	NamesakesAll   = "all"
 )
 
-// tolerated yields groups of repositories that may answer where the exact ones lack a reference, the likeliest
-// group first, and whether they have no more than their last path element in common with the name that was asked
-// for: then they are another publisher's. Within one group the order means nothing: different answers are
-// ambiguous.
+// tolerated yields groups of repositories that may answer where the exact ones lack a reference, the likeliest group
+// first, and whether they have only the last path element in common with the requested name: then they are another
+// publisher's. The order within a group has no meaning: different answers are ambiguous.
 func (r *Registry) tolerated(p place) iter.Seq2[[]string, bool] {
 	return func(yield func([]string, bool) bool) {
 		if p.also != "" && !yield([]string{p.also}, false) {
@@ -36,7 +35,7 @@ func (r *Registry) tolerated(p place) iter.Seq2[[]string, bool] {
 					group = []string{at}
 				}
 			} else {
-				for _, o := range r.read.held.among(r.cfg.Origins()) {
+				for _, o := range r.read.origins.among(r.cfg.Origins()) {
 					group = append(group, o+"/"+path)
 				}
 				group = append(group, path)
@@ -60,7 +59,7 @@ func (r *Registry) tolerated(p place) iter.Seq2[[]string, bool] {
 	}
 }
 
-// variants returns the other ways in which people write a path: with or without library/, coredns for coredns/coredns.
+// variants returns the other common spellings of a path: with or without library/, coredns for coredns/coredns.
 func variants(path string) []string {
 	var list []string
 	if !strings.Contains(path, "/") {
@@ -78,8 +77,8 @@ func variants(path string) []string {
 	return list
 }
 
-// namesakes returns the repositories of origin ("" for all there are) whose last path element is last, as far as
-// Config.Namesakes lets them answer; none if they are too many.
+// namesakes returns the repositories of origin ("" for all) whose last path element is last, as far as Config.Namesakes
+// lets them answer; none if they are too many.
 func (r *Registry) namesakes(origin, last string) []string {
 	allowed := r.cfg.Namesakes()
 	if allowed != NamesakesAll && (allowed != NamesakesLocal || origin != "") {
@@ -88,7 +87,8 @@ func (r *Registry) namesakes(origin, last string) []string {
 	all := r.read.names.fresh().byLast[last]
 	var list []string
 	for _, repo := range all {
-		_, _, below := hostPart(repo) // what is held below a host is that origin's, whether or not it is enabled
+		// what is stored below a host belongs to that origin, whether or not it is enabled
+		_, _, below := hostPart(repo)
 		if origin == "" && (!below || allowed == NamesakesAll) || origin != "" && strings.HasPrefix(repo, origin+"/") {
 			if list = append(list, repo); len(list) > maxNamesakes {
 				return nil
@@ -98,24 +98,23 @@ func (r *Registry) namesakes(origin, last string) []string {
 	return list
 }
 
-// names knows which repositories there are, for what cannot be asked of the tree by name: the last path element, and
-// the catalog.
+// names is an index of the repositories for queries that the tree cannot answer by name: the last path element, and the
+// catalog.
 //
-// It reads the directories again when one is asked for and the tree has changed since. Reading them costs one look-up
-// for each repository, so under a storm of pushes and misses it is done for at most a tenth of the time (and a second
-// at once): then what it says is a little old, and as every answer is looked up in the tree afterwards, an old one is
-// only a miss.
+// It reads the directories again when it is queried and the tree has changed since. Reading costs one look-up for each
+// repository, so under a storm of pushes and misses it takes at most a tenth of the time (and a second at once): then
+// the index is slightly out of date, and as every answer is looked up in the tree afterwards, that only causes a miss.
 type names struct {
 	tree    Tree
 	changed <-chan struct{}
 	stop    context.CancelFunc
 	now     func() time.Time
 
-	mu      sync.Mutex // held while the directories are read; guards what follows
+	mu      sync.Mutex // held while the directories are read; guards the fields below
 	dirty   bool
 	current *catalog
-	spent   time.Duration // reading not yet paid back
-	last    time.Time     // when spent was right
+	spent   time.Duration // time of reading not yet paid back
+	last    time.Time     // when spent was updated
 }
 
 // catalog is an immutable list of the repositories.
@@ -131,11 +130,11 @@ func newNames(tree Tree) *names {
 }
 
 const (
-	readAtOnce = time.Second // how much reading may be done without a pause
+	readAtOnce = time.Second // how long reading may take without a pause
 	readShare  = 10          // and then one part in ten of the time
 )
 
-// fresh returns the catalog after reading it again if it has to be and may be.
+// fresh returns the catalog, after reading it again if that is necessary and allowed.
 func (n *names) fresh() *catalog {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -153,14 +152,14 @@ func (n *names) fresh() *catalog {
 	if n.spent >= readAtOnce {
 		return n.current
 	}
-	n.dirty = false // before reading: what changes meanwhile makes it dirty again
+	n.dirty = false // before reading: a change meanwhile makes it dirty again
 	n.current = readCatalog(n.tree)
 	n.last = n.now()
 	n.spent += n.last.Sub(begin)
 	return n.current
 }
 
-// readCatalog walks the directories of the repositories, but not what is in them.
+// readCatalog walks the directories of the repositories, but not their content.
 func readCatalog(tree Tree) *catalog {
 	c := &catalog{byLast: map[string][]string{}}
 	var read func(name string)
@@ -168,7 +167,7 @@ func readCatalog(tree Tree) *catalog {
 		dir := strings.TrimSuffix(repoDir(name), "/")
 		list, err := tree.ReadDir(dir)
 		if err != nil {
-			return // it went away, or nothing was ever pushed
+			return // it disappeared, or nothing was ever pushed
 		}
 		for _, e := range list {
 			if e.Name() == "_manifests" || e.Name() == "_layers" {

@@ -51,7 +51,7 @@ type nothing struct{}
 
 func (nothing) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 
-// processorTime is what the process has used outside the kernel so far, in seconds.
+// processorTime returns the time that the process has used outside the kernel so far, in seconds.
 func processorTime(tb testing.TB) float64 {
 	tb.Helper()
 	var u syscall.Rusage

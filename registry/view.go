@@ -5,21 +5,21 @@ import (
 	"strings"
 )
 
-// place is what a view makes of a name: one repository when the name is taken literally, and where else a read may
-// look.
+// place is the meaning of a name in a view: one repository when the name is taken literally, and other places where a
+// read may look.
 type place struct {
-	// origin is the canonical origin, "" where the name does not say one (the flat view).
+	// origin is the canonical origin, "" where the name does not include one (the flat view).
 	origin string
-	// known says that origin is enabled. Content of one that no longer is can still be read.
+	// known reports whether origin is enabled. Content of an origin that was disabled can still be read.
 	known bool
 	// path is the repository below the origin.
 	path string
-	// also is the repository that may have been meant instead, or "": a prefix wins over ns, but may only look like a
-	// host.
+	// also is the repository that may have been meant instead, or "": a prefix takes precedence over ns, but may only
+	// look like a host.
 	also string
 }
 
-// canonical is the one repository that the name says. It is where writes go, and what the missing book calls it.
+// canonical is the one repository that the name denotes: the target of writes, and the name in the missing book.
 func (p place) canonical() string {
 	switch {
 	case p.origin == "":
@@ -30,8 +30,8 @@ func (p place) canonical() string {
 	return p.origin + "/" + p.path
 }
 
-// exactRepository is the repository below the origin literally, or "" where there can be none: a host without a dot
-// that is no origin of ours ("harbor:5000") has no place in the tree that a local repository could not have.
+// exactRepository is the literal repository below the origin, or "" where there can be none: a host without a dot that
+// is no origin of ours ("harbor:5000") would collide with a local repository.
 func (p place) exactRepository() string {
 	if p.origin == "" || !p.known && !strings.Contains(p.origin, ".") {
 		return ""
@@ -48,23 +48,23 @@ func (r *Registry) fold(host string) (string, bool) {
 	return host, false
 }
 
-// own reports whether host is a name of the appliance itself, so that it says nothing about where content comes from.
-// What the client asked counts too: an address, or a name that only the site's own DNS knows.
+// own reports whether host is a name of the appliance itself, which does not identify an origin. The host of the
+// request counts too: an address, or a name that only the site's own DNS knows.
 func (r *Registry) own(host string, v View) bool {
 	host = bareHost(host)
 	domain := r.cfg.Domain
 	return host == domain || strings.HasSuffix(host, "."+domain) || host == bareHost(v.Host)
 }
 
-// hostPart cuts a first element that is a host off a name: one with a dot or a port and with something behind it.
+// hostPart splits off a first element that is a host: one with a dot or a port that is followed by something.
 func hostPart(name string) (host, rest string, ok bool) {
 	host, rest, ok = strings.Cut(name, "/")
 	return host, rest, ok && strings.ContainsAny(host, ".:")
 }
 
-// locate takes a valid name as the client wrote it in view v, with the value of ns ("" without), and says what it
-// means: on an origin's host the name is the origin's; on our own names a first element that is a host wins (ns equal
-// to it is the same said twice), then ns, and with neither the name is flat.
+// locate interprets a valid name as the client wrote it in view v, with the value of ns ("" without). On an origin's
+// host the name belongs to the origin. On our own names a first element that is a host takes precedence (ns may repeat
+// it), then ns; with neither the name is flat.
 func (r *Registry) locate(asked, ns string, v View) (place, *apiError) {
 	if v.Origin != "" {
 		p := place{origin: v.Origin, known: true, path: asked}
@@ -83,7 +83,7 @@ func (r *Registry) locate(asked, ns string, v View) (place, *apiError) {
 		return p, r.bound(p)
 	}
 	host, rest, prefixed := hostPart(asked)
-	for prefixed && r.own(host, v) { // said once by the host already, and by some mirrors' configuration again
+	for prefixed && r.own(host, v) { // the host says it already, and some mirrors' configurations repeat it
 		asked = rest
 		host, rest, prefixed = hostPart(asked)
 	}
@@ -107,7 +107,7 @@ func (r *Registry) locate(asked, ns string, v View) (place, *apiError) {
 	return p, r.bound(p)
 }
 
-// bound refuses a name that together with its origin is not one that a repository may have.
+// bound refuses a name that is too long or invalid together with its origin.
 func (r *Registry) bound(p place) *apiError {
 	if strings.Contains(p.origin, ":") {
 		return errNameInvalid.with("an IPv6 address is no origin")
@@ -118,7 +118,7 @@ func (r *Registry) bound(p place) *apiError {
 	return nil
 }
 
-// checkWritable refuses a push or a delete of a name that the tree does not take. Who may push is another question.
+// checkWritable refuses a push or a delete of a name that the tree does not accept. Permissions are checked elsewhere.
 func (r *Registry) checkWritable(rt route) *apiError {
 	p := rt.place
 	switch {

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// The contract on names, row by row: what each view makes of what a client asks, or the error code.
+// The rules of names, row by row: how each view interprets the client's request, or the error code.
 func TestLocate(t *testing.T) {
 	s := newShelf(t)
 	own := View{Host: "registry.casemate.internal"}

@@ -48,18 +48,19 @@ func (r *Registry) startUpload(w http.ResponseWriter, req *http.Request, rt rout
 	r.serveSession(w, req, rt)
 }
 
-// mount names the blob d in repo when any repository (or any other holder on this cluster) has it: who may push may
-// also read, so that from= is not asked. Else, and where its bytes are damaged or lost, fs.ErrNotExist.
+// mount names the blob d in repo if any repository (or any other holder on this cluster) has it: a user who may push
+// may also read, so that from= is ignored. Otherwise, and where its bytes are damaged or lost, it returns
+// fs.ErrNotExist.
 func (r *Registry) mount(ctx context.Context, repo string, d digest.Digest) error {
 	if _, err := r.tree.HasBlob(ctx, d.String()); errors.Is(err, syscall.EIO) {
-		return fs.ErrNotExist // the client sends it, which repairs it
+		return fs.ErrNotExist // the client then sends it, which repairs it
 	} else if err != nil {
 		return err
 	}
 	return r.nameBlob(ctx, repo, d)
 }
 
-// nameBlob gives a blob that the tree knows its name in repo, and to those who wait for it.
+// nameBlob gives a blob of the tree its name in repo, and makes the manifests that await it hold it.
 func (r *Registry) nameBlob(ctx context.Context, repo string, d digest.Digest) error {
 	if err := r.tree.Update(ctx, func(b Batch) error {
 		b.LinkWeak(layerPath(repo, d), d.String())
@@ -70,7 +71,7 @@ func (r *Registry) nameBlob(ctx context.Context, repo string, d digest.Digest) e
 	return r.arrived(ctx, repo, d)
 }
 
-// postBlob takes a whole blob in the body of a POST.
+// postBlob stores the body of a POST as a whole blob.
 func (r *Registry) postBlob(w http.ResponseWriter, req *http.Request, rt route, asked string) {
 	d, fail := parseDigest(asked)
 	if fail != nil {
@@ -88,7 +89,7 @@ func (r *Registry) postBlob(w http.ResponseWriter, req *http.Request, rt route, 
 	blobCreated(w, rt, d)
 }
 
-// PutBlob stores what content yields as a blob of the canonical repository repo. Bytes that do not have the digest d
+// PutBlob stores the bytes of content as a blob of the canonical repository repo. Bytes that do not have the digest d
 // are syscall.EBADMSG; the tree's other errors are returned as they are.
 func (r *Registry) PutBlob(ctx context.Context, repo string, d digest.Digest, content io.Reader) error {
 	bw, err := r.tree.CreateBlob("")
@@ -102,8 +103,8 @@ func (r *Registry) PutBlob(ctx context.Context, repo string, d digest.Digest, co
 	return r.finish(ctx, bw, repo, d)
 }
 
-// finish makes what was written to bw the blob d and names it in repo, at one entry of the log if the tree can do that.
-// If it cannot, a crash between the two steps leaves an unreferenced blob, which is collected when its pin ends.
+// finish commits the bytes written to bw as the blob d and names it in repo, at one entry of the log if the tree can do
+// that. If it cannot, a crash between the two steps leaves an unreferenced blob, which is collected when its pin ends.
 func (r *Registry) finish(ctx context.Context, bw BlobWriter, repo string, d digest.Digest) error {
 	if n, ok := bw.(tree.NamedCommitter); ok {
 		_, err := n.CommitNamed(ctx, d.String(), func(b Batch, _ string) error {
@@ -129,7 +130,7 @@ func blobCreated(w http.ResponseWriter, rt route, d digest.Digest) {
 	w.WriteHeader(http.StatusCreated)
 }
 
-// serveUpload answers for one session: its state, a chunk, its end, its cancellation.
+// serveUpload answers the requests of one session: state, chunk, end, cancellation.
 func (r *Registry) serveUpload(w http.ResponseWriter, req *http.Request, rt route) {
 	switch req.Method {
 	case http.MethodGet, http.MethodHead, http.MethodPatch, http.MethodPut, http.MethodDelete:
@@ -166,8 +167,8 @@ func (r *Registry) serveUpload(w http.ResponseWriter, req *http.Request, rt rout
 	r.serveSession(w, req, rt)
 }
 
-// serveSession lets the session answer a request under the canonical name. Location is turned back into the name that
-// the client used.
+// serveSession lets the session answer a request under the canonical name. Location is translated to the name that the
+// client used.
 func (r *Registry) serveSession(w http.ResponseWriter, req *http.Request, rt route) {
 	err := r.sessions.Serve(w, req, session.Request{ID: rt.session(), User: r.userOf(req),
 		Location: func(path string) string { return r.onNode(rt.outward(path)) }})
@@ -176,10 +177,10 @@ func (r *Registry) serveSession(w http.ResponseWriter, req *http.Request, rt rou
 	}
 }
 
-// session is the upload session that a request is for.
+// session is the upload session of a request.
 func (rt route) session() session.ID { return session.ID{Repository: rt.repo, Upload: rt.upload} }
 
-// nodeParam is the query parameter of an upload session's address that names its node.
+// nodeParam is the query parameter that carries the node's name in the address of an upload session.
 const nodeParam = "_node"
 
 // onNode adds this node's name to the address of an upload session.
@@ -190,7 +191,7 @@ func (r *Registry) onNode(address string) string {
 	return withQuery(address, nodeParam, r.cfg.Node)
 }
 
-// outward turns a path below the canonical repository into the one that the client must ask for.
+// outward translates a path below the canonical repository to the client's path.
 func (rt route) outward(path string) string {
 	rest, ok := strings.CutPrefix(path, "/v2/"+rt.repo+"/")
 	if !ok {
@@ -212,7 +213,7 @@ func withQuery(address, name, value string) string {
 	return address + sep + name + "=" + url.QueryEscape(value)
 }
 
-// bodyReader remembers that reading a request's body failed, which is the client's doing and not the tree's.
+// bodyReader records that reading a request's body failed, which is an error of the client and not of the tree.
 type bodyReader struct {
 	io.ReadCloser
 	err error
@@ -235,13 +236,14 @@ type (
 // Uploads reports the unfinished uploads of this node.
 func (r *Registry) Uploads() Uploads { return r.sessions.Usage() }
 
-// checkRange holds a chunk to the end of what is there: 416 otherwise (distribution-spec "Pushing a blob in chunks").
+// checkRange requires a chunk to begin at the end of the upload: 416 otherwise (distribution-spec "Pushing a blob in
+// chunks").
 func checkRange(req *http.Request, size int64) *apiError {
 	cr := req.Header.Get("Content-Range")
 	if cr == "" {
 		return nil
 	}
-	// The distribution-spec writes "0-99", and not as RFC 9110 "bytes 0-99/100".
+	// The distribution-spec writes "0-99", unlike RFC 9110 ("bytes 0-99/100").
 	from, to, ok := strings.Cut(cr, "-")
 	start, err1 := strconv.ParseInt(from, 10, 64)
 	end, err2 := strconv.ParseInt(to, 10, 64)
@@ -259,7 +261,7 @@ func checkRange(req *http.Request, size int64) *apiError {
 	return nil
 }
 
-// checkChunkType holds a chunk to the one type that it may have. That of a form would make the body one.
+// checkChunkType requires the one type that a chunk may have. With the type of a form, the body would be parsed as one.
 func checkChunkType(req *http.Request) *apiError {
 	said := req.Header.Get("Content-Type")
 	if said == "" {
@@ -302,11 +304,11 @@ func (r *Registry) finishUpload(w http.ResponseWriter, req *http.Request, rt rou
 	}
 	fail = r.answer(err, errUploadUnknown)
 	if fail.status == http.StatusBadRequest && fail.code == errDigestInvalid.code {
-		// Wrong bytes do not become right: the session is over, as in distribution.
+		// Wrong bytes cannot be corrected: the session ends, as in distribution.
 		err = bw.Cancel()
 		r.sessions.End(rt.session())
 	} else {
-		// The client may ask where it stands and go on, or send the PUT again.
+		// The client may ask for the offset and continue, or send the PUT again.
 		err = r.sessions.Release(rt.session(), bw)
 	}
 	if err != nil {
@@ -315,7 +317,7 @@ func (r *Registry) finishUpload(w http.ResponseWriter, req *http.Request, rt rou
 	writeError(w, req, fail)
 }
 
-// deleteBlob takes the blob's name out of the repository. The bytes stay while anything else names them.
+// deleteBlob removes the blob's name from the repository. The bytes stay while another name refers to them.
 func (r *Registry) deleteBlob(w http.ResponseWriter, req *http.Request, rt route) {
 	name := layerPath(rt.repo, rt.digest)
 	if _, err := statLink(r.tree, name); err != nil {
@@ -333,7 +335,7 @@ func (r *Registry) deleteBlob(w http.ResponseWriter, req *http.Request, rt route
 	w.WriteHeader(http.StatusAccepted)
 }
 
-// parseDigest takes the two algorithms that the tree names blobs by.
+// parseDigest accepts the two algorithms that the tree uses for blobs.
 func parseDigest(s string) (digest.Digest, *apiError) {
 	if !tree.ValidDigest(s) {
 		return "", errDigestInvalid.with(fmt.Sprintf("a digest has the form %s, got %.200q", tree.DigestForm, s))

@@ -66,7 +66,8 @@ func TestMount(t *testing.T) {
 	s.expect(404, "DELETE", "/v2/other/app0/blobs/"+d.String(), "")
 
 	// What is nowhere begins a session, as the specification wants.
-	res := s.expect(202, "POST", "/v2/team/app/blobs/uploads/?mount="+digest.FromString("nowhere").String()+"&from=team/app", "")
+	res := s.expect(202, "POST", "/v2/team/app/blobs/uploads/?mount="+digest.FromString("nowhere").String()+
+		"&from=team/app", "")
 	if res.Header.Get("Location") == "" {
 		t.Error("no location for a session")
 	}
@@ -287,7 +288,7 @@ func TestUploadBusy(t *testing.T) {
 	s.expect(201, "PUT", withDigest(res.Header.Get("Location"), digest.FromString("hello")), "")
 }
 
-// TestUploadInManyChunks: every chunk is a PATCH of its own.
+// TestUploadInManyChunks: every chunk is a separate PATCH.
 func TestUploadInManyChunks(t *testing.T) {
 	s := newPusher(t)
 	loc := s.open("team/app")

@@ -18,7 +18,7 @@ import (
 // maxTags bounds the tags of one PUT by digest (distribution-spec: at least 10).
 const maxTags = 64
 
-// attempts bounds how often a write is tried again after losing a race.
+// attempts bounds how often a write is repeated after losing a race.
 const attempts = 5
 
 // putManifest answers PUT manifests/REFERENCE.
@@ -37,8 +37,8 @@ func (r *Registry) putManifest(w http.ResponseWriter, req *http.Request, rt rout
 	d, tags := rt.digest, q["tag"]
 	if rt.digest == "" {
 		tags = []string{rt.reference}
-		// A tag is pushed under the digest algorithm that the client asks for; it names the whole digest, so that it is
-		// checked as well.
+		// A tag is pushed with the digest algorithm that the client requests; the parameter is the whole digest, so
+		// that it is checked as well.
 		if asked := q.Get("digest"); asked != "" {
 			var fail *apiError
 			if d, fail = parseDigest(asked); fail != nil {
@@ -74,8 +74,8 @@ var errTooLarge = &apiError{status: http.StatusRequestEntityTooLarge, code: "SIZ
 	message: fmt.Sprintf("a manifest has at most %d bytes", maxManifest)}
 
 // PutManifest stores a manifest in the canonical repository repo, all its names at one entry of the log, and returns
-// its digest. reference is a tag or a digest; with "" it is named by its sha256 alone. mediaType may be "" when the
-// manifest says its own. A refusal is an error whose text is for people.
+// its digest. reference is a tag or a digest; with "" the manifest has only its sha256. mediaType may be "" if the
+// manifest states its own. The text of a refusal is fit for users.
 func (r *Registry) PutManifest(
 	ctx context.Context, repo, reference, mediaType string, data []byte,
 ) (digest.Digest, error) {
@@ -99,8 +99,8 @@ func (r *Registry) PutManifest(
 	return d, err
 }
 
-// linkManifest adds the names that a manifest has besides its layers': the revision, its tags, its place among its
-// subject's referrers, where what it awaits finds it, and what lists say of it.
+// linkManifest adds the names that a manifest has besides its layers': the revision, its tags, its entry among its
+// subject's referrers, the entries by which awaited content finds it, and its summary.
 func linkManifest(b Batch, repo string, d digest.Digest, tags []string, m *manifest, n references) {
 	b.Link(revisionPath(repo, d), d.String(), n.holds()...)
 	for _, t := range tags {
@@ -115,9 +115,9 @@ func linkManifest(b Batch, repo string, d digest.Digest, tags []string, m *manif
 	putSummary(b, repo, d, m)
 }
 
-// catchUp makes this node's tree as new as anything that was acknowledged before the call, on whatever node: it writes
-// nothing, through the log, on the condition that name does not exist. A layer that was pushed to another node a moment
-// ago, while no leader could be asked, is then not called unknown, which clients take for final.
+// catchUp brings this node's tree up to everything that was acknowledged before the call, on any node: it commits an
+// empty update on the condition that name does not exist. Otherwise a layer that was pushed to another node a moment
+// ago could be called unknown, which clients treat as final.
 func (r *Registry) catchUp(ctx context.Context, name string) error {
 	err := r.tree.Update(ctx, func(b Batch) error { b.Expect(name, 0); return nil })
 	if errors.Is(err, fs.ErrExist) {
@@ -126,7 +126,7 @@ func (r *Registry) catchUp(ctx context.Context, name string) error {
 	return err
 }
 
-// writeManifest checks and stores a manifest. d may be "": then it is named by sha256.
+// writeManifest checks and stores a manifest. d may be "": then it is the sha256 of the bytes.
 func (r *Registry) writeManifest(
 	ctx context.Context, repo string, d digest.Digest, tags []string, contentType string, data []byte,
 ) (digest.Digest, *manifest, error) {
@@ -176,7 +176,7 @@ func (r *Registry) writeManifest(
 			}
 			err = r.tree.Update(ctx, names)
 		}
-		// What arrived while this was written could not see it.
+		// Content that arrived while this was written could not see the manifest.
 		if err == nil && r.anyArrived(repo, refs.awaited) {
 			err = r.holdAgain(ctx, repo, d)
 		}
@@ -184,13 +184,13 @@ func (r *Registry) writeManifest(
 			r.warnSizes(repo, d, m)
 			r.warnAwaiting(repo, d)
 			if m.Subject != nil && m.overAnnotated() {
-				r.log.Warn("a manifest has more annotations than a list of referrers says, the large ones are left out",
+				r.log.Warn("a manifest has more annotations than a list of referrers shows, the large ones are omitted",
 					"repository", repo, "manifest", d, "most", maxAnnotations)
 			}
 			r.log.Info("manifest stored", "repository", repo, "digest", d, "tags", tags, "mediaType", m.kind())
 			return d, m, nil
 		}
-		// What it holds was collected since it was looked up: look again, which says which blob is missing.
+		// Something that it holds was collected since it was looked up: repeat, which finds the missing blob.
 		if !errors.Is(err, fs.ErrNotExist) {
 			return "", nil, err
 		}
@@ -198,7 +198,7 @@ func (r *Registry) writeManifest(
 	return "", nil, err
 }
 
-// deleteManifest answers DELETE manifests/REFERENCE: a tag goes alone, a digest with every tag that names it.
+// deleteManifest answers DELETE manifests/REFERENCE: a tag is deleted alone, a digest with every tag that refers to it.
 func (r *Registry) deleteManifest(w http.ResponseWriter, req *http.Request, rt route) {
 	var err error
 	if rt.digest != "" {
@@ -226,8 +226,8 @@ func (r *Registry) removeTag(ctx context.Context, repo, tag string) error {
 	return err
 }
 
-// removeRevision removes a manifest, the tags that name it and its entry among its subject's referrers; fs.ErrNotExist
-// if there is none.
+// removeRevision removes a manifest, the tags that refer to it and its entry among its subject's referrers;
+// fs.ErrNotExist if there is none.
 func (r *Registry) removeRevision(ctx context.Context, repo string, d digest.Digest) error {
 	var err error
 	for range attempts {
@@ -238,7 +238,7 @@ func (r *Registry) removeRevision(ctx context.Context, repo string, d digest.Dig
 		}
 		var data []byte
 		if data, err = r.tree.ReadFile(name); errors.Is(err, syscall.EIO) {
-			data = []byte("{}") // a damaged one can be deleted, too; whose referrer it was is not known any more
+			data = []byte("{}") // a damaged one can be deleted, too; its subject is unknown then
 		} else if err != nil {
 			return err
 		}
@@ -248,7 +248,7 @@ func (r *Registry) removeRevision(ctx context.Context, repo string, d digest.Dig
 			r.log.Warn("a stored manifest cannot be read", "repository", repo, "digest", d, "err", unread)
 		}
 		err = r.tree.Update(ctx, func(b Batch) error {
-			// Who tags this manifest meanwhile writes the revision again: then this is refused and looks again.
+			// A client that tags this manifest meanwhile writes the revision again: then this is refused and repeated.
 			b.Expect(name, tree.VersionOf(fi))
 			b.Remove(name)
 			b.Remove(summaryPath(repo, d))
@@ -281,7 +281,7 @@ func (r *Registry) removeRevision(ctx context.Context, repo string, d digest.Dig
 	return err
 }
 
-// answer is asAPI with the errors that are nobody's answer put into the log.
+// answer is asAPI that also logs internal errors.
 func (r *Registry) answer(err error, miss *apiError) *apiError {
 	e := asAPI(err, miss)
 	if e.status == http.StatusInternalServerError {

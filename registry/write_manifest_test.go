@@ -18,7 +18,9 @@ import (
 func indexOf(mediaType string, children ...digest.Digest) string {
 	list := []string{}
 	for i, c := range children {
-		list = append(list, fmt.Sprintf(`{"mediaType":"%s","digest":"%s","size":3,"platform":{"os":"linux","architecture":"arch%d"}}`, typeOCIManifest, c, i))
+		list = append(list,
+			fmt.Sprintf(`{"mediaType":"%s","digest":"%s","size":3,"platform":{"os":"linux","architecture":"arch%d"}}`,
+				typeOCIManifest, c, i))
 	}
 	return fmt.Sprintf(`{"schemaVersion":2,"mediaType":"%s","manifests":[%s]}`, mediaType, strings.Join(list, ","))
 }
@@ -150,15 +152,19 @@ type failing struct{}
 
 func (failing) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
 
-// TestForeignLayers: what is fetched elsewhere need not be here, docker's and OCI's way.
+// TestForeignLayers: layers that are fetched from other servers need not be here, in docker's and OCI's form.
 func TestForeignLayers(t *testing.T) {
 	s := newPusher(t)
 	config := s.push("team/win", "{}")
 	absent := digest.FromString("windows")
 	for i, layer := range []string{
-		fmt.Sprintf(`{"mediaType":"application/vnd.docker.image.rootfs.foreign.diff.tar.gzip","digest":"%s","size":9,"urls":["https://example.com/x"]}`, absent),
-		fmt.Sprintf(`{"mediaType":"application/vnd.oci.image.layer.nondistributable.v1.tar+gzip","digest":"%s","size":9}`, absent),
-		fmt.Sprintf(`{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":"%s","size":9,"urls":["https://example.com/x"]}`, absent),
+		fmt.Sprintf(
+			`{"mediaType":"application/vnd.docker.image.rootfs.foreign.diff.tar.gzip","digest":"%s","size":9,"urls":["https://example.com/x"]}`, absent),
+		fmt.Sprintf(
+			`{"mediaType":"application/vnd.oci.image.layer.nondistributable.v1.tar+gzip","digest":"%s","size":9}`,
+			absent),
+		fmt.Sprintf(
+			`{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":"%s","size":9,"urls":["https://example.com/x"]}`, absent),
 	} {
 		text := fmt.Sprintf(`{"schemaVersion":2,"mediaType":"%s","config":{"digest":"%s","size":2},"layers":[%s]}`,
 			typeDockerManifest, config, layer)
@@ -212,7 +218,8 @@ func (s *pusher) images(repo string) []Image {
 	return list
 }
 
-// TestCollect: what a manifest names stays, what nothing names goes, and what comes back is whole again.
+// TestCollect: referenced content stays, unreferenced content is collected, and content that is pushed again is
+// complete.
 func TestCollect(t *testing.T) {
 	s := newPusher(t)
 	layer, config, text := s.parts("quay.io/team/app", "one")
@@ -252,7 +259,9 @@ func TestManifestAtOnce(t *testing.T) {
 		t.Run(fmt.Sprint("happened ", after), func(t *testing.T) {
 			s := newPusher(t)
 			config := s.push("team/app", "{}")
-			text := fmt.Sprintf(`{"schemaVersion":2,"config":{"digest":"%s","size":2},"layers":[],"subject":{"digest":"%s","size":1}}`, config, subject)
+			text := fmt.Sprintf(
+				`{"schemaVersion":2,"config":{"digest":"%s","size":2},"layers":[],"subject":{"digest":"%s","size":1}}`,
+				config, subject)
 			d := digest.FromString(text)
 			s.tree.Fail = func(what string) (error, bool) {
 				if what == "update" {
@@ -278,7 +287,7 @@ func TestManifestAtOnce(t *testing.T) {
 	}
 }
 
-// TestSamePushCostsNothing: pushing what is there already writes no entry.
+// TestSamePushCostsNothing: pushing existing content writes no entry.
 func TestSamePushCostsNothing(t *testing.T) {
 	s := newPusher(t)
 	_, _, text := s.parts("team/app", "one")
@@ -317,7 +326,7 @@ func TestDeletes(t *testing.T) {
 	s.want(s.own, "/v2/team/app/manifests/other", d2)
 }
 
-// TestDeleteAgainstTag: whoever wins, no tag is left that names a manifest which is gone.
+// TestDeleteAgainstTag: in either order, no tag is left that refers to a deleted manifest.
 func TestDeleteAgainstTag(t *testing.T) {
 	s := newPusher(t)
 	_, _, text := s.parts("team/app", "one")
@@ -370,7 +379,8 @@ func TestReferrers(t *testing.T) {
 	subject := digest.FromString(text)
 	config := s.push("team/app", "{}")
 	artifact := func(artifactType, note string) string {
-		return fmt.Sprintf(`{"schemaVersion":2,"mediaType":"%s","artifactType":"%s","config":{"mediaType":"application/vnd.oci.empty.v1+json","digest":"%s","size":2},"layers":[],"subject":{"mediaType":"%[1]s","digest":"%[4]s","size":3},"annotations":{"note":"%[5]s"}}`,
+		return fmt.Sprintf(
+			`{"schemaVersion":2,"mediaType":"%s","artifactType":"%s","config":{"mediaType":"application/vnd.oci.empty.v1+json","digest":"%s","size":2},"layers":[],"subject":{"mediaType":"%[1]s","digest":"%[4]s","size":3},"annotations":{"note":"%[5]s"}}`,
 			typeOCIManifest, artifactType, config, subject, note)
 	}
 	target := "/v2/team/app/referrers/" + subject.String()
@@ -388,7 +398,9 @@ func TestReferrers(t *testing.T) {
 	// Without artifactType the config's media type counts; an index has its own only.
 	plain := s.put("team/app", "plain", typeOCIManifest, strings.Replace(artifact("", "3"), `"artifactType":"",`, "",
 		1))
-	index := s.put("team/app", "index", typeOCIIndex, fmt.Sprintf(`{"schemaVersion":2,"mediaType":"%s","artifactType":"a/list","manifests":[],"subject":{"digest":"%s","size":1}}`, typeOCIIndex, subject))
+	index := s.put("team/app", "index", typeOCIIndex,
+		fmt.Sprintf(
+			`{"schemaVersion":2,"mediaType":"%s","artifactType":"a/list","manifests":[],"subject":{"digest":"%s","size":1}}`, typeOCIIndex, subject))
 
 	list, res := s.referrersOf(target)
 	types := map[digest.Digest]string{}
@@ -430,14 +442,15 @@ func TestReferrers(t *testing.T) {
 	}
 }
 
-// TestReferrersPaged: a list larger than clients take comes in pages, each once.
+// TestReferrersPaged: a list larger than clients accept is returned in pages, each once.
 func TestReferrersPaged(t *testing.T) {
 	s := newPusher(t)
 	subject := digest.FromString("subject")
 	config := s.push("team/app", "{}")
 	const n = 8
 	for i := range n {
-		text := fmt.Sprintf(`{"schemaVersion":2,"config":{"digest":"%s","size":2},"subject":{"digest":"%s","size":1},"annotations":{"n":"%d","pad":"%s"}}`,
+		text := fmt.Sprintf(
+			`{"schemaVersion":2,"config":{"digest":"%s","size":2},"subject":{"digest":"%s","size":1},"annotations":{"n":"%d","pad":"%s"}}`,
 			config, subject, i, strings.Repeat("x", 1<<20))
 		s.put("team/app", digest.FromString(text).String(), typeOCIManifest, text)
 	}

@@ -78,8 +78,10 @@ func (s *pusher) put(repo, reference, mediaType, text string) digest.Digest {
 func manifestOf(config digest.Digest, layers ...digest.Digest) string {
 	list := []string{}
 	for _, l := range layers {
-		list = append(list, fmt.Sprintf(`{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":"%s","size":1}`, l))
+		list = append(list, fmt.Sprintf(`{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":"%s","size":1}`,
+			l))
 	}
-	return fmt.Sprintf(`{"schemaVersion":2,"mediaType":"%s","config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"%s","size":2},"layers":[%s]}`,
+	return fmt.Sprintf(
+		`{"schemaVersion":2,"mediaType":"%s","config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"%s","size":2},"layers":[%s]}`,
 		typeOCIManifest, config, strings.Join(list, ","))
 }

@@ -148,7 +148,7 @@ func keptTable(files []*os.File) (*process.Table, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := process.Keep(f); err != nil {
+	if err := process.StoreFile(f); err != nil {
 		f.Close()
 		return nil, err
 	}

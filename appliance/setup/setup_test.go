@@ -18,7 +18,8 @@ func testConfig(t testing.TB, dir string) config.Config {
 	free := []netip.AddrPort{netip.AddrPortFrom(here, 0)}
 	cfg := config.Config{
 		Node: "n1", Data: filepath.Join(dir, "data"), Advertise: []netip.Addr{here},
-		Listen: config.Listen{HTTP: free, HTTPS: free, DNS: free, Peer: free[0], Admin: filepath.Join(dir, "admin.sock")},
+		Listen: config.Listen{HTTP: free, HTTPS: free, DNS: free, Peer: free[0],
+			Admin: filepath.Join(dir, "admin.sock")},
 	}
 	if err := cfg.Complete(); err != nil {
 		t.Fatal(err)
@@ -37,7 +38,7 @@ func TestInitRefusesContradictionsAndWritesNothing(t *testing.T) {
 		{InitOptions{Set: map[string]string{"dns.forward": "127.0.0.1:5353"}}, "this node's own address 127.0.0.1:5353"},
 		{InitOptions{Exclude: []string{"casemate.internal"}}, "forbids the domain"},
 		{InitOptions{Permit: []string{"a.bank.example"}, Exclude: []string{"bank.example"}}, "drop one of the two"},
-		{InitOptions{Exclude: []string{"127.0.0.0/8"}}, "advertised address 127.0.0.1 lies in exclude 127.0.0.0/8"},
+		{InitOptions{Exclude: []string{"127.0.0.0/8"}}, "advertised address 127.0.0.1 is in exclude 127.0.0.0/8"},
 	} {
 		cfg := testConfig(t, t.TempDir())
 		cfg.Listen.DNS = []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:5353")}

@@ -265,8 +265,8 @@ func (c *collector) connect() {
 	c.transport = &transport.Retrying{Inner: c.opt.Transport, Stall: c.opt.stall, Clock: c.opt.clock, Retry: c.retry}
 }
 
-// Document fetches a small document, of at most limit bytes, and returns it with the URL at which redirects ended. It is
-// not kept. Of the options Transport and Log count. fs.ErrNotExist: the server does not have it.
+// Document fetches a small document, of at most limit bytes, and returns it with the URL at which redirects ended. It
+// is not kept. Of the options Transport and Log count. fs.ErrNotExist: the server does not have it.
 func Document(ctx context.Context, url string, limit int64, opt Options) (content []byte, end string, err error) {
 	c := &collector{opt: opt}
 	c.connect()

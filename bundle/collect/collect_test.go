@@ -23,7 +23,7 @@ import (
 	"casemate/bundle/oci"
 )
 
-// upstream is a registry that counts what is asked of it, by method and path.
+// upstream is a registry that counts requests, by method and path.
 type upstream struct {
 	*httptest.Server
 	host    string
@@ -154,7 +154,7 @@ func (u *upstream) list(t *testing.T, repo, reference string, children ...oci.De
 	)
 }
 
-// plain leaves out what is null.
+// plain omits null members.
 func plain(doc oci.ManifestDocument) map[string]any {
 	m := map[string]any{"schemaVersion": doc.SchemaVersion, "mediaType": doc.MediaType}
 	if doc.Config != nil {

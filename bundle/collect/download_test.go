@@ -347,7 +347,7 @@ func TestBrokenDownloads(t *testing.T) {
 	}
 }
 
-// What one run has of a file or a blob, the next goes on with.
+// The next run resumes a file or a blob that an earlier one has in part.
 func TestNextRunGoesOn(t *testing.T) {
 	content := noise(3, 200_000)
 	for _, etag := range []string{`"1"`, ""} {
@@ -380,7 +380,7 @@ func TestNextRunGoesOn(t *testing.T) {
 			t.Error("not the content")
 		}
 		want := "GET /file"
-		if etag != "" { // without one nobody knows whether it is still the same
+		if etag != "" { // without one it is unknown whether the content is still the same
 			want = "GET /file bytes=1000-199999"
 		}
 		if got := s.asked("/file"); len(got) != 1 || got[0] != want {

@@ -27,7 +27,7 @@ import (
 	"casemate/bundle/digests"
 )
 
-// tree serves files by path; what is not there is a 404. Every file has an ETag, and answers If-None-Match.
+// tree serves files by path; other paths are 404. Every file has an ETag, and answers If-None-Match.
 func tree(t *testing.T, files map[string]string) *site {
 	return serve(t, func(w http.ResponseWriter, r *http.Request, _ int) {
 		content, ok := files[r.URL.Path]
@@ -84,7 +84,7 @@ func TestFilesSecondRun(t *testing.T) {
 		t.Errorf("fetched %d bytes; the index is\n%s\nand was\n%s", c.Fetched, second, first)
 	}
 	if n := len(s.asked("/pinned")); n != 0 {
-		t.Errorf("what is pinned was asked for %d times", n)
+		t.Errorf("a pinned file was requested %d times", n)
 	}
 	if got := s.asked("/bin/kubelet"); len(got) != 1 || len(s.requests) != 4 {
 		t.Errorf("asked %q", s.requests)

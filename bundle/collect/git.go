@@ -24,18 +24,18 @@ import (
 )
 
 const (
-	// mostPacks is how many packs a repository in the cache has before they become one. Each run adds one, so that a
-	// bundle made with --since carries only what is new.
+	// mostPacks is how many packs a repository in the cache has before they are combined. Each run adds one, so that a
+	// bundle made with --since contains only what is new.
 	mostPacks = 20
-	// gitPatience is how long a server may send less than a kilobyte a second, in seconds.
-	gitPatience = "120"
+	// gitLowSpeedTime is how long a server may send less than a kilobyte a second, in seconds.
+	gitLowSpeedTime = "120"
 )
 
 // repositoryFile is what the "dumb" HTTP protocol serves of a repository (gitprotocol-http(5)).
 var repositoryFile = regexp.MustCompile(`^(HEAD|packed-refs|info/refs|objects/info/packs|` +
 	`objects/pack/pack-[0-9a-f]+\.(pack|idx)|objects/[0-9a-f]{2}/[0-9a-f]+)$`)
 
-// symbolicHead is what git ls-remote --symref says of the default branch.
+// symbolicHead matches the default branch in the output of git ls-remote --symref.
 var symbolicHead = regexp.MustCompile(`(?m)^ref: (refs/heads/\S+)\tHEAD$`)
 
 // repository fetches the branches and tags of a Git repository into the cache, with the program git, and adds the files
@@ -58,7 +58,7 @@ func (c *collector) fetchRepository(ctx context.Context, r lists.Repository) err
 		return err
 	}
 	if c.opt.DryRun {
-		c.note("%s: how large the repository is is known only after it was fetched", r.URL)
+		c.note("%s: the size of the repository is known only after it was fetched", r.URL)
 		return nil
 	}
 	dir := c.cache.Repository(r.URL)
@@ -68,9 +68,10 @@ func (c *collector) fetchRepository(ctx context.Context, r lists.Repository) err
 		}
 	}
 	run("init", "--bare", "--quiet")
-	// What is fetched stays in packs, and what is deleted upstream goes.
+	// Fetched objects stay in packs, and refs that were deleted upstream are deleted.
 	run("-c", "fetch.unpackLimit=1", "-c", "gc.auto=0", "-c", "maintenance.auto=false",
-		"fetch", "--quiet", "--force", "--prune", "--no-write-fetch-head", "--", r.URL, "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
+		"fetch", "--quiet", "--force", "--prune", "--no-write-fetch-head", "--", r.URL, "+refs/heads/*:refs/heads/*",
+		"+refs/tags/*:refs/tags/*")
 	if head := symbolicHead.FindStringSubmatch(remote); head != nil {
 		run("symbolic-ref", "HEAD", head[1])
 	}
@@ -87,14 +88,14 @@ func (c *collector) fetchRepository(ctx context.Context, r lists.Repository) err
 	return c.addRepository(ctx, r, dir)
 }
 
-// git runs git below dir and returns its output. It asks nobody for a password, and nothing but HTTP is used.
+// git runs git below dir and returns its output. It never asks for a password, and uses only HTTP.
 func (c *collector) git(ctx context.Context, dir string, args ...string) (string, error) {
 	settings := []string{"-c", "protocol.allow=never", "-c", "protocol.https.allow=always",
 		"-c", "protocol.http.allow=always", "-c", "core.hooksPath=/dev/null"}
 	cmd := exec.CommandContext(ctx, "git", append(settings, args...)...)
-	cmd.WaitDelay = 10 * time.Second // for what it has started
+	cmd.WaitDelay = 10 * time.Second // for the processes that it has started
 	cmd.Env = append(os.Environ(), "GIT_TERMINAL_PROMPT=0", "GIT_ASKPASS=true", "LC_ALL=C",
-		"GIT_HTTP_LOW_SPEED_LIMIT=1000", "GIT_HTTP_LOW_SPEED_TIME="+gitPatience)
+		"GIT_HTTP_LOW_SPEED_LIMIT=1000", "GIT_HTTP_LOW_SPEED_TIME="+gitLowSpeedTime)
 	if dir != "" {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return "", cache.DiskError{Err: err}
@@ -130,7 +131,7 @@ func (c *collector) addRepository(ctx context.Context, r lists.Repository, dir s
 		if name = filepath.ToSlash(name); !d.Type().IsRegular() || !repositoryFile.MatchString(name) {
 			return ctx.Err()
 		}
-		digest, size, err := c.keep(path)
+		digest, size, err := c.cacheFile(path)
 		if err != nil {
 			return err
 		}
@@ -151,8 +152,8 @@ func (c *collector) addRepository(ctx context.Context, r lists.Repository, dir s
 	return nil
 }
 
-// keep copies a file into the cache, and returns its digest and size.
-func (c *collector) keep(path string) (digest string, size int64, err error) {
+// cacheFile copies a file into the cache, and returns its digest and size.
+func (c *collector) cacheFile(path string) (digest string, size int64, err error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return "", 0, cache.DiskError{Err: err}

@@ -18,8 +18,8 @@ import (
 	"casemate/bundle/lists"
 )
 
-// TestWhatHangsNeverDecides has one line for each way in which a registry can be wrong about what hangs on an image:
-// the image is collected, and a note says what was left out, if anything was.
+// TestWhatHangsNeverDecides has one line for each way in which a registry can be wrong about content that is attached
+// to an image: the image is collected, and a note reports what was left out, if anything was.
 func TestWhatHangsNeverDecides(t *testing.T) {
 	for _, tt := range []struct {
 		rule string
@@ -37,7 +37,7 @@ func TestWhatHangsNeverDecides(t *testing.T) {
 		{"HEAD quay.io/v2/x/manifests/SIG no=Docker-Content-Digest", "", ""},
 		{"HEAD quay.io/v2/x/manifests/SIG 500", "", ""},
 		{"* quay.io/v2/x/manifests/SIG hangup", "x:SIG is left out", "sig"},
-		{"* quay.io/v2/x/manifests/SIG 403", "", "sig"}, // what some say of what is not there
+		{"* quay.io/v2/x/manifests/SIG 403", "", "sig"}, // some registries' answers for missing content
 		{"GET quay.io/v2/x/blobs/BSIG 404", "x:SIG is left out: blob BSIG", "sig"},
 		{"GET quay.io/v2/x/blobs/BSIG flip", "x:SIG is left out: blob BSIG", "sig"},
 		{"GET quay.io/v2/x/blobs/BSIG flip once", "", ""},
@@ -96,7 +96,7 @@ func TestWhatHangsNeverDecides(t *testing.T) {
 			}
 			for _, b := range c.Index.Blobs {
 				if strings.Contains(tt.left, "sig") && b.Digest == sig.Digest {
-					t.Error("what was left out stands among the blobs")
+					t.Error("a blob that was left out is among the blobs")
 				}
 			}
 			_ = sbom
@@ -144,7 +144,7 @@ func TestHeadIsOnlyAHint(t *testing.T) {
 	}
 }
 
-// TestOptionalWhateverTheError: what is wanted where it can be had never stops the rest.
+// TestOptionalWhateverTheError: an optional name never stops the rest, whatever the error.
 func TestOptionalWhateverTheError(t *testing.T) {
 	for rule, why := range map[string]string{
 		"CONNECT bad.example 403":        "the proxy refuses the connection to bad.example:443: 403 Forbidden",
@@ -203,7 +203,7 @@ func TestRefusingProxyIsAskedOnce(t *testing.T) {
 	}
 }
 
-// TestDamagedOnTheWay: what is wrong is asked for again, and given up when the same comes twice.
+// TestDamagedOnTheWay: wrong content is requested again, and given up when the same arrives twice.
 func TestDamagedOnTheWay(t *testing.T) {
 	big := string(noise(1, 100_000))
 	for _, tt := range []struct{ rule, err string }{
@@ -236,7 +236,7 @@ func TestDamagedOnTheWay(t *testing.T) {
 				t.Errorf("got %v", err)
 			}
 			if n := in.count(`^GET .*/(blobs/` + digests.SHA256([]byte(big)) + `|f.tgz)$`); n > 3 {
-				t.Errorf("%d requests for what is wrong all along", n)
+				t.Errorf("%d requests for content that stays wrong", n)
 			}
 		})
 	}
@@ -304,7 +304,7 @@ func TestLimitCountsForAll(t *testing.T) {
 	}
 }
 
-// TestKeepGoing: what can be had is collected, and what cannot is told, here and in the index.
+// TestKeepGoing: available content is collected, and the rest is reported, in the result and in the index.
 func TestKeepGoing(t *testing.T) {
 	in := newInternet(t, "GET quay.io/v2/cut/blobs/ 404")
 	u := in.at("quay.io")
@@ -333,7 +333,7 @@ func TestKeepGoing(t *testing.T) {
 		t.Errorf("absent are %q", absent)
 	}
 	if _, ok := c.Index.Blob(cut.Digest); ok {
-		t.Error("blobs of what is absent stand in the index")
+		t.Error("blobs of absent content are in the index")
 	}
 	b, err := c.Index.Encode()
 	if err != nil {

@@ -23,8 +23,8 @@ import (
 	"casemate/bundle/collect/transport"
 )
 
-// internet is the world of a test: behind a proxy every host leads to it, and each is a registry and a web server over
-// TLS. It misbehaves by rules, so that a report of what some registry or proxy did costs a test one line.
+// internet is the network of a test: behind a proxy every host leads to it, and each is a registry and a web server
+// over TLS. It misbehaves by rules, so that a report about a registry or proxy costs a test one line.
 type internet struct {
 	server, proxy *httptest.Server
 	tunnels       sync.WaitGroup
@@ -296,7 +296,7 @@ func (in *internet) connect(w http.ResponseWriter, r *http.Request) {
 	in.tunnels.Go(func() { pipe(to, buffered) })
 }
 
-// TestInternet holds what the other tests rest on: each effect does what it says, and only as often as it says.
+// TestInternet checks the basis of the other tests: each effect works, and only as often as specified.
 func TestInternet(t *testing.T) {
 	in := newInternet(
 		t,

@@ -10,12 +10,12 @@ import (
 	"casemate/bundle/oci"
 )
 
-// TestIndexOfAnything: of an index everything is taken that the registry has, as what it is there.
+// TestIndexOfAnything: every entry of an index that the registry has is collected, by its real kind.
 func TestIndexOfAnything(t *testing.T) {
 	const unknown, cache = "application/vnd.example.thing+x", "application/vnd.buildkit.cacheconfig.v0"
 	for _, tt := range []struct {
 		name string
-		put  func(t *testing.T, u *upstream) []oci.Descriptor // what the index lists
+		put  func(t *testing.T, u *upstream) []oci.Descriptor // the entries of the index
 		want int                                              // names besides the index
 	}{
 		{"a build cache", func(t *testing.T, u *upstream) []oci.Descriptor {
@@ -47,11 +47,11 @@ func TestIndexOfAnything(t *testing.T) {
 			d := u.picture(t, "x", "", "linux/amd64", "amd")
 			return []oci.Descriptor{u.list(t, "x", "", u.list(t, "x", "", d, u.blob(t, "x", []byte("one"))))}
 		}, 3},
-		{"what stands in its descriptor", func(t *testing.T, u *upstream) []oci.Descriptor {
+		{"embedded in its descriptor", func(t *testing.T, u *upstream) []oci.Descriptor {
 			return []oci.Descriptor{{MediaType: unknown, Digest: digests.SHA256([]byte("data")), Size: 4,
 				Data: []byte("data")}}
 		}, 0},
-		{"an artifact whose config stands in its descriptor", func(t *testing.T, u *upstream) []oci.Descriptor {
+		{"an artifact whose config is embedded in its descriptor", func(t *testing.T, u *upstream) []oci.Descriptor {
 			config := oci.Descriptor{MediaType: "application/vnd.oci.empty.v1+json",
 				Digest: digests.SHA256([]byte("{}")),
 				Size:   2, Data: []byte("{}")}
@@ -85,7 +85,7 @@ func TestIndexOfAnything(t *testing.T) {
 				}
 				for _, d := range listed {
 					if _, ok := c.Index.Blob(d.Digest); !ok {
-						t.Errorf("it lacks %s %s", d.MediaType, d.Digest)
+						t.Errorf("it misses %s %s", d.MediaType, d.Digest)
 					}
 				}
 				b, err := c.Index.Encode()
@@ -109,7 +109,7 @@ func TestNestedPlatforms(t *testing.T) {
 	about := u.picture(t, "x", "", "unknown/unknown", "attestation")
 	about.Platform, about.Annotations = &oci.Platform{OS: "unknown", Architecture: "unknown"},
 		map[string]string{"vnd.docker.reference.digest": amd.Digest}
-	u.list(t, "x", "mixed", blob, about, arm, amd) // a blob before what has annotations
+	u.list(t, "x", "mixed", blob, about, arm, amd) // a blob before a manifest with annotations
 	opt := quick(t)
 	opt.Platforms = []string{"linux/amd64"}
 	for ref, want := range map[string][]string{"nested": {amd.Digest}, "mixed": {about.Digest, amd.Digest,
@@ -121,7 +121,7 @@ func TestNestedPlatforms(t *testing.T) {
 		}
 		for _, d := range want {
 			if _, ok := c.Index.Blob(d); !ok {
-				t.Errorf("%s: it lacks %s", ref, d)
+				t.Errorf("%s: it misses %s", ref, d)
 			}
 		}
 		if _, ok := c.Index.Blob(arm.Digest); ok {
@@ -141,7 +141,7 @@ func TestNestedPlatforms(t *testing.T) {
 	}
 }
 
-// TestWrongSizesAreTaken: what descriptors say of sizes is kept as it is and said; the bundle has the bytes.
+// TestWrongSizesAreTaken: wrong sizes in descriptors are kept and reported; the bundle has the bytes.
 func TestWrongSizesAreTaken(t *testing.T) {
 	lie := func(d oci.Descriptor, size int64) oci.Descriptor { d.Size = size; return d }
 	for _, tt := range []struct {

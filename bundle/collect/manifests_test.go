@@ -19,7 +19,7 @@ import (
 	"casemate/bundle/oci"
 )
 
-// tag is how a digest stands in a tag.
+// tag is the form of a digest in a tag.
 func tag(digest string) string { return strings.Replace(digest, ":", "-", 1) }
 
 func TestPlatformsKeepTheIndex(t *testing.T) {
@@ -68,7 +68,7 @@ func TestPlatformsKeepTheIndex(t *testing.T) {
 		if m.Digest != top.Digest || m.Sparse != tt.sparse || !slices.Equal(m.Platforms, tt.want) {
 			t.Errorf("%v: got %+v", tt.asked, m)
 		}
-		if lacks := slices.Contains(tt.asked, "linux/s390x"); lacks != strings.Contains(
+		if missing := slices.Contains(tt.asked, "linux/s390x"); missing != strings.Contains(
 			strings.Join(c.Notes, "\n"),
 			"nothing for linux/s390x",
 		) {
@@ -196,7 +196,7 @@ func TestPinnedDigest(t *testing.T) {
 	opt.NoReferrers = true
 	collect(t, w, opt)
 	if n := u.count("/v2/x/"); n != 0 {
-		t.Errorf("what is pinned and here was asked for %d times", n)
+		t.Errorf("pinned and cached content was requested %d times", n)
 	}
 }
 
@@ -233,10 +233,10 @@ func TestEveryFailureIsListed(t *testing.T) {
 		"images.list:3: " + u.host + "/none:v1: ", "schema 1", "docker login " + u.host,
 	} {
 		if !strings.Contains(err.Error(), want) {
-			t.Errorf("the error lacks %q:\n%v", want, err)
+			t.Errorf("the error does not contain %q:\n%v", want, err)
 		}
 	}
-	// What came is kept.
+	// Received content is cached.
 	u.hook(nil)
 	u.forget()
 	collect(t, wantImages(u.host+"/good:v1", u.host+"/lost:v1"), opt)
@@ -289,7 +289,7 @@ func TestHeldBlobsAreOmitted(t *testing.T) {
 	c := collect(t, wantImages(u.host+"/x:v1"), opt)
 	contents(t, c)
 	if n := u.count("GET", "/blobs/"+digests.SHA256([]byte("held"))); n != 0 {
-		t.Errorf("a held blob was fetched")
+		t.Errorf("a cached blob was fetched")
 	}
 	if b, _ := c.Index.Blob(digests.SHA256([]byte("held"))); !b.Omitted || c.Index.Since != opt.Since {
 		t.Errorf("got %+v since %s", b, c.Index.Since)

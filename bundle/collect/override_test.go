@@ -9,7 +9,7 @@ import (
 	"casemate/bundle/oci"
 )
 
-// TestRegistryOverride: who may reach only a mirror collects under the upstreams' names.
+// TestRegistryOverride: with access to a mirror only, content is collected under the upstreams' names.
 func TestRegistryOverride(t *testing.T) {
 	in := newInternet(t, "CONNECT (docker.io|quay.io) 403")
 	m := in.at("mirror.example")
@@ -74,8 +74,8 @@ func TestRegistryOverride(t *testing.T) {
 	}
 }
 
-// TestForeignLayersFromTheirURLs: they are fetched from the registry, or from where their URLs say that they lie; what
-// cannot be had is left out with a note.
+// TestForeignLayersFromTheirURLs: they are fetched from the registry, or from their own URLs; an unavailable one is
+// left out with a note.
 func TestForeignLayersFromTheirURLs(t *testing.T) {
 	for _, tt := range []struct {
 		rule string

@@ -15,7 +15,7 @@ import (
 	"casemate/bundle/oci"
 )
 
-// What another client pushed comes back byte for byte.
+// Content pushed by another client is returned byte for byte.
 func TestCollectWhatAnotherClientPushed(t *testing.T) {
 	u := newUpstream(t)
 	ix, err := random.Index(20_000, 3, 2)
@@ -43,7 +43,7 @@ func TestCollectWhatAnotherClientPushed(t *testing.T) {
 	}
 }
 
-// Lists of referrers come in pages.
+// Lists of referrers have pages.
 func TestReferrersInPages(t *testing.T) {
 	u := newUpstream(t)
 	top := u.picture(t, "x", "v1", "linux/amd64", "layer")
@@ -96,7 +96,7 @@ func TestReferrersInPages(t *testing.T) {
 	}
 }
 
-// A registry whose HEAD tells no digest, or that has none, is asked with GET.
+// A registry whose HEAD returns no digest, or that does not support HEAD, is asked with GET.
 func TestTagsWithoutHead(t *testing.T) {
 	for _, status := range []int{http.StatusOK, http.StatusMethodNotAllowed} {
 		u := newUpstream(t)
@@ -112,7 +112,7 @@ func TestTagsWithoutHead(t *testing.T) {
 	}
 }
 
-// A registry that sends something else than what was asked for by digest is not believed.
+// Content that does not have the requested digest is refused.
 func TestWrongManifests(t *testing.T) {
 	u := newUpstream(t)
 	good := u.picture(t, "x", "v1", "linux/amd64", "layer")

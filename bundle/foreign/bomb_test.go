@@ -81,8 +81,8 @@ func file(w io.Writer, name string, size, have int64) {
 	must(err)
 }
 
-// TestBombs: what a small archive decompresses to is bounded by its size, whatever it claims, and the sink gets no more
-// than that. Each refusal says what to do.
+// TestBombs: the decompressed size of a small archive is bounded by its size, whatever it claims, and the sink gets no
+// more than that. Each refusal says what to do.
 func TestBombs(t *testing.T) {
 	const free, times = 1 << 20, 10
 	defer foreign.LowerExpansion(free, times)()
@@ -155,7 +155,7 @@ func TestBombs(t *testing.T) {
 					t.Errorf("%s, %s, %s (%d bytes): %v", how, where, c.what, len(c.b), err)
 				}
 				most := c.most
-				if where == "pipe" { // what is to come is not known
+				if where == "pipe" { // the remaining size is unknown
 					most = max(most, free+times*int64(len(c.b)))
 				}
 				if got := s.n.Load(); got > most {
@@ -210,7 +210,7 @@ func TestASparseBombIsRefused(t *testing.T) {
 	}
 }
 
-// TestABombOfUsualSize holds the real bounds to what is refused and to what is not.
+// TestABombOfUsualSize compares the real bounds with refused and accepted archives.
 func TestABombOfUsualSize(t *testing.T) {
 	b := packed(t, "zstd", func(w io.Writer) { file(w, "dl.k8s.io/a", 256<<20, 256<<20) })
 	s := newCountingSink(t)
@@ -229,7 +229,7 @@ func TestABombOfUsualSize(t *testing.T) {
 	}
 }
 
-// nest makes a layout whose image lies in so many indexes.
+// nest makes a layout whose image is in so many nested indexes.
 func nest(depth int, innermostFirst bool) *layoutFixture {
 	l := newLayout()
 	at := l.image("amd64", "x")
@@ -266,7 +266,7 @@ func TestDeepIndexes(t *testing.T) {
 	}
 }
 
-// TestADeepIndexIsNotReadToItsEnd: what lies deeper than is looked is not even opened.
+// TestADeepIndexIsNotReadToItsEnd: content below the depth limit is not even opened.
 func TestADeepIndexIsNotReadToItsEnd(t *testing.T) {
 	opened := &openedFS{FS: nest(3000, false).tree().mapFS()}
 	_, err := input.Read(t.Context(), []bundle.Input{{Name: "dir", FS: opened}}, newMemorySink(t), bundle.ReadOptions{})

@@ -12,7 +12,7 @@ func LowerExpansion(free, times int64) (restore func()) {
 	return func() { freeExpansion, maxExpansion, freeVerified, maxVerified = f, m, vf, vm }
 }
 
-// LowerLimits lowers the limits of what is read, and returns what puts them back.
+// LowerLimits lowers the limits of reading, and returns a function that restores them.
 func LowerLimits(entries int, kept int64) (restore func()) {
 	e, k := maxEntries, maxMemory
 	maxEntries, maxMemory = entries, kept

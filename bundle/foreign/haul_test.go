@@ -8,8 +8,8 @@ import (
 	"casemate/bundle"
 )
 
-// haul writes what `hauler store save` puts into a haul: its store, an OCI layout whose index.json says what each
-// manifest is.
+// haul writes the output of `hauler store save`: its store, an OCI layout whose index.json gives the kind of each
+// manifest.
 func haul() tree {
 	l := newLayout()
 	top := func(d map[string]any, kind, ref, containerd, original string) {

@@ -20,8 +20,8 @@ import (
 	"casemate/bundle/input"
 )
 
-// TestHeldIsNotRead reads what the sink has all of: nothing is put, and Plan says so. The sink itself fails the test on
-// a put of what it has.
+// TestHeldIsNotRead reads an input whose blobs the sink has: nothing is put, and Plan reports that. The sink itself
+// fails the test if one of its blobs is put.
 func TestHeldIsNotRead(t *testing.T) {
 	l := newLayout()
 	l.top(l.image("amd64", "x"), "io.containerd.image.name", "nginx:1")
@@ -108,7 +108,7 @@ func TestRepository(t *testing.T) {
 	}
 }
 
-// TestLocalNames reads the names of registries that were only somebody's own.
+// TestLocalNames reads names of private registries.
 func TestLocalNames(t *testing.T) {
 	for tag, want := range map[string]string{
 		"localhost/mine:1":              "mine:1",
@@ -138,8 +138,8 @@ func TestLocalNames(t *testing.T) {
 	}
 }
 
-// TestWhatIsNotHere reads a layout that lacks a layer, one that may not be distributed, and one that stands in its
-// descriptor.
+// TestWhatIsNotHere reads a layout with a missing layer, one that may not be distributed, and one that is embedded in
+// its descriptor.
 func TestWhatIsNotHere(t *testing.T) {
 	l := newLayout()
 	absent := map[string]any{"mediaType": ociLayer, "digest": digestOf([]byte("absent")), "size": 6}
@@ -255,7 +255,7 @@ func TestSignatureRequired(t *testing.T) {
 	}
 }
 
-// TestProgress holds what Progress is told: it grows, and ends at the total.
+// TestProgress checks the calls of Progress: it grows, and ends at the total.
 func TestProgress(t *testing.T) {
 	files := dockerArchive(map[string][]string{"nginx:1": {layer("a"), layer("b")}})
 	for _, way := range []string{"tar", "gzip", "pipe"} {

@@ -28,8 +28,8 @@ func transported(l *layoutFixture, top map[string]any) tree {
 	return out
 }
 
-// TestImagesByTheirPaths reads images that lie in directories of hosts: as skopeo sync --scoped makes them for air
-// gaps, layouts and archives. They are images, and files beside them are files.
+// TestImagesByTheirPaths reads images in directories of hosts: as skopeo sync --scoped makes them for air gaps, layouts
+// and archives. They are images, and files beside them are files.
 func TestImagesByTheirPaths(t *testing.T) {
 	one, list, layout, tagged := newLayout(), newLayout(), newLayout(), newLayout()
 	single := one.image("amd64", "one")
@@ -56,7 +56,7 @@ registry.example.com/busybox: [linux/arm64]
 registry.example.com/busybox:latest [linux/amd64 linux/arm64]
 registry.example.com/team/app:1.0 [linux/amd64]`), bundle.ReadOptions{})
 
-	// An archive that is called as an image is one; any other is what a web server has.
+	// An archive with the name of an image is one; any other is a file of a web server.
 	archives := tree{
 		"quay.io/team/app:1.0.tar": string(dockerArchive(map[string][]string{"": {layer("a")}}).tar()),
 		"quay.io/team/db:1.tar.gz": string(
@@ -146,7 +146,7 @@ func TestTreeSpellings(t *testing.T) {
 	}
 }
 
-// TestObstacles: all that stands in the way is said at once, or left out with its reason.
+// TestObstacles: all obstacles are reported at once, or left out with their reasons.
 func TestObstacles(t *testing.T) {
 	l, other := newLayout(), newLayout()
 	for _, name := range []string{"harbor:443/team/app:1.0", "quay.io/good:1", "[fd00::1]:5000/app:1",

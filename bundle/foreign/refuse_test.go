@@ -17,7 +17,7 @@ import (
 	"casemate/bundle/input"
 )
 
-// TestRefused reads what is not taken. Every error names the input and says what is wrong.
+// TestRefused reads inputs that are refused. Every error names the input and says what is wrong.
 func TestRefused(t *testing.T) {
 	docker := dockerArchive(map[string][]string{"nginx:1": {layer("a"), string(gz([]byte(layer("b"))))}})
 	damaged := func(suffix string, change func(string) string) tree {
@@ -207,7 +207,7 @@ func TestHostilePaths(t *testing.T) {
 	}
 }
 
-// TestLinksInDirectory follows links in a real directory only to what is inside.
+// TestLinksInDirectory follows links in a real directory only to targets inside.
 func TestLinksInDirectory(t *testing.T) {
 	top := t.TempDir()
 	must(os.WriteFile(filepath.Join(top, "secret"), []byte("secret"), 0o600))
@@ -256,7 +256,7 @@ func TestLinksInDirectory(t *testing.T) {
 	}
 }
 
-// TestSparse reads a tar with a sparse file, whose content does not lie in the tar as it is.
+// TestSparse reads a tar with a sparse file, whose content is not contiguous in the tar.
 func TestSparse(t *testing.T) {
 	// archive/tar writes none, so this is GNU tar's format 1.0 by hand: a map of the data, then the data.
 	var b bytes.Buffer
@@ -346,7 +346,7 @@ func TestSinkFails(t *testing.T) {
 	}
 }
 
-// TestTooMany holds the limits of what is kept in memory.
+// TestTooMany checks the limits of data in memory.
 func TestTooMany(t *testing.T) {
 	if !foreign.Soak { // a million directories and 600 MiB of documents take seconds
 		defer foreign.LowerLimits(10_000, 8<<20)()

@@ -16,8 +16,7 @@ import (
 	"testing"
 )
 
-// memorySink is a strict Sink: what it was told wrongly, and what is sent although it said that it has it, fails the
-// test.
+// memorySink is a strict Sink: wrong arguments, and a put of a blob that it has reported, fail the test.
 type memorySink struct {
 	t testing.TB
 

@@ -146,8 +146,8 @@ func inputs(mode fs.FileMode, parts [][]byte) []bundle.Input {
 	return ins
 }
 
-// fakeSink is a strict sink in memory: it fails the test if it is given what it said to have, or asked for what it does
-// not have.
+// fakeSink is a strict sink in memory: it fails the test if it is given a blob that it has reported, or asked for one
+// that it does not have.
 type fakeSink struct {
 	t    testing.TB
 	mu   sync.Mutex
@@ -207,7 +207,7 @@ func (s *fakeSink) Open(_ context.Context, digest string) (io.ReadSeekCloser, er
 }
 
 // holds says which blobs of want the sink does not have, byte for byte.
-func (s *fakeSink) lacks(want store) (lost []string) {
+func (s *fakeSink) missing(want store) (lost []string) {
 	for _, d := range slices.Sorted(maps.Keys(want)) {
 		if b, ok := s.has[d]; !ok || !bytes.Equal(b, want[d]) {
 			lost = append(lost, d)

@@ -16,7 +16,7 @@ import (
 	"casemate/bundle/signing"
 )
 
-// TestRefuses: what cannot be read is refused before anything is put, by name.
+// TestRefuses: unreadable inputs are refused before anything is put, by name.
 func TestRefuses(t *testing.T) {
 	ix, s := bigSample()
 	split := splitFor(t, ix, false, 4096)
@@ -81,7 +81,7 @@ func TestRefuses(t *testing.T) {
 	}
 }
 
-// forge makes a bundle of a part document and an index document that nobody has checked.
+// forge makes a bundle of an unchecked part document and index document.
 func forge(doc partDoc, indexJSON string) []byte {
 	doc.Bundle = digests.SHA256([]byte(indexJSON))
 	b, _ := doc.encode()
@@ -162,7 +162,7 @@ func TestInspect(t *testing.T) {
 	}
 }
 
-// TestOmitted: what the far side said to hold is taken from there, and missed if it is not.
+// TestOmitted: blobs that the far side has reported are used from there, and reported missing if they are gone.
 func TestOmitted(t *testing.T) {
 	ix, s := sample()
 	held := ix.Images[0].Digest
@@ -179,7 +179,7 @@ func TestOmitted(t *testing.T) {
 		}
 		c, err := Read(t.Context(), inFiles(parts...), sink, bundle.ReadOptions{})
 		if err != nil || slices.Contains(c.Absent, held) == has || len(c.Absent) > 1 {
-			t.Errorf("held %v: %+v, %v", has, c, err)
+			t.Errorf("stored %v: %+v, %v", has, c, err)
 		}
 	}
 	sink := newFakeSink(t)
@@ -276,7 +276,7 @@ func (s failingSink) Put(context.Context, string, int64, io.Reader) (string, int
 	return "", 0, s.err
 }
 
-// TestSinkFails: what the sink says comes through, and is not taken for damage.
+// TestSinkFails: an error of the sink is passed on, and is not reported as damage.
 func TestSinkFails(t *testing.T) {
 	ix, s := sample()
 	parts := written(t, ix, s, WriteOptions{})
@@ -340,7 +340,7 @@ func FuzzReadBundle(f *testing.F) {
 			sink := newFakeSink(t)
 			c, err := Read(t.Context(), in(b), sink, bundle.ReadOptions{})
 			if err != nil || c.Parts > 0 || len(c.Absent) > 0 || c.Signer != "" {
-				continue // only what is whole and unsigned can be made again
+				continue // only a complete and unsigned one can be made again
 			}
 			if !bytes.Equal(remade(t, c.Index, sink.has), b) {
 				t.Errorf("%s: read other bytes than would be written", way)

@@ -11,8 +11,7 @@ import (
 	"casemate/bundle"
 )
 
-// TestFlip changes every byte of bundles, one at a time: nobody may take the bundle for right, and whoever refuses it
-// says where.
+// TestFlip changes every byte of bundles, one at a time: every change is detected, and the error gives its place.
 func TestFlip(t *testing.T) {
 	for _, c := range []struct {
 		name  string
@@ -70,7 +69,7 @@ func TestFlip(t *testing.T) {
 	}
 }
 
-// padded says whether a byte lies amid zeros.
+// padded reports whether a byte is amid zeros.
 func padded(b []byte, at int) bool {
 	return len(bytes.Trim(b[max(0, at-8):min(len(b), at+8)], "\x00")) == 0
 }
@@ -121,9 +120,9 @@ func TestReadParts(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if lost := sink.lacks(s); len(lost) > 0 || len(c.Absent) > 0 || c.Parts != len(parts) ||
+				if lost := sink.missing(s); len(lost) > 0 || len(c.Absent) > 0 || c.Parts != len(parts) ||
 					c.Have != len(parts) {
-					t.Errorf("lacks %v; %+v", lost, c)
+					t.Errorf("missing %v; %+v", lost, c)
 				}
 				if stored := len(sink.puts) > len(s); stored != (way == "pipes") {
 					t.Errorf("chunks were stored: %v", stored)
@@ -137,15 +136,15 @@ func TestReadParts(t *testing.T) {
 						t.Fatal(err)
 					}
 					if _, err := Read(t.Context(), in(parts[len(parts)-1-i]), sink, bundle.ReadOptions{}); err != nil {
-						t.Fatal(err) // a chunk that is held is not put again
+						t.Fatal(err) // a chunk that the sink has is not put again
 					}
-					lost := sink.lacks(s)
+					lost := sink.missing(s)
 					if !slices.Equal(lost, c.Absent) {
-						t.Errorf("after %d parts: lacks %v, but absent are %v", i+1, lost, c.Absent)
+						t.Errorf("after %d parts: missing %v, but absent are %v", i+1, lost, c.Absent)
 					}
 					if whole := i == len(parts)-1; whole != (len(lost) == 0) || c.Have != 1 ||
 						!slices.Equal(c.Numbers, []int{len(parts) - i}) {
-						t.Errorf("after %d parts: lacks %v; %+v", i+1, lost, c)
+						t.Errorf("after %d parts: missing %v; %+v", i+1, lost, c)
 					}
 				}
 				if _, ok := sink.has[big]; !ok {

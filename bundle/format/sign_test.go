@@ -9,7 +9,7 @@ import (
 	"casemate/bundle/signing"
 )
 
-// TestTrust: who has to have signed what.
+// TestTrust: whose signature is required.
 func TestTrust(t *testing.T) {
 	ix, s := sample()
 	unsigned := written(t, ix, s, WriteOptions{})
@@ -22,8 +22,8 @@ func TestTrust(t *testing.T) {
 		says   string
 		signer string
 	}{
-		{"unsigned, nobody asks", unsigned, nil, "", ""},
-		{"signed, nobody asks", signed, nil, "", signing.KeyName(one)},
+		{"unsigned, none required", unsigned, nil, "", ""},
+		{"signed, none required", signed, nil, "", signing.KeyName(one)},
 		{"signed by one of them", signed, []ed25519.PublicKey{two, one}, "", signing.KeyName(one)},
 		{"unsigned", unsigned, []ed25519.PublicKey{one}, "is not signed, and a " +
 			"signature by " + signing.KeyName(one), ""},

@@ -100,7 +100,7 @@ func Verify(ctx context.Context, inputs []bundle.Input, opt VerifyOptions) (*Ver
 	if len(errs) > 0 {
 		return v, errors.Join(errs...)
 	}
-	// The chunks are right; whether they add up to the blob is the responsibility of whoever made the bundle.
+	// The chunks are right; the creator of the bundle is responsible that they add up to the blob.
 	r.sink = verifySink{func(int64) {}}
 	for _, i := range o.partition.cuts {
 		b := &r.blobs[i]

@@ -123,8 +123,8 @@ func files(t *testing.T, dir string) map[string]string {
 	return all
 }
 
-// TestWriteAgain interrupts writing at every blob and damages what was left in many ways: in the end stands what an
-// undisturbed run writes.
+// TestWriteAgain interrupts writing at every blob and damages the remaining files in many ways: the final result is
+// that of an undisturbed run.
 func TestWriteAgain(t *testing.T) {
 	ix, s := bigSample()
 	for _, split := range []int64{0, splitFor(t, ix, false, 4096)} {
@@ -194,7 +194,7 @@ func keepIf(keep bool, b []byte) []byte {
 	return nil
 }
 
-// TestWriteGoesOn says what an interrupted run is for: what was written is not fetched and written again.
+// TestWriteGoesOn: content written by an interrupted run is not fetched and written again.
 func TestWriteGoesOn(t *testing.T) {
 	ix, s := bigSample()
 	path := filepath.Join(t.TempDir(), "x.tar")
@@ -306,7 +306,7 @@ func command(dir, name string, arg ...string) (string, error) {
 	return string(out), err
 }
 
-// TestWriteRefuses is about what cannot become a bundle.
+// TestWriteRefuses tests inputs that cannot become a bundle.
 func TestWriteRefuses(t *testing.T) {
 	ix, s := sample()
 	victim := digests.SHA256([]byte(strings.Repeat("x", 513)))

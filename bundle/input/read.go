@@ -12,17 +12,17 @@ import (
 	"casemate/bundle/format"
 )
 
-// Read reads what was named to be imported, whatever it is: every blob goes to sink, and the Contents are the names.
-// What an input is is found out by its content, never by its name. Inputs of several kinds may be mixed, but bundles
+// Read reads the inputs of an import, of whatever kind: every blob goes to sink, and the Contents are the names. The
+// kind of an input is detected by its content, never by its name. Inputs of several kinds may be mixed, but bundles
 // only with bundles.
 //
-// A regular file that is an uncompressed tar, and a directory, are looked through before anything is put: what they are
-// is known when Plan is called, and blobs that the sink has are not read. Everything else (compressed or a pipe) is
-// read once from its beginning to its end, each blob stored as it comes: Contents.Kind is "" at Plan if nothing better
-// is known, and need counts such a file with its own size, a pipe makes need -1. Content that grows beyond that meets
-// the sink's own ENOSPC.
+// A regular file that is an uncompressed tar, and a directory, are scanned before anything is put: their kind is known
+// when Plan is called, and blobs that the sink has are not read. Everything else (compressed or a pipe) is read once
+// from its beginning to its end, and each blob is stored as it arrives: Contents.Kind is "" at Plan if nothing better
+// is known, and need counts such a file with its own size; a pipe makes need -1. Content that grows beyond that may end
+// in the sink's ENOSPC.
 //
-// A name that means two things in the inputs is an error. What is left out, and why, stands in Contents.Notes.
+// A name that means two things in the inputs is an error. Contents.Notes lists what is left out, and why.
 func Read(
 	ctx context.Context,
 	inputs []bundle.Input,

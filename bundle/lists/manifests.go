@@ -47,7 +47,7 @@ func (l *Parser) Manifests(name string, r io.Reader) {
 	atBegin := true
 	for line := 1; ; {
 		b, err := in.ReadSlice('\n')
-		// A line that begins with "---" divides documents wherever it stands (YAML 1.2, 9.1.2).
+		// A line that begins with "---" divides documents wherever it is (YAML 1.2, 9.1.2).
 		if atBegin && bytes.HasPrefix(b, []byte("---")) && (len(b) == 3 || strings.IndexByte(" \t\r\n", b[3]) >= 0) {
 			l.document(name, begin, doc)
 			doc, begin = doc[:0], line

@@ -76,7 +76,7 @@ func TestParseReference(t *testing.T) {
 	}
 }
 
-// given reads one list and returns what it wants, one thing a line, or what is wrong with it.
+// given reads one list and returns its names, one a line, or its errors.
 func given(read func(*Parser, string, io.Reader), list string) string {
 	var l Parser
 	read(&l, "list", strings.NewReader(list))

@@ -42,7 +42,7 @@ func TestPlace(t *testing.T) {
 	}
 }
 
-// TestPlacesInLists: what has no place inside is a bad line, what has another name is noted, and two names for one
+// TestPlacesInLists: a name without a place inside is a bad line, a different name is noted, and two names for one
 // place are refused.
 func TestPlacesInLists(t *testing.T) {
 	var l Parser

@@ -21,7 +21,7 @@ import (
 // that release from GitHub.
 type product struct {
 	name     string
-	build    string // what stands between "+" and the number of the build
+	build    string // the text between "+" and the number of the build
 	script   string // URL of the installer
 	channels string // beginning of the channels' URLs
 	releases string // beginning of URLs below a release's page: tag/VERSION, download/VERSION/FILE
@@ -62,11 +62,11 @@ var (
 	channelForm = regexp.MustCompile(`^(stable|latest|testing|v[0-9]+\.[0-9]+(-testing)?)$`)
 )
 
-// Release is a release that was asked for: a version or a channel of a product.
+// Release is a requested release: a version or a channel of a product.
 type Release struct {
 	Product string // "k3s" or "rke2"
-	Version string // "v1.31.5+k3s1"; "" if a channel was asked for
-	Channel string // "stable", "latest", "testing", "v1.31"; "" if a version was asked for
+	Version string // "v1.31.5+k3s1"; "" if a channel was requested
+	Channel string // "stable", "latest", "testing", "v1.31"; "" if a version was requested
 }
 
 // ParseRelease reads a version ("v1.31.5+k3s1", also with %2B and without v) or a channel ("stable", "v1.31").
@@ -82,10 +82,12 @@ func ParseRelease(name, text string) (Release, error) {
 	m := versionForm.FindStringSubmatch(version)
 	switch {
 	case m == nil:
-		return Release{}, fmt.Errorf("must be a version of %s like v1.31.5+%s1, or a channel like stable or v1.31, got %q",
+		return Release{}, fmt.Errorf("must be a version of %s like v1.31.5+%s1, or a channel like stable or v1.31, "+
+			"got %q",
 			name, p.build, text)
 	case m[3] != p.build:
-		return Release{}, fmt.Errorf("must be a version of %s, which ends in +%s and a number, got %q", name, p.build, text)
+		return Release{}, fmt.Errorf("must be a version of %s, which ends in +%s and a number, got %q", name,
+			p.build, text)
 	}
 	return Release{Product: name, Version: version}, nil
 }
@@ -94,11 +96,11 @@ func ParseRelease(name, text string) (Release, error) {
 type Document func(ctx context.Context, url string) (content []byte, end string, err error)
 
 // Releases adds what releases of one product publish, for the architectures archs: the installer, the program with its
-// checksums, the lists of images and the images in them, and the redirects of the channels. A channel that was asked
-// for leads to the release that it has upstream; of the others, that of a minor version leads to its newest release
-// among those that were asked for, and stable and latest to the newest of all.
+// checksums, the lists of images and the images in them, and the redirects of the channels. A requested channel leads
+// to the release that it has upstream; of the others, that of a minor version leads to its newest requested release,
+// and stable and latest to the newest of all.
 //
-// The errors are those of read, or say what is wrong with what it returned.
+// The errors are those of read, or describe what is wrong with the documents.
 func (l *Parser) Releases(ctx context.Context, releases []Release, archs []string, read Document) error {
 	if len(releases) == 0 {
 		return nil
@@ -120,7 +122,7 @@ func (l *Parser) Releases(ctx context.Context, releases []Release, archs []strin
 			}
 			at, err := ParseRelease(p.name, end[strings.LastIndexByte(end, '/')+1:])
 			if err != nil || at.Version == "" {
-				return fmt.Errorf("channel %s of %s leads to %s, which is no release: name a version",
+				return fmt.Errorf("channel %s of %s leads to %s, which is not a release: name a version",
 					r.Channel, p.name, shown(end))
 			}
 			version = at.Version
@@ -142,14 +144,14 @@ func (l *Parser) Releases(ctx context.Context, releases []Release, archs []strin
 	addChannels(channels, versions)
 	for _, name := range slices.Sorted(maps.Keys(channels)) {
 		l.wanted.Redirects = append(l.wanted.Redirects, Redirect{
-			// As the installers have it: they take the version out of the address and put it into file names.
+			// As the installers do: they take the version from the address and put it into file names.
 			From: p.channels + name, To: p.releases + "tag/" + channels[name], Where: "--" + p.name,
 		})
 	}
 	return nil
 }
 
-// addChannels adds the channels that versions imply to those that are known.
+// addChannels adds the channels that versions imply to the known ones.
 func addChannels(channels map[string]string, versions []string) {
 	slices.SortFunc(versions, compareReleases)
 	implied := map[string]string{}
@@ -162,7 +164,7 @@ func addChannels(channels map[string]string, versions []string) {
 		}
 		implied["latest"] = cmp.Or(implied["stable"], v)
 	}
-	if implied["stable"] == "" { // only pre-releases, which then are what is meant
+	if implied["stable"] == "" { // only pre-releases, which are used then
 		implied["stable"] = implied["latest"]
 	}
 	for name, v := range implied {
@@ -175,7 +177,8 @@ func addChannels(channels map[string]string, versions []string) {
 // compareReleases orders versions, builds of one version by their numbers.
 func compareReleases(a, b string) int {
 	build := func(v string) int {
-		n, _ := strconv.Atoi(versionForm.FindStringSubmatch(v)[4]) // digits; one too long is the largest
+		// digits; a number that is too long becomes the largest
+		n, _ := strconv.Atoi(versionForm.FindStringSubmatch(v)[4])
 		return n
 	}
 	return cmp.Or(compareSemver(a, b), cmp.Compare(build(a), build(b)))
@@ -183,7 +186,7 @@ func compareReleases(a, b string) int {
 
 // release adds one version.
 func (l *Parser) release(ctx context.Context, p product, version string, archs []string, read Document) error {
-	// GitHub knows both spellings of the plus sign; %2B is what its own pages write.
+	// GitHub accepts both spellings of the plus sign; its own pages use %2B.
 	base := p.releases + "download/" + strings.ReplaceAll(version, "+", "%2B") + "/"
 	add := func(f File) error {
 		f.Where = "--" + p.name + " " + version
@@ -234,7 +237,7 @@ func (l *Parser) release(ctx context.Context, p product, version string, archs [
 	return nil
 }
 
-// noSuchRelease adds to an error what was asked for.
+// noSuchRelease adds the requested URL to an error.
 func noSuchRelease(url string, err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%s does not exist: is the version right?: %w", url, err)
@@ -242,7 +245,7 @@ func noSuchRelease(url string, err error) error {
 	return fmt.Errorf("%s: %w", url, err)
 }
 
-// sumOf finds the sha256 of a file in what sha256sum wrote.
+// sumOf finds the sha256 of a file in the output of sha256sum.
 func sumOf(content []byte, name string) string {
 	for s := bufio.NewScanner(bytes.NewReader(content)); s.Scan(); {
 		sum, of, _ := strings.Cut(strings.TrimSpace(s.Text()), " ")

@@ -19,7 +19,7 @@ import (
 	"casemate/cluster"
 )
 
-// backupReport is what the daemon says of a backup that it has written.
+// backupReport is the daemon's report of a backup that it has written.
 type backupReport struct {
 	Cluster string    `json:"cluster"`
 	Node    string    `json:"node"`
@@ -94,7 +94,7 @@ damaged or missing.`,
 		},
 	}
 	f := cmd.Flags()
-	f.BoolVar(&noBlobs, "no-blobs", false, "leave out images and files; after a restore they have to be imported again")
+	f.BoolVar(&noBlobs, "no-blobs", false, "leave out images and files; they have to be imported again after a restore")
 	f.StringVar(&passphrase, "passphrase-file", "", "`FILE` whose first line is the passphrase that wraps the "+
 		"sealing key")
 	f.StringVar(&recipients, "recipients", "",
@@ -103,7 +103,7 @@ damaged or missing.`,
 	return cmd
 }
 
-// backup makes the daemon write a backup, whose name in messages is name.
+// backup makes the daemon write a backup; name is used in messages.
 func (o *options) backup(cmd *cobra.Command, in map[string]any, name string, out *whole) (r backupReport, err error) {
 	body, err := json.Marshal(in)
 	if err != nil {
@@ -116,7 +116,7 @@ func (o *options) backup(cmd *cobra.Command, in map[string]any, name string, out
 	defer resp.Body.Close()
 	if _, err := io.Copy(out, resp.Body); err != nil {
 		if errors.Is(err, io.ErrUnexpectedEOF) {
-			err = errors.New("the daemon has cut it off, its log says why")
+			err = errors.New("the daemon cut the answer off, its log gives the reason")
 		}
 		return r, fmt.Errorf("backup %s is not written: %w", name, err)
 	}
@@ -177,7 +177,8 @@ cluster are not members of the new one: wipe their data and join them again.`,
 				t.line(fmt.Sprintf("restored %s and %s, %s, of node %s as of %s",
 					count(r.Names, "name"), count(r.Blobs, "blob"), size(r.Bytes), r.From.Node, r.From.Created))
 				if r.Kept != r.Names {
-					t.line(fmt.Sprintf("the new cluster begins with %s: what the old one knew of its nodes is left out",
+					t.line(fmt.Sprintf("the new cluster begins with %s: the old cluster's records of its nodes are "+
+						"left out",
 						count(r.Kept, "name")))
 				}
 				if r.Missing > 0 {
@@ -215,9 +216,9 @@ func recoverCommand(o *options) *cobra.Command {
 		Use: "recover", Short: "make this stopped node a cluster of one after the majority is lost", Args: cobra.NoArgs,
 		Long: `Make this stopped node a cluster of one, when the majority is lost for good.
 
-With --dry-run the command only reports what that costs; to do it, give --yes. The
-other nodes can never come back as members: wipe their data directories and join
-them under other names.`,
+With --dry-run the command only reports what that costs; --yes does it. The other
+nodes can never come back as members: wipe their data directories and join them
+under other names.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if yes && dry {
 				return usageError{errors.New("give --yes or --dry-run, not both")}
@@ -241,7 +242,7 @@ them under other names.`,
 			case err != nil || one || dry:
 				return err
 			case !yes:
-				return usageError{errors.New("nothing is changed: say --yes to make this node a cluster of one")}
+				return usageError{errors.New("nothing is changed: add --yes to make this node a cluster of one")}
 			}
 			fmt.Fprintf(cmd.ErrOrStderr(), "%s is a cluster of one, start it as before\n", r.Node)
 			return nil
@@ -254,7 +255,7 @@ them under other names.`,
 	return cmd
 }
 
-// recoveryCosts says what a recovery costs, in sentences.
+// recoveryCosts describes what a recovery costs, in sentences.
 func recoveryCosts(r cluster.RecoverReport) []string {
 	if len(r.Lost) == 0 && r.Voter {
 		return []string{r.Node + " is a cluster of one already: there is nothing to recover"}
@@ -263,10 +264,10 @@ func recoveryCosts(r cluster.RecoverReport) []string {
 		"members that are given up: " + strings.Join(r.Lost, ", ") + "; they can never be members again: " +
 			"wipe their data directories and join them under other names",
 		fmt.Sprintf("the log of %s ends at entry %d of term %d; writes that only the others had are lost, "+
-			"and nobody can count them", r.Node, r.Last, r.Term),
+			"and their number is unknown", r.Node, r.Last, r.Term),
 	}
 	if !r.Voter {
-		list = append(list, r.Node+" was no voter: it had not caught up, and some content may be missing on it")
+		list = append(list, r.Node+" was not a voter: it had not caught up, and some content may be missing on it")
 	}
 	if n := r.Last - r.Committed; n > 0 {
 		list = append(list, fmt.Sprintf("%d log entries, %d to %d, are not known here to be committed and become "+
@@ -280,7 +281,7 @@ func recoveryCosts(r cluster.RecoverReport) []string {
 		"importing or pushing them again repairs them", r.Missing))
 }
 
-// oneSecret reads the one of two files that is given: of a passphrase its first line, of anything else all.
+// oneSecret reads the one of two files that is given: the first line of a passphrase, the whole of an age file.
 func oneSecret(a, aPath, b, bPath string) (which, text string, err error) {
 	if (aPath == "") == (bPath == "") {
 		return "", "", usageError{fmt.Errorf("the sealing key needs %s or %s, one of the two", a, b)}
@@ -309,7 +310,7 @@ func oneSecret(a, aPath, b, bPath string) (which, text string, err error) {
 	return which, text, nil
 }
 
-// whole is a file that gets its name when it is whole, or standard output.
+// whole is a file that appears under its name when it is complete, or standard output.
 type whole struct {
 	io.Writer
 	file *os.File // nil for standard output
@@ -331,7 +332,7 @@ func createWhole(name string, stdout io.Writer) (*whole, error) {
 	return &whole{Writer: f, file: f, name: name}, nil
 }
 
-// finish makes the bytes durable, and then the name.
+// finish makes the bytes durable, and then renames the file.
 func (w *whole) finish() error {
 	if w.file == nil {
 		return nil
@@ -350,7 +351,7 @@ func (w *whole) finish() error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// giveUp takes away what finish has not finished.
+// giveUp removes the temporary file unless finish has renamed it.
 func (w *whole) giveUp() {
 	if w.file != nil && !w.done {
 		w.file.Close()

@@ -49,7 +49,7 @@ bundle verify" does that.`,
 	return cmd
 }
 
-// showContents prints what a bundle is, and with names what it brings.
+// showContents prints what a bundle contains, and with names every name.
 func showContents(t *table, c *bundle.Contents, names bool) {
 	t.line("bundle", c.ID)
 	if c.Signer == "" {
@@ -73,7 +73,8 @@ func showContents(t *table, c *bundle.Contents, names bool) {
 		t.line("absent", a.Name, a.Why)
 	}
 	if c.Index.Since != "" {
-		t.line("left out", fmt.Sprintf("%s that the inventory %s says is held", size(omitted), c.Index.Since))
+		t.line("left out", fmt.Sprintf("%s that are in the inventory %s and left out here", size(omitted),
+			c.Index.Since))
 	}
 	if c.Parts > 0 {
 		t.line("parts", fmt.Sprintf("%d of %d were given: %s", c.Have, c.Parts, numbers(c.Numbers)))
@@ -145,7 +146,7 @@ signed it.`,
 			for i := range v.Parts {
 				if p := &v.Parts[i]; p.Problem != "" {
 					bad++
-					// Without the part's name, which the row has, and without the constant at its end.
+					// Without the part's name, which is in the row, and without the constant suffix.
 					p.Problem = strings.TrimLeft(strings.TrimPrefix(p.Problem, p.Name), ": ")
 					p.Problem = strings.TrimSuffix(p.Problem, ": "+syscall.EBADMSG.Error())
 				}
@@ -176,10 +177,10 @@ signed it.`,
 }
 
 // trustedKey is the usage of --key.
-const trustedKey = "trusted public `KEY`, a file or base64: what none of these keys has signed is refused; " +
+const trustedKey = "trusted public `KEY`, a file or base64: bundles that none of these keys has signed are refused; " +
 	"may be repeated"
 
-// keyPair is what bundle keygen makes.
+// keyPair is the output of bundle keygen.
 type keyPair struct {
 	Private string `json:"private"` // a file
 	Public  string `json:"public"`  // a file
@@ -255,7 +256,7 @@ func imageName(i bundle.Image) string {
 	return i.Repository + ":" + i.Tag
 }
 
-// openBundle opens files that hold a bundle, or its parts.
+// openBundle opens the files of a bundle, or of its parts.
 func openBundle(cmd *cobra.Command, names []string) (inputs []bundle.Input, done func(), err error) {
 	done = func() {
 		for _, i := range inputs {
@@ -267,7 +268,7 @@ func openBundle(cmd *cobra.Command, names []string) (inputs []bundle.Input, done
 		if name == "-" {
 			stdin, ok := cmd.InOrStdin().(*os.File)
 			if !ok {
-				return nil, nil, errors.New("standard input is no file")
+				return nil, nil, errors.New("standard input is not a file")
 			}
 			f = stdin
 		} else if f, err = os.Open(name); err != nil {
@@ -283,7 +284,7 @@ func openBundle(cmd *cobra.Command, names []string) (inputs []bundle.Input, done
 	return inputs, done, nil
 }
 
-// publicKey takes a key as a file or as its short form, which "bundle keygen" prints.
+// publicKey reads a key from a file or in its short form, which "bundle keygen" prints.
 func publicKey(flag, s string) (ed25519.PublicKey, error) {
 	text, notFile := readSmall(s)
 	if notFile != nil {
@@ -299,7 +300,7 @@ func publicKey(flag, s string) (ed25519.PublicKey, error) {
 	return key, nil
 }
 
-// publicKeys are those that a flag names.
+// publicKeys reads the keys of a flag.
 func publicKeys(flag string, names []string) (keys []ed25519.PublicKey, err error) {
 	for _, name := range names {
 		key, err := publicKey(flag, name)
@@ -311,7 +312,7 @@ func publicKeys(flag string, names []string) (keys []ed25519.PublicKey, err erro
 	return keys, nil
 }
 
-// signingKey reads a private key; nil if there is to be no signature.
+// signingKey reads a private key; nil if the bundle is not to be signed.
 func signingKey(file string) (ed25519.PrivateKey, error) {
 	if file == "" {
 		return nil, nil
@@ -337,7 +338,7 @@ func readSmall(name string) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, 1<<20))
 }
 
-// interrupted replaces what a signal made of a command's end by one sentence.
+// interrupted replaces the error of a command that a signal ended by one sentence.
 func interrupted(ctx context.Context, err error, what string) error {
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return errors.New("interrupted: " + what)

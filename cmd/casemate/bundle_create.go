@@ -27,21 +27,21 @@ import (
 // created is the summary of bundle create.
 type created struct {
 	Bundle  string   `json:"bundle"` // the digest of the index document
-	Files   []string `json:"files"`  // that were written
+	Files   []string `json:"files"`  // the written files
 	Written int64    `json:"written"`
 	Images  int      `json:"images"`
-	// Untagged are manifests without a tag: platforms of an index, signatures, what was asked for by digest.
+	// Untagged are manifests without a tag: platforms of an index, signatures, images requested by digest.
 	Untagged int   `json:"untagged"`
 	URLs     int   `json:"urls"`
-	Blobs    int   `json:"blobs"` // that it carries
-	Bytes    int64 `json:"bytes"` // of them
-	// Omitted are blobs that the inventory says the far side holds.
+	Blobs    int   `json:"blobs"` // blobs in the bundle
+	Bytes    int64 `json:"bytes"` // of the blobs
+	// Omitted are blobs that the inventory lists.
 	Omitted      int    `json:"omitted"`
 	OmittedBytes int64  `json:"omitted_bytes"`
-	Fetched      int64  `json:"fetched"` // bytes over the network; with --dry-run those that would be
+	Fetched      int64  `json:"fetched"` // bytes over the network; with --dry-run an estimate
 	Signer       string `json:"signer,omitempty"`
 	DryRun       bool   `json:"dry_run"`
-	// Sizes are what each name takes, with --dry-run; names that share content count it each.
+	// Sizes are the sizes of the names, with --dry-run; shared content is counted for each name.
 	Sizes []nameSize `json:"sizes,omitempty"`
 	Notes []string   `json:"notes"`
 	// Absent are the names that could not be fetched, with --partial.
@@ -68,7 +68,8 @@ func bundleCreate(o *options) *cobra.Command {
 		quiet, force          bool
 	)
 	cmd := &cobra.Command{
-		Use: "create FILE", Short: "collect listed content into a bundle, on the connected side", Args: cobra.ExactArgs(1),
+		Use: "create FILE", Short: "collect listed content into a bundle, on the connected side",
+		Args: cobra.ExactArgs(1),
 		Long: `Collect listed content into a bundle, on the connected side. Neither a daemon nor
 root is needed. Images keep their digests, and files keep the URLs that were asked
 for. Everything is fetched from its origin, with the credentials of Docker's config
@@ -114,7 +115,7 @@ T (or KiB, …; powers of 1024) or KB, MB, GB, TB (powers of 1000).`,
 			if err != nil {
 				return err
 			}
-			lists.domain = func() (string, error) { return domain, nil } // "" if it is not known
+			lists.domain = func() (string, error) { return domain, nil } // "" if unknown
 			lists.document = func(ctx context.Context, url string) ([]byte, string, error) {
 				return collect.Document(ctx, url, maxDocument, opt)
 			}
@@ -135,14 +136,15 @@ T (or KiB, …; powers of 1024) or KB, MB, GB, TB (powers of 1000).`,
 			m.close()
 			if err != nil {
 				err = howToSkip(err)
-				return interrupted(cmd.Context(), err, "what was fetched is kept; run the same command again to go on")
+				return interrupted(cmd.Context(), err,
+					"the fetched content is kept; run the same command again to resume")
 			}
 			for _, a := range res.Absent {
 				fmt.Fprintf(cmd.ErrOrStderr(), "absent: %s: %s: %s\n", a.Where, a.Name, a.Why)
 			}
 			err = o.print(cmd, res, func(t *table) { showCreated(t, res) })
 			if n := len(res.Absent); err == nil && n > 0 {
-				err = fmt.Errorf("%d of the names that were asked for could not be fetched, the bundle is without them: %w",
+				err = fmt.Errorf("%d of the listed names could not be fetched, the bundle is without them: %w",
 					n, errDiffers)
 			}
 			return err
@@ -159,9 +161,10 @@ T (or KiB, …; powers of 1024) or KB, MB, GB, TB (powers of 1000).`,
 		"keep what was fetched in this `DIRECTORY` (default: in the user's cache directory)")
 	f.IntVar(&opt.Parallel, "parallel", 4, "fetch `N` things at once")
 	f.StringArrayVar(&opt.RegistryOverrides, "registry-override", nil,
-		"ask a mirror instead of a registry, `UPSTREAM=MIRROR`, like docker.io=artifactory.example/docker-remote; "+
+		"use a mirror instead of a registry, `UPSTREAM=MIRROR`, like docker.io=artifactory.example/docker-remote; "+
 			"names stay those of the upstream; may be repeated, the longest UPSTREAM wins")
-	f.BoolVar(&opt.KeepGoing, "partial", false, "write the bundle without the names that cannot be fetched; exit code 3")
+	f.BoolVar(&opt.KeepGoing, "partial", false, "write the bundle without the names that cannot be fetched; exit "+
+		"code 3")
 	oldName(f, "keep-going", "partial")
 	f.BoolVar(&force, "force", false, "replace a bundle that exists")
 	f.BoolVar(&opt.NoReferrers, "no-signatures", false, "leave out signatures, attestations and SBOMs")
@@ -176,7 +179,7 @@ T (or KiB, …; powers of 1024) or KB, MB, GB, TB (powers of 1000).`,
 	return cmd
 }
 
-// howToSkip adds to an error that says which names cannot be fetched how to go on without them.
+// howToSkip adds to an error about names that cannot be fetched how to create the bundle without them.
 func howToSkip(err error) error {
 	var failed *collect.Error
 	if !errors.As(err, &failed) || len(failed.Failed) == 0 {
@@ -189,7 +192,8 @@ func howToSkip(err error) error {
 	if len(failed.Failed) < failed.Names {
 		without = "--partial writes the bundle without them; "
 	}
-	return fmt.Errorf("%w\n%s--exclude %s leaves that name out; \"casemate missing --forget %s\" on a bastion keeps it "+
+	return fmt.Errorf("%w\n%s--exclude %s leaves that name out; \"casemate missing --forget %s\" on a bastion keeps "+
+		"it "+
 		"off the next list", err, without, name, name)
 }
 

@@ -46,7 +46,7 @@ func constrained(zones []string, ranges []*net.IPNet) []string {
 	return list
 }
 
-// roots are the CA's current root certificates, as PEM and one by one.
+// roots returns the CA's current root certificates, as PEM and parsed.
 func (o *options) roots(cmd *cobra.Command) (text []byte, roots []rootInfo, err error) {
 	resp, err := o.client().do(cmd.Context(), http.MethodGet, "ca", nil, nil)
 	if err != nil {
@@ -68,7 +68,8 @@ func (o *options) roots(cmd *cobra.Command) (text []byte, roots []rootInfo, err 
 		roots = append(roots, rootInfo{
 			c.Subject.String(), c.NotBefore, c.NotAfter,
 			fmt.Sprintf("%x", sha256.Sum256(c.Raw)), string(pem.EncodeToMemory(block)),
-			constrained(c.PermittedDNSDomains, c.PermittedIPRanges), constrained(c.ExcludedDNSDomains, c.ExcludedIPRanges),
+			constrained(c.PermittedDNSDomains, c.PermittedIPRanges),
+			constrained(c.ExcludedDNSDomains, c.ExcludedIPRanges),
 		})
 	}
 }
@@ -129,7 +130,8 @@ it for a root of our own; --leave-issuer does so without another change.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			changes := len(in.Permit)+len(in.Exclude)+len(in.Drop) > 0 || in.Own
 			if in.Finish && in.Undo || changes && (in.Finish || in.Undo) {
-				return usageError{fmt.Errorf("ca rotate takes one step at a time: --finish, --undo, or a new root with " +
+				return usageError{fmt.Errorf("ca rotate takes one step at a time: --finish, --undo, or a new root " +
+					"with " +
 					"--permit, --exclude, --drop and --leave-issuer")}
 			}
 			before, _, err := o.roots(cmd)
@@ -144,32 +146,35 @@ it for a root of our own; --leave-issuer does so without another change.`,
 			if err != nil {
 				return err
 			}
-			sentence := `"casemate ca" now prints two roots: install both on every node (run the line of casemate enroll ` +
-				`there again), then run "casemate ca rotate --finish"; "casemate ca rotate --undo" takes this back`
+			sentence :=
+				`"casemate ca" now prints two roots: install both on every node (run the line of casemate enroll ` +
+					`there again), then run "casemate ca rotate --finish"; "casemate ca rotate --undo" undoes this step`
 			switch {
 			case in.Finish:
 				sentence = `the old root is dropped: clients must trust the new one; for 30 days ` +
-					`"casemate ca rotate --undo" hands out both again`
+					`"casemate ca rotate --undo" distributes both again`
 			case done.Undone == "finish":
-				sentence = `both roots are handed out again: nodes that trust only the old one keep working; ` +
+				sentence = `both roots are distributed again: nodes that trust only the old one keep working; ` +
 					`run "casemate ca rotate --finish" when every node trusts the new one`
 			case done.Undone == "rotation":
-				sentence = "the old root signs again, the new one is dropped: remove it from nodes where it was installed"
+				sentence = "the old root signs again, the new one is dropped: remove it from nodes where it was " +
+					"installed"
 			case bytes.Equal(before, text):
-				sentence = "a constrained root below the enterprise's CA certificate signs from now on, and the key of that " +
+				sentence = "a constrained root below the enterprise's CA certificate signs from now on, and the key " +
+					"of that " +
 					"certificate is destroyed; clients trust the same root as before, and there is nothing to finish"
 			}
 			return o.changedTo(cmd, roots, sentence)
 		},
 	}
 	f := cmd.Flags()
-	zonesVar(f, &in.Permit, "permit", "`ZONE` or CIDR that the new root permits besides; may be repeated")
-	zonesVar(f, &in.Exclude, "exclude", "`ZONE` or CIDR that the new root excludes besides; may be repeated")
+	zonesVar(f, &in.Permit, "permit", "additional `ZONE` or CIDR that the new root permits; may be repeated")
+	zonesVar(f, &in.Exclude, "exclude", "additional `ZONE` or CIDR that the new root excludes; may be repeated")
 	zonesVar(f, &in.Drop, "drop", "`ZONE` or CIDR that the new root neither permits nor excludes; may be repeated")
 	f.BoolVar(&in.Own, "leave-issuer", false, "leave an enterprise's CA certificate for a root of our own")
 	f.BoolVar(&in.Finish, "finish", false, "drop the old root; every node has to trust the new one already")
-	f.BoolVar(&in.Undo, "undo", false, "take back the last step, a --finish or a rotation that was not finished")
-	f.BoolVar(&in.Yes, "yes", false, "go on although nodes may be cut off")
+	f.BoolVar(&in.Undo, "undo", false, "undo the last step, a --finish or a rotation that was not finished")
+	f.BoolVar(&in.Yes, "yes", false, "continue although nodes may be cut off")
 	o.prints(cmd, []rootInfo{})
 	return cmd
 }
@@ -204,7 +209,8 @@ func certCommand(o *options) *cobra.Command {
 		Long:              "Revoke a certificate. The certificate revocation list (CRL) contains it at once.",
 		ValidArgsFunction: o.complete(theCerts),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := o.client().call(cmd.Context(), "POST", "certs/"+seg(args[0])+"/revoke", nil, nil, nil); err != nil {
+			if err := o.client().call(cmd.Context(), "POST", "certs/"+seg(args[0])+"/revoke", nil, nil,
+				nil); err != nil {
 				return o.suggest(cmd, err, theCerts, args[0])
 			}
 			return o.changed(cmd, "certificate", args[0], "revoked")
@@ -214,7 +220,7 @@ func certCommand(o *options) *cobra.Command {
 	return group("cert", "issue and revoke certificates for other services inside the gap", certIssue(o), list, revoke)
 }
 
-// issued is a certificate that was issued: the files, or with --dir - the texts themselves.
+// issued is a certificate that was issued: the names of its files, or with --dir - the texts.
 type issued struct {
 	Serial          string   `json:"serial"`
 	Names           []string `json:"names"`
@@ -317,13 +323,13 @@ func csrNames(text []byte) []string {
 	return req.DNSNames
 }
 
-// writeFile writes a new file and replaces an old one, never leaving half of it.
+// writeFile writes a file, replacing an old one atomically.
 func writeFile(name, text string, mode os.FileMode) error {
 	f, err := os.CreateTemp(filepath.Dir(name), ".casemate-*")
 	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name()) // gone already when all went well
+	defer os.Remove(f.Name()) // does nothing after the rename
 	if err := f.Chmod(mode); err != nil {
 		f.Close()
 		return err

@@ -43,7 +43,7 @@ Exit code 0: everything is here. 3: something is missing or differs.`,
 				}
 			}
 			lists.document = func(ctx context.Context, at string) ([]byte, string, error) {
-				return heldDocument(ctx, o.client(), at)
+				return storedDocument(ctx, o.client(), at)
 			}
 			wanted, sums, err := lists.wanted(cmd)
 			if err != nil {
@@ -61,7 +61,7 @@ Exit code 0: everything is here. 3: something is missing or differs.`,
 				t.header("VERDICT", "KIND", "NAME", "LIST", "DETAIL")
 				for _, f := range r.Findings {
 					cells := []any{f.Verdict, f.Kind, f.Name, f.Where}
-					if words := said(f); words != "" {
+					if words := sentence(f); words != "" {
 						cells = append(cells, words)
 					}
 					t.row(cells...)
@@ -80,11 +80,11 @@ Exit code 0: everything is here. 3: something is missing or differs.`,
 	return cmd
 }
 
-// heldDocument reads a list of a release from what is here.
-func heldDocument(ctx context.Context, c *client, at string) (text []byte, end string, err error) {
+// storedDocument reads a document of a release from the bastion's files.
+func storedDocument(ctx context.Context, c *client, at string) (text []byte, end string, err error) {
 	resp, err := c.do(ctx, "GET", "files/content", url.Values{"url": {at}}, nil)
 	if e := (*apiError)(nil); errors.As(err, &e) && e.status == http.StatusNotFound {
-		return nil, "", fmt.Errorf("it is not here, so it is not known what else the release needs: %w", errDiffers)
+		return nil, "", fmt.Errorf("it is not here, so it is unknown what else the release needs: %w", errDiffers)
 	}
 	if err != nil {
 		return nil, "", err
@@ -94,7 +94,7 @@ func heldDocument(ctx context.Context, c *client, at string) (text []byte, end s
 	return text, resp.Header.Get("Content-Location"), err
 }
 
-// addChecksums adds what the checksums say about the bytes that are here instead of the right ones.
+// addChecksums adds the checksums of bytes that differ from the listed ones.
 func addChecksums(f *content.Finding, sums *lists.Checksums) {
 	if f.Verdict != content.VerdictChecksum || sums == nil {
 		return
@@ -104,8 +104,8 @@ func addChecksums(f *content.Finding, sums *lists.Checksums) {
 	}
 }
 
-// said is a finding in words.
-func said(f content.Finding) string {
+// sentence returns a finding as a sentence.
+func sentence(f content.Finding) string {
 	var parts []string
 	if f.Detail != "" {
 		parts = append(parts, f.Detail)
@@ -127,7 +127,7 @@ func said(f content.Finding) string {
 }
 
 func summary(r content.Report) string {
-	s := fmt.Sprintf("%d asked, %d here, %d missing", r.Asked, r.Here, r.Missing)
+	s := fmt.Sprintf("%d listed, %d here, %d missing", r.Asked, r.Here, r.Missing)
 	if r.Differs > 0 {
 		s += fmt.Sprintf(", %d different", r.Differs)
 	}
@@ -146,7 +146,8 @@ func summary(r content.Report) string {
 func inventoryCommand(o *options) *cobra.Command {
 	var key bool
 	cmd := &cobra.Command{
-		Use: "inventory", Short: "print a signed list of all stored blobs for bundle create --since", Args: cobra.NoArgs,
+		Use: "inventory", Short: "print a signed list of all stored blobs for bundle create --since",
+		Args: cobra.NoArgs,
 		Long: `Print a list of all stored blobs as JSON, signed with a key of the cluster. On the
 connected side, "casemate bundle create --since" leaves out what is in it. With
 --public-key it prints the key that verifies the signature, for --since-key.`,

@@ -73,7 +73,8 @@ func FuzzNearest(f *testing.F) {
 	f.Add("ä\xff", "\x00", ":")
 	f.Fuzz(func(t *testing.T, name, one, other string) {
 		for _, got := range [][]string{
-			nearest(name, slices.Values([]string{one, other})), nearestPrefix(name, slices.Values([]string{one, other})),
+			nearest(name, slices.Values([]string{one, other})),
+			nearestPrefix(name, slices.Values([]string{one, other})),
 		} {
 			for _, n := range got {
 				if n != one && n != other || n == name {
@@ -91,7 +92,8 @@ func FuzzNearest(f *testing.F) {
 func TestDurations(t *testing.T) {
 	const day = 24 * time.Hour
 	for s, want := range map[string]time.Duration{
-		"1h": time.Hour, "90m": 90 * time.Minute, "7d": 7 * day, "1d12h": 36 * time.Hour, "0.5d": 12 * time.Hour, "0": 0,
+		"1h": time.Hour, "90m": 90 * time.Minute, "7d": 7 * day, "1d12h": 36 * time.Hour, "0.5d": 12 * time.Hour,
+		"0": 0,
 	} {
 		got, err := parseDuration(s)
 		if err != nil || got != want {
@@ -108,7 +110,8 @@ func TestDurations(t *testing.T) {
 			t.Errorf("%v: got %q, want %q", s, got, want)
 		}
 	}
-	for _, s := range []string{"", "d", "1", "-1h", "1w", "7d7d", "-7d", "7 d", "1h1d", "99999d9999999h", "1e9d", "7dx"} {
+	for _, s := range []string{"", "d", "1", "-1h", "1w", "7d7d", "-7d", "7 d", "1h1d", "99999d9999999h",
+		"1e9d", "7dx"} {
 		if got, err := parseDuration(s); err == nil {
 			t.Errorf("%q is taken as %v", s, got)
 		}
@@ -136,7 +139,8 @@ func TestZonesAndPlatforms(t *testing.T) {
 		}
 	}
 	for _, s := range []string{
-		"", "amd64", "linux/", "/amd64", "linux//x", "a/b/c/d", "linux/amd 64", "linux/amd46", "linux/arm46/v8", "lunix/amd64", "amd64/linux", strings.Repeat("a/", 60) + "b",
+		"", "amd64", "linux/", "/amd64", "linux//x", "a/b/c/d", "linux/amd 64", "linux/amd46", "linux/arm46/v8",
+		"lunix/amd64", "amd64/linux", strings.Repeat("a/", 60) + "b",
 	} {
 		if _, err := parsePlatform(s); err == nil {
 			t.Errorf("%q is a platform", s)
@@ -144,7 +148,7 @@ func TestZonesAndPlatforms(t *testing.T) {
 	}
 }
 
-// Each bad value is one sentence with the flag, the rule and what was given, and exit code 2.
+// Each bad value is one sentence with the flag, the rule and the value, and exit code 2.
 func TestBadFlags(t *testing.T) {
 	for args, want := range map[string]string{
 		"gc --dry-rn":                      "unknown flag: --dry-rn; did you mean --dry-run? (see casemate gc --help)",
@@ -165,7 +169,7 @@ func TestBadFlags(t *testing.T) {
 		"image lst":                        `unknown command "lst" for "casemate image"; did you mean list?`,
 		"ca rotat":                         `unknown command "rotat" for "casemate ca"; did you mean rotate?`,
 		"origin add":                       "casemate origin add needs HOST (usage: casemate origin add HOST [flags])",
-		"origin add a.example b.example":   `casemate origin add takes HOST and nothing else, got "b.example" besides (usage`,
+		"origin add a.example b.example":   `casemate origin add takes only HOST, got "b.example" besides (usage`,
 		"file put":                         "casemate file put needs URL and PATH (usage",
 		"file put https://a.example/b":     "casemate file put needs PATH (usage",
 		"name set x":                       "casemate name set needs TYPE and VALUE (usage",

@@ -28,7 +28,7 @@ type client struct {
 	http   *http.Client
 }
 
-// apiError is an answer of the daemon that is no success.
+// apiError is an error answer of the daemon.
 type apiError struct {
 	status  int
 	message string
@@ -51,7 +51,7 @@ func (c *client) connect(ctx context.Context) (net.Conn, error) {
 	return d.DialContext(ctx, "unix", c.socket)
 }
 
-// dial returns a connection to the socket for what is more than a request and an answer.
+// dial returns a connection to the socket, for protocols other than request and answer.
 func (c *client) dial(ctx context.Context) (net.Conn, error) {
 	conn, err := c.connect(ctx)
 	if err != nil {
@@ -89,7 +89,7 @@ func (c *client) do(ctx context.Context, method, path string, query url.Values,
 	return nil, &apiError{resp.StatusCode, answer.Error}
 }
 
-// unreachable says why the daemon cannot be reached and what to do.
+// unreachable explains why the daemon cannot be reached and what to do.
 func (c *client) unreachable(err error) error {
 	var op *net.OpError
 	if !errors.As(err, &op) || op.Op != "dial" {
@@ -103,14 +103,16 @@ func (c *client) unreachable(err error) error {
 		if err := c.neverRuns(); err != nil {
 			return err
 		}
-		return fmt.Errorf("no casemate is running here (admin socket %s): start it with \"systemctl start casemate\" or "+
+		return fmt.Errorf("no casemate is running here (admin socket %s): start it with \"systemctl start casemate\" "+
+			"or "+
 			"\"casemate serve\", or name another socket with --socket", c.socket)
 	}
 	return fmt.Errorf("admin socket %s: %w", c.socket, op.Err)
 }
 
-// neverRuns says that the node of this socket does not run however often it is started, and what to do: it was removed
-// from its cluster, or is none yet. nil if neither is so, or if whoever asks may not look into its data directory.
+// neverRuns explains that the node of this socket does not run however often it is started, and what to do: it was
+// removed from its cluster, or is not initialised. nil if neither is the case, or if the user may not read its data
+// directory.
 func (c *client) neverRuns() error {
 	cfg, err := config.Load(c.config)
 	if err != nil || cmp.Or(cfg.Listen.Admin, config.DefaultSocket) != c.socket {
@@ -121,13 +123,14 @@ func (c *client) neverRuns() error {
 		return err
 	}
 	if list, err := os.ReadDir(data); errors.Is(err, fs.ErrNotExist) || err == nil && len(list) == 0 {
-		return fmt.Errorf("no casemate is initialised here (data directory %s): casemate init makes the first node of a "+
+		return fmt.Errorf("no casemate is initialised here (data directory %s): casemate init makes the first node "+
+			"of a "+
 			"cluster, casemate join every other", data)
 	}
 	return nil
 }
 
-// call sends in (JSON, unless nil) and reads the answer into out (unless nil).
+// call sends in (JSON, unless nil) and decodes the answer into out (unless nil).
 func (c *client) call(ctx context.Context, method, path string, query url.Values, in, out any) error {
 	var body io.Reader
 	if in != nil {

@@ -27,7 +27,8 @@ func TestNodeThatNeverRuns(t *testing.T) {
 		return c.call(t.Context(), "GET", "status", nil, nil, nil)
 	}
 	for range 2 { // no directory, and an empty one, as the package makes it
-		if err := ask(socket); !strings.Contains(err.Error(), "no casemate is initialised here (data directory "+data+"): casemate init") {
+		if err := ask(socket); !strings.Contains(err.Error(), "no casemate is initialised here (data directory "+data+
+			"): casemate init") {
 			t.Errorf("before init: %v", err)
 		}
 		if err := os.MkdirAll(data, 0o700); err != nil {
@@ -37,14 +38,16 @@ func TestNodeThatNeverRuns(t *testing.T) {
 	if err := os.Mkdir(filepath.Join(data, "cluster"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := ask(socket); errors.Is(err, appliance.ErrRemoved) || !strings.Contains(err.Error(), "systemctl start casemate") {
+	if err := ask(socket); errors.Is(err, appliance.ErrRemoved) ||
+		!strings.Contains(err.Error(), "systemctl start casemate") {
 		t.Errorf("before: %v", err)
 	}
 	if err := os.WriteFile(filepath.Join(data, "removed"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	err := ask(socket)
-	if !errors.Is(err, appliance.ErrRemoved) || exitCode(err) != exitRemoved || !strings.Contains(err.Error(), "clear its data directory") {
+	if !errors.Is(err, appliance.ErrRemoved) || exitCode(err) != exitRemoved ||
+		!strings.Contains(err.Error(), "clear its data directory") {
 		t.Errorf("removed: %v", err)
 	}
 	if err := ask(socket + "2"); errors.Is(err, appliance.ErrRemoved) {

@@ -54,7 +54,8 @@ tags, with neither the whole repository. "casemate gc" frees the disk space.`,
 		Example:           "  casemate image delete registry.k8s.io/pause:3.9",
 		ValidArgsFunction: o.complete(theImages),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := o.client().call(cmd.Context(), "DELETE", "images", url.Values{"ref": args}, nil, nil); err != nil {
+			if err := o.client().call(cmd.Context(), "DELETE", "images", url.Values{"ref": args}, nil,
+				nil); err != nil {
 				return o.suggest(cmd, err, theImages, args[0])
 			}
 			return o.changed(cmd, "image", args[0], "deleted")
@@ -120,7 +121,7 @@ func filePut(o *options) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			body := cmd.InOrStdin()
 			if args[1] != "-" {
-				// Opened here: the daemon runs as its own user in a sandbox and might not be able to.
+				// Opened here: the daemon runs as another user in a sandbox and might be unable to.
 				f, err := os.Open(args[1])
 				if err != nil {
 					return err
@@ -170,11 +171,12 @@ func originCommand(o *options) *cobra.Command {
 			if err := o.client().call(cmd.Context(), "GET", "origins", nil, nil, &origins); err != nil {
 				return err
 			}
-			return o.printRows(cmd, origins, "no origins", []any{"ORIGIN", "ENABLED", "ALIASES", "NOTE"}, func(t *table) {
-				for _, r := range origins {
-					t.row(r.Host, yes(r.Enabled), strings.Join(r.Aliases, " "), r.Reason)
-				}
-			})
+			return o.printRows(cmd, origins, "no origins", []any{"ORIGIN", "ENABLED", "ALIASES", "NOTE"},
+				func(t *table) {
+					for _, r := range origins {
+						t.row(r.Host, yes(r.Enabled), strings.Join(r.Aliases, " "), r.Reason)
+					}
+				})
 		},
 	}
 	o.prints(list, []originInfo{})
@@ -194,7 +196,7 @@ stored, and the error names the "casemate ca rotate" that makes a root that does
 			return o.changedTo(cmd, r, fmt.Sprintf("origin %s added", r.Host))
 		},
 	}
-	add.Flags().StringSliceVar(&aliases, "alias", nil, "other `NAME` of the same host; may be repeated")
+	add.Flags().StringSliceVar(&aliases, "alias", nil, "another `NAME` of the same host; may be repeated")
 	o.prints(add, originInfo{})
 	remove := &cobra.Command{
 		Use: "remove HOST", Aliases: []string{"delete"}, Args: cobra.ExactArgs(1),
@@ -233,15 +235,16 @@ func nameCommand(o *options) *cobra.Command {
 			if err := o.client().call(cmd.Context(), "GET", "names", nil, nil, &names); err != nil {
 				return err
 			}
-			return o.printRows(cmd, names, "no DNS records are set", []any{"NAME", "TYPE", "TTL", "VALUES"}, func(t *table) {
-				for _, n := range names {
-					ttl := n.TTL
-					if ttl == "" {
-						ttl = "(default)"
+			return o.printRows(cmd, names, "no DNS records are set", []any{"NAME", "TYPE", "TTL", "VALUES"},
+				func(t *table) {
+					for _, n := range names {
+						ttl := n.TTL
+						if ttl == "" {
+							ttl = "(default)"
+						}
+						t.row(n.Name, n.Type, ttl, strings.Join(n.Values, " "))
 					}
-					t.row(n.Name, n.Type, ttl, strings.Join(n.Values, " "))
-				}
-			})
+				})
 		},
 	}
 	o.prints(list, []nameInfo{})

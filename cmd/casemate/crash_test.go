@@ -105,9 +105,11 @@ type daemon struct {
 func newDaemon(t *testing.T) *daemon {
 	t.Helper()
 	dir := t.TempDir()
-	d := &daemon{t: t, dir: dir, binary: built(t), config: filepath.Join(dir, "casemate.yaml"), socket: filepath.Join(dir, "a.sock")}
+	d := &daemon{t: t, dir: dir, binary: built(t), config: filepath.Join(dir, "casemate.yaml"),
+		socket: filepath.Join(dir, "a.sock")}
 	d.https, d.plain = freePort(t), freePort(t)
-	text := fmt.Sprintf("node: n1\ndata: %s\nadvertise: [127.0.0.1]\nlisten:\n  http: [%q]\n  https: [%q]\n  dns: [%q]\n  peer: \"127.0.0.1:0\"\n  admin: %s\n",
+	text := fmt.Sprintf("node: n1\ndata: %s\nadvertise: [127.0.0.1]\nlisten:\n  http: [%q]\n  https: [%q]\n  dns: "+
+		"[%q]\n  peer: \"127.0.0.1:0\"\n  admin: %s\n",
 		filepath.Join(dir, "data"), d.plain, d.https, freePort(t), d.socket)
 	if err := os.WriteFile(d.config, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
@@ -186,14 +188,16 @@ func (d *daemon) login() {
 	if !roots.AppendCertsFromPEM([]byte(d.run("ca"))) {
 		d.t.Fatal("casemate ca printed no certificate")
 	}
-	d.client = &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
-		var dial net.Dialer
-		return dial.DialContext(ctx, network, d.https)
-	}}
+	d.client = &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots},
+		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			var dial net.Dialer
+			return dial.DialContext(ctx, network, d.https)
+		}}
 }
 
 func (d *daemon) options(ctx context.Context) []remote.Option {
-	return []remote.Option{remote.WithContext(ctx), remote.WithTransport(d.client), remote.WithAuth(&authn.Basic{Username: "ops", Password: "correct horse"}),
+	return []remote.Option{remote.WithContext(ctx), remote.WithTransport(d.client),
+		remote.WithAuth(&authn.Basic{Username: "ops", Password: "correct horse"}),
 		remote.WithRetryBackoff(remote.Backoff{Steps: 1})}
 }
 

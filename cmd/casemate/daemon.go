@@ -24,8 +24,8 @@ import (
 type preparedNode struct {
 	Node          string   `json:"node"`
 	Data          string   `json:"data"`
-	ConfigWritten string   `json:"config_written,omitempty"` // absent: there was one
-	Resumed       bool     `json:"resumed"`                  // an earlier run was cut short, this one finished it
+	ConfigWritten string   `json:"config_written,omitempty"` // absent: it existed
+	Resumed       bool     `json:"resumed"`                  // an earlier run was interrupted, this one completed it
 	Domain        string   `json:"domain,omitempty"`
 	StartWith     string   `json:"start_with"` // a command line
 	Firewall      []string `json:"firewall"`   // command lines that let clients in, where firewalld runs
@@ -39,7 +39,7 @@ func newPreparedNode(cfg config.Config, p setup.Prepared) preparedNode {
 	}
 }
 
-// nodeFlags adds the flags with which a node's config is made.
+// nodeFlags adds the flags that make a node's config.
 func nodeFlags(cmd *cobra.Command, config, name, data *string, advertise *[]netip.Addr) {
 	f := cmd.Flags()
 	configFlag(cmd, config)
@@ -50,7 +50,7 @@ func nodeFlags(cmd *cobra.Command, config, name, data *string, advertise *[]neti
 	cmd.MarkFlagDirname("data")
 }
 
-// configFlag adds the flag that names the node's config.
+// configFlag adds the flag with the path of the node's config.
 func configFlag(cmd *cobra.Command, path *string) {
 	usage := "node config `FILE`"
 	if cmd.Name() == "init" || cmd.Name() == "join" || cmd.Name() == "restore" {
@@ -87,7 +87,8 @@ what --permit adds; "casemate ca rotate --permit" makes another, wider root.`,
 			}
 			if domain != "" {
 				if old, ok := opt.Set["domain"]; ok && old != domain {
-					return usageError{fmt.Errorf("--domain says %s and --set domain=%s: give one of the two", domain, old)}
+					return usageError{fmt.Errorf("--domain says %s and --set domain=%s: give one of the two",
+						domain, old)}
 				}
 				opt.Set["domain"] = domain
 			}
@@ -119,11 +120,11 @@ what --permit adds; "casemate ca rotate --permit" makes another, wider root.`,
 	return cmd
 }
 
-// nextSteps says what was made and what to type next.
+// nextSteps describes what was made and which commands come next.
 func nextSteps(p setup.Prepared, what string) (lines []string) {
 	if p.Resumed {
-		lines = append(lines, "note: the data was there already, from a run that was cut short; "+
-			"what was missing besides it is written, and flags other than those for the config are ignored")
+		lines = append(lines, "note: the data existed already, from a run that was interrupted; "+
+			"the missing part is written, and flags other than those for the config are ignored")
 	}
 	if p.ConfigFile != "" {
 		lines = append(lines, "wrote "+p.ConfigFile)
@@ -206,13 +207,13 @@ A config with a mistake is refused and changes nothing.`,
 	return cmd
 }
 
-// warnings is a log of warnings and errors only, for a command.
+// warnings returns a logger of warnings and errors only, for a command.
 func warnings(cmd *cobra.Command) *slog.Logger {
 	log, _ := config.NewLogger(config.Log{Level: slog.LevelWarn}, cmd.ErrOrStderr())
 	return log
 }
 
-// loadConfig reads a config and completes it.
+// loadConfig reads a config and sets defaults.
 func loadConfig(path string) (config.Config, error) {
 	cfg, err := config.Load(path)
 	if err == nil {
@@ -221,8 +222,8 @@ func loadConfig(path string) (config.Config, error) {
 	return cfg, err
 }
 
-// initConfig reads the config if there is one, else makes one of the flags. A flag that contradicts the file is an
-// error: init does not change a file.
+// initConfig reads the config if it exists, otherwise it makes one from the flags. A flag that contradicts the file is
+// an error: init does not change a file.
 func initConfig(path, name, data string, addrs []netip.Addr) (config.Config, error) {
 	if config.Blank(path) {
 		cfg := config.Config{Node: name, Data: data, Advertise: addrs}
@@ -265,7 +266,7 @@ func serveCommand(*options) *cobra.Command {
 				return err
 			}
 			// One processor more than there are cores: large copies take as many turns as there are cores (clientconn,
-			// turns.go), and what is small finds a processor of the scheduler free. The system shares the cores.
+			// turns.go), and small requests find a processor of the scheduler free. The system shares the cores.
 			if os.Getenv("GOMAXPROCS") == "" {
 				runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + 1)
 			}
@@ -278,12 +279,12 @@ func serveCommand(*options) *cobra.Command {
 			}
 			log, level := config.NewLogger(cfg.Log, cmd.ErrOrStderr())
 			hup := make(chan os.Signal, 1)
-			signal.Notify(hup, syscall.SIGHUP) // from the start: it must not end the process while it opens
+			signal.Notify(hup, syscall.SIGHUP) // from the start: a signal must not end the process while it opens
 			defer signal.Stop(hup)
 			a, err := appliance.Open(cfg, appliance.Options{
 				Version: version, Commit: commit, Log: log, Level: level,
 				Load: func() (config.Config, error) { return loadConfig(path) },
-				DNS:  os.Getenv("CASEMATE_DNS"), // of the unit
+				DNS:  os.Getenv("CASEMATE_DNS"), // set by the unit
 			})
 			if err != nil {
 				return err
@@ -298,7 +299,7 @@ func serveCommand(*options) *cobra.Command {
 						return
 					case <-hup:
 					}
-					a.Reread() // it logs what is wrong
+					a.Reread() // it logs errors
 				}
 			}()
 			err = a.Run(ctx)

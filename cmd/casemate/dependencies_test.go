@@ -85,7 +85,9 @@ func TestDependenciesPage(t *testing.T) {
 	}
 	for m, list := range rooms {
 		for _, room := range list {
-			if !slices.ContainsFunc(slices.Collect(maps.Keys(importers[m])), func(p string) bool { return within(p, room) }) {
+			if !slices.ContainsFunc(slices.Collect(maps.Keys(importers[m])), func(p string) bool {
+				return within(p, room)
+			}) {
 				t.Errorf("docs/dependencies.md says that %s is used in %s: nothing there imports it", m, room)
 			}
 		}

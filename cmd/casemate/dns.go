@@ -8,7 +8,7 @@ import (
 	"casemate/appliance/resolver"
 )
 
-// dnsCommand is for the daemon and for systemd.
+// dnsCommand is run by the daemon and by systemd.
 func dnsCommand(*options) *cobra.Command {
 	var (
 		opt   resolver.ProcessOptions

@@ -64,8 +64,8 @@ func pages(t *testing.T) []block {
 	return blocks
 }
 
-// TestDocsCommands parses every casemate command that stands in a shell block of README.md or docs/: it exists, its
-// flags do, it takes these arguments, and a setting takes its value.
+// TestDocsCommands parses every casemate command in a shell block of README.md or docs/: the command and its flags
+// exist, it accepts these arguments, and a setting accepts its value.
 func TestDocsCommands(t *testing.T) {
 	seen, values := 0, 0
 	for _, b := range pages(t) {
@@ -107,7 +107,8 @@ func TestDocsCommands(t *testing.T) {
 				if err == nil && cmd.Annotations[onlyGroup] != "" {
 					err = needsCommand(cmd, cmd.Flags().Args())
 				}
-				if pair := cmd.Flags().Args(); err == nil && len(pair) == 2 && cmd.CommandPath() == "casemate config set" {
+				if pair := cmd.Flags().Args(); err == nil && len(pair) == 2 &&
+					cmd.CommandPath() == "casemate config set" {
 					values++
 					_, err = settings.Parse(map[string]string{pair[0]: pair[1]})
 				}

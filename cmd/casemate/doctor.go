@@ -64,7 +64,7 @@ this program from a bastion, checks its SHA-256 and runs it.`,
 	f.StringVar(&cfg.File, "file", "", "`URL` of the file to download (default: one that the bastions name)")
 	choice(cmd, &cfg.Mode, "mode", "",
 		"`MODE` in which the node finds the bastions (default: as it was enrolled, else dns)", "", "dns", "mirror")
-	// For tests: bastions without the well-known ports, a node that is a directory.
+	// For tests: bastions on other ports, a node that is a directory.
 	f.Uint16Var(&cfg.Ports.HTTP, "port-http", 0, "")
 	f.Uint16Var(&cfg.Ports.HTTPS, "port-https", 0, "")
 	f.Uint16Var(&cfg.Ports.DNS, "port-dns", 0, "")

@@ -11,7 +11,8 @@ func TestDoctorArguments(t *testing.T) {
 		want int
 		args []string
 	}{
-		{exitUsage, []string{"a b"}}, {exitUsage, []string{"10.0.0.300"}}, {exitUsage, []string{"--mode", "both"}}, {exitUsage, []string{"--image", "quay.io/../x"}},
+		{exitUsage, []string{"a b"}}, {exitUsage, []string{"10.0.0.300"}}, {exitUsage, []string{"--mode", "both"}}, {
+			exitUsage, []string{"--image", "quay.io/../x"}},
 		{exitUsage, []string{"--file", "/etc/passwd"}}, {exitFailed, []string{"b1.site.example"}},
 	} {
 		root := newRoot()

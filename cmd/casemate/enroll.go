@@ -58,7 +58,8 @@ runs it, and ansible writes a role to --dir.`,
 			talk := cmd.ErrOrStderr()
 			switch format {
 			case "line":
-				fmt.Fprintln(talk, "run it as root on every node: it downloads the script, checks it, points the resolver at the "+
+				fmt.Fprintln(talk, "run it as root on every node: it downloads the script, checks it, points the "+
+					"resolver at the "+
 					"bastions and installs the CA; append --dry-run to see what it would change, --undo to revert it")
 			case "ansible":
 				fmt.Fprintf(talk, "the role is in %s\n", dir)
@@ -73,7 +74,7 @@ runs it, and ansible writes a role to --dir.`,
 	return cmd
 }
 
-// writeGenerated writes a generated file below dir, unless it is there already.
+// writeGenerated writes a generated file below dir, unless it exists.
 func writeGenerated(dir string, f nodeconf.File) error {
 	name, err := filepath.Localize(f.Path)
 	if err != nil {
@@ -92,5 +93,5 @@ func writeGenerated(dir string, f nodeconf.File) error {
 	if err := os.WriteFile(name, []byte(f.Text), fs.FileMode(f.Mode)); err != nil {
 		return err
 	}
-	return os.Chmod(name, fs.FileMode(f.Mode)) // also where it was there, or the umask is strict
+	return os.Chmod(name, fs.FileMode(f.Mode)) // also if the file existed, or the umask is strict
 }

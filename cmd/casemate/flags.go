@@ -16,10 +16,10 @@ import (
 	"casemate/bundle/lists"
 )
 
-// The flags' own types. Each one's Set refuses a bad value with an error that begins with "must be", so that the
+// Flag types of the command line. Each Set refuses a bad value with an error that begins with "must be", so that the
 // message reads "--flag must be …, got …" (see flagError).
 
-// parsed is a flag with one value of a type of its own.
+// parsed is a flag with one value of type T.
 type parsed[T any] struct {
 	to    *T
 	text  string
@@ -64,7 +64,7 @@ func (l *list[T]) Set(s string) error {
 	return nil
 }
 
-// choice adds a flag that takes one of some words, the first of which is the default.
+// choice adds a flag that accepts one of some words; the first is the default.
 func choice(cmd *cobra.Command, to *string, name, short, usage string, words ...string) {
 	*to = words[0]
 	v := &parsed[string]{to: to, text: words[0], name: "word", parse: func(s string) (string, error) {
@@ -79,7 +79,7 @@ func choice(cmd *cobra.Command, to *string, name, short, usage string, words ...
 
 func isEmpty(s string) bool { return s == "" }
 
-// oneOf is "a", "a or b", "one of a, b, c".
+// oneOf returns "a", "a or b", "one of a, b, c".
 func oneOf(words []string) string {
 	words = slices.DeleteFunc(slices.Clone(words), isEmpty)
 	if len(words) < 3 {
@@ -141,7 +141,7 @@ func settingsVar(f *pflag.FlagSet, to *[][2]string, name, usage string) {
 	}}, name, usage)
 }
 
-// oldName keeps the name under which older versions knew a flag. Help, man pages and completions do not show it.
+// oldName keeps the name of a flag in older versions. Help, man pages and completions do not show it.
 func oldName(f *pflag.FlagSet, old, name string) {
 	flag := *f.Lookup(name)
 	flag.Name, flag.Shorthand, flag.Hidden = old, "", true
@@ -149,14 +149,14 @@ func oldName(f *pflag.FlagSet, old, name string) {
 	f.AddFlag(&flag)
 }
 
-// flagError makes one sentence of what pflag says of a flag.
+// flagError turns pflag's error about a flag into one sentence.
 func flagError(cmd *cobra.Command, err error) error {
 	var invalid *pflag.InvalidValueError
 	var unknown *pflag.NotExistError
 	switch {
 	case errors.As(err, &invalid):
 		cause := invalid.Unwrap().Error()
-		if !strings.Contains(cause, "got ") { // as pflag's own types leave it out
+		if !strings.Contains(cause, "got ") { // pflag's own types omit it
 			cause += fmt.Sprintf(", got %q", invalid.GetValue())
 		}
 		err = fmt.Errorf("--%s %s", invalid.GetFlag().Name, cause)
@@ -202,10 +202,10 @@ func parseSize(s string) (int64, error) {
 	return n, nil
 }
 
-// days is the part of a duration that time.ParseDuration does not know.
+// days is the part of a duration that time.ParseDuration does not support.
 var days = regexp.MustCompile(`^(\d{1,5}(?:\.\d{1,3})?)d`)
 
-// parseDuration reads a duration as Go writes them, with days (of 24 hours) before the rest: 90m, 7d, 1d12h.
+// parseDuration reads a duration in Go's format, optionally with days (of 24 hours) before the rest: 90m, 7d, 1d12h.
 func parseDuration(s string) (time.Duration, error) {
 	wrong := fmt.Errorf("must be a duration like 90m, 12h or 7d, got %q", s)
 	rest, whole := s, time.Duration(0)
@@ -226,7 +226,7 @@ func parseDuration(s string) (time.Duration, error) {
 	return whole + d, nil
 }
 
-// formatDuration is the shortest text that parseDuration takes for a duration of whole seconds.
+// formatDuration returns the shortest text that parseDuration accepts for a duration of whole seconds.
 func formatDuration(d time.Duration) string {
 	const day = 24 * time.Hour
 	if d > 0 && d%day == 0 {
@@ -242,7 +242,7 @@ func formatDuration(d time.Duration) string {
 	return s
 }
 
-// platform is a platform as the daemon and bundle create take it.
+// platform matches a platform in the form that the daemon and bundle create accept.
 var platform = regexp.MustCompile(`^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+){1,2}$`)
 
 func parsePlatform(s string) (string, error) {
@@ -259,15 +259,17 @@ func parsePlatform(s string) (string, error) {
 	return s, nil
 }
 
-// What images are built for (the image specification takes Go's names), and the names that uname prints. A typo would
-// be asked for in vain, image by image.
+// Platforms that images are built for (the image specification uses Go's names), and the names that uname prints. A
+// typo would make every image fail.
 var (
-	systems       = []string{"linux", "windows", "darwin", "freebsd", "netbsd", "openbsd", "solaris", "aix", "wasi", "wasip1"}
-	architectures = []string{"amd64", "arm64", "arm", "386", "ppc64le", "s390x", "riscv64", "loong64", "ppc64", "mips64le",
+	systems = []string{"linux", "windows", "darwin", "freebsd", "netbsd", "openbsd", "solaris", "aix", "wasi",
+		"wasip1"}
+	architectures = []string{"amd64", "arm64", "arm", "386", "ppc64le", "s390x", "riscv64", "loong64", "ppc64",
+		"mips64le",
 		"mips64", "mipsle", "mips", "wasm", "x86_64", "aarch64"}
 )
 
-// zone is a DNS name; whether a certificate may be for it is the CA's decision.
+// zone matches a DNS name; the CA decides whether a certificate may be for it.
 var zone = regexp.MustCompile(`^\.?` + label + `(\.` + label + `)*\.?$`)
 
 const label = `[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?`

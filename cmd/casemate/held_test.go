@@ -13,7 +13,8 @@ func init() {
 	storyCommands["lost"] = func(ts *testscript.TestScript, _ bool, args []string) {
 		for _, name := range args {
 			if !strings.HasPrefix(name, "https://") {
-				if err := storyOf(ts).pull(ts, []string{name}); err == nil || !strings.Contains(err.Error(), "damaged or lost") {
+				if err := storyOf(ts).pull(ts, []string{name}); err == nil ||
+					!strings.Contains(err.Error(), "damaged or lost") {
 					ts.Fatalf("pull %s: %v", name, err)
 				}
 				continue

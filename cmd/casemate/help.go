@@ -26,8 +26,8 @@ var groups = []*cobra.Group{
 	{ID: "upkeep", Title: "Upkeep"},
 }
 
-// usage prints what follows the description in a command's help. cobra's own shows aliases, which are older names here,
-// writes flags that are on or off as [=true|false], and does not wrap lines.
+// usage prints the part of a command's help after the description. cobra's own shows aliases, which are older names
+// here, writes boolean flags as [=true|false], and does not wrap lines.
 func usage(cmd *cobra.Command) error {
 	var b strings.Builder
 	b.WriteString("Usage:\n")
@@ -59,7 +59,7 @@ func usage(cmd *cobra.Command) error {
 	return err
 }
 
-// commandsOf are the subcommands that help shows, in their group.
+// commandsOf returns the subcommands of a group that help shows.
 func commandsOf(cmd *cobra.Command, group string) (list []*cobra.Command) {
 	for _, sub := range cmd.Commands() {
 		if sub.IsAvailableCommand() && sub.GroupID == group || sub.Name() == "help" && sub.GroupID == group {
@@ -87,7 +87,7 @@ func writeCommands(b *strings.Builder, cmd *cobra.Command, width int) {
 	}
 }
 
-// flagRows are the flags of sets with what help says of them.
+// flagRows returns the flags of sets with their descriptions.
 func flagRows(sets ...*pflag.FlagSet) (rows [][2]string) {
 	for _, set := range sets {
 		set.VisitAll(func(f *pflag.Flag) {
@@ -142,7 +142,7 @@ func pad(s string, width int) string {
 	return s + strings.Repeat(" ", max(width-len([]rune(s)), 0))
 }
 
-// columns is the width for text: that of the terminal, if there is one.
+// columns is the width for text: that of the terminal, if the output is one.
 func columns(w io.Writer) int {
 	if f, ok := w.(*os.File); ok {
 		if width, _, err := term.GetSize(int(f.Fd())); err == nil && width > 0 {
@@ -163,7 +163,7 @@ func manCommand(root *cobra.Command) *cobra.Command {
 	}
 }
 
-// writeManPages writes the page of a command and those of all below it.
+// writeManPages writes the pages of a command and of all commands below it.
 func writeManPages(cmd *cobra.Command, dir string) error {
 	var errs []error
 	for _, sub := range cmd.Commands() {
@@ -179,7 +179,7 @@ func writeManPages(cmd *cobra.Command, dir string) error {
 	return errors.Join(append(errs, err)...)
 }
 
-// manNoise is what cobra prints behind the name of a flag without a default that is worth a word.
+// manNoise matches what cobra prints after a flag whose default needs no mention.
 var manNoise = regexp.MustCompile(`(?m)^((?:\\fB-\w\\fP, )?\\fB--[a-z0-9-]+\\fP)(?:\[=\w+\]|=""|=\[\]|=0|=)$`)
 
 // manPage is the man page of a command.

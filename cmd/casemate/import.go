@@ -18,7 +18,7 @@ import (
 	"casemate/bundle/signing"
 )
 
-// importFlags are those that import and import diff share.
+// importFlags are the flags of import and import diff.
 type importFlags struct {
 	request handover.Request
 	keys    []string
@@ -31,7 +31,7 @@ func (f *importFlags) add(cmd *cobra.Command) {
 	flags.StringVar(&f.request.Name, "name", "", "`NAME` of the import (default: made from the first file's name)")
 	flags.StringArrayVar(&f.keys, "key", nil, trustedKey)
 	flags.StringVar(&f.request.Repository, "repository", "",
-		"`REPOSITORY` of images that name none themselves, like registry.k8s.io/pause")
+		"`REPOSITORY` of images that have no name, like registry.k8s.io/pause")
 	flags.BoolVar(&f.request.Partial, "partial", false,
 		"leave out and list the names that cannot be imported, instead of importing nothing; exit code 3")
 	flags.BoolVar(&f.verbose, "verbose", false, "list every file that is left out")
@@ -94,7 +94,7 @@ func importDiff(o *options) *cobra.Command {
 	return cmd
 }
 
-// runImport hands the files over and prints what came of it.
+// runImport sends the files to the daemon and prints the result.
 func (o *options) runImport(cmd *cobra.Command, f importFlags, paths []string) error {
 	req := f.request
 	keys, err := publicKeys("--key", f.keys)
@@ -143,12 +143,12 @@ func (o *options) runImport(cmd *cobra.Command, f importFlags, paths []string) e
 		}
 	})
 	if n := len(res.Refused); err == nil && n > 0 {
-		err = fmt.Errorf("%s could not be taken: %w", count(n, "name"), errDiffers)
+		err = fmt.Errorf("%s could not be imported: %w", count(n, "name"), errDiffers)
 	}
 	return err
 }
 
-// showResult prints what an import came to: first the sentence, then what somebody who must approve it asks for.
+// showResult prints the result of an import: first a summary, then the details for an approval.
 func showResult(t *table, res *content.Result) {
 	t.line(res.Message)
 	for _, l := range res.Refused {
@@ -195,7 +195,7 @@ func showRecord(t *table, r *content.Record) {
 		{"origins", "answered for from now on", r.Origins.Enabled},
 		{"not enabled", "stored; the CA's root permits no certificate for it: not permitted", r.Origins.NotPermitted},
 		{"not enabled", "stored; it was removed by hand: casemate origin add answers for it again", r.Origins.Removed},
-		{"not enabled", "stored; it can be no origin", r.Origins.Refused},
+		{"not enabled", "stored; it cannot be an origin", r.Origins.Refused},
 	} {
 		for _, h := range group.hosts {
 			t.line(group.label, h+": "+group.why)
@@ -239,7 +239,8 @@ func importList(o *options) *cobra.Command {
 			return o.printRows(cmd, list, "no imports", header, func(t *table) {
 				for _, i := range list {
 					signer := cmp.Or(i.Signer, "nobody")
-					t.row(i.Name, t.when(i.Time), i.Kind, i.Images, i.Files, size(i.Bytes), signer, cmp.Or(stateOf(t, i), "imported"))
+					t.row(i.Name, t.when(i.Time), i.Kind, i.Images, i.Files, size(i.Bytes), signer,
+						cmp.Or(stateOf(t, i), "imported"))
 				}
 			})
 		},
@@ -248,7 +249,7 @@ func importList(o *options) *cobra.Command {
 	return cmd
 }
 
-// stateOf says what is to be known of an import that is not simply there.
+// stateOf describes the state of an import that is not complete or not fully visible.
 func stateOf(t *table, i content.Import) string {
 	switch {
 	case i.Running:
@@ -256,7 +257,7 @@ func stateOf(t *table, i content.Import) string {
 	case i.State == content.Incomplete && len(i.Missing) > 0:
 		return "not complete, missing parts: " + numbers(i.Missing)
 	case i.State == content.Incomplete:
-		return fmt.Sprintf("not complete: import the same again to go on; what was read, %s, is kept until %s",
+		return fmt.Sprintf("not complete: import the same again to resume; what was read, %s, is kept until %s",
 			size(i.BytesNew), t.when(i.KeptUntil))
 	}
 	return ""
@@ -276,7 +277,7 @@ func importShow(o *options) *cobra.Command {
 				if s := stateOf(t, d.Import); s != "" {
 					t.line("state", s)
 				} else if !d.Intact {
-					t.line("state", "some of its names were deleted by hand; importing the same again brings them back")
+					t.line("state", "some of its names were deleted by hand; importing the same again restores them")
 				}
 				if len(d.Names) == 0 {
 					return
@@ -312,7 +313,8 @@ again. Origins that the import enabled stay. "casemate gc" frees the disk space.
 			}
 			return o.print(cmd, r, func(t *table) {
 				t.line(fmt.Sprintf("import %s is removed: %s vanished, %d %s what was there before, %d %s",
-					r.Name, count(len(r.Vanished), "name"), len(r.Back), verb(len(r.Back), "show"), r.Kept, verb(r.Kept, "stay")))
+					r.Name, count(len(r.Vanished), "name"), len(r.Back), verb(len(r.Back), "show"), r.Kept,
+					verb(r.Kept, "stay")))
 				if len(r.Vanished)+len(r.Back) > 0 {
 					t.line()
 				}
@@ -330,7 +332,7 @@ again. Origins that the import enabled stay. "casemate gc" frees the disk space.
 	return cmd
 }
 
-// verb is a verb for so many things.
+// verb returns the verb for a number of things.
 func verb(n int, many string) string {
 	if n == 1 {
 		return many + "s"

@@ -46,7 +46,8 @@ func TestKilledDuringImports(t *testing.T) {
 	took := time.Since(began)
 	want := d.state()
 	if len(want.images) < 5 || len(want.files) < 20 || want.Blobs == 0 {
-		t.Fatalf("an undisturbed import brings %d images, %d files, %d blobs", len(want.images), len(want.files), want.Blobs)
+		t.Fatalf("an undisturbed import brings %d images, %d files, %d blobs", len(want.images), len(want.files),
+			want.Blobs)
 	}
 	d.forgetImport()
 	none := d.state()
@@ -65,7 +66,7 @@ func TestKilledDuringImports(t *testing.T) {
 		case 0: // after so many bytes
 			n := rnd.Int64N(size.Size())
 			if kill > 0 && rnd.IntN(4) == 0 {
-				n = size.Size() // all of them: what is left is to publish
+				n = size.Size() // all of them: only publishing is left
 			}
 			how = fmt.Sprintf("the daemon after %d of %d bytes", n, size.Size())
 			interrupted += d.interrupt(d.feed(whole, n, rnd), d.kill, true)
@@ -97,7 +98,8 @@ func TestKilledDuringImports(t *testing.T) {
 			}
 		}
 		if now := d.visible(); !now.sameNames(none) && !now.sameNames(want) {
-			t.Fatalf("kill %d of %s: a part of the import is visible: %d of %d images, %d of %d files", kill, how, len(now.images), len(want.images), len(now.files), len(want.files))
+			t.Fatalf("kill %d of %s: a part of the import is visible: %d of %d images, %d of %d files", kill, how,
+				len(now.images), len(want.images), len(now.files), len(want.files))
 		}
 		run()
 		if got := d.state(); !got.equal(want) {
@@ -167,7 +169,8 @@ func collectForCrash(t *testing.T, d *daemon) (whole string, parts []string) {
 	}
 	whole, split := filepath.Join(d.dir, "crash.tar"), filepath.Join(d.dir, "split.tar")
 	for _, args := range [][]string{{whole}, {split, "--split", "20MiB"}} {
-		cmd := exec.Command(d.binary, append([]string{"bundle", "create", "--quiet", "--images", imageList, "--files", fileList, "--cache", filepath.Join(d.dir, "cache")}, args...)...)
+		cmd := exec.Command(d.binary, append([]string{"bundle", "create", "--quiet", "--images", imageList, "--files",
+			fileList, "--cache", filepath.Join(d.dir, "cache")}, args...)...)
 		cmd.Env = append(os.Environ(), "HTTPS_PROXY="+u.proxy, "SSL_CERT_FILE="+u.roots)
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("bundle create: %v\n%s", err, out)
@@ -241,9 +244,9 @@ func (d *daemon) feed(file string, n int64, rnd *rand.Rand) *running {
 	return r
 }
 
-// interrupt kills something when the moment has come, waits for the command, and starts the daemon again if that is
-// what was killed. It returns 1 when the kill met the import, 0 when it came too late or, on a busy machine, before the
-// command had reached the daemon.
+// interrupt kills a process at the given moment, waits for the command, and restarts the daemon if the daemon was
+// killed. It returns 1 if the kill met the import, 0 if it came too late or, on a busy machine, before the command had
+// reached the daemon.
 func (d *daemon) interrupt(r *running, kill func(), isDaemon bool) int {
 	d.t.Helper()
 	<-r.moment
@@ -263,7 +266,7 @@ func (d *daemon) interrupt(r *running, kill func(), isDaemon bool) int {
 	case strings.Contains(out, "no casemate is running here") && strings.Contains(out, "start it with"):
 		return 0
 	default:
-		d.t.Errorf("the command does not say how to go on: %v\n%s", err, out)
+		d.t.Errorf("the command does not say how to resume: %v\n%s", err, out)
 		return 1
 	}
 }
@@ -323,7 +326,8 @@ func (d *daemon) state() state {
 	var imports []content.Import
 	d.list(&imports, "import", "list", "-o", "json")
 	for _, i := range imports {
-		s.Imports = append(s.Imports, fmt.Sprint(i.Name, " ", i.State, " ", i.Kind, " ", i.ID, " ", i.Images, " ", i.Files, " ", i.Blobs, " ", i.Bytes, " ", i.Claims, " ", i.Missing))
+		s.Imports = append(s.Imports, fmt.Sprint(i.Name, " ", i.State, " ", i.Kind, " ", i.ID, " ", i.Images, " ",
+			i.Files, " ", i.Blobs, " ", i.Bytes, " ", i.Claims, " ", i.Missing))
 		var details content.Details
 		d.list(&details, "import", "show", i.Name, "-o", "json")
 		for _, n := range details.Names {
@@ -352,7 +356,7 @@ func (d *daemon) forgetImport() {
 	d.run("gc", "--now")
 }
 
-// readEverything pulls and downloads what is listed, and compares it with its digest.
+// readEverything pulls and downloads everything listed, and compares it with its digest.
 func (d *daemon) readEverything(s state) {
 	d.t.Helper()
 	if d.client == nil {
@@ -375,7 +379,8 @@ func (d *daemon) readEverything(s state) {
 	for _, line := range s.files {
 		address, digest, _ := strings.Cut(line, " ")
 		data, status, err := get(d.client, address)
-		if got := fmt.Sprintf("sha256:%x", sha256.Sum256(data)); err != nil || status != http.StatusOK || got != digest {
+		if got := fmt.Sprintf("sha256:%x", sha256.Sum256(data)); err != nil || status != http.StatusOK ||
+			got != digest {
 			d.t.Errorf("%s: status %d, %s instead of %s, %v", address, status, got, digest, err)
 		}
 	}

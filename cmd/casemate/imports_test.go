@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-// fence forbids a room, and what is below it, an import.
+// fence forbids an import to a package and those below it.
 type fence struct {
 	room   string   // import path prefix of the importing packages
 	except []string // import path prefixes that may
@@ -22,11 +22,12 @@ type fence struct {
 // leaves are packages that every room may import but bundle, which is built without any other room. They need the
 // standard library alone.
 var leaves = []string{
-	"casemate/cluster/tree",      // the words about the tree are the same in all rooms, and say nothing of how it is kept
-	"casemate/cluster/byterange", // a Range header costs the same whoever serves the content
+	"casemate/cluster/tree",      // the types of the tree are the same in all rooms, and do not depend on its storage
+	"casemate/cluster/byterange", // a Range header has the same rules for every content
 }
 
-var services = []string{"casemate/registry", "casemate/fileserver", "casemate/dnssrv", "casemate/pki", "casemate/bundle"}
+var services = []string{"casemate/registry", "casemate/fileserver", "casemate/dnssrv", "casemate/pki",
+	"casemate/bundle"}
 
 func fences() []fence {
 	f := []fence{
@@ -35,34 +36,45 @@ func fences() []fence {
 		{"casemate", []string{"casemate/registry/session"}, "github.com/sirupsen/logrus",
 			"it is distribution's log, which that package turns into ours"},
 		{"casemate", []string{"casemate/registry"}, "casemate/registry/session", "it is the registry's own door"},
-		{"casemate", []string{"casemate/dnssrv"}, "github.com/miekg/dns", "the wire format of DNS is one room's matter"},
-		{"casemate", []string{"casemate/pki"}, "github.com/caddyserver/certmagic", "only the CA's room knows how certificates are kept and renewed"},
-		{"casemate", []string{"casemate/cluster"}, "github.com/hashicorp/raft", "nothing above the tree may notice how it is replicated"},
-		{"casemate", []string{"casemate/cluster/raftlog"}, "github.com/hashicorp/raft-wal", "what the log on the disk lacks is made up for in one room"},
-		{"casemate", []string{"casemate/cluster/archive"}, "filippo.io/age", "the sealing key leaves a node in a backup only"},
-		{"casemate", []string{"casemate/bundle", "casemate/cmd/casemate/demo"}, "github.com/google/go-containerregistry", "a client library; the daemon is a server (the demo is a client)"},
+		{"casemate", []string{"casemate/dnssrv"}, "github.com/miekg/dns", "one room knows the wire format of DNS"},
+		{"casemate", []string{"casemate/pki"}, "github.com/caddyserver/certmagic",
+			"only the CA's room knows how certificates are stored and renewed"},
+		{"casemate", []string{"casemate/cluster"}, "github.com/hashicorp/raft",
+			"nothing above the tree may notice how it is replicated"},
+		{"casemate", []string{"casemate/cluster/raftlog"}, "github.com/hashicorp/raft-wal",
+			"one room works around missing features of the log library"},
+		{"casemate", []string{"casemate/cluster/archive"}, "filippo.io/age",
+			"the sealing key leaves a node in a backup only"},
+		{"casemate", []string{"casemate/bundle", "casemate/cmd/casemate/demo"},
+			"github.com/google/go-containerregistry",
+			"a client library; the daemon is a server (the demo is a client)"},
 		{"casemate", []string{"casemate/cmd"}, "github.com/spf13/cobra", "flags are parsed in cmd and nowhere else"},
-		{"casemate", []string{"casemate/cmd/casemate"}, "github.com/vbauerster/mpb", "who works tells how far it is; only the command line knows whether somebody looks at a terminal"},
-		{"casemate/bundle", nil, "casemate", "it runs on the connected side, on macOS too, where there is nothing of the daemon"},
-		{"casemate/appliance/nodeconf", nil, "casemate", "what nodes get is a pure function of what it is given"},
+		{"casemate", []string{"casemate/cmd/casemate"}, "github.com/vbauerster/mpb",
+			"rooms report progress; only the command line knows whether the output is a terminal"},
+		{"casemate/bundle", nil, "casemate", "it runs on the connected side, on macOS too, where there is nothing of " +
+			"the daemon"},
+		{"casemate/appliance/nodeconf", nil, "casemate", "nodes' configuration is a pure function of its arguments"},
 		{"casemate/appliance/doctor", nil, "casemate/cluster", "it runs on a node, where there is no tree"},
-		{"casemate/appliance/doctor", nil, "casemate/pki", "it trusts what the node trusts and nothing else"},
-		{"casemate/appliance/doctor", nil, "casemate/registry", "it is a client of the bastions, as a node's programs are"},
+		{"casemate/appliance/doctor", nil, "casemate/pki", "it trusts only what the node trusts"},
+		{"casemate/appliance/doctor", nil, "casemate/registry",
+			"it is a client of the bastions, as a node's programs are"},
 		{"casemate/dnssrv", []string{"casemate/dnssrv/process"}, "os/exec", "what answers starts nothing"},
 		{"casemate/cluster/state", nil, "os", "promise 2: the state is a pure function of the log"},
 		{"casemate/cluster/state", nil, "net", "promise 2: the state is a pure function of the log"},
 		{"casemate/cluster/state", nil, "math/rand", "promise 2: the state is a pure function of the log"},
 		{"casemate/cluster/state", nil, "crypto/rand", "promise 2: the state is a pure function of the log"},
-		{"casemate/cluster/replica", nil, "github.com/hashicorp/raft", "copies of bytes do not depend on how the log is replicated"},
+		{"casemate/cluster/replica", nil, "github.com/hashicorp/raft",
+			"copies of bytes do not depend on how the log is replicated"},
 		{"casemate/cluster/peer", nil, "github.com/hashicorp/raft", "to the port raft is a user of streams"},
-		{"casemate/cluster/member", nil, "github.com/hashicorp/raft", "who votes is asked, not looked up in raft's configuration"},
+		{"casemate/cluster/member", nil, "github.com/hashicorp/raft",
+			"who votes is asked, not looked up in raft's configuration"},
 		{"casemate/cluster/archive", nil, "github.com/hashicorp/raft", "a backup holds a state, not a log"},
 		{"casemate/cluster/archive", nil, "net", "a backup is written to and read from whatever the caller gives"},
-		{"casemate/cluster", nil, "casemate/appliance", "the tree knows no service and nobody above it"},
+		{"casemate/cluster", nil, "casemate/appliance", "the tree knows no service and no room above it"},
 	}
 	for _, s := range services {
 		f = append(f,
-			fence{s, nil, "casemate/cluster", "a service sees its own subtree through an interface of its own"},
+			fence{s, nil, "casemate/cluster", "a service sees its own subtree through its own interface"},
 			fence{s, nil, "casemate/appliance", "wiring points downwards"},
 			fence{"casemate/cluster", nil, s, "the tree knows no service"},
 		)
@@ -75,15 +87,14 @@ func fences() []fence {
 	return f
 }
 
-// layer is a package inside a room, and what it may import of that room.
+// layer is a package inside a room, and the packages of that room that it may import.
 type layer struct {
 	pkg     string
 	imports []string
 	why     string
 }
 
-// layers lists every package of bundle and of cluster, the lowest first: a package imports only packages that stand
-// before it.
+// layers lists every package of bundle and of cluster, the lowest first: a package imports only packages before it.
 func layers() []layer {
 	const (
 		b = "casemate/bundle"
@@ -91,45 +102,47 @@ func layers() []layer {
 	)
 	return []layer{
 		{b + "/digests", nil, "one check of digests for the whole room"},
-		{b + "/canonical", nil, "a JSON form knows nothing of what is written in it"},
+		{b + "/canonical", nil, "a JSON form does not depend on the content"},
 		{b + "/signing", nil, "a signature does not depend on what is signed"},
 		{b + "/oci", []string{b + "/digests"}, "manifests are the same wherever they come from"},
 		{b, []string{b + "/canonical", b + "/digests", b + "/oci", b + "/signing"},
 			"the documents that all parts of the room share depend on none of these parts"},
-		{b + "/lists", []string{b + "/digests"}, "lists say what is wanted, not how it is fetched"},
+		{b + "/lists", []string{b + "/digests"}, "lists select content, they do not fetch it"},
 		{b + "/lists/jinja", nil, "a template language knows nothing of Kubespray"},
 		{b + "/lists/kubespray", []string{b + "/lists", b + "/lists/jinja"}, "it reads a checkout and fetches nothing"},
 		{b + "/collect/cache", []string{b + "/digests"}, "content on a disk, wherever it comes from"},
-		{b + "/collect/diagnose", nil, "it looks at bytes, whoever fetched them"},
+		{b + "/collect/diagnose", nil, "it examines bytes from any source"},
 		{b + "/collect/transport", []string{b + "/collect/diagnose"}, "HTTP requests and retries, for any content"},
 		{b + "/collect/download", []string{b + "/digests", b + "/collect/cache", b + "/collect/diagnose",
 			b + "/collect/transport"}, "who changes how a file is downloaded never opens the format or the lists"},
 		{b + "/collect", []string{b, b + "/digests", b + "/oci", b + "/lists", b + "/collect/cache",
 			b + "/collect/diagnose", b + "/collect/transport", b + "/collect/download"},
-			"the collector returns an index; how a bundle is written is not its matter"},
+			"the collector returns an index; format writes the bundle"},
 		{b + "/format", []string{b, b + "/canonical", b + "/digests", b + "/lists", b + "/signing"},
 			"the bytes of a bundle depend on no network and on no other tool's archives"},
 		{b + "/foreign", []string{b, b + "/digests", b + "/lists", b + "/oci"},
 			"who adds a foreign format never opens the collector or the bundle format"},
-		{b + "/input", []string{b, b + "/format", b + "/foreign"}, "it only finds out who reads an input"},
+		{b + "/input", []string{b, b + "/format", b + "/foreign"}, "it only selects the reader of an input"},
 
 		{c + "/state", nil, "promise 2: the state is a pure function of the log"},
-		{c + "/blob", nil, "blobs are a directory; who names them is not their matter"},
+		{c + "/blob", nil, "blobs are a directory, independent of the names that refer to them"},
 		{c + "/blob/blobtest", []string{c + "/blob"}, "a file system for tests"},
-		{c + "/share", nil, "it divides places between clients and needs nobody for that"},
-		{c + "/lograte", nil, "it counts log lines and needs nobody for that"},
+		{c + "/share", nil, "it divides slots between clients and needs no other package"},
+		{c + "/lograte", nil, "it counts log lines and needs no other package"},
 		{c + "/wake", nil, "a channel that is closed is the same for everybody"},
-		{c + "/watch", nil, "it tells of names, whatever they name"},
-		{c + "/disk", []string{c + "/blob"}, "small files, whoever keeps something in them"},
+		{c + "/watch", nil, "it notifies about names of any kind"},
+		{c + "/disk", []string{c + "/blob"}, "small files of any package"},
 		{c + "/raftlog", []string{c + "/blob", c + "/disk"},
 			"the log on the disk; who changes it opens neither blobs of the tree nor the network"},
 		{c + "/peer", []string{c + "/blob", c + "/disk", c + "/share", c + "/wake", c + "/watch"},
-			"the port carries what others say, and knows neither raft nor the state"},
+			"the port carries messages, and knows neither raft nor the state"},
 		{c + "/replica", []string{c + "/blob", c + "/disk", c + "/peer", c + "/state", c + "/wake"},
 			"who changes how blobs are copied or fetched never opens raft or what makes a member"},
 		{c + "/member", []string{c + "/blob", c + "/disk", c + "/peer", c + "/state"},
-			"who changes how a node joins never opens raft or what is done with blobs (blob is the file system's interface)"},
-		{c + "/archive", []string{c + "/blob", c + "/state"}, "a backup's bytes depend on no log and no data directory"},
+			"who changes how a node joins never opens raft or what is done with blobs (blob is the file system's " +
+				"interface)"},
+		{c + "/archive", []string{c + "/blob", c + "/state"},
+			"a backup's bytes depend on no log and no data directory"},
 		{c + "/treetest", nil, "the contract of the tree, in types of the standard library"},
 		{c, []string{c + "/state", c + "/blob", c + "/lograte", c + "/wake", c + "/watch", c + "/disk", c + "/raftlog",
 			c + "/peer", c + "/replica", c + "/member", c + "/archive"}, "it composes the rooms below it"},
@@ -153,7 +166,7 @@ func checkLayers(t *testing.T, room, pkg string, imports []string) {
 	}
 	for _, imp := range all[i].imports {
 		if !slices.ContainsFunc(all[:i], func(l layer) bool { return l.pkg == imp }) {
-			t.Errorf("the table lets %s import %s, which does not stand before it", pkg, imp)
+			t.Errorf("the table lets %s import %s, which is not before it", pkg, imp)
 		}
 	}
 	for _, imp := range imports {
@@ -163,7 +176,7 @@ func checkLayers(t *testing.T, room, pkg string, imports []string) {
 	}
 }
 
-// packages are those of the module, without tests, each with what it imports.
+// packages returns those of the module, without tests, each with its imports.
 func packages(t *testing.T) map[string][]string {
 	t.Helper()
 	out, err := exec.Command("go", "list", "-json=ImportPath,Imports", "casemate/...").Output()
@@ -189,7 +202,7 @@ func packages(t *testing.T) map[string][]string {
 	return all
 }
 
-// TestImports holds the import rules. Tests are free to import what they need.
+// TestImports checks the import rules. Tests may import any package.
 func TestImports(t *testing.T) {
 	const treetest = "casemate/cluster/treetest"
 	for pkg, imports := range packages(t) {

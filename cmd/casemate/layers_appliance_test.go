@@ -1,72 +1,82 @@
 package main
 
-// applianceFences are the borders of the rooms below appliance that are not a matter of order.
+// applianceFences are the import rules of the rooms below appliance that do not follow from their order.
 func applianceFences() []fence {
 	const a = "casemate/appliance"
 	f := []fence{
-		{"casemate", []string{a + "/metrics"}, "github.com/prometheus", "other rooms count; one room knows how it is shown"},
-		{"casemate", []string{a + "/config", "casemate/bundle", "casemate/cmd/casemate", a + "/doctor"}, "go.yaml.in/yaml",
+		{"casemate", []string{a + "/metrics"}, "github.com/prometheus",
+			"other rooms count; one room knows how it is shown"},
+		{"casemate", []string{a + "/config", "casemate/bundle", "casemate/cmd/casemate", a + "/doctor"},
+			"go.yaml.in/yaml",
 			"the node's config is read in one place"},
 		{a + "/edge", nil, "casemate/pki", "the edge routes requests; certificates are chosen before one is read"},
 		{a + "/setup", nil, "casemate/fileserver", "init, join and restore prepare a stopped node and serve nobody"},
 		{a + "/setup", nil, "casemate/dnssrv", "init, join and restore prepare a stopped node and serve nobody"},
 	}
 	for _, room := range []string{
-		"change", "config", "current", "hostname", "lookup", "names", "nodes", "resolver", "secret", "settings", "setup",
+		"change", "config", "current", "hostname", "lookup", "names", "nodes", "resolver", "secret", "settings",
+		"setup",
 		"sockets", "status", "usage",
 	} {
-		f = append(f, fence{a + "/" + room, nil, "net/http", "the edge, the pages, metrics and the admin API speak HTTP"})
+		f = append(f, fence{a + "/" + room, nil, "net/http",
+			"the edge, the pages, metrics and the admin API speak HTTP"})
 	}
 	return f
 }
 
-// applianceLayers lists every package below appliance, the lowest first: a package imports only packages that stand
-// before it. appliance itself, which connects them, stands above all and has no line.
+// applianceLayers lists every package below appliance, the lowest first: a package imports only packages before it.
+// appliance itself, which connects them, is above all and has no line.
 func applianceLayers() []layer {
 	const a = "casemate/appliance"
 	return []layer{
 		{a + "/usage", nil, "everybody may say that an operator has made a mistake"},
 		{a + "/hostname", nil, "the form of a name depends on nothing"},
 		{a + "/reply", nil, "an answer's form is the same for every room that speaks HTTP"},
-		{a + "/origin", nil, "origins are records; who serves them is not their matter"},
-		{a + "/missing", nil, "the missing book counts what it is told"},
-		{a + "/rotation", nil, "who has fetched a new root is counted whatever the root is"},
+		{a + "/origin", nil, "origins are records, independent of the services that use them"},
+		{a + "/missing", nil, "the missing book counts misses of any source"},
+		{a + "/rotation", nil, "clients that have fetched a new root are counted for any root"},
 		{a + "/user", nil, "a password is checked the same for every service"},
-		{a + "/secret", nil, "secrets are kept the same whatever they are for"},
+		{a + "/secret", nil, "secrets are stored the same way for any purpose"},
 		{a + "/nodes", nil, "a node's record depends on nothing but the tree"},
 		{a + "/service", nil, "how systemd runs the daemon depends on addresses, not on a config file"},
-		{a + "/nodeconf", nil, "what nodes get is a pure function of what it is given"},
+		{a + "/nodeconf", nil, "nodes' configuration is a pure function of its arguments"},
 		{a + "/handover", nil, "files are handed over whatever they are for"},
 		{a + "/content", nil, "who changes imports opens neither the admin API nor the config"},
-		{a + "/doctor", []string{a + "/nodeconf"}, "it runs on a node and shares only what a node is told"},
-		{a + "/clientconn", nil, "connections are limited whoever is asked for"},
+		{a + "/doctor", []string{a + "/nodeconf"}, "it runs on a node and shares only the node's configuration"},
+		{a + "/clientconn", nil, "connections are limited for every service"},
 		{a + "/routing", []string{a + "/origin"}, "a host's meaning depends on origins and nodes only"},
-		{a + "/names", []string{a + "/origin", a + "/usage"}, "an operator's DNS records depend on nothing but the tree"},
+		{a + "/names", []string{a + "/origin", a + "/usage"},
+			"an operator's DNS records depend on nothing but the tree"},
 		{a + "/config", []string{a + "/hostname", a + "/service", a + "/usage"},
 			"the node's config is read without the tree and without the cluster's settings"},
 		{a + "/settings", []string{a + "/content", a + "/hostname", a + "/origin", a + "/usage"},
-			"settings are text with a meaning; who follows them is not their matter"},
+			"settings are validated text, independent of the rooms that follow them"},
 		{a + "/sockets", []string{a + "/config"}, "sockets are bound before anything else is opened"},
-		{a + "/setup", []string{a + "/config", a + "/hostname", a + "/nodes", a + "/origin", a + "/secret", a + "/service",
+		{a + "/setup", []string{a + "/config", a + "/hostname", a + "/nodes", a + "/origin", a + "/secret",
+			a + "/service",
 			a + "/settings", a + "/usage"}, "who changes init or join never opens what serves"},
 		{a + "/current", []string{a + "/content", a + "/nodes", a + "/origin", a + "/routing", a + "/settings"},
-			"it reads the tree and tells nobody"},
+			"it reads the tree and reports to no room"},
 		{a + "/change", []string{a + "/content", a + "/current", a + "/hostname", a + "/origin", a + "/settings",
 			a + "/usage"},
 			"what changes the cluster does not know who asked for it"},
 		{a + "/resolver", []string{a + "/config", a + "/current", a + "/names", a + "/sockets", a + "/usage"},
 			"who changes how DNS is fed never opens HTTP"},
-		{a + "/lookup", []string{a + "/content", a + "/current", a + "/missing", a + "/origin", a + "/reply", a + "/routing"},
+		{a + "/lookup", []string{a + "/content", a + "/current", a + "/missing", a + "/origin", a + "/reply",
+			a + "/routing"},
 			"it asks the services as a client would"},
 		{a + "/status", []string{a + "/content", a + "/current", a + "/lookup", a + "/missing", a + "/origin",
 			a + "/rotation"},
 			"status reads and changes nothing"},
-		{a + "/metrics", []string{a + "/content", a + "/missing", a + "/reply"}, "metrics read counts and change nothing"},
-		{a + "/edge", []string{a + "/clientconn", a + "/missing", a + "/origin", a + "/reply", a + "/routing", a + "/user"},
+		{a + "/metrics", []string{a + "/content", a + "/missing", a + "/reply"},
+			"metrics read counts and change nothing"},
+		{a + "/edge", []string{a + "/clientconn", a + "/missing", a + "/origin", a + "/reply", a + "/routing",
+			a + "/user"},
 			"who changes how requests are routed never opens the admin API, the settings or DNS"},
 		{a + "/pages", []string{a + "/doctor", a + "/nodeconf", a + "/reply", a + "/routing"},
-			"pages show what they are given"},
-		{a + "/admin", []string{a + "/change", a + "/config", a + "/content", a + "/current", a + "/handover", a + "/lookup",
+			"pages show their arguments"},
+		{a + "/admin", []string{a + "/change", a + "/config", a + "/content", a + "/current", a + "/handover",
+			a + "/lookup",
 			a + "/missing", a + "/names", a + "/nodeconf", a + "/nodes", a + "/origin", a + "/pages", a + "/reply",
 			a + "/rotation", a + "/secret", a + "/settings", a + "/status", a + "/usage", a + "/user"},
 			"operators come by their own socket: the admin API never opens the edge, connections or the DNS process"},

@@ -14,7 +14,7 @@ import (
 	"casemate/bundle/lists"
 )
 
-// listFlags are the flags with which people say what they want: the same for bundle create and check.
+// listFlags are the flags that select content: the same for bundle create and check.
 type listFlags struct {
 	images, files, charts, manifests []string // names of lists, "-" is standard input
 	git                              []string // the same
@@ -24,36 +24,41 @@ type listFlags struct {
 	k3s, rke2                        []lists.Release
 	checksums                        []string
 	platforms                        []string
-	exclude                          []string // patterns of names that are not wanted after all
-	// domain asks for the domain of the bastions, whose own names in an inventory stand for what they mirror; nil if
-	// nobody can be asked.
+	exclude                          []string // patterns of names to be left out
+	// domain returns the domain of the bastions, whose own names in an inventory denote what they mirror; nil if it is
+	// unknown.
 	domain func() (string, error)
-	// document reads what releases of k3s and RKE2 list.
+	// document reads the lists of k3s and RKE2 releases.
 	document lists.Document
 }
 
 func (l *listFlags) add(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.StringArrayVar(&l.images, "images", nil, "`LIST` of images, one per line; - reads standard input; may be repeated")
+	f.StringArrayVar(&l.images, "images", nil, "`LIST` of images, one per line; - reads standard input; may be "+
+		"repeated")
 	f.StringArrayVar(&l.files, "files", nil,
 		"`LIST` of URLs, one per line, each with its checksum if known; - reads standard input; may be repeated")
 	f.StringArrayVar(&l.charts, "charts", nil,
-		"`LIST` of Helm charts, one per line: oci://HOST/REPOSITORY/CHART:VERSION or https://REPOSITORY CHART VERSION; "+
+		"`LIST` of Helm charts, one per line: oci://HOST/REPOSITORY/CHART:VERSION or https://REPOSITORY CHART "+
+			"VERSION; "+
 			"may be repeated")
 	f.StringArrayVar(&l.manifests, "manifests", nil,
 		"Kubernetes manifests `FILE` (YAML, also rendered charts): its images are wanted; may be repeated")
 	f.StringArrayVar(&l.git, "git", nil,
 		"`LIST` of Git repositories, one URL per line: their branches and tags, with the program git; may be repeated")
 	f.StringArrayVar(&l.kubespray, "kubespray", nil,
-		"checkout `DIRECTORY` of Kubespray: what that release downloads, for the processors of --platform (default amd64)")
+		"checkout `DIRECTORY` of Kubespray: what that release downloads, for the processors of --platform (default "+
+			"amd64)")
 	f.StringArrayVar(&l.kubesprayInventories, "kubespray-inventory", nil,
 		"inventory `PATH` for --kubespray, a directory or a hosts file with its group_vars and host_vars, as "+
 			"ansible-playbook -i takes it; may be repeated, each is a cluster of its own")
 	f.StringArrayVar(&l.kubesprayVars, "kubespray-vars", nil,
-		"YAML `FILE` of variables that override those of the checkout and its inventory, as ansible-playbook -e takes it; "+
+		"YAML `FILE` of variables that override those of the checkout and its inventory, as ansible-playbook -e "+
+			"takes it; "+
 			"may be repeated, the last one wins")
 	releaseVar(f, &l.k3s, "k3s",
-		"`VERSION` of k3s, like v1.31.5+k3s1, or channel, like stable: its installer, program, images and channels, for the processors of --platform (default amd64); may be repeated")
+		"`VERSION` of k3s, like v1.31.5+k3s1, or channel, like stable: its installer, program, images and channels, "+
+			"for the processors of --platform (default amd64); may be repeated")
 	releaseVar(f, &l.rke2, "rke2",
 		"`VERSION` of RKE2, like v1.31.5+rke2r1, or channel, like stable: as --k3s; may be repeated")
 	f.StringArrayVar(&l.checksums, "checksums", nil,
@@ -67,8 +72,8 @@ func (l *listFlags) add(cmd *cobra.Command) {
 	cmd.MarkFlagDirname("kubespray")
 }
 
-// wanted reads all lists and what checksums say about their files. Everything that is wrong with them is one usage
-// error; what is only to be known goes to standard error.
+// wanted reads all lists and the checksums of their files. All mistakes in them are one usage error; notes go to
+// standard error.
 func (l *listFlags) wanted(cmd *cobra.Command) (*lists.Wanted, *lists.Checksums, error) {
 	var parser lists.Parser
 	var bad []error
@@ -77,7 +82,7 @@ func (l *listFlags) wanted(cmd *cobra.Command) (*lists.Wanted, *lists.Checksums,
 	for _, kind := range []struct {
 		names []string
 		take  func(string, io.Reader)
-		lines bool // a comment says that nothing is meant
+		lines bool // a comment means that the list is empty on purpose
 	}{
 		{l.images, parser.Images, true},
 		{l.files, parser.Files, true},
@@ -106,7 +111,7 @@ func (l *listFlags) wanted(cmd *cobra.Command) (*lists.Wanted, *lists.Checksums,
 		return nil, nil, usageError{errors.New("--kubespray-vars is for --kubespray, which is missing")}
 	}
 	if !asked && len(l.kubespray)+len(l.k3s)+len(l.rke2) == 0 {
-		return nil, nil, usageError{errors.New("nothing is asked for: give a list with --images, --files, --charts, " +
+		return nil, nil, usageError{errors.New("nothing is selected: give a list with --images, --files, --charts, " +
 			"--manifests, --git or --kubespray, or a release with --k3s or --rke2")}
 	}
 	sums := &lists.Checksums{}
@@ -153,15 +158,15 @@ func (l *listFlags) wanted(cmd *cobra.Command) (*lists.Wanted, *lists.Checksums,
 		}
 		bad = append(bad, err)
 	}
-	return nil, nil, usageError{fmt.Errorf("the lists cannot be taken as they are, nothing was done:\n%w",
+	return nil, nil, usageError{fmt.Errorf("the lists are not usable, nothing was done:\n%w",
 		errors.Join(bad...))}
 }
 
-// leaveOut takes out what --exclude matches.
+// leaveOut removes the names that --exclude matches.
 func (l *listFlags) leaveOut(cmd *cobra.Command, w *lists.Wanted) error {
 	if len(w.Images)+len(w.Files)+len(w.Charts)+len(w.Git) == 0 {
 		all := slices.Concat(l.images, l.files, l.charts, l.manifests, l.git, l.kubespray, l.kubesprayInventories)
-		return usageError{errors.New("the lists name nothing: " + strings.Join(all, ", "))}
+		return usageError{errors.New("the lists contain no names: " + strings.Join(all, ", "))}
 	}
 	gone, idle := lists.Exclude(w, l.exclude)
 	for _, p := range idle {
@@ -171,18 +176,18 @@ func (l *listFlags) leaveOut(cmd *cobra.Command, w *lists.Wanted) error {
 		fmt.Fprintf(cmd.ErrOrStderr(), "note: excluded %s\n", name)
 	}
 	if len(w.Images)+len(w.Files)+len(w.Charts)+len(w.Git) == 0 {
-		return usageError{errors.New("--exclude leaves nothing of what the lists name")}
+		return usageError{errors.New("--exclude leaves none of the listed names")}
 	}
 	return nil
 }
 
-// processors are those of the platforms as container images name them; amd64 without any.
+// processors are those of the platforms, in the names of container images; amd64 without any.
 func (l *listFlags) processors() []string {
 	var list []string
 	for _, p := range l.platforms {
 		_, arch, _ := strings.Cut(strings.ToLower(p), "/")
 		arch, _, _ = strings.Cut(arch, "/")
-		switch arch { // as uname says it
+		switch arch { // uname's names
 		case "x86_64":
 			arch = "amd64"
 		case "aarch64":
@@ -198,8 +203,8 @@ func (l *listFlags) processors() []string {
 	return list
 }
 
-// wantedSet adds to what lists want, each name once. What one of them must have is not optional because another could
-// do without.
+// wantedSet collects the content of lists, each name once. Content that one list requires is not optional because it is
+// optional in another.
 type wantedSet struct {
 	*lists.Wanted
 	at map[string]int // in its slice
@@ -253,12 +258,12 @@ func chartName(c lists.Chart) string {
 	return strings.TrimSpace(c.Repo + " " + c.Name + " " + c.Version)
 }
 
-// errNamesNothing is what is wrong with a source without a name: whatever should have written it has failed, or it is
-// something else than was meant.
-var errNamesNothing = errors.New("it names nothing: did the program that writes it fail? If nothing is wanted, " +
+// errNamesNothing reports a source without names: the program that should have written it has failed, or it is the
+// wrong file.
+var errNamesNothing = errors.New("it contains no names: did the program that writes it fail? If nothing is wanted, " +
 	"leave the flag out (in a list of lines a comment is enough: # nothing)")
 
-// blankReader knows whether anything but white space was read.
+// blankReader records whether anything but white space was read.
 type blankReader struct {
 	io.Reader
 	seen bool
@@ -278,7 +283,7 @@ type listReader struct {
 	taken bool
 }
 
-// each opens one list and gives it to take with the name that it has in messages.
+// each opens each list and passes it to take with its name in messages.
 func (l *listReader) each(name string, take func(name string, r io.Reader)) error {
 	if name == "-" {
 		if l.taken {

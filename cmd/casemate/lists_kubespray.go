@@ -20,8 +20,8 @@ type inventory struct {
 	*kubespray.Inventory
 }
 
-// addKubespray adds what the releases in the checkouts download for the processors of the platforms, as the
-// inventories want it, and what Kubespray's own list script forgets of it.
+// addKubespray adds what the releases in the checkouts download for the processors of the platforms, as the inventories
+// configure it, and the downloads that Kubespray's own list script omits.
 func (l *listFlags) addKubespray(cmd *cobra.Command, w *wantedSet, sums *lists.Checksums) error {
 	if len(l.kubespray) == 0 {
 		return nil
@@ -69,7 +69,7 @@ func (l *listFlags) addKubespray(cmd *cobra.Command, w *wantedSet, sums *lists.C
 	return nil
 }
 
-// openInventory opens a directory, or a file of hosts with what stands beside it.
+// openInventory opens a directory, or a file of hosts with the files beside it.
 func openInventory(name string) (inventory, error) {
 	st, err := os.Stat(name)
 	if err != nil {
@@ -95,14 +95,14 @@ func openInventory(name string) (inventory, error) {
 	return inventory{path, in}, err
 }
 
-// inventoriesOf are the inventories for one of the checkouts: those in it, if there are any, and else those that are
-// in none. given names the former below the checkout.
+// inventoriesOf returns the inventories for one of the checkouts: those inside it if there are any, otherwise those
+// that are in no checkout. given names the former below the checkout.
 func inventoriesOf(dir string, checkouts []string, all []inventory) (own []inventory, given []string) {
 	var outside []inventory
 	for _, in := range all {
 		if rel, ok := below(dir, in.path); ok {
 			own = append(own, in)
-			// "inventory/mycluster/hosts.yaml" gives inventory/mycluster.
+			// "inventory/mycluster/hosts.yaml" becomes inventory/mycluster.
 			parts := strings.Split(filepath.ToSlash(rel), "/")
 			given = append(given, strings.Join(parts[:min(len(parts), 2)], "/"))
 		} else if !slices.ContainsFunc(checkouts, func(other string) bool {
@@ -119,7 +119,7 @@ func inventoriesOf(dir string, checkouts []string, all []inventory) (own []inven
 	return own, given
 }
 
-// below is the path from a directory to an absolute path in it.
+// below returns the path from a directory to an absolute path in it.
 func below(dir, path string) (rel string, ok bool) {
 	root, err := filepath.Abs(dir)
 	if err == nil {
@@ -160,8 +160,8 @@ func (l *listFlags) addRelease(dir string, opt kubespray.Options, w *wantedSet, 
 			w.file(f)
 		}
 		if n := len(k.Forgotten); n > 0 && i == 0 {
-			say(fmt.Sprintf("note: %s: its own list script forgets %d names that add-ons can ask for; they are "+
-				"wanted too, where they can be had:", dir, n))
+			say(fmt.Sprintf("note: %s: its own list script omits %d names that add-ons can ask for; they are "+
+				"included, where they can be had:", dir, n))
 		}
 		for _, f := range k.Forgotten {
 			switch {

@@ -9,7 +9,7 @@ import (
 	"casemate/bundle/lists"
 )
 
-// smallCheckout is a checkout of Kubespray below dir, with what its download.yml says besides.
+// smallCheckout is a checkout of Kubespray below dir, with additional lines in its download.yml.
 func smallCheckout(dir, more string) map[string]string {
 	return map[string]string{
 		dir + "/galaxy.yml": "version: 2.99.0\n",
@@ -40,7 +40,7 @@ func wantedNames(w *lists.Wanted) []string {
 	return names
 }
 
-// Each inventory is a cluster of its own; one in a checkout is that checkout's.
+// Each inventory is a separate cluster; one in a checkout belongs to that checkout.
 func TestKubesprayInventories(t *testing.T) {
 	files := smallCheckout("ks", "")
 	for name, text := range smallCheckout("other", "") {

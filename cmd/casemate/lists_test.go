@@ -14,23 +14,26 @@ import (
 	"casemate/bundle/lists"
 )
 
-// readLists reads what the flags name, in a directory with these files.
-func readLists(t *testing.T, files map[string]string, stdin string, args ...string) (w *lists.Wanted, sums *lists.Checksums, notes string, err error) {
+// readLists reads the lists of the flags, in a directory with these files.
+func readLists(t *testing.T, files map[string]string, stdin string, args ...string) (w *lists.Wanted,
+	sums *lists.Checksums, notes string, err error) {
 	t.Helper()
 	dir := t.TempDir()
 	for name, text := range files {
 		path := filepath.Join(dir, name)
-		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o644)); err != nil {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755),
+			os.WriteFile(path, []byte(text), 0o644)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	t.Chdir(dir)
 	var l listFlags
 	var stderr bytes.Buffer
-	cmd := &cobra.Command{Use: "x", SilenceErrors: true, SilenceUsage: true, RunE: func(cmd *cobra.Command, _ []string) error {
-		w, sums, err = l.wanted(cmd)
-		return err
-	}}
+	cmd := &cobra.Command{Use: "x", SilenceErrors: true, SilenceUsage: true,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			w, sums, err = l.wanted(cmd)
+			return err
+		}}
 	l.add(cmd)
 	cmd.SetArgs(args)
 	cmd.SetIn(strings.NewReader(stdin))
@@ -50,7 +53,8 @@ func TestListsOfAllKinds(t *testing.T) {
 		"m":    "apiVersion: v1\nkind: Pod\nspec:\n  containers:\n  - image: quay.io/z:1\n",
 		"s":    one + "  kubelet\n",
 		"more": two + "  amd64/kubeadm\n" + one + "  arm64/kubeadm\n",
-	}, "https://dl.k8s.io/kubelet\nhttps://dl.k8s.io/kubeadm\n", "--images", "a", "--images", "b", "--files", "-", "--charts", "c", "--manifests", "m", "--checksums", "s", "--checksums", "more")
+	}, "https://dl.k8s.io/kubelet\nhttps://dl.k8s.io/kubeadm\n", "--images", "a", "--images", "b", "--files", "-",
+		"--charts", "c", "--manifests", "m", "--checksums", "s", "--checksums", "more")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,10 +62,12 @@ func TestListsOfAllKinds(t *testing.T) {
 	for _, i := range w.Images {
 		images = append(images, i.Ref())
 	}
-	if want := []string{"docker.io/library/nginx:latest", "quay.io/x:1", "quay.io/y:1", "quay.io/charts/app:2.0.0", "quay.io/z:1"}; !slices.Equal(images, want) {
+	if want := []string{"docker.io/library/nginx:latest", "quay.io/x:1", "quay.io/y:1", "quay.io/charts/app:2.0.0",
+		"quay.io/z:1"}; !slices.Equal(images, want) {
 		t.Errorf("images %v, want %v", images, want)
 	}
-	if len(w.Files) != 2 || w.Files[0].Digest != "sha256:"+one || w.Files[0].Known != "s:1: kubelet" || w.Files[0].Where != "stdin:1" || w.Files[1].Digest != "" {
+	if len(w.Files) != 2 || w.Files[0].Digest != "sha256:"+one || w.Files[0].Known != "s:1: kubelet" ||
+		w.Files[0].Where != "stdin:1" || w.Files[1].Digest != "" {
 		t.Errorf("files %+v", w.Files)
 	}
 	if len(w.Charts) != 1 || w.Charts[0].Name != "app" {
@@ -76,14 +82,16 @@ func TestListsOfAllKinds(t *testing.T) {
 }
 
 func TestListsAreRefusedAsAWhole(t *testing.T) {
-	files := map[string]string{"bad": "https://x\n\nquay.io/x:1\n{{ x }}", "url": "x y z", "s": "no checksum", "ok": "https://dl.k8s.io/x sha256:" + strings.Repeat("1", 64), "sum": strings.Repeat("2", 64) + "  x"}
+	files := map[string]string{"bad": "https://x\n\nquay.io/x:1\n{{ x }}", "url": "x y z", "s": "no checksum",
+		"ok": "https://dl.k8s.io/x sha256:" + strings.Repeat("1", 64), "sum": strings.Repeat("2", 64) + "  x"}
 	for _, c := range []struct {
 		args []string
 		says []string
 	}{
-		{nil, []string{"nothing is asked for"}},
-		{[]string{"--checksums", "sum"}, []string{"nothing is asked for"}},
-		{[]string{"--images", "bad", "--files", "url", "--checksums", "s"}, []string{"bad:1: ", "bad:4: ", "url:1: ", "s:1: "}},
+		{nil, []string{"nothing is selected"}},
+		{[]string{"--checksums", "sum"}, []string{"nothing is selected"}},
+		{[]string{"--images", "bad", "--files", "url", "--checksums", "s"},
+			[]string{"bad:1: ", "bad:4: ", "url:1: ", "s:1: "}},
 		{[]string{"--files", "ok", "--checksums", "sum"}, []string{"ok:1", "sum:1: x", "remove the one that is wrong"}},
 		{[]string{"--files", "-", "--images", "-"}, []string{"one list only"}},
 		{[]string{"--files", "."}, []string{"is a directory"}},
@@ -102,14 +110,16 @@ func TestListsAreRefusedAsAWhole(t *testing.T) {
 	if _, _, _, err := readLists(t, files, "", "--files", "none"); exitCode(err) != exitFailed {
 		t.Errorf("a list that is not there: %v", err)
 	}
-	if _, _, _, err := readLists(t, files, "", "--kubespray", "."); exitCode(err) != exitFailed || !strings.Contains(err.Error(), "checkout of Kubespray") {
+	if _, _, _, err := readLists(t, files, "", "--kubespray", "."); exitCode(err) != exitFailed ||
+		!strings.Contains(err.Error(), "checkout of Kubespray") {
 		t.Errorf("a checkout that is none: %v", err)
 	}
 }
 
 func TestProcessorsOfPlatforms(t *testing.T) {
 	for _, c := range [][2]string{
-		{"", "amd64"}, {"linux/arm64", "arm64"}, {"linux/arm64/v8,linux/amd64,linux/aarch64,Linux/x86_64", "arm64 amd64"}, {"linux/arm/v7", "arm"},
+		{"", "amd64"}, {"linux/arm64", "arm64"}, {
+			"linux/arm64/v8,linux/amd64,linux/aarch64,Linux/x86_64", "arm64 amd64"}, {"linux/arm/v7", "arm"},
 	} {
 		l := listFlags{}
 		if c[0] != "" {
@@ -122,7 +132,8 @@ func TestProcessorsOfPlatforms(t *testing.T) {
 }
 
 func TestWantedSetTakesEachNameOnce(t *testing.T) {
-	w := &lists.Wanted{Images: []lists.Image{{Repository: "quay.io/x", Tag: "1", Where: "a:1"}}, Files: []lists.File{{URL: "https://x/f", Where: "a:2"}},
+	w := &lists.Wanted{Images: []lists.Image{{Repository: "quay.io/x", Tag: "1", Where: "a:1"}},
+		Files:  []lists.File{{URL: "https://x/f", Where: "a:2"}},
 		Charts: []lists.Chart{{Repo: "https://x", Name: "c", Where: "a:3"}}}
 	s := newWantedSet(w)
 	for range 2 {
@@ -133,7 +144,8 @@ func TestWantedSetTakesEachNameOnce(t *testing.T) {
 		s.chart(lists.Chart{Repo: "https://x", Name: "c"})
 		s.chart(lists.Chart{Repo: "https://x", Name: "c", Version: "1"})
 	}
-	if len(w.Images) != 2 || len(w.Files) != 2 || len(w.Charts) != 2 || w.Images[0].Where != "a:1" || w.Files[0].Where != "a:2" || w.Charts[0].Where != "a:3" {
+	if len(w.Images) != 2 || len(w.Files) != 2 || len(w.Charts) != 2 || w.Images[0].Where != "a:1" ||
+		w.Files[0].Where != "a:2" || w.Charts[0].Where != "a:3" {
 		t.Errorf("got %+v", w)
 	}
 }

@@ -1,8 +1,8 @@
-// Command casemate is the internet that a Kubernetes cluster needs where there is none: a registry, a file server, a
-// DNS server and a CA on one bastion or three. See the README.
+// Command casemate replaces the internet for a Kubernetes cluster that has none: a registry, a file server, a DNS
+// server and a CA on one bastion or three. See the README.
 //
-// This package turns flags into calls and errors into exit codes, and decides nothing:
-// 0 done, 1 it could not be done, 2 wrong usage, 3 it was checked and something is missing or differs.
+// This package turns flags into calls and errors into exit codes, and decides nothing: 0 done, 1 it could not be done,
+// 2 wrong usage, 3 it was checked and something is missing or differs.
 package main
 
 import (
@@ -32,20 +32,20 @@ var (
 	commit  = "unknown"
 )
 
-// Exit codes of the contract.
+// Exit codes; documented for users.
 const (
 	exitDone    = 0
 	exitFailed  = 1
 	exitUsage   = 2
 	exitDiffers = 3
-	exitRemoved = 4 // of serve: this node was removed from its cluster; casemate.service does not start it again
+	exitRemoved = 4 // of serve: this node was removed from its cluster; casemate.service does not restart it
 )
 
 func main() { os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
 
 // run is main as a function: it returns the exit code.
 func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	// The second signal ends the process at once: stop gives the signals back to the runtime when the first has come.
+	// The second signal ends the process at once: stop restores the default handling when the first has arrived.
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop)
@@ -61,8 +61,8 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	return exitCode(err)
 }
 
-// plain shows control characters, which could move a terminal's cursor, as '?': names in errors come from archives and
-// lists of anybody.
+// plain replaces control characters, which could move a terminal's cursor, by '?': names in errors come from untrusted
+// archives and lists.
 func plain(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r < ' ' && r != '\n' && r != '\t' || r == 0x7f || r >= 0x80 && r < 0xa0 {
@@ -106,7 +106,7 @@ type options struct {
 	output   string
 	relative bool
 
-	schemas map[*cobra.Command]reflect.Type // what a command prints with -o json
+	schemas map[*cobra.Command]reflect.Type // types that commands print with -o json
 }
 
 // newRoot builds the whole command line; help, completions and man pages come from the same definitions.
@@ -115,7 +115,7 @@ func newRoot() *cobra.Command {
 	return root
 }
 
-// newCommandLine is newRoot with what only tests and documentation need to know.
+// newCommandLine is newRoot with the options that only tests and documentation need.
 func newCommandLine() (*cobra.Command, *options) {
 	o := &options{schemas: map[*cobra.Command]reflect.Type{}}
 	root := &cobra.Command{
@@ -137,7 +137,8 @@ Begin with "casemate init", then "systemctl enable --now casemate" or
 	if socket == "" {
 		socket = config.DefaultSocket
 	}
-	root.PersistentFlags().StringVar(&o.socket, "socket", socket, "admin socket `PATH` of the daemon, or CASEMATE_SOCKET")
+	root.PersistentFlags().StringVar(&o.socket, "socket", socket,
+		"admin socket `PATH` of the daemon, or CASEMATE_SOCKET")
 	root.SetFlagErrorFunc(flagError)
 	root.SetUsageFunc(usage)
 	root.AddGroup(groups...)
@@ -152,7 +153,8 @@ Begin with "casemate init", then "systemctl enable --now casemate" or
 	add("gap", bundleCommand(o), importCommand(o), checkCommand(o), missingCommand(o), inventoryCommand(o))
 	add("nodes", enrollCommand(o), doctorCommand(o), mirrorsCommand(o), kubesprayCommand(o))
 	add("cluster", configCommand(o), memberCommand(o), tokenCommand(o), clusterCommand(o), caCommand(o), certCommand(o))
-	add("upkeep", statusCommand(o), gcCommand(o), scrubCommand(o), backupCommand(o), reloadCommand(o), versionCommand(o))
+	add("upkeep", statusCommand(o), gcCommand(o), scrubCommand(o), backupCommand(o), reloadCommand(o),
+		versionCommand(o))
 	root.AddCommand(manCommand(root), dnsCommand(o))
 	addCobrasOwn(root)
 	wrongArgs(root)
@@ -160,7 +162,7 @@ Begin with "casemate init", then "systemctl enable --now casemate" or
 	return root, o
 }
 
-// describe makes a sentence of the short description where a command has no long one.
+// describe uses the short description as a sentence if a command has no long one.
 func describe(cmd *cobra.Command) {
 	if cmd.Long == "" && cmd.Short != "" {
 		cmd.Long = strings.ToUpper(cmd.Short[:1]) + cmd.Short[1:] + "."
@@ -170,7 +172,7 @@ func describe(cmd *cobra.Command) {
 	}
 }
 
-// addCobrasOwn adds the commands help and completion, which cobra would add itself later, in our words.
+// addCobrasOwn adds the commands help and completion with our texts; otherwise cobra would add its own later.
 func addCobrasOwn(root *cobra.Command) {
 	root.SetHelpCommandGroupID("upkeep")
 	root.SetCompletionCommandGroupID("upkeep")
@@ -193,8 +195,7 @@ func addCobrasOwn(root *cobra.Command) {
 	}
 }
 
-// wrongArgs makes a wrong number of arguments, anywhere in the command line, a usage error that names the command's
-// usage.
+// wrongArgs makes a wrong number of arguments of any command a usage error that shows the command's usage.
 func wrongArgs(cmd *cobra.Command) {
 	if args := cmd.Args; args != nil {
 		cmd.Args = func(cmd *cobra.Command, list []string) error {
@@ -209,10 +210,10 @@ func wrongArgs(cmd *cobra.Command) {
 	}
 }
 
-// wrongNumber says which arguments of the command's usage are missing, or that there are too many; err if it is
-// something else that is wrong with them.
+// wrongNumber says which arguments of the command's usage are missing, or that there are too many; err if the arguments
+// are wrong in another way.
 func wrongNumber(cmd *cobra.Command, list []string, err error) string {
-	if !strings.Contains(err.Error(), "arg(s)") { // cobra's own words
+	if !strings.Contains(err.Error(), "arg(s)") { // cobra's wording
 		return err.Error()
 	}
 	var needs, all []string
@@ -231,11 +232,11 @@ func wrongNumber(cmd *cobra.Command, list []string, err error) string {
 	case len(all) == 0:
 		return fmt.Sprintf("%s takes no arguments, got %q", cmd.CommandPath(), strings.Join(list, " "))
 	}
-	return fmt.Sprintf("%s takes %s and nothing else, got %q besides", cmd.CommandPath(), strings.Join(all, " "),
+	return fmt.Sprintf("%s takes only %s, got %q besides", cmd.CommandPath(), strings.Join(all, " "),
 		strings.Join(list[min(len(all), len(list)):], " "))
 }
 
-// onlyGroup is the annotation of commands that do nothing themselves.
+// onlyGroup is the annotation of commands that only have subcommands.
 const onlyGroup = "casemate-group"
 
 // group is a command that only has subcommands.
@@ -248,7 +249,7 @@ func group(use, short string, subs ...*cobra.Command) *cobra.Command {
 	return cmd
 }
 
-// needsCommand runs where a subcommand was expected.
+// needsCommand runs where a subcommand is missing.
 func needsCommand(cmd *cobra.Command, args []string) error {
 	var names []string
 	for _, sub := range cmd.Commands() {

@@ -60,7 +60,7 @@ it does not appear in the list of processes.`,
 	return cmd
 }
 
-// readToken returns a token that stands on the command line, in a file or on standard input.
+// readToken returns a token from the command line, a file or standard input.
 func readToken(cmd *cobra.Command, s string) (string, error) {
 	switch file, named := strings.CutPrefix(s, "@"); {
 	case s == "":
@@ -106,37 +106,38 @@ func tokenCommand(o *options) *cobra.Command {
 }
 
 type member struct {
-	Node    string    `json:"node"`
-	Role    string    `json:"role"`
-	Addr    string    `json:"addr"`
-	Self    bool      `json:"self"`
-	Up      bool      `json:"up"`
-	Applied uint64    `json:"applied"`
-	Lag     uint64    `json:"lag"`
-	Lacks   int       `json:"lacks"`
-	Free    int64     `json:"disk_free"`
-	Total   int64     `json:"disk_total"`
-	Version string    `json:"version"`
-	Format  uint64    `json:"format"`
-	Joined  time.Time `json:"joined"`
-	Seen    time.Time `json:"seen,omitzero"`
-	Stopped string    `json:"stopped,omitempty"`
+	Node         string    `json:"node"`
+	Role         string    `json:"role"`
+	Addr         string    `json:"addr"`
+	Self         bool      `json:"self"`
+	Up           bool      `json:"up"`
+	Applied      uint64    `json:"applied"`
+	Lag          uint64    `json:"lag"`
+	MissingBlobs int       `json:"lacks"`
+	Free         int64     `json:"disk_free"`
+	Total        int64     `json:"disk_total"`
+	Version      string    `json:"version"`
+	Format       uint64    `json:"format"`
+	Joined       time.Time `json:"joined"`
+	Seen         time.Time `json:"seen,omitzero"`
+	Stopped      string    `json:"stopped,omitempty"`
 
 	EntriesBehind uint64 `json:"entries_behind"` // lag
 	BlobsToCome   int    `json:"blobs_to_come"`  // lacks
 }
 
-// explain fills the fields whose names explain more than the daemon's, which stay for the programs that read them.
+// explain fills the fields with descriptive names from the daemon's shorter ones, which stay for compatibility.
 func explain(members []member) {
 	for i := range members {
 		m := &members[i]
-		m.EntriesBehind, m.BlobsToCome = m.Lag, m.Lacks
+		m.EntriesBehind, m.BlobsToCome = m.Lag, m.MissingBlobs
 	}
 }
 
 func memberCommand(o *options) *cobra.Command {
 	list := &cobra.Command{
-		Use: "list", Short: "list the nodes with role, health, lag, missing blobs, disk and version", Args: cobra.NoArgs,
+		Use: "list", Short: "list the nodes with role, health, lag, missing blobs, disk and version",
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var members []member
 			if err := o.client().call(cmd.Context(), "GET", "members", nil, nil, &members); err != nil {
@@ -156,7 +157,7 @@ func memberCommand(o *options) *cobra.Command {
 }
 
 func (m *member) row(t *table) {
-	health, toCome, behind := "up", count(m.Lacks, "blob"), "0 entries"
+	health, toCome, behind := "up", count(m.MissingBlobs, "blob"), "0 entries"
 	if m.Lag > 0 {
 		behind = count(m.Lag, "entry")
 	}
@@ -170,7 +171,7 @@ func (m *member) row(t *table) {
 			health += " since " + t.when(m.Seen)
 		}
 	}
-	if m.Lacks < 0 {
+	if m.MissingBlobs < 0 {
 		toCome = "?"
 	}
 	if m.Seen.IsZero() {
@@ -206,8 +207,10 @@ node held is lost.`,
 			}
 			return o.changedTo(cmd, change{"node", args[0], "removed"},
 				fmt.Sprintf("node %s is removed; a machine that takes its place joins under another name", args[0]),
-				"the keys of the CA that clients trust were on that machine: if it is not destroyed, run casemate ca rotate, "+
-					"install the new root on every node, run casemate ca rotate --finish, and remove the old root from the nodes")
+				"the keys of the CA that clients trust were on that machine: if it is not destroyed, run casemate ca "+
+					"rotate, "+
+					"install the new root on every node, run casemate ca rotate --finish, and remove the old root "+
+					"from the nodes")
 		},
 	}
 	cmd.Flags().BoolVar(&force, "force", false, "remove the node even if blobs are lost with it")
@@ -235,7 +238,8 @@ Whoever answers at the address has to prove that it is that node.`,
 				return o.suggest(cmd, err, theMembers, args[0])
 			}
 			return o.changedTo(cmd, change{"node", args[0], "has the address " + args[1]}, fmt.Sprintf(
-				"node %s is looked for at %s from now on; casemate member list shows whether it answers", args[0], args[1]))
+				"node %s is looked for at %s from now on; casemate member list shows whether it answers", args[0],
+				args[1]))
 		},
 	}
 	o.prints(cmd, change{})

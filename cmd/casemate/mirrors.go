@@ -18,7 +18,7 @@ import (
 	"casemate/bundle/lists/kubespray"
 )
 
-// confOutput is where generated files go: to standard output one after the other, or below a directory.
+// confOutput writes generated files: to standard output one after the other, or below a directory.
 type confOutput struct {
 	dir   string
 	force bool
@@ -30,7 +30,7 @@ func (c *confOutput) add(cmd *cobra.Command, where string) {
 	cmd.MarkFlagDirname("dir")
 }
 
-// print writes the files, and what to know about them to standard error.
+// print writes the files, and notes about them to standard error.
 func (c *confOutput) print(cmd *cobra.Command, o *options, conf *nodeconf.Conf) error {
 	switch {
 	case c.dir != "":
@@ -54,18 +54,18 @@ func (c *confOutput) print(cmd *cobra.Command, o *options, conf *nodeconf.Conf) 
 	return nil
 }
 
-// write writes all files or, if some are there with other content, none. With list it prints their names.
+// write writes all files or, if some exist with other content, none. With list it prints their names.
 func (c *confOutput) write(cmd *cobra.Command, files []nodeconf.ConfFile, list bool) error {
 	var differ []string
 	same := map[string]bool{}
 	for _, f := range files {
 		if !filepath.IsLocal(strings.TrimPrefix(f.Path, "/")) {
-			return fmt.Errorf("the daemon names the file %q, which does not lie below a directory", f.Path)
+			return fmt.Errorf("the daemon names the file %q, which is not below a directory", f.Path)
 		}
 		name := filepath.Join(c.dir, f.Path)
 		switch old, err := os.ReadFile(name); {
 		case err == nil:
-			if same[name] = string(old) == f.Content; !same[name] && !saysNothing(string(old)) {
+			if same[name] = string(old) == f.Content; !same[name] && !onlyComments(string(old)) {
 				differ = append(differ, name)
 			}
 		case !errors.Is(err, fs.ErrNotExist):
@@ -73,7 +73,8 @@ func (c *confOutput) write(cmd *cobra.Command, files []nodeconf.ConfFile, list b
 		}
 	}
 	if len(differ) > 0 && !c.force {
-		return fmt.Errorf("nothing was written, because files with other content exist: %s (merge them by hand, or replace "+
+		return fmt.Errorf("nothing was written, because files with other content exist: %s (merge them by hand, or "+
+			"replace "+
 			"them with --force)", strings.Join(differ, ", "))
 	}
 	for _, f := range files {
@@ -90,9 +91,9 @@ func (c *confOutput) write(cmd *cobra.Command, files []nodeconf.ConfFile, list b
 	return nil
 }
 
-// saysNothing reports whether a file holds nothing but comments, as Kubespray's sample of offline.yml does: nothing is
+// onlyComments reports whether a file contains only comments, as Kubespray's sample of offline.yml does: nothing is
 // lost when it is replaced.
-func saysNothing(content string) bool {
+func onlyComments(content string) bool {
 	for line := range strings.SplitSeq(strings.TrimPrefix(content, "\ufeff"), "\n") {
 		line, _, _ = strings.Cut(line, "#")
 		if line = strings.TrimSpace(line); line != "" && line != "---" && line != "..." {
@@ -102,8 +103,7 @@ func saysNothing(content string) bool {
 	return true
 }
 
-// replaceFile writes a file so that who reads it meanwhile, as containerd does at every pull, sees the old or the new
-// one whole.
+// replaceFile writes a file atomically, because it may be read meanwhile: containerd does at every pull.
 func replaceFile(name, content string) error {
 	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
 		return err
@@ -134,7 +134,8 @@ bastions then, not a wait for the Internet. --own names registries that the node
 ask themselves. The CA, and the lines that /etc/hosts may need, are included.
 
 Nodes that use the bastions as resolvers need none of it.`,
-		Example: "  casemate mirrors --for containerd --own harbor.corp.example\n  casemate mirrors --for k3s --dir ./node",
+		Example: "  casemate mirrors --for containerd --own harbor.corp.example\n  casemate mirrors --for k3s --dir " +
+			"./node",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if runtime == "" {
 				return usageError{fmt.Errorf("--for is required: %s", strings.Join(nodeconf.Runtimes(), ", "))}
@@ -173,7 +174,8 @@ with these variables, and what would still come from elsewhere is reported.`,
   casemate kubespray vars --mode mirror --kubespray ./kubespray --dir ./kubespray/inventory/mycluster`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if dir != "" && version != "" {
-				return usageError{errors.New("give --kubespray or --version, not both: a checkout says which release it is")}
+				return usageError{errors.New("give --kubespray or --version, not both: a checkout says which release " +
+					"it is")}
 			}
 			var conf nodeconf.Conf
 			q := url.Values{"mode": {mode}}
@@ -214,7 +216,8 @@ with these variables, and what would still come from elsewhere is reported.`,
 	}
 	f := vars.Flags()
 	choice(vars, &mode, "mode", "",
-		"`MODE` of the nodes: whether they use the bastions as resolvers (dns) or not (mirror)", nodeconf.KubesprayModes...)
+		"`MODE` of the nodes: whether they use the bastions as resolvers (dns) or not (mirror)",
+		nodeconf.KubesprayModes...)
 	f.StringVar(&dir, "kubespray", "", "checkout `DIRECTORY` of Kubespray")
 	f.StringVar(&version, "version", "", "`RELEASE` of Kubespray, like "+nodeconf.NewestKubespray)
 	vars.MarkFlagDirname("kubespray")
@@ -223,8 +226,8 @@ with these variables, and what would still come from elsewhere is reported.`,
 	return group("kubespray", "print what an inventory of Kubespray needs", vars)
 }
 
-// checkMirrorVars computes what the release in the checkout downloads with the variables and says what does not come
-// from the bastions, which is left.
+// checkMirrorVars computes what the release in the checkout downloads with the variables and reports what still comes
+// from elsewhere.
 func checkMirrorVars(dir string, conf *nodeconf.Conf) (note string, left []string, err error) {
 	opt := kubespray.Options{Mirrors: true}
 	for _, f := range conf.Files {
@@ -244,7 +247,7 @@ func checkMirrorVars(dir string, conf *nodeconf.Conf) (note string, left []strin
 	}
 	moved := 0
 	for _, name := range downloadNames(after) {
-		// The bastions' own name, then the upstream name whole: nothing else is served there.
+		// The bastions' own name, then the whole upstream name: the only paths served there.
 		rest, isURL := strings.CutPrefix(name, "https://")
 		_, at, _ := strings.Cut(rest, "/")
 		if isURL {
@@ -262,39 +265,42 @@ func checkMirrorVars(dir string, conf *nodeconf.Conf) (note string, left []strin
 	}
 	note = fmt.Sprintf("checked with %s: %d names that it can download come from the bastions", dir, moved)
 	if len(left) > 0 {
-		note += fmt.Sprintf("; %d keep their host, having no variable or a host that is no origin here (containerd finds "+
+		note += fmt.Sprintf("; %d keep their host, having no variable or a host that is no origin here (containerd "+
+			"finds "+
 			"images of origins at the bastions all the same): %s", len(left), strings.Join(left, ", "))
 	}
 	return note, left, nil
 }
 
-// checkMirrorInventory says what other files of the inventory send elsewhere again, and what of it cannot be told.
+// checkMirrorInventory reports what other files of the inventory redirect elsewhere again, and what cannot be
+// determined.
 func checkMirrorInventory(dir, inventory string, left []string) string {
 	in, err := kubespray.ReadInventory(filepath.ToSlash(inventory), os.DirFS(inventory), "")
 	if err != nil {
-		return fmt.Sprintf("whether other files of the inventory win over these variables is not known: %v", err)
+		return fmt.Sprintf("it is unknown whether other files of the inventory override these variables: %v", err)
 	}
 	var names [2][]string
 	for i, mirrors := range []bool{true, false} {
 		k, err := kubespray.Read(os.DirFS(dir), kubespray.Options{Inventory: in, Mirrors: mirrors})
 		if err != nil {
-			return fmt.Sprintf("whether other files of the inventory win over these variables is not known: %v", err)
+			return fmt.Sprintf("it is unknown whether other files of the inventory override these variables: %v", err)
 		}
 		names[i] = downloadNames(k)
 	}
-	// A name of the bastions' own stands for another one.
+	// A name of the bastions' own denotes a mirrored one.
 	elsewhere := slices.DeleteFunc(names[0], func(n string) bool {
 		return !slices.Contains(names[1], n) || slices.Contains(left, n)
 	})
 	if len(elsewhere) == 0 {
 		return ""
 	}
-	return fmt.Sprintf("other files of the inventory %s win over these variables, or change versions of what has none: "+
+	return fmt.Sprintf("other files of the inventory %s override these variables, or change versions without a "+
+		"variable: "+
 		"not from the bastions come %s", inventory, strings.Join(elsewhere, ", "))
 }
 
-// downloadNames are the names of all images and files that a release can download, those that its own list script
-// forgets among them. Charts are left out: no variable of downloads names them.
+// downloadNames returns the names of all images and files that a release can download, including those that its own
+// list script omits. Charts are left out: no variable of downloads names them.
 func downloadNames(k *kubespray.Lists) (names []string) {
 	for _, i := range k.Images {
 		names = append(names, i.Ref())

@@ -39,15 +39,15 @@ func missingCommand(o *options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "missing", Short: "list what clients asked for and did not get", Args: cobra.NoArgs,
 		Long: `List what clients asked for and did not get (the missing book): images, files,
-DNS names, TLS names and hosts. Each has what would bring it, under CURE. Entries
+DNS names, TLS names and hosts. The column CURE shows how to supply each. Entries
 that would be answered now are marked as solved and come last.
 
-Questions that tell of no need are left out: names that a search list made, and
+Questions that indicate no need are left out: names that a search list made, and
 probes for what need not exist. --all lists them too, with the reason.
 
 With -o images or -o files the open entries are printed as a list that "casemate
 bundle create" and "casemate check" take. A comment above each shows who asked for
-it. What cannot be fetched by its name is left out.`,
+it. Entries that cannot be fetched by name are left out.`,
 		Example: `  casemate missing -o images > images.list
   casemate missing --forget quay.io/team/app:1.O`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -85,23 +85,25 @@ it. What cannot be fetched by its name is left out.`,
 			if all {
 				header = slices.Insert(header, 5, any("NOISE"))
 			}
-			return o.printRows(cmd, book, "nothing is missing: clients got all that they asked for", header, func(t *table) {
-				for _, m := range book {
-					note := m.Detail
-					if m.Solved {
-						note = "solved by " + m.SolvedBy
+			return o.printRows(cmd, book, "nothing is missing: clients got everything that they asked for", header,
+				func(t *table) {
+					for _, m := range book {
+						note := m.Detail
+						if m.Solved {
+							note = "solved by " + m.SolvedBy
+						}
+						row := []any{m.Kind, m.Name, m.Count, t.when(m.Last), strings.Join(m.Clients, " "),
+							m.Cure, note}
+						if all {
+							row = slices.Insert(row, 5, any(m.Noise))
+						}
+						t.row(row...)
 					}
-					row := []any{m.Kind, m.Name, m.Count, t.when(m.Last), strings.Join(m.Clients, " "), m.Cure, note}
-					if all {
-						row = slices.Insert(row, 5, any(m.Noise))
-					}
-					t.row(row...)
-				}
-			})
+				})
 		},
 	}
 	f := cmd.Flags()
-	f.BoolVar(&all, "all", false, "list what tells of no need too, with the reason")
+	f.BoolVar(&all, "all", false, "list entries without need too, with the reason")
 	f.BoolVar(&reset, "clear", false, "clear the missing book")
 	f.StringArrayVar(&forget, "forget", nil,
 		"remove the entry called `NAME` on all nodes, until it is asked for again; may be repeated")
@@ -109,8 +111,8 @@ it. What cannot be fetched by its name is left out.`,
 	return cmd
 }
 
-// printList prints the open entries of one kind as a list, one a line, each below a comment with what is known of it.
-// Those that listed finds no place for in a list are left out, with a note.
+// printList prints the open entries of one kind as a list, one a line, each below a comment with its details. Entries
+// for which listed returns a reason are left out, with a note.
 func printList(cmd *cobra.Command, book []miss, kind string, listed func(name string) (why string)) error {
 	out := bufio.NewWriter(cmd.OutOrStdout())
 	none := true
@@ -140,44 +142,43 @@ func printList(cmd *cobra.Command, book []miss, kind string, listed func(name st
 	return out.Flush()
 }
 
-// listedImage says why a name that was missed cannot stand in a list of images; "" if it can. A list takes what has no
-// host for Docker Hub's, but here that is a name that was pushed here, or asked for by a flat name: nobody can say
-// where it would have to come from.
+// listedImage returns why a missed name cannot be in a list of images; "" if it can. In a list, a name without a host
+// is one of Docker Hub; here it is a name that was pushed here, or requested by a flat name, and its origin is unknown.
 func listedImage(name string) string {
 	w, err := lists.ParseReference(name)
 	switch {
 	case err != nil:
 		return err.Error()
 	case !strings.HasPrefix(name, w.Repository):
-		return "it names no registry"
+		return "it has no registry"
 	case strings.HasPrefix(w.Repository, nodeconf.Unlisted+"/"):
-		return "its registry is not known, because the node's runtime cannot say it"
+		return "its registry is unknown, because the node's runtime cannot report it"
 	case name == w.Repository:
 		return "only its tags were to be listed"
 	}
-	return takes(name, (*lists.Parser).Images)
+	return listError(name, (*lists.Parser).Images)
 }
 
 // listedFile is listedImage for a list of files.
 func listedFile(name string) string {
 	if strings.HasPrefix(name, "/") {
-		return "it is a path of files.DOMAIN that says no origin"
+		return "it is a path of files.DOMAIN without an origin"
 	}
 	if why := missing.NoFile(name); why != "" {
 		return why
 	}
-	return takes(name, (*lists.Parser).Files)
+	return listError(name, (*lists.Parser).Files)
 }
 
-// takes says why a list cannot have name as its one line.
-func takes(name string, read func(*lists.Parser, string, io.Reader)) string {
+// listError returns why a list cannot have name as its only line.
+func listError(name string, read func(*lists.Parser, string, io.Reader)) string {
 	var l lists.Parser
 	read(&l, "", strings.NewReader(name))
 	switch w, err := l.Wanted(); {
 	case err != nil:
 		return strings.TrimPrefix(err.Error(), ":1: ")
 	case len(w.Images)+len(w.Files) != 1 || strings.ContainsAny(name, " \t"):
-		return "it is no name"
+		return "it is not a name"
 	}
 	return ""
 }

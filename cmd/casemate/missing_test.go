@@ -13,24 +13,29 @@ import (
 	"casemate/bundle/lists"
 )
 
-// What missing prints as a list is one: whatever clients asked for, bundle create and check take every line of it, and
-// it names what was missed.
+// The list that missing prints is valid: bundle create and check accept every line of it, for any request of clients,
+// and it contains the missed names.
 func TestMissingPrintsLists(t *testing.T) {
 	pinned := "quay.io/a/b@sha256:" + strings.Repeat("1", 64)
 	image := func(name string) miss { return miss{Kind: "image", Name: name} }
 	file := func(name string) miss { return miss{Kind: "file", Name: name} }
 	book := []miss{
-		image("quay.io/a/b:1"), image(pinned), image("docker.io/library/nginx:1"), image("quay.io/here:1"), image("localhost:5000/x:1"),
-		image("team/app:1"), image("pause:3.10"), image("quay.io/listed/tags"), image("quay.io/x:?"), image("quay.io/x@sha256:12"), image("quay.io/x:1 # y"), image(""),
+		image("quay.io/a/b:1"), image(pinned), image("docker.io/library/nginx:1"), image("quay.io/here:1"),
+		image("localhost:5000/x:1"),
+		image("team/app:1"), image("pause:3.10"), image("quay.io/listed/tags"), image("quay.io/x:?"),
+		image("quay.io/x@sha256:12"), image("quay.io/x:1 # y"), image(""),
 		file("https://dl.k8s.io/x"), file("https://dl.k8s.io/y?z=1&w=%2F"), file("http://dl.k8s.io/z"),
 		file("/kubernetes/v1/kubeadm"), file("https://dl.k8s.io/a b"), file("https://dl.k8s.io/a?b#c"), file(""),
-		file("https://dl.k8s.io"), file("https://dl.k8s.io/"), file("https://dl.k8s.io/release/"), file("https://get.k3s.io/"),
-		{Kind: "image", Name: "quay.io/noise:1", Noise: "HEAD probe"}, {Kind: "file", Name: "https://dl.k8s.io/favicon.ico", Noise: "browser probe"},
+		file("https://dl.k8s.io"), file("https://dl.k8s.io/"), file("https://dl.k8s.io/release/"),
+		file("https://get.k3s.io/"),
+		{Kind: "image", Name: "quay.io/noise:1", Noise: "HEAD probe"}, {
+			Kind: "file", Name: "https://dl.k8s.io/favicon.ico", Noise: "browser probe"},
 		{Kind: "dns", Name: "quay.io"}, {Kind: "host", Name: "quay.io/h:1"},
 	}
 	book[3].Solved = true
-	for i := range book { // whatever clients sent stands in comments too
-		book[i].Count, book[i].Clients, book[i].Detail = int64(i+1), []string{"10.0.0.1", "ops@fd00::/64"}, "why # not\nquay.io/forged:1"
+	for i := range book { // text from clients occurs in comments too
+		book[i].Count, book[i].Clients, book[i].Detail = int64(i+1), []string{"10.0.0.1", "ops@fd00::/64"},
+			"why # not\nquay.io/forged:1"
 	}
 	for _, c := range []struct {
 		kind   string
@@ -55,7 +60,8 @@ func TestMissingPrintsLists(t *testing.T) {
 		if err := printList(cmd, book, c.kind, c.listed); err != nil {
 			t.Fatal(err)
 		}
-		if n := strings.Count(out.String(), " times, last at "); n == 0 || !strings.Contains(out.String(), ", by 10.0.0.1 ops@fd00::/64\n# why # not?quay.io/forged:1\n") {
+		if n := strings.Count(out.String(), " times, last at "); n == 0 ||
+			!strings.Contains(out.String(), ", by 10.0.0.1 ops@fd00::/64\n# why # not?quay.io/forged:1\n") {
 			t.Errorf("the %s list does not say who asked:\n%s", c.kind, out.String())
 		}
 		w, err := c.read(&lists.Parser{}, out.String())
@@ -78,7 +84,7 @@ func TestMissingPrintsLists(t *testing.T) {
 	}
 }
 
-// The command prints what the admin API answers.
+// The command prints the answer of the admin API.
 func TestMissingPrintsAllFields(t *testing.T) {
 	fields := func(typ reflect.Type) (list []string) {
 		for _, f := range reflect.VisibleFields(typ) {

@@ -12,14 +12,14 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// What is suggested for a name that does not exist, and how much work that may be.
+// Bounds of the suggestions for a name that does not exist.
 const (
 	maxSuggestions = 3
-	maxCandidates  = 200_000 // names that are looked at
-	maxNameLength  = 512     // longer ones are not compared: the work grows with the square
+	maxCandidates  = 200_000 // names that are compared
+	maxNameLength  = 512     // longer ones are not compared: the work grows quadratically
 )
 
-// source is a list of the daemon's in which the things of one kind have their names.
+// source is a list of the daemon that has the names of one kind.
 type source struct {
 	path  string // of the admin API
 	field string // of each element
@@ -37,7 +37,7 @@ var (
 	theCerts    = source{"certs", "serial"}
 )
 
-// names are those in a source, as long as the daemon sends them; none if it cannot be asked.
+// names yields the names of a source, as far as the daemon sends them; none if it cannot be reached.
 func (o *options) names(cmd *cobra.Command, from source) iter.Seq[string] {
 	return func(yield func(string) bool) {
 		resp, err := o.client().do(cmd.Context(), http.MethodGet, from.path, nil, nil)
@@ -59,7 +59,7 @@ func (o *options) names(cmd *cobra.Command, from source) iter.Seq[string] {
 	}
 }
 
-// suggest adds the nearest names to an error that says that there is nothing of a name.
+// suggest adds the nearest names to an error about a name that does not exist.
 func (o *options) suggest(cmd *cobra.Command, err error, from source, name string) error {
 	var answer *apiError
 	if !errors.As(err, &answer) || answer.status != http.StatusNotFound {
@@ -69,11 +69,11 @@ func (o *options) suggest(cmd *cobra.Command, err error, from source, name strin
 	return &apiError{answer.status, answer.message + near}
 }
 
-// nothingMatches is what is said of an empty list: all of it, or what has a prefix.
+// nothingMatches returns the message for an empty list, whole or with a prefix.
 func (o *options) nothingMatches(cmd *cobra.Command, things string, from source, prefix string, empty bool) string {
 	switch {
 	case !empty || o.json():
-		return "" // nobody will read it
+		return "" // it is not printed
 	case prefix == "":
 		return "no " + things
 	}
@@ -95,7 +95,7 @@ func (o *options) complete(from source) cobra.CompletionFunc {
 	}
 }
 
-// didYouMean is the end of an error message with suggestions, "" without any.
+// didYouMean returns the end of an error message with suggestions, "" without any.
 func didYouMean(names []string) string {
 	switch n := len(names); n {
 	case 0:
@@ -107,9 +107,8 @@ func didYouMean(names []string) string {
 	}
 }
 
-// nearest returns the candidates that somebody who typed name may have meant, the nearest first: those that differ in a
-// few characters, those of which it is the end, as pause:3.10 is of registry.k8s.io/pause:3.10, and other tags of an
-// image.
+// nearest returns the candidates that a user who typed name may have meant, the nearest first: those that differ in a
+// few characters, those that end in it, as registry.k8s.io/pause:3.10 ends in pause:3.10, and other tags of an image.
 func nearest(name string, candidates iter.Seq[string]) []string {
 	return nearestBy(name, candidates, func(candidate string, most int) int {
 		if len(candidate) > len(name) && strings.HasSuffix(candidate, name) &&
@@ -122,14 +121,14 @@ func nearest(name string, candidates iter.Seq[string]) []string {
 				if d, _ := distance(tag, otherTag, len(tag)+len(otherTag)); d <= most {
 					return d
 				}
-				return most // the nearest that there may be, after all that is near
+				return most // the largest possible distance, after all near ones
 			}
 		}
 		return d
 	})
 }
 
-// nearestPrefix is nearest for what should be the beginning of a name.
+// nearestPrefix is nearest for the beginning of a name.
 func nearestPrefix(prefix string, candidates iter.Seq[string]) []string {
 	return nearestBy(prefix, candidates, func(candidate string, most int) int {
 		_, d := distance(prefix, candidate, most)
@@ -137,8 +136,8 @@ func nearestPrefix(prefix string, candidates iter.Seq[string]) []string {
 	})
 }
 
-// nearestBy returns the few candidates with the least distance, of at most one error in four characters. Of equal ones
-// the first come first.
+// nearestBy returns the few candidates with the smallest distance, of at most one error in four characters. Equal ones
+// stay in order.
 func nearestBy(name string, candidates iter.Seq[string], distance func(candidate string, most int) int) []string {
 	if name == "" || len(name) > maxNameLength {
 		return nil
@@ -173,7 +172,7 @@ func nearestBy(name string, candidates iter.Seq[string], distance func(candidate
 	return names
 }
 
-// cutTag cuts the tag off an image's name.
+// cutTag removes the tag from an image's name.
 func cutTag(name string) (repository, tag string, ok bool) {
 	at := strings.LastIndexByte(name, ':')
 	if at <= 0 || strings.Contains(name[at:], "/") {
@@ -182,9 +181,8 @@ func cutTag(name string) (repository, tag string, ok bool) {
 	return name[:at], name[at+1:], true
 }
 
-// distance is how many characters have to be added, dropped, replaced or swapped with their neighbour to make b of a;
-// and the same for that beginning of b that is nearest to a. Both are most+1 if they are more than most. Letters of
-// both cases are the same.
+// distance returns how many characters have to be added, dropped, replaced or swapped with their neighbour to turn a
+// into b; and the same for the prefix of b that is nearest to a. Both are most+1 if they exceed most. Case is ignored.
 func distance(a, b string, most int) (whole, beginning int) {
 	a, b = strings.ToLower(a), strings.ToLower(b)
 	// One row for each character of a; before and before2 are the two rows above it.

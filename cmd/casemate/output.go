@@ -12,13 +12,13 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// prints gives a command the flag -o table|json. v is a value of the type that the command prints as JSON, from which
+// prints adds the flag -o table|json to a command. v is a value of the type that the command prints as JSON, from which
 // the schema in docs/admin-api.md is made.
 func (o *options) prints(cmd *cobra.Command, v any, more ...string) {
 	o.printsText(cmd, "table", v, more...)
 }
 
-// printsText is prints for a command whose own output is no table, but a text of a format that has a name.
+// printsText is prints for a command whose default output is not a table but a text in a named format.
 func (o *options) printsText(cmd *cobra.Command, format string, v any, more ...string) {
 	o.schemas[cmd] = reflect.TypeOf(v)
 	choice(cmd, &o.output, "output", "o", "output `FORMAT`", append([]string{format, "json"}, more...)...)
@@ -34,7 +34,7 @@ func (o *options) printsTimes(cmd *cobra.Command, v any, more ...string) {
 // json reports whether the command prints JSON.
 func (o *options) json() bool { return o.output == "json" }
 
-// print writes v as JSON, or what fill puts into the table.
+// print writes v as JSON, or the table that fill makes.
 func (o *options) print(cmd *cobra.Command, v any, fill func(*table)) error {
 	if o.json() {
 		return printJSON(cmd.OutOrStdout(), v)
@@ -44,7 +44,7 @@ func (o *options) print(cmd *cobra.Command, v any, fill func(*table)) error {
 	return t.w.Flush()
 }
 
-// printRows is print for a list: its columns have headers. If there is no row, the sentence none says so on standard
+// printRows is print for a list: its columns have headers. If there is no row, it prints the sentence none to standard
 // error, where no script takes it for a row.
 func (o *options) printRows(cmd *cobra.Command, v any, none string, header []any, rows func(*table)) error {
 	if o.json() {
@@ -62,7 +62,7 @@ func (o *options) printRows(cmd *cobra.Command, v any, none string, header []any
 // change is what a command without another result prints as JSON.
 type change struct {
 	Kind   string `json:"kind"`   // image, file, origin, user, …
-	Name   string `json:"name"`   // of the thing
+	Name   string `json:"name"`   // name of the thing
 	Action string `json:"action"` // added, changed, deleted, removed, …
 }
 
@@ -71,7 +71,7 @@ func (o *options) changed(cmd *cobra.Command, kind, name, action string) error {
 	return o.changedTo(cmd, change{kind, name, action}, strings.TrimSpace(kind+" "+name)+" "+action)
 }
 
-// changedTo is changed with a result and a sentence of its own.
+// changedTo is changed with another result and sentence.
 func (o *options) changedTo(cmd *cobra.Command, v any, lines ...string) error {
 	if o.json() {
 		return printJSON(cmd.OutOrStdout(), v)
@@ -82,7 +82,7 @@ func (o *options) changedTo(cmd *cobra.Command, v any, lines ...string) error {
 	return nil
 }
 
-// printJSON writes v with each empty list as [], and never as null: nobody has to look for both.
+// printJSON writes v with each empty list as [], never as null, so that scripts handle one form.
 func printJSON(w io.Writer, v any) error {
 	p := reflect.New(reflect.TypeOf(v))
 	p.Elem().Set(reflect.ValueOf(v))
@@ -93,7 +93,7 @@ func printJSON(w io.Writer, v any) error {
 	return enc.Encode(p.Interface())
 }
 
-// emptyLists makes nil slices empty ones. What encoding/json leaves out when it is empty, it leaves out afterwards too.
+// emptyLists replaces nil slices by empty ones. Fields with omitempty are still omitted.
 func emptyLists(v reflect.Value) {
 	switch v.Kind() {
 	case reflect.Pointer, reflect.Interface:
@@ -129,7 +129,7 @@ func (o *options) table(cmd *cobra.Command) *table {
 	}
 }
 
-// header names the columns of the rows that follow; without any it is not printed.
+// header sets the column headers of the rows that follow; it is printed with the first row.
 func (t *table) header(cells ...any) { t.heading = cells }
 
 // row adds a row below the header.
@@ -142,7 +142,7 @@ func (t *table) row(cells ...any) {
 	t.line(cells...)
 }
 
-// line adds cells to the table, without regard to a header.
+// line adds cells to the table, without a header.
 func (t *table) line(cells ...any) {
 	for i, c := range cells {
 		if i > 0 {
@@ -153,8 +153,8 @@ func (t *table) line(cells ...any) {
 	io.WriteString(t.w, "\n")
 }
 
-// when prints a time: RFC 3339 in the operator's own zone, to the second; or with --relative the time that has passed
-// since or remains. A time that is not known is "-".
+// when formats a time: RFC 3339 in the operator's time zone, to the second; or with --relative the time that has passed
+// since or remains. An unknown time is "-".
 func (t *table) when(at time.Time) string {
 	switch {
 	case at.IsZero():
@@ -165,7 +165,7 @@ func (t *table) when(at time.Time) string {
 	return at.Local().Format(time.RFC3339)
 }
 
-// relative prints a time as seen from now, in the largest unit of which there are at least two.
+// relative formats a time relative to now, in the largest unit of which there are at least two.
 func relative(now, at time.Time) string {
 	d := at.Sub(now)
 	left := d > 0
@@ -176,7 +176,7 @@ func relative(now, at time.Time) string {
 	return s + " ago"
 }
 
-// lasted prints a duration in the largest unit of which there are at least two.
+// lasted formats a duration in the largest unit of which there are at least two.
 func lasted(d time.Duration) string {
 	unit, name := time.Second, "second"
 	switch {
@@ -190,7 +190,7 @@ func lasted(d time.Duration) string {
 	return count(d/unit, name)
 }
 
-// count prints how many there are of a thing, in its right number.
+// count formats a number of things, with the right plural.
 func count[N ~int | ~int64 | ~uint64](n N, thing string) string {
 	if n == 1 {
 		return "1 " + thing
@@ -202,7 +202,7 @@ func count[N ~int | ~int64 | ~uint64](n N, thing string) string {
 	return fmt.Sprintf("%d %ss", n, thing)
 }
 
-// are is the verb for so many things.
+// are returns the verb for a number of things.
 func are[N ~int | ~int64](n N) string {
 	if n == 1 {
 		return "is"
@@ -210,7 +210,7 @@ func are[N ~int | ~int64](n N) string {
 	return "are"
 }
 
-// printable shows control characters, which could move a terminal's cursor, as '?'.
+// printable replaces control characters, which could move a terminal's cursor, by '?'.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
@@ -220,7 +220,7 @@ func printable(s string) string {
 	}, s)
 }
 
-// size prints bytes in binary units.
+// size formats bytes in binary units.
 func size(n int64) string {
 	const units = "KMGTPE"
 	if n < 1024 {

@@ -19,12 +19,12 @@ import (
 	"casemate/bundle/collect/download"
 )
 
-// lineEvery is how often a command that is no terminal's says how far it is.
+// lineEvery is the interval of progress lines where the output is not a terminal.
 const lineEvery = 10 * time.Second
 
-// meter shows on standard error how far a long command is: on a terminal a bar for each thing under way, elsewhere (a
-// log, a pipe) a line now and then. The first gauge is that of the whole. Its methods and those of its gauges are safe
-// for concurrent use.
+// meter shows the progress of a long command on standard error: on a terminal a bar for each task in progress,
+// elsewhere (a log, a pipe) a line now and then. The first gauge is that of the whole. Its methods and those of its
+// gauges are safe for concurrent use.
 type meter struct {
 	out  io.Writer     // nil: quiet
 	bars *mpb.Progress // nil: lines
@@ -36,7 +36,7 @@ type meter struct {
 	wg   sync.WaitGroup
 }
 
-// gauge is one thing under way.
+// gauge is one task in progress.
 type gauge struct {
 	meter *meter
 	bar   *mpb.Bar // nil without bars
@@ -44,8 +44,8 @@ type gauge struct {
 	mu     sync.Mutex
 	name   string
 	done   int64
-	total  int64 // -1: not known
-	counts bool  // things, not bytes
+	total  int64 // -1: unknown
+	counts bool  // counts things, not bytes
 	speed  speed
 }
 
@@ -87,7 +87,7 @@ func (m *meter) say(line string) {
 	}
 }
 
-// log is a logger whose lines are said.
+// log returns a logger that prints its lines with say.
 func (m *meter) log() *slog.Logger {
 	short := func(groups []string, a slog.Attr) slog.Attr {
 		if len(groups) == 0 && (a.Key == slog.TimeKey || a.Key == slog.LevelKey) {
@@ -99,7 +99,7 @@ func (m *meter) log() *slog.Logger {
 	return slog.New(slog.NewTextHandler(lines{m}, opt))
 }
 
-// lines says what is written to it, which is whole lines.
+// lines prints whole lines written to it with say.
 type lines struct{ m *meter }
 
 func (l lines) Write(p []byte) (int, error) {
@@ -107,7 +107,7 @@ func (l lines) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// clear takes the gauges away.
+// clear removes the gauges.
 func (m *meter) clear() {
 	m.mu.Lock()
 	running := m.running
@@ -118,20 +118,20 @@ func (m *meter) clear() {
 	}
 }
 
-// close takes the gauges away and ends.
+// close removes the gauges and ends the meter.
 func (m *meter) close() {
 	close(m.stop)
 	m.wg.Wait()
 	m.clear()
 	if m.bars != nil {
 		m.bars.Wait()
-		// A terminal shows ^C where the cursor is, below the bars, and the bars go away from there upwards. What comes
-		// next begins at the start of an empty line.
+		// A terminal shows ^C at the cursor, below the bars, and the bars are removed upwards from there. The next
+		// output begins at the start of an empty line.
 		io.WriteString(m.out, "\r\x1b[K")
 	}
 }
 
-// start adds something of total bytes, -1 when that is not known.
+// start adds a task of total bytes, -1 if unknown.
 func (m *meter) start(name string, total int64) *gauge {
 	g := &gauge{meter: m, name: name, total: total}
 	if m.bars != nil {
@@ -145,15 +145,15 @@ func (m *meter) start(name string, total int64) *gauge {
 	return g
 }
 
-// add says that n more bytes are done, or fewer when something begins anew.
+// add adds n to the bytes done; n is negative when a transfer restarts.
 func (g *gauge) add(n int64) { g.update(func() { g.done += n }) }
 
-// count says how many things of all are done.
+// count sets how many things of all are done.
 func (g *gauge) count(done, of int) {
 	g.update(func() { g.counts, g.done, g.total = true, int64(done), int64(of) })
 }
 
-// set says what is done in which phase; a new phase begins with its own rate.
+// set sets the progress within a phase; a new phase begins with a new rate.
 func (g *gauge) set(phase string, done, total int64) {
 	g.update(func() {
 		if phase != g.name {
@@ -169,12 +169,12 @@ func (g *gauge) update(change func()) {
 	done, total := g.done, g.total
 	g.mu.Unlock()
 	if g.bar != nil {
-		g.bar.SetTotal(max(total, done+1), false) // a bar that is full would end by itself
+		g.bar.SetTotal(max(total, done+1), false) // a full bar would end by itself
 		g.bar.SetCurrent(done)
 	}
 }
 
-// end takes the gauge away.
+// end removes the gauge.
 func (g *gauge) end() {
 	m := g.meter
 	m.mu.Lock()
@@ -197,14 +197,14 @@ func (g *gauge) drop() {
 
 const labelWidth = 40
 
-// label is the name, its end if it is long: that says more of an image than its host.
+// label is the name, or its end if it is long: the end of an image's name tells more than its host.
 func (g *gauge) label() string {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return tail(printable(g.name), labelWidth)
 }
 
-// tail is the end of a text that may be so wide.
+// tail is the end of a text, at most width wide.
 func tail(s string, width int) string {
 	if text := []rune(s); len(text) > width {
 		return "…" + string(text[len(text)-max(width, 1)+1:])
@@ -212,9 +212,9 @@ func tail(s string, width int) string {
 	return s
 }
 
-// far is how far a gauge is, in the pieces of which there is room for more or fewer.
+// far is the progress of a gauge, in pieces of which more or fewer fit a line.
 type far struct {
-	fraction float64 // -1: not known
+	fraction float64 // -1: unknown
 	amount   string  // "3.0 GiB of 4.0 GiB", "2 of 3"
 	rate     string  // "5.0 MiB/s"
 	left     string  // "10s left"
@@ -249,7 +249,7 @@ func (f far) percent() string {
 	return fmt.Sprintf("%d %%", int(100*f.fraction))
 }
 
-// state is how far it is, the rate and the time that remains.
+// state returns the progress, the rate and the remaining time.
 func (g *gauge) state(now time.Time) string {
 	f := g.far(now)
 	s := f.amount
@@ -264,8 +264,8 @@ func (g *gauge) state(now time.Time) string {
 	return s
 }
 
-// draw is the gauge as one line of a terminal. The narrower that is, the less it has: first the bar goes, then the
-// rate, then the amount, then the beginning of the name. Percent and the time that remains stay to the last.
+// draw returns the gauge as one line of a terminal. On narrower terminals it omits first the bar, then the rate, then
+// the amount, then the beginning of the name. Percent and remaining time always stay.
 func (g *gauge) draw(width int, now time.Time) string {
 	if width <= 0 {
 		width = 80
@@ -304,7 +304,7 @@ func (g *gauge) draw(width int, now time.Time) string {
 	return tail(most[len(most)-1], width)
 }
 
-// bar is a bar of 20 characters and a blank; "" if the fraction is not known.
+// bar is a bar of 20 characters and a blank; "" if the fraction is unknown.
 func bar(fraction float64) string {
 	if fraction < 0 {
 		return ""
@@ -313,8 +313,7 @@ func bar(fraction float64) string {
 	return "[" + strings.Repeat("=", full) + strings.Repeat("-", 20-full) + "] "
 }
 
-// line says how far the first gauge is, which is that of the whole, and what else is under way; "" when there is
-// nothing to say.
+// line describes the progress of the first gauge, which is that of the whole, and the other tasks; "" if there is none.
 func (m *meter) line(now time.Time) string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -335,18 +334,17 @@ func (m *meter) line(now time.Time) string {
 	return line
 }
 
-// speed is a rate in bytes a second, newer ones weighing more.
+// speed is a rate in bytes a second, a moving average.
 type speed struct {
 	last time.Time
 	done int64
 	rate float64
 }
 
-// memory is how long ago a rate counts still: half a minute's pauses of a disk or a line shall be seen, single hiccups
-// not.
+// memory is the time constant of the average: pauses of half a minute become visible, single hiccups do not.
 const memory = 10 * time.Second
 
-// at takes what is done at a time and returns the rate.
+// at records what is done at a time and returns the rate.
 func (s *speed) at(now time.Time, done int64) float64 {
 	if s.last.IsZero() {
 		s.last, s.done = now, done
@@ -367,13 +365,13 @@ func (s *speed) at(now time.Time, done int64) float64 {
 	return s.rate
 }
 
-// collecting shows what a bundle.Collect does.
+// collecting shows the progress of a bundle.Collect.
 type collecting struct {
 	meter *meter
 
 	mu    sync.Mutex
 	names *gauge // until the plan is made
-	all   *gauge // from then on
+	all   *gauge // afterwards
 }
 
 // Resolved shows how many names were looked up.
@@ -386,7 +384,7 @@ func (c *collecting) Resolved(names, of int) {
 	c.names.count(names, of)
 }
 
-// Plan shows what there is to fetch.
+// Plan shows the total to be fetched.
 func (c *collecting) Plan(transfers int, bytes int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -403,7 +401,7 @@ func (c *collecting) Start(name string, total int64) download.Transfer {
 	return &transfer{all: c.all, own: c.meter.start(name, total)}
 }
 
-// transfer is one thing that is fetched. all is nil before there is a plan, when manifests are fetched.
+// transfer is one download. all is nil before there is a plan, when manifests are fetched.
 type transfer struct{ all, own *gauge }
 
 func (t *transfer) Total(n int64) { t.own.update(func() { t.own.total = n }) }

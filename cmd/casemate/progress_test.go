@@ -33,7 +33,8 @@ func TestLines(t *testing.T) {
 	g.set("reading", 0, 100<<20)
 	m.line(at)
 	g.set("reading", 50<<20, 100<<20)
-	if got, want := m.line(at.Add(10*time.Second)), "reading: 50.0 MiB of 100.0 MiB (50 %), 5.0 MiB/s, 10s left"; got != want {
+	if got, want := m.line(at.Add(10*time.Second)),
+		"reading: 50.0 MiB of 100.0 MiB (50 %), 5.0 MiB/s, 10s left"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	g.set("publishing", 0, -1) // another phase has another rate
@@ -66,7 +67,8 @@ func TestCollecting(t *testing.T) {
 	b.Total(400)
 	b.Add(400)
 	b.Add(-200) // begins anew
-	want := "fetching: 500 B of 1000 B (50 %); under way: …8s.io/kube-apiserver-with-a-long-name:v1.35.4, b?[2J, x, and 2 more"
+	want := "fetching: 500 B of 1000 B (50 %); under way: …8s.io/kube-apiserver-with-a-long-name:v1.35.4, b?[2J, x, " +
+		"and 2 more"
 	if got := m.line(at); got != want && !strings.HasPrefix(got, "fetching: 500 B of 1000 B (50 %)") {
 		t.Errorf("got %q, want %q", got, want)
 	}
@@ -104,13 +106,13 @@ func TestSaid(t *testing.T) {
 	}
 }
 
-// What is drawn on a terminal: a bar for each thing with what there is to know of it, and nothing is left of them at
-// the end but what was said.
+// A terminal shows a bar for each task with its progress, and at the end only the printed lines remain.
 func TestBars(t *testing.T) {
 	var mu sync.Mutex
 	var out bytes.Buffer
 	m := &meter{stop: make(chan struct{}), out: os.Stderr}
-	m.bars = mpb.New(mpb.WithOutput(locked{&mu, &out}), mpb.WithAutoRefresh(), mpb.WithWidth(120), mpb.WithRefreshRate(time.Millisecond))
+	m.bars = mpb.New(mpb.WithOutput(locked{&mu, &out}), mpb.WithAutoRefresh(), mpb.WithWidth(120),
+		mpb.WithRefreshRate(time.Millisecond))
 	shown := func(what string) {
 		t.Helper()
 		for range 3000 {
@@ -179,13 +181,15 @@ func TestSpeed(t *testing.T) {
 
 func TestParseSize(t *testing.T) {
 	for s, want := range map[string]int64{
-		"": 0, "1": 1, "4096": 4096, "4K": 4096, "4KiB": 4096, "4kb": 4000, "650MB": 650_000_000, "4G": 4 << 30, "4GiB": 4 << 30, "4gib": 4 << 30, "16GB": 16_000_000_000, "1T": 1 << 40, "1B": 1,
+		"": 0, "1": 1, "4096": 4096, "4K": 4096, "4KiB": 4096, "4kb": 4000, "650MB": 650_000_000, "4G": 4 << 30,
+		"4GiB": 4 << 30, "4gib": 4 << 30, "16GB": 16_000_000_000, "1T": 1 << 40, "1B": 1,
 	} {
 		if got, err := parseSize(s); got != want || err != nil {
 			t.Errorf("%q is %d, %v; want %d", s, got, err, want)
 		}
 	}
-	for _, s := range []string{"0", "-1", "1.5G", "G", "iB", "4 GiB", "4X", "4GG", "4KM", "99999999999999999999", "9999999999T", "0x10", "GiB"} {
+	for _, s := range []string{"0", "-1", "1.5G", "G", "iB", "4 GiB", "4X", "4GG", "4KM", "99999999999999999999",
+		"9999999999T", "0x10", "GiB"} {
 		if got, err := parseSize(s); err == nil {
 			t.Errorf("%q is taken as %d", s, got)
 		}

@@ -74,7 +74,7 @@ func TestScripts(t *testing.T) {
 		Dir: "testdata/script",
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("PATH", path+string(os.PathListSeparator)+env.Getenv("PATH"))
-			// A socket path has at most 107 bytes (unix(7)), so it lies beside the work directory's long name.
+			// A socket path has at most 107 bytes (unix(7)), so it is outside of the work directory with its long name.
 			dir, err := os.MkdirTemp("", "cm")
 			if err != nil {
 				return err
@@ -86,7 +86,9 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			// exit CODE casemate ARGS… runs a command that must end with this exit code.
-			"exit": func(ts *testscript.TestScript, _ bool, args []string) { exitWith(ts, args[0], args[1], args[2:]...) },
+			"exit": func(ts *testscript.TestScript, _ bool, args []string) {
+				exitWith(ts, args[0], args[1], args[2:]...)
+			},
 			// ready waits until the daemon that the script started serves.
 			"ready": func(ts *testscript.TestScript, _ bool, _ []string) {
 				var err error
@@ -108,7 +110,7 @@ func TestScripts(t *testing.T) {
 				text := os.Expand(ts.ReadFile(args[0]), ts.Getenv)
 				ts.Check(os.WriteFile(name, []byte(text), 0o644))
 			},
-			// substitute FILE OLD NEW replaces a text in a file, wherever it stands.
+			// substitute FILE OLD NEW replaces a text everywhere in a file.
 			"substitute": func(ts *testscript.TestScript, _ bool, args []string) {
 				text := ts.ReadFile(args[0])
 				if !strings.Contains(text, args[1]) {
@@ -116,8 +118,7 @@ func TestScripts(t *testing.T) {
 				}
 				ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(strings.ReplaceAll(text, args[1], args[2])), 0o644))
 			},
-			// free VAR puts an address on which nobody listens into the variable, for a daemon that clients of the
-			// script must find.
+			// free VAR puts an unused address into the variable, for a daemon that clients of the script must find.
 			"free": func(ts *testscript.TestScript, _ bool, args []string) {
 				l, err := net.Listen("tcp", "127.0.0.1:0")
 				if err != nil {
@@ -128,10 +129,11 @@ func TestScripts(t *testing.T) {
 			},
 			// asks STATUS URL is a client that asks the daemon at $HTTP for the URL and gets this status.
 			"asks": func(ts *testscript.TestScript, _ bool, args []string) {
-				c := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
-					var d net.Dialer
-					return d.DialContext(ctx, network, ts.Getenv("HTTP"))
-				}}}
+				c := &http.Client{Transport: &http.Transport{DisableKeepAlives: true,
+					DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+						var d net.Dialer
+						return d.DialContext(ctx, network, ts.Getenv("HTTP"))
+					}}}
 				resp, err := c.Get(args[1])
 				if err != nil {
 					ts.Fatalf("%v", err)
@@ -141,8 +143,8 @@ func TestScripts(t *testing.T) {
 					ts.Fatalf("%s: status %s, want %s", args[1], got, args[0])
 				}
 			},
-			// trusts ROOTS HOST is a client that trusts the roots in this file and asks the daemon at $HTTPS for the host;
-			// "! trusts" must meet a certificate that it does not trust.
+			// trusts ROOTS HOST is a client that trusts the roots in this file and asks the daemon at $HTTPS for the
+			// host; "! trusts" must meet a certificate that it does not trust.
 			"trusts": func(ts *testscript.TestScript, neg bool, args []string) {
 				roots := x509.NewCertPool()
 				if !roots.AppendCertsFromPEM([]byte(ts.ReadFile(args[0]))) {
@@ -152,7 +154,8 @@ func TestScripts(t *testing.T) {
 				if err == nil {
 					conn.Close()
 				}
-				if distrust := new(tls.CertificateVerificationError); err != nil && !(neg && errors.As(err, &distrust)) || err == nil && neg {
+				if distrust := new(tls.CertificateVerificationError); err != nil &&
+					!(neg && errors.As(err, &distrust)) || err == nil && neg {
 					ts.Fatalf("%s, trusting %s: %v", args[1], args[0], err)
 				}
 			},

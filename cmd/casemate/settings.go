@@ -28,27 +28,30 @@ func configCommand(o *options) *cobra.Command {
 			if err := o.client().call(cmd.Context(), "GET", "settings", nil, nil, &settings); err != nil {
 				return err
 			}
-			return o.printRows(cmd, settings, "no settings", []any{"SETTING", "VALUE", "SOURCE", "DESCRIPTION"}, func(t *table) {
-				for _, s := range settings {
-					source := "(default)"
-					if s.Set {
-						source = "set"
+			return o.printRows(cmd, settings, "no settings", []any{"SETTING", "VALUE", "SOURCE", "DESCRIPTION"},
+				func(t *table) {
+					for _, s := range settings {
+						source := "(default)"
+						if s.Set {
+							source = "set"
+						}
+						t.row(s.Key, s.Value, source, s.Help)
 					}
-					t.row(s.Key, s.Value, source, s.Help)
-				}
-			})
+				})
 		},
 	}
 	o.prints(list, []setting{})
 	get := &cobra.Command{
-		Use: "get KEY", Short: "print one setting", Args: cobra.ExactArgs(1), ValidArgsFunction: o.complete(theSettings),
+		Use: "get KEY", Short: "print one setting", Args: cobra.ExactArgs(1),
+		ValidArgsFunction: o.complete(theSettings),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var s setting
 			if err := o.client().call(cmd.Context(), "GET", "settings/"+seg(args[0]), nil, nil, &s); err != nil {
 				return o.suggest(cmd, err, theSettings, args[0])
 			}
 			return o.print(cmd, s, func(t *table) {
-				for l := range strings.SplitSeq(strings.TrimSuffix(s.Value, "\n"), "\n") { // keys in PEM have several
+				// PEM keys have several lines
+				for l := range strings.SplitSeq(strings.TrimSuffix(s.Value, "\n"), "\n") {
 					t.line(l)
 				}
 			})
@@ -92,7 +95,8 @@ func configSet(o *options) *cobra.Command {
 			if len(args) != 2 {
 				return usageError{fmt.Errorf("config set needs a value (usage: %s)", cmd.UseLine())}
 			}
-			if err := o.client().call(cmd.Context(), "PUT", path, nil, map[string]string{"value": args[1]}, nil); err != nil {
+			if err := o.client().call(cmd.Context(), "PUT", path, nil, map[string]string{"value": args[1]},
+				nil); err != nil {
 				return o.suggest(cmd, err, theSettings, key)
 			}
 			return o.changed(cmd, "setting", key, "changed")
@@ -105,7 +109,7 @@ func configSet(o *options) *cobra.Command {
 	return set
 }
 
-// nodeConfig is a node's config as the daemon would use it.
+// nodeConfig is a node's config with defaults.
 type nodeConfig struct {
 	File      string       `json:"file"`
 	Node      string       `json:"node"`

@@ -115,7 +115,7 @@ monitoring: 3 if it does not or there is a problem; warnings do not count.`,
 	return cmd
 }
 
-// page puts what is wrong first: that is what somebody reads it for.
+// page prints problems first, because they are what an operator looks for.
 func (s *status) page(t *table) {
 	state := "serves"
 	if !s.Serving {
@@ -180,7 +180,7 @@ func (s *status) page(t *table) {
 	}
 }
 
-// shape says what signs, in words.
+// shape describes the CA certificate that signs.
 func (s *status) shape() string {
 	switch s.CA.Name {
 	case "anchored":
@@ -195,7 +195,7 @@ func (s *status) shape() string {
 	return s.CA.Name
 }
 
-// scrubbed says in how far the bytes on this node's disk are known to be right.
+// scrubbed describes which bytes on this node's disk were verified.
 func (s *status) scrubbed(t *table) string {
 	var list []string
 	switch {

@@ -26,7 +26,8 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// story is what the commands of one script share: the internet of its connected side, and the clients of its daemon.
+// story is the state that the commands of one script share: the internet of its connected side, and the clients of its
+// daemon.
 type story struct {
 	up      *upstream
 	stalled <-chan struct{}
@@ -48,8 +49,8 @@ func (s *story) turn(ts *testscript.TestScript, name string) {
 	ts.Setenv("DNS", b.dns)
 }
 
-// freeAddr returns an address of 127.0.0.1 on which nobody listens. Its port is below those from which the system takes
-// ports for connections, so a daemon that was stopped finds it free again.
+// freeAddr returns an unused address of 127.0.0.1. Its port is below those that the system uses for connections, so a
+// daemon that was stopped finds it free again.
 func freeAddr(ts *testscript.TestScript) string {
 	for range 1000 {
 		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10000+rand.IntN(20000)))
@@ -135,7 +136,7 @@ var storyCommands = map[string]func(*testscript.TestScript, bool, []string){
 			return u.serve(args[0]+"/"+filepath.ToSlash(rel), data)
 		}))
 	},
-	// stall URL sends only one half of the file there; asking waits until somebody has that.
+	// stall URL sends only one half of the file there; asking waits until a client has it.
 	"stall": func(ts *testscript.TestScript, _ bool, args []string) {
 		waiting, err := storyOf(ts).upstream(ts).stallAt(args[0])
 		ts.Check(err)
@@ -169,7 +170,8 @@ var storyCommands = map[string]func(*testscript.TestScript, bool, []string){
 		}
 		peer := freeAddr(ts)
 		b.http, b.https, b.dns = freeAddr(ts), freeAddr(ts), freeAddr(ts)
-		text := fmt.Sprintf("node: %s\ndata: %s\nadvertise: [127.0.0.%d]\nlisten:\n  http: [%q]\n  https: [%q]\n  dns: [%q]\n  peer: %q\n  admin: %s\n",
+		text := fmt.Sprintf("node: %s\ndata: %s\nadvertise: [127.0.0.%d]\nlisten:\n  http: [%q]\n  https: [%q]\n  "+
+			"dns: [%q]\n  peer: %q\n  admin: %s\n",
 			name, ts.MkAbs(data), len(s.nodes)+1, b.http, b.https, b.dns, peer, b.socket)
 		ts.Check(os.WriteFile(ts.MkAbs(file), []byte(text), 0o644))
 		if s.nodes == nil {
@@ -188,7 +190,8 @@ var storyCommands = map[string]func(*testscript.TestScript, bool, []string){
 		if !strings.Contains(string(data), strconv.Quote(old)) {
 			ts.Fatalf("%s does not have %s", file, old)
 		}
-		ts.Check(os.WriteFile(file, []byte(strings.Replace(string(data), strconv.Quote(old), strconv.Quote(peer), 1)), 0o644))
+		ts.Check(os.WriteFile(file, []byte(strings.Replace(string(data), strconv.Quote(old), strconv.Quote(peer), 1)),
+			0o644))
 		ts.Setenv("PEER_"+args[0], peer)
 	},
 	// doctor CODE ARGS… runs casemate doctor where the directory root is the node and the daemon's ports are the
@@ -213,7 +216,8 @@ var storyCommands = map[string]func(*testscript.TestScript, bool, []string){
 				return
 			}
 			if time.Now().After(deadline) {
-				ts.Fatalf("%s: err %v, and it still prints:\n%s", strings.Join(args[1:], " "), err, ts.ReadFile("stdout"))
+				ts.Fatalf("%s: err %v, and it still prints:\n%s", strings.Join(args[1:], " "), err,
+					ts.ReadFile("stdout"))
 			}
 			time.Sleep(20 * time.Millisecond) // between two looks at the condition
 		}
@@ -227,7 +231,8 @@ var storyCommands = map[string]func(*testscript.TestScript, bool, []string){
 			ts.Fatalf("pull %s: %v", args[0], err)
 		case neg && err == nil:
 			ts.Fatalf("pull %s succeeded", args[0])
-		case neg && !strings.Contains(err.Error(), "MANIFEST_UNKNOWN") && !strings.Contains(err.Error(), "NAME_UNKNOWN"):
+		case neg && !strings.Contains(err.Error(), "MANIFEST_UNKNOWN") &&
+			!strings.Contains(err.Error(), "NAME_UNKNOWN"):
 			ts.Fatalf("pull %s is not simply missing: %v", args[0], err)
 		}
 	},
@@ -244,7 +249,8 @@ var storyCommands = map[string]func(*testscript.TestScript, bool, []string){
 		want, wantStatus, err := get(storyOf(ts).upstream(ts).transport(), args[0])
 		ts.Check(err)
 		if status != http.StatusOK || wantStatus != http.StatusOK || !bytes.Equal(got, want) {
-			ts.Fatalf("fetch %s: status %d, %d bytes; upstream status %d, %d bytes", args[0], status, len(got), wantStatus, len(want))
+			ts.Fatalf("fetch %s: status %d, %d bytes; upstream status %d, %d bytes", args[0], status, len(got),
+				wantStatus, len(want))
 		}
 	},
 	// fetches FILE URL downloads from the daemon as a node does, and it is this file.
@@ -276,11 +282,12 @@ var storyCommands = map[string]func(*testscript.TestScript, bool, []string){
 			ts.Fatalf("%s has %d bytes, %s has %d", args[0], a.Size(), args[1], b.Size())
 		}
 	},
-	// kill9 kills what the script runs in the background, and waits until it is gone.
+	// kill9 kills the background process of the script, and waits until it is gone.
 	"kill9": func(ts *testscript.TestScript, _ bool, _ []string) {
 		for _, c := range ts.BackgroundCmds() {
 			ts.Check(c.Process.Kill())
-			for deadline := time.Now().Add(patience); c.Process.Signal(syscall.Signal(0)) == nil; time.Sleep(5 * time.Millisecond) {
+			for deadline := time.Now().Add(patience); c.Process.Signal(syscall.Signal(0)) == nil; time.Sleep(
+				5 * time.Millisecond) {
 				if time.Now().After(deadline) {
 					ts.Fatalf("the process is not gone")
 				}
@@ -306,7 +313,8 @@ func seedOf(name string) (seed uint64) {
 // node is a transport to the daemon that trusts its CA and believes that every name leads there, as the daemon's DNS
 // says.
 func (s *story) node(ts *testscript.TestScript) http.RoundTripper {
-	resp, err := (&options{socket: ts.Getenv("CASEMATE_SOCKET")}).client().do(context.Background(), "GET", "ca", nil, nil)
+	resp, err := (&options{socket: ts.Getenv("CASEMATE_SOCKET")}).client().do(context.Background(), "GET", "ca",
+		nil, nil)
 	ts.Check(err)
 	defer resp.Body.Close()
 	text, err := io.ReadAll(resp.Body)
@@ -316,10 +324,11 @@ func (s *story) node(ts *testscript.TestScript) http.RoundTripper {
 		ts.Fatalf("the daemon's CA is no certificate")
 	}
 	address := ts.Getenv("HTTPS")
-	return &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{RootCAs: roots}, DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
-		var d net.Dialer
-		return d.DialContext(ctx, network, address)
-	}}
+	return &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{RootCAs: roots},
+		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, network, address)
+		}}
 }
 
 func (s *story) pull(ts *testscript.TestScript, args []string) error {
@@ -364,7 +373,8 @@ func get(rt http.RoundTripper, address string) ([]byte, int, error) {
 }
 
 func TestSeedsDiffer(t *testing.T) {
-	if bytes.Equal(noise(100, seedOf("a:1")), noise(100, seedOf("a:2"))) || !bytes.Equal(noise(100, seedOf("a:1")), noise(100, seedOf("a:1"))) {
+	if bytes.Equal(noise(100, seedOf("a:1")), noise(100, seedOf("a:2"))) ||
+		!bytes.Equal(noise(100, seedOf("a:1")), noise(100, seedOf("a:1"))) {
 		t.Error("the content of two names is the same, or of one is not")
 	}
 }

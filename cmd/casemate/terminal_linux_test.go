@@ -16,7 +16,7 @@ import (
 	"golang.org/x/term"
 )
 
-// terminal is a command that runs on a terminal of its own.
+// terminal is a command that runs on a separate terminal.
 type terminal struct {
 	t       *testing.T
 	cmd     *exec.Cmd
@@ -115,7 +115,7 @@ func (m *terminal) interrupt() int {
 	return m.cmd.ProcessState.ExitCode()
 }
 
-// Ctrl-C at a password prompt ends the command at once, with one sentence, and the terminal shows again what is typed.
+// Ctrl-C at a password prompt ends the command at once, with one sentence, and the terminal echoes input again.
 func TestCtrlCAtAPassword(t *testing.T) {
 	m := onTerminal(t, 80, nil, "user", "add", "deploy", "--socket", "/nowhere")
 	m.shows("Password: ")
@@ -132,7 +132,7 @@ func TestCtrlCAtAPassword(t *testing.T) {
 		t.Fatal(err)
 	}
 	if fmt.Sprint(before) == fmt.Sprint(after) {
-		t.Error("the terminal still hides what is typed")
+		t.Error("the terminal still hides input")
 	}
 }
 

@@ -39,7 +39,7 @@ var noJSON = map[string]string{
 	"casemate completion zsh":        "it prints a shell script",
 }
 
-// TestEveryCommandPrintsJSON: a command that does something has -o json and says what it prints with it.
+// TestEveryCommandPrintsJSON: a command that does something has -o json and declares the type that it prints.
 func TestEveryCommandPrintsJSON(t *testing.T) {
 	root, o := newCommandLine()
 	left := maps.Clone(noJSON)
@@ -68,8 +68,8 @@ func TestEveryCommandPrintsJSON(t *testing.T) {
 	}
 }
 
-// meanings are what a flag's name means in this command line. A name has one meaning wherever it stands, and a meaning
-// has one name: a flag that is missing here is either an old thing under a new name, or has to be added.
+// meanings are the meanings of flags' names in this command line. A name has one meaning everywhere, and a meaning has
+// one name: a flag that is missing here is either an old thing under a new name, or has to be added.
 var meanings = map[string][]string{
 	"advertise":           {"addresses"},
 	"all":                 {"bool"},
@@ -257,8 +257,8 @@ func helpOf(t *testing.T, cmd *cobra.Command) string {
 	return out.String()
 }
 
-// privateWords are phrases that a stranger has to guess at.
-var privateWords = regexp.MustCompile(`(?i)\b(lacks?|nobody|stands?|says?|said|is held|are held|handed|hope|obey|` +
+// privateWords are phrases of a private vocabulary.
+var privateWords = regexp.MustCompile(`(?i)\b(lacks?|nobody|stands?|says?|said|is held|are held|handed|hope|` +
 	`spared?|all the same|let in|let the|whatever|nothing names|names? those that|goes on|way out|bring content in)\b`)
 
 // TestHelp reads every help text: it is in the imperative mood, plain, and fits a terminal.
@@ -297,7 +297,8 @@ func TestHelp(t *testing.T) {
 			case usage == "" || strings.HasSuffix(usage, "."):
 				t.Errorf("%s: --%s has no usage, or a sentence: %q", path, f.Name, usage)
 			case f.Value.Type() != "bool" && (value == "" || value != strings.ToUpper(value)):
-				t.Errorf("%s: --%s does not say what its value is, in capitals and backquotes: %q", path, f.Name, f.Usage)
+				t.Errorf("%s: --%s does not say what its value is, in capitals and backquotes: %q", path,
+					f.Name, f.Usage)
 			}
 		})
 	})

@@ -20,7 +20,7 @@ func gcCommand(o *options) *cobra.Command {
 		Use: "gc", Short: "delete unreferenced blobs online", Args: cobra.NoArgs,
 		Long: `Delete the blobs that no image, file or other name refers to. Casemate keeps
 serving and accepting content meanwhile. Blobs that were pushed in the last
-hour are kept, because a manifest may still be about to name them.`,
+hour are kept, because a manifest that refers to them may follow.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			query := url.Values{}
 			if dry {
@@ -38,24 +38,25 @@ hour are kept, because a manifest may still be about to name them.`,
 				if r.DryRun {
 					verb = "would delete"
 				}
-				t.line(fmt.Sprintf("%s %s, %s; %d %s kept", verb, count(r.Blobs, "blob"), size(r.Bytes), r.Kept, are(r.Kept)))
+				t.line(fmt.Sprintf("%s %s, %s; %d %s kept", verb, count(r.Blobs, "blob"), size(r.Bytes), r.Kept,
+					are(r.Kept)))
 			})
 		},
 	}
 	cmd.Flags().BoolVar(&dry, "dry-run", false, "report what would be deleted and change nothing")
 	cmd.Flags().BoolVar(&now, "now", false,
-		"also delete blobs of the last hour; a push that is under way may have to be repeated")
+		"also delete blobs of the last hour; a push in progress may have to be repeated")
 	o.prints(cmd, gcReport{})
 	return cmd
 }
 
 type scrubReport struct {
-	Checked  int64    `json:"checked"`
-	Bytes    int64    `json:"bytes"`
-	Damaged  []string `json:"damaged"`
-	Missing  []string `json:"missing"`
-	Mended   int      `json:"mended"`
-	Repaired int      `json:"repaired"` // mended
+	Checked        int64    `json:"checked"`
+	Bytes          int64    `json:"bytes"`
+	Damaged        []string `json:"damaged"`
+	Missing        []string `json:"missing"`
+	FormerRepaired int      `json:"mended"`
+	Repaired       int      `json:"repaired"` // the same number
 }
 
 func scrubCommand(o *options) *cobra.Command {
@@ -71,7 +72,7 @@ node has them.`,
 			if err := o.client().call(cmd.Context(), "POST", "scrub", nil, nil, &r); err != nil {
 				return err
 			}
-			r.Repaired = r.Mended
+			r.Repaired = r.FormerRepaired
 			err := o.print(cmd, r, func(t *table) {
 				t.line(fmt.Sprintf("%s, %s: %d damaged, %d not here",
 					count(r.Checked, "blob"), size(r.Bytes), len(r.Damaged), len(r.Missing)))

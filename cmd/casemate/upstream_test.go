@@ -35,7 +35,7 @@ import (
 )
 
 // upstream is the internet of a test: behind a proxy every host leads to it, and it is every registry and web server,
-// over TLS with a CA of its own. So a collector asks for the names that people write, on the way that they would take.
+// over TLS with its own CA. So a collector requests the usual names, through the usual path.
 type upstream struct {
 	proxy string // its URL
 	roots string // file with its CA, PEM
@@ -50,17 +50,19 @@ type upstream struct {
 	hosts map[string]http.Handler  // registries
 	files map[string][]byte        // by host and path
 	moved map[string]string        // redirects, by host and path
-	stall map[string]chan struct{} // what is not sent to its end, by host and path; closed when somebody waits for it
+	stall map[string]chan struct{} // files that are not sent to their end, by host and path; closed when a client waits
 	asked []string                 // "METHOD host/path" of each request
 }
 
 // newUpstream starts it; stop ends it.
 func newUpstream(dir string) (u *upstream, stop func(), err error) {
-	u = &upstream{certs: map[string]*tls.Certificate{}, hosts: map[string]http.Handler{}, files: map[string][]byte{}, moved: map[string]string{}, stall: map[string]chan struct{}{}, pool: x509.NewCertPool()}
+	u = &upstream{certs: map[string]*tls.Certificate{}, hosts: map[string]http.Handler{}, files: map[string][]byte{},
+		moved: map[string]string{}, stall: map[string]chan struct{}{}, pool: x509.NewCertPool()}
 	if u.key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
 		return nil, nil, err
 	}
-	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "the internet"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "the internet"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, u.key.Public(), u.key)
 	if err != nil {
@@ -71,7 +73,8 @@ func newUpstream(dir string) (u *upstream, stop func(), err error) {
 	}
 	u.pool.AddCert(u.ca)
 	u.roots = filepath.Join(dir, "internet.pem")
-	if err := os.WriteFile(u.roots, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644); err != nil {
+	if err := os.WriteFile(u.roots, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
+		0o644); err != nil {
 		return nil, nil, err
 	}
 	if u.tls, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
@@ -83,7 +86,8 @@ func newUpstream(dir string) (u *upstream, stop func(), err error) {
 		return nil, nil, err
 	}
 	u.proxy = "http://" + l.Addr().String()
-	site := &http.Server{Handler: u, TLSConfig: &tls.Config{GetCertificate: u.certificate}, ErrorLog: log.New(io.Discard, "", 0)}
+	site := &http.Server{Handler: u, TLSConfig: &tls.Config{GetCertificate: u.certificate},
+		ErrorLog: log.New(io.Discard, "", 0)}
 	proxy := &http.Server{Handler: http.HandlerFunc(u.connect)}
 	var wg sync.WaitGroup
 	wg.Go(func() { site.ServeTLS(u.tls, "", "") })
@@ -126,7 +130,8 @@ func (u *upstream) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, er
 	if c := u.certs[hello.ServerName]; c != nil {
 		return c, nil
 	}
-	tmpl := &x509.Certificate{SerialNumber: big.NewInt(int64(len(u.certs) + 2)), DNSNames: []string{hello.ServerName}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(int64(len(u.certs) + 2)), DNSNames: []string{hello.ServerName},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, u.ca, u.key.Public(), u.key)
 	if err != nil {
@@ -181,7 +186,7 @@ func (u *upstream) serve(address string, data []byte) error {
 	return nil
 }
 
-// stallAt sends only one half of a file; waiting is closed when somebody has it.
+// stallAt sends only one half of a file; waiting is closed when a client has it.
 func (u *upstream) stallAt(address string) (waiting <-chan struct{}, err error) {
 	to, err := url.Parse(address)
 	if err != nil {
@@ -194,7 +199,7 @@ func (u *upstream) stallAt(address string) (waiting <-chan struct{}, err error) 
 	return c, nil
 }
 
-// redirect sends who asks for one URL to another.
+// redirect redirects one URL to another.
 func (u *upstream) redirect(address, target string) error {
 	from, err := url.Parse(address)
 	if err != nil {
@@ -206,7 +211,7 @@ func (u *upstream) redirect(address, target string) error {
 	return nil
 }
 
-// forget drops what was counted.
+// forget resets the counters.
 func (u *upstream) forget() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -231,7 +236,8 @@ func (u *upstream) transport() http.RoundTripper {
 	if err != nil {
 		panic(err) // we made it
 	}
-	return &http.Transport{Proxy: http.ProxyURL(proxy), TLSClientConfig: &tls.Config{RootCAs: u.pool}, DisableKeepAlives: true}
+	return &http.Transport{Proxy: http.ProxyURL(proxy), TLSClientConfig: &tls.Config{RootCAs: u.pool},
+		DisableKeepAlives: true}
 }
 
 // put puts an image or an index into the registry that ref names.
@@ -267,7 +273,8 @@ func noise(size int64, seed uint64) []byte {
 func layered(base v1.Image, platform string, seed uint64, sizes ...int64) (v1.Image, error) {
 	for i, n := range sizes {
 		var err error
-		if base, err = mutate.AppendLayers(base, static.NewLayer(noise(n, seed+uint64(i)), types.OCIUncompressedLayer)); err != nil {
+		if base, err = mutate.AppendLayers(base, static.NewLayer(noise(n, seed+uint64(i)),
+			types.OCIUncompressedLayer)); err != nil {
 			return nil, err
 		}
 	}
@@ -301,7 +308,7 @@ func platforms(seed uint64, size int64, list ...string) (v1.ImageIndex, error) {
 	return idx, nil
 }
 
-// TestUpstream holds what the stories rest on: a name that people write is answered by the test, and is counted.
+// TestUpstream checks the basis of the scripts: the test answers the usual names, and counts requests.
 func TestUpstream(t *testing.T) {
 	u, stop, err := newUpstream(t.TempDir())
 	if err != nil {

@@ -66,7 +66,7 @@ func userCommand(o *options) *cobra.Command {
 	return group("user", "manage the users who may push", add, passwd, list, remove)
 }
 
-// passwordCommand is a command that asks for a user's password and sends both to the daemon.
+// passwordCommand returns a command that asks for a user's password and sends both to the daemon.
 func (o *options) passwordCommand(use, short, done string,
 	send func(ctx context.Context, c *client, name, password string) error) *cobra.Command {
 	var stdin bool
@@ -122,8 +122,8 @@ func readPassword(cmd *cobra.Command, stdin bool) (string, error) {
 	return twice[0], nil
 }
 
-// promptPassword reads a line from a terminal that does not show it. Ctrl-C ends it, with the terminal as it was: the
-// read itself goes on, as nothing can end it, until the process does.
+// promptPassword reads a line from a terminal without echo. Ctrl-C ends it and restores the terminal; the read itself
+// cannot be interrupted and lasts until the process ends.
 func promptPassword(ctx context.Context, fd int) ([]byte, error) {
 	before, err := term.GetState(fd)
 	if err != nil {

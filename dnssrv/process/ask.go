@@ -12,11 +12,11 @@ import (
 	"time"
 )
 
-// ErrNotHere: the host does not have the address that is listened on, not yet or not any more. A process that is
-// started anew does not bring it back.
+// ErrNotHere means that the host does not have the listening address, not yet or no longer. Restarting the process does
+// not bring it back.
 var ErrNotHere = errors.New("no address of this host now")
 
-// Ask asks a server of this host for the SOA of zone; any answer is one, a refusal included.
+// Ask asks a server of this host for the SOA of zone; any answer counts, even a refusal.
 func Ask(ctx context.Context, server netip.AddrPort, zone string) error {
 	const id = 0x6361
 	q := binary.BigEndian.AppendUint16(nil, id)
@@ -26,20 +26,21 @@ func Ask(ctx context.Context, server netip.AddrPort, zone string) error {
 	}
 	q = append(q, 0, 0, 6, 0, 1) // SOA IN
 	conn, err := (&net.Dialer{}).DialContext(ctx, "udp", server.String())
-	if errors.Is(err, syscall.ENETUNREACH) || errors.Is(err, syscall.EHOSTUNREACH) || errors.Is(err, syscall.EADDRNOTAVAIL) {
+	if errors.Is(err, syscall.ENETUNREACH) || errors.Is(err, syscall.EHOSTUNREACH) ||
+		errors.Is(err, syscall.EADDRNOTAVAIL) {
 		return ErrNotHere
 	}
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	// Who talks to an address of his own does so from it; else the question would leave this host.
+	// The source address must be the same local address; otherwise the question would leave this host.
 	if from := conn.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap(); from != server.Addr() && !from.IsLoopback() {
 		return ErrNotHere
 	}
 	var answer [512]byte
 	var n int
-	for { // a datagram may get lost, here as anywhere
+	for { // a datagram may get lost, on loopback too
 		conn.SetDeadline(time.Now().Add(time.Second))
 		if _, err := conn.Write(q); err != nil {
 			return err

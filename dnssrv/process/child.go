@@ -10,16 +10,16 @@ import (
 	"time"
 )
 
-// Process is a DNS process that this one has started.
+// Process is a DNS process that the daemon has started.
 type Process interface {
-	// Done is closed when it has ended.
+	// Done is closed when the process has ended.
 	Done() <-chan struct{}
-	// Kill ends it.
+	// Kill ends the process.
 	Kill()
 }
 
 // Child starts DNS processes, one after the other: when the connection to one has ended, the next Dial starts another.
-// The sockets stay open here meanwhile, so questions wait and are not refused.
+// The sockets stay open in this process meanwhile, so questions wait and are not refused.
 type Child struct {
 	// Start starts a process that has peer as its connection to this one.
 	Start func(peer *os.File) (Process, error)
@@ -28,7 +28,7 @@ type Child struct {
 	running Process
 }
 
-// endGrace is how long a process may take to end when its connection has.
+// endGrace is how long a process may take to end after its connection was closed.
 const endGrace = 3 * time.Second
 
 // Dial starts a process and returns the connection to it.
@@ -57,7 +57,7 @@ func (c *Child) Dial(ctx context.Context) (net.Conn, error) {
 	return conn, nil
 }
 
-// Close ends the process, after its connection was closed.
+// Close ends the process after its connection was closed.
 func (c *Child) Close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -92,7 +92,7 @@ func pair() (ours, theirs *os.File, err error) {
 	return os.NewFile(uintptr(fds[0]), "link"), os.NewFile(uintptr(fds[1]), "link"), nil
 }
 
-// Connect returns a Dial for a process that the service manager runs, at the path of its socket.
+// Connect returns a Dial for a process that the service manager runs; path is its Unix socket.
 func Connect(path string) func(context.Context) (net.Conn, error) {
 	return func(ctx context.Context) (net.Conn, error) {
 		conn, err := (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "unix", path)

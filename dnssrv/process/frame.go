@@ -17,31 +17,32 @@ import (
 	"casemate/dnssrv"
 )
 
-// A frame is its length (4 bytes, big endian, without these and the kind), its kind (1 byte), and JSON. Both ends
-// begin with a hello. Unknown kinds and unknown fields are skipped: the two may be of different versions for a while.
+// A frame is its length (4 bytes, big endian, without the length and the kind), its kind (1 byte), and JSON. Both ends
+// begin with a hello. Unknown kinds and unknown fields are skipped: the two ends may have different versions for a
+// while.
 type kind byte
 
 const (
 	kindHello kind = 1 // both: hello
 
-	// The daemon's.
+	// Sent by the daemon.
 	kindUpdate kind = 2 // part
 	kindBeat   kind = 3 // beat
-	kindStop   kind = 4 // nothing: stop, and do not come back
+	kindStop   kind = 4 // nothing: stop, and do not restart
 	kindAsk    kind = 5 // uint64: send statistics with this number
 
-	// The process's.
+	// Sent by the process.
 	kindApplied kind = 16 // applied
 	kindMisses  kind = 17 // []miss
 	kindStats   kind = 18 // stats
-	kindWant    kind = 19 // nothing: begin anew with a Reset
-	kindNoise   kind = 20 // []miss that tell of nothing missing
+	kindWant    kind = 19 // nothing: send everything again, with Reset
+	kindNoise   kind = 20 // []miss that indicate nothing missing
 )
 
-// protocol is raised when two versions would misunderstand each other.
+// protocol is incremented when two versions would misunderstand each other.
 const protocol = 1
 
-// Bounds on what one end takes from the other.
+// Bounds on what one end accepts from the other.
 const (
 	maxFrame     = 4 << 20   // of an update
 	maxReport    = 1 << 20   // of everything that the process sends
@@ -54,20 +55,20 @@ const (
 	maxAddrs     = 64
 )
 
-// partSize is about how many bytes of records one part holds.
+// partSize is the approximate number of bytes of records in one part.
 const partSize = 64 << 10
 
 type hello struct {
 	Protocol int              `json:"protocol"`
 	Version  string           `json:"version"`
-	Addrs    []netip.AddrPort `json:"addrs,omitempty"` // the process's: where it answers
+	Addrs    []netip.AddrPort `json:"addrs,omitempty"` // the addresses that the process answers on
 }
 
 type beat struct {
-	Level *int `json:"level,omitempty"` // slog's
+	Level *int `json:"level,omitempty"` // a slog level
 }
 
-// part is a piece of an update. Origins and Records of all parts together are the update's.
+// part is a piece of an update. The Origins and Records of all parts together are those of the update.
 type part struct {
 	Seq     uint64                     `json:"seq"`
 	Reset   bool                       `json:"reset,omitempty"`
@@ -76,7 +77,8 @@ type part struct {
 	Origins []string                   `json:"origins"`
 	Records map[string][]dnssrv.Record `json:"records,omitempty"`
 	Last    bool                       `json:"last,omitempty"`
-	// More is dnssrv.Update's. Continues says that the update of before had it: without that one, this one is refused.
+	// More is dnssrv.Update's. Continues means that the previous update had More set: if that one was refused, so is
+	// this one.
 	More      bool `json:"more,omitempty"`
 	Continues bool `json:"continues,omitempty"`
 }
@@ -95,11 +97,11 @@ type miss struct {
 }
 
 type stats struct {
-	Ask   uint64       `json:"ask,omitempty"` // what it answers; 0: it comes by itself
+	Ask   uint64       `json:"ask,omitempty"` // the request that this answers; 0: sent unasked
 	Stats dnssrv.Stats `json:"stats"`
 }
 
-// errBroken is for everything that the other end must not send.
+// errBroken wraps every violation of the protocol by the other end.
 var errBroken = errors.New("the other end breaks the protocol")
 
 func broken(format string, args ...any) error {
@@ -120,7 +122,7 @@ func encode(k kind, v any) ([]byte, error) {
 	return b, nil
 }
 
-// decode reads a frame's body, and checks that it is nothing but v.
+// decode reads a frame's body, and checks that it contains v only.
 func decode(body []byte, v any) error {
 	if err := json.Unmarshal(body, v); err != nil {
 		return broken("%v", err)
@@ -128,7 +130,7 @@ func decode(body []byte, v any) error {
 	return nil
 }
 
-// readFrame reads one frame with a body of at most most bytes. The body is the caller's.
+// readFrame reads one frame with a body of at most most bytes. The caller owns the body.
 func readFrame(r *bufio.Reader, most int) (kind, []byte, error) {
 	var head [5]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
@@ -138,7 +140,7 @@ func readFrame(r *bufio.Reader, most int) (kind, []byte, error) {
 	if n > uint32(most) {
 		return 0, nil, broken("a frame has at most %d bytes, got %d", most, n)
 	}
-	// The length is only a claim until the bytes are here.
+	// The length is only a claim until the bytes have arrived.
 	body, err := io.ReadAll(io.LimitReader(r, int64(n)))
 	if err == nil && uint32(len(body)) < n {
 		err = io.ErrUnexpectedEOF
@@ -146,14 +148,14 @@ func readFrame(r *bufio.Reader, most int) (kind, []byte, error) {
 	return kind(head[4]), body, err
 }
 
-// beatEvery is how often each end says that it is there.
+// beatEvery is the interval at which each end sends a beat.
 const beatEvery = time.Second
 
-// errQuiet ends a connection whose other end says nothing.
+// errQuiet ends a connection whose other end has gone silent.
 var errQuiet = errors.New("it has said nothing for too long")
 
-// quietReader reads from conn and fails after most silent beats in a row; 0: never. It counts beats and does not look
-// at a clock: who was stopped itself finds what has come meanwhile.
+// quietReader reads from conn and fails after most silent beats in a row; 0: never. It counts beats rather than time: a
+// process that was stopped itself then finds what has arrived meanwhile.
 type quietReader struct {
 	conn net.Conn
 	most int
@@ -174,9 +176,10 @@ func (q quietReader) Read(p []byte) (int, error) {
 	}
 }
 
-// split gives an update in parts, one after the other, so that no more than one is in memory twice.
+// split divides an update into parts, one after the other, so that at most one part is in memory twice.
 func split(seq uint64, u dnssrv.Update, continues bool, yield func(part) error) error {
-	p := part{Seq: seq, More: u.More, Continues: continues, Reset: u.Reset, Base: u.Base, Nodes: u.Nodes, Origins: u.Origins}
+	p := part{Seq: seq, More: u.More, Continues: continues, Reset: u.Reset, Base: u.Base, Nodes: u.Nodes,
+		Origins: u.Origins}
 	next := func() error {
 		err := yield(p)
 		p = part{Seq: seq}
@@ -220,14 +223,14 @@ func split(seq uint64, u dnssrv.Update, continues bool, yield func(part) error) 
 	return next()
 }
 
-// joiner puts an update together again.
+// joiner assembles an update from its parts.
 type joiner struct {
 	begun bool
 	seq   uint64
 	u     dnssrv.Update
 }
 
-// add takes a part, and returns the update with the last one.
+// add adds a part; with the last one, it returns the update.
 func (j *joiner) add(p part) (u dnssrv.Update, whole bool, err error) {
 	if !j.begun {
 		j.begun, j.seq = true, p.Seq
@@ -257,7 +260,7 @@ func (j *joiner) add(p part) (u dnssrv.Update, whole bool, err error) {
 	return u, true, nil
 }
 
-// check says whether a report of the process can be shown to an operator.
+// check reports whether a report of the process can be shown to an operator.
 func (a applied) check() error {
 	if len(a.Conflicts) > maxSentences || a.More < 0 {
 		return broken("%d conflicts", len(a.Conflicts))
@@ -287,7 +290,7 @@ func (m miss) check() error {
 	return nil
 }
 
-// check holds the labels of metrics to a small fixed set.
+// check restricts the labels of metrics to a small fixed set.
 func (s stats) check() error {
 	if len(s.Stats.Answers) > 32 {
 		return broken("%d response codes", len(s.Stats.Answers))

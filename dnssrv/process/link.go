@@ -15,81 +15,81 @@ import (
 )
 
 const (
-	// silentBeats in a row mean that the process hangs.
+	// silentBeats in a row without a frame mean that the process hangs.
 	silentBeats = 10
 	// applyWait is how long Apply waits for the process to confirm.
 	applyWait = 5 * time.Second
-	// statsWait is how long Stats waits for newer numbers.
+	// statsWait is how long Stats waits for fresh numbers.
 	statsWait = 250 * time.Millisecond
-	// awayFor is how long the process may be away before that is an error: it comes back by itself.
+	// awayFor is how long the process may be disconnected before that is an error: it usually returns by itself.
 	awayFor = 5 * time.Second
-	// maxQueue bounds the updates that wait to be sent. Beyond it the connection is given up, and the next one begins
-	// with everything.
+	// maxQueue bounds the updates that wait to be sent. Beyond it the connection is closed, and the next one begins
+	// with the whole table.
 	maxQueue = 256
 	// Pauses between connections.
 	minPause, maxPause = 50 * time.Millisecond, 5 * time.Second
 )
 
-// ErrReset is Apply's: the process knows nothing yet that an update could change.
+// ErrReset is returned by Apply: the process has no table that an update could change.
 var ErrReset = errors.New("the DNS process needs everything anew")
 
-// LinkConfig is what a Link is made of.
+// LinkConfig configures a Link.
 type LinkConfig struct {
-	// Dial connects to the process, and starts it if that is the daemon's matter. The connection is the Link's.
+	// Dial connects to the process; it starts the process if the daemon runs it. The Link owns the connection.
 	Dial func(ctx context.Context) (net.Conn, error)
 	// Log gets one line per change of state; nil discards.
 	Log *slog.Logger
-	// Level is what the process is to log at; nil leaves it as it is.
+	// Level is the level that the process logs at; nil leaves it unchanged.
 	Level slog.Leveler
-	// Version is what the other end is told.
+	// Version is sent to the other end.
 	Version string
-	// Need is called when the process wants everything: an update with Reset has to be applied soon. It must not block.
+	// Need is called when the process needs everything: an update with Reset has to be applied soon. It must not block.
 	Need func()
-	// Applied is told of each update that the process has taken up, or of the last of several: the conflicts of its
-	// whole table, or why it has refused it. It must not block.
+	// Applied is called for each update that the process has applied, or for the last of several: with the conflicts of
+	// its whole table, or with the reason why it refused the update. It must not block.
 	Applied func(conflicts []string, err error)
 	// Miss and Noise are those of dnssrv.Config.
 	Miss, Noise func(client netip.Addr, name, qtype string)
 }
 
-// Link is the daemon's end. All methods may be called at any time by anybody.
+// Link is the daemon's end. All methods are safe for concurrent use.
 type Link struct {
 	cfg LinkConfig
 
 	mu      sync.Mutex
-	conn    net.Conn // nil: there is none that has said hello
-	reset   bool     // everything was sent on conn, so updates may follow
+	conn    net.Conn // nil: no connection has exchanged hellos
+	reset   bool     // the whole table was sent on conn, so updates may follow
 	seq     uint64   // of the newest update
 	queue   []queued
-	open    bool // the newest update goes on in the next one
+	open    bool // the newest update has More set
 	waiters map[uint64]waiter
-	late    uint64 // an update up to which nobody waits: it was not confirmed in time
-	stop    bool   // the process is to stop for good
+	late    uint64 // an update up to which no call waits: it was not confirmed in time
+	stop    bool   // the process must stop for good
 	ended   bool   // Run has ended
 	stopped chan struct{}
 	wake    chan struct{} // of capacity 1: there is something to send
 
 	there   chan struct{} // closed while the process is connected, or when Run has ended
-	ever    chan struct{} // closed when an update was confirmed
-	since   time.Time     // when it was away first; zero: it is there
+	ever    chan struct{} // closed when the first update was confirmed
+	since   time.Time     // when it was first found disconnected; zero: it is connected
 	why     error
 	addrs   []netip.AddrPort
 	stats   dnssrv.Stats
 	asked   uint64
-	ask     uint64 // to be sent; 0: nothing
+	ask     uint64 // statistics request to be sent; 0: none
 	answers map[uint64]chan struct{}
 }
 
 type queued struct {
 	seq       uint64
 	u         dnssrv.Update
-	continues bool // what the update of before has begun
+	continues bool // whether the previous update has More set
 }
 
-// waiter waits for an update to be confirmed, perhaps no more.
+// waiter waits for an update to be confirmed; it may have given up.
 type waiter struct {
 	ch   chan applied
-	more bool // the change goes on: nothing of it shows yet
+	more bool // the change continues: nothing of it is visible yet
 }
 
 // NewLink returns a link that Run connects.
@@ -135,7 +135,7 @@ func (l *Link) Run(ctx context.Context) error {
 			pause, said = minPause, false
 		}
 		if !said {
-			l.cfg.Log.Warn("the DNS process is not connected, it is tried again", "error", err)
+			l.cfg.Log.Warn("the DNS process is not connected, trying again", "err", err)
 			said = true
 		}
 		select {
@@ -160,7 +160,7 @@ func (l *Link) session(ctx context.Context, conn net.Conn) (err error) {
 	if _, err := conn.Write(first); err != nil {
 		return err
 	}
-	conn.SetWriteDeadline(time.Time{}) // the reader ends what hangs
+	conn.SetWriteDeadline(time.Time{}) // the reader ends a connection that hangs
 	var h hello
 	k, body, err := readFrame(r, maxReport)
 	if err != nil {
@@ -206,14 +206,14 @@ func (l *Link) session(ctx context.Context, conn net.Conn) (err error) {
 		if err != nil {
 			return err
 		}
-		if err := l.take(k, body); err != nil {
+		if err := l.handleFrame(k, body); err != nil {
 			return err
 		}
 	}
 }
 
-// take does what a frame of the process says.
-func (l *Link) take(k kind, body []byte) error {
+// handleFrame handles one frame of the process.
+func (l *Link) handleFrame(k kind, body []byte) error {
 	switch k {
 	case kindApplied:
 		var a applied
@@ -266,7 +266,7 @@ func (l *Link) take(k kind, body []byte) error {
 	return nil
 }
 
-// confirmed tells those who wait for an update, or for one before it.
+// confirmed notifies the calls that wait for an update, or for one before it.
 func (l *Link) confirmed(a applied) error {
 	l.mu.Lock()
 	if a.Seq > l.seq {
@@ -294,7 +294,7 @@ func (l *Link) confirmed(a applied) error {
 	}
 	l.mu.Unlock()
 	if l.cfg.Applied != nil && (!more || a.Error != "") {
-		l.cfg.Applied(a.Conflicts, a.err()) // first: who has changed something may look at once
+		l.cfg.Applied(a.Conflicts, a.err()) // first: a caller that has changed something may look at once
 	}
 	for _, ch := range waiters {
 		ch <- a
@@ -309,7 +309,7 @@ func (a applied) err() error {
 	return errors.New(a.Error)
 }
 
-// write sends what is to be sent, and beats.
+// write sends what is queued, and beats.
 func (l *Link) write(conn net.Conn, done <-chan struct{}) error {
 	tick := time.NewTicker(beatEvery)
 	defer tick.Stop()
@@ -385,10 +385,10 @@ func (l *Link) poke() {
 	}
 }
 
-// Apply sends an update to the process and waits a bounded time until it is taken up. A process that is being started
-// anew is waited for, because it may answer from an old table already. While the process is not connected, nothing is
-// kept: it will want everything. ErrReset says that it wants everything now. Any other error is the process's: nothing
-// has changed there.
+// Apply sends an update to the process and waits a bounded time until it is applied. Apply waits for a process that is
+// being restarted, because that process may answer from an old table already. While the process is not connected,
+// nothing is queued: it will need everything. ErrReset means that it needs everything now. Any other error comes from
+// the process: nothing has changed there.
 func (l *Link) Apply(u dnssrv.Update) (conflicts []string, err error) {
 	l.awaitRestart()
 	l.mu.Lock()
@@ -400,7 +400,7 @@ func (l *Link) Apply(u dnssrv.Update) (conflicts []string, err error) {
 		l.mu.Unlock()
 		return nil, ErrReset
 	case u.Reset:
-		l.queue, l.reset = nil, true // what it would have changed is in it
+		l.queue, l.reset = nil, true // the next whole table contains the change
 	case len(l.queue) >= maxQueue:
 		l.conn.Close()
 		l.mu.Unlock()
@@ -432,7 +432,7 @@ func (l *Link) Apply(u dnssrv.Update) (conflicts []string, err error) {
 		l.mu.Lock()
 		l.late = seq
 		l.mu.Unlock()
-		l.cfg.Log.Warn("the DNS process has not taken up a change yet", "after", applyWait)
+		l.cfg.Log.Warn("the DNS process has not applied a change yet", "after", applyWait)
 		return nil, nil
 	}
 }
@@ -463,7 +463,7 @@ func (l *Link) awaitRestart() {
 	}
 }
 
-// Stats are the process's counts, as new as can be had in a moment. They begin anew when it does.
+// Stats are the process's counters, as fresh as a short wait allows. They restart at zero with the process.
 func (l *Link) Stats() dnssrv.Stats {
 	l.mu.Lock()
 	if l.conn == nil {
@@ -487,18 +487,18 @@ func (l *Link) Stats() dnssrv.Stats {
 	return l.stats
 }
 
-// Addrs are where the process says that it answers; nil before it was there.
+// Addrs are the addresses that the process answers on; nil before the first connection.
 func (l *Link) Addrs() []netip.AddrPort {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.addrs
 }
 
-// Ready is closed when the process answers from a table of ours.
+// Ready is closed when the process answers from a table of this daemon.
 func (l *Link) Ready() <-chan struct{} { return l.ever }
 
-// Err says why this node's DNS cannot be counted on; nil if it can. A process that is started anew is not missed for a
-// few seconds: questions wait for it.
+// Err returns why this node's DNS is unreliable; nil if it is not. A restart of the process is no error for a few
+// seconds: questions wait for it.
 func (l *Link) Err() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -511,13 +511,13 @@ func (l *Link) Err() error {
 		return errors.New("DNS does not answer yet")
 	}
 	if !l.since.IsZero() && time.Since(l.since) > awayFor {
-		return fmt.Errorf("the DNS process is away since %s: %w", l.since.UTC().Format(time.RFC3339), l.why)
+		return fmt.Errorf("the DNS process is disconnected since %s: %w", l.since.UTC().Format(time.RFC3339), l.why)
 	}
 	return nil
 }
 
-// StopForGood tells the process to forget its table and to end: this node is none of the cluster's any more. It waits
-// until that is sent, but not longer than ctx.
+// StopForGood tells the process to forget its table and to end, because this node is no longer a member of the cluster.
+// It waits until the frame is sent, but not longer than ctx.
 func (l *Link) StopForGood(ctx context.Context) {
 	l.mu.Lock()
 	l.stop = true

@@ -14,24 +14,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// childSlice is how long a turn of the process's threads is (sched(7), sched_setattr(2); Linux 6.12, without effect
-// before). A thread with short turns gets its turn sooner, and no more of the processor than others. A higher priority
-// would wake it for each packet, at once, and let a flood of questions take the processor from the daemon.
+// childSlice is the time slice of the process's threads (sched(7), sched_setattr(2); Linux 6.12, without effect
+// before). A thread with a short slice is scheduled sooner, and gets no more of the processor than others. A higher
+// priority would wake it for each packet at once, and let a flood of questions take the processor from the daemon.
 const childSlice = 100 * time.Microsecond
 
-// Exec starts cmd as a DNS process: it is ended with this one, however that ends, and can gain no privilege.
+// Exec starts cmd as a DNS process: it ends when this process ends for any reason, and can gain no privilege.
 func Exec(cmd *exec.Cmd) (Process, error) {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}
-	cmd.SysProcAttr.Setpgid = true // ^C in a terminal is for the daemon, which ends it in its order
+	cmd.SysProcAttr.Setpgid = true // ^C in a terminal is for the daemon, which stops the process in its shutdown order
 	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
 	p := &executed{cmd: cmd, done: make(chan struct{})}
 	started := make(chan error, 1)
 	go func() {
 		defer close(p.done)
-		// Pdeathsig is about the thread that has started it, and the settings below are the thread's and inherited. So
-		// the thread does nothing else, and ends with this goroutine.
+		// Pdeathsig depends on the thread that started the process, and the settings below belong to the thread and are
+		// inherited. So the thread does nothing else, and ends with this goroutine.
 		runtime.LockOSThread()
 		if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 			started <- fmt.Errorf("no_new_privs: %w", err)
@@ -43,14 +43,14 @@ func Exec(cmd *exec.Cmd) (Process, error) {
 		if err != nil {
 			return
 		}
-		// Of a process that is killed for want of memory, it should not be the first; only root may.
+		// When memory is short, the DNS process should not be killed first; only root may set this.
 		_ = os.WriteFile("/proc/"+strconv.Itoa(cmd.Process.Pid)+"/oom_score_adj", []byte("-900"), 0)
 		_ = cmd.Wait()
 	}()
 	return p, <-started
 }
 
-// shortTurns sets childSlice for this thread and what it starts.
+// shortTurns sets childSlice for this thread and the processes that it starts.
 func shortTurns() error {
 	attr, err := unix.SchedGetAttr(0, 0)
 	if err != nil {
@@ -68,7 +68,7 @@ type executed struct {
 func (p *executed) Done() <-chan struct{} { return p.done }
 func (p *executed) Kill()                 { p.cmd.Process.Kill() }
 
-// AdmitOwner returns a check that who connects is the user that owns the socket at path, or root.
+// AdmitOwner returns a check that a connecting process runs as root or as the user that owns the socket at path.
 func AdmitOwner(path string) func(net.Conn) error {
 	return func(conn net.Conn) error {
 		info, err := os.Stat(path)
@@ -101,7 +101,7 @@ func AdmitOwner(path string) func(net.Conn) error {
 	}
 }
 
-// NewTableFile makes a file of memory for a Table.
+// NewTableFile makes a file in memory for a Table.
 func NewTableFile() (*os.File, error) {
 	fd, err := unix.MemfdCreate("casemate-dns-table", unix.MFD_CLOEXEC)
 	if err != nil {
@@ -110,8 +110,8 @@ func NewTableFile() (*os.File, error) {
 	return os.NewFile(uintptr(fd), "table"), nil
 }
 
-// Keep gives the service manager a file for the next process (sd_notify(3), FDSTORE), under the file's name.
-func Keep(f *os.File) error {
+// StoreFile stores a file with the service manager for the next process (sd_notify(3), FDSTORE), under the file's name.
+func StoreFile(f *os.File) error {
 	path := os.Getenv("NOTIFY_SOCKET")
 	if path == "" {
 		return errors.New("there is no service manager")
@@ -126,7 +126,7 @@ func Keep(f *os.File) error {
 	return os.NewSyscallError("sendmsg", err)
 }
 
-// punch gives a part of a file of memory back.
+// punch returns a part of a file in memory to the kernel.
 func punch(f *os.File, from, n int64) {
 	_ = unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, from, n)
 }

@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The process has short turns and the daemon's own priority, whoever the daemon is.
+// The process has short time slices and the daemon's own priority, for any daemon.
 func TestProcessHasShortTurns(t *testing.T) {
 	ours, err := unix.SchedGetAttr(0, 0)
 	if err != nil {

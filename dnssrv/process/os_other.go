@@ -9,7 +9,7 @@ import (
 	"os/exec"
 )
 
-// Exec starts cmd as a DNS process. It ends when its connection does.
+// Exec starts cmd as a DNS process. The process ends when its connection does.
 func Exec(cmd *exec.Cmd) (Process, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, err
@@ -30,15 +30,15 @@ type executed struct {
 func (p *executed) Done() <-chan struct{} { return p.done }
 func (p *executed) Kill()                 { p.cmd.Process.Kill() }
 
-// AdmitOwner and what follows are for systemd.
+// AdmitOwner and the functions below need systemd.
 func AdmitOwner(string) func(net.Conn) error {
 	return func(net.Conn) error { return errors.ErrUnsupported }
 }
 
-// NewTableFile is Linux's.
+// NewTableFile needs Linux.
 func NewTableFile() (*os.File, error) { return nil, errors.ErrUnsupported }
 
-// Keep is systemd's.
-func Keep(*os.File) error { return errors.ErrUnsupported }
+// StoreFile needs systemd.
+func StoreFile(*os.File) error { return errors.ErrUnsupported }
 
 func punch(*os.File, int64, int64) {}

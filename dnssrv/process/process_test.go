@@ -25,6 +25,7 @@ import (
 	"go.uber.org/goleak"
 
 	"casemate/dnssrv"
+	"casemate/dnssrv/dnstest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -51,8 +52,9 @@ func whole(records map[string][]dnssrv.Record, nodes ...dnssrv.Node) dnssrv.Upda
 		Reset: true, Nodes: nodes, Origins: []string{"quay.io"}, Records: records,
 		Base: &dnssrv.Base{
 			Domain: "casemate.internal", Node: nodes[0].Name, TTL: 15 * time.Second,
-			Allow:   []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
-			Forward: []dnssrv.Forward{{Zone: "corp.example", Resolvers: []netip.AddrPort{netip.MustParseAddrPort("10.9.9.9:53")}}},
+			Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
+			Forward: []dnssrv.Forward{{Zone: "corp.example",
+				Resolvers: []netip.AddrPort{netip.MustParseAddrPort("10.9.9.9:53")}}},
 		},
 	}
 }
@@ -61,7 +63,7 @@ func a(name, value string) map[string][]dnssrv.Record {
 	return map[string][]dnssrv.Record{name: {{Name: name, Type: "A", Values: []string{value}, TTL: time.Minute}}}
 }
 
-// seen is a server that only notes what it is told.
+// seen is a server that only records its calls.
 type seen struct {
 	mu    sync.Mutex
 	list  []dnssrv.Update
@@ -114,8 +116,9 @@ func (s *seen) updates() []dnssrv.Update {
 
 func newTestServer(t testing.TB, d *seen) *server {
 	return &server{
-		log: testLog(t), dns: d, ready: make(chan struct{}), misses: make(chan miss, queuedMisses), noise: make(chan miss, queuedNoise),
-		cfg: Config{Notify: func(string) {}, Version: "v2"}, fail: func(error) {},
+		log: testLog(t), dns: d, ready: make(chan struct{}), misses: make(chan miss, queuedMisses),
+		noise: make(chan miss, queuedNoise),
+		cfg:   Config{Notify: func(string) {}, Version: "v2"}, fail: func(error) {},
 	}
 }
 
@@ -160,7 +163,7 @@ func TestTheStoryOfALink(t *testing.T) {
 		}
 
 		if _, err := l.Apply(whole(nil, node("n1", true))); err != nil {
-			t.Errorf("a change while nobody is connected: %v", err)
+			t.Errorf("a change without a connection: %v", err)
 		}
 		if l.Err() == nil {
 			t.Error("DNS is counted on before it was there")
@@ -192,7 +195,8 @@ func TestTheStoryOfALink(t *testing.T) {
 		s.miss(netip.MustParseAddr("10.0.0.9"), `odd\000.example`, "AAAA")
 		s.unneeded(netip.MustParseAddr("10.0.0.9"), "9.0.0.10.in-addr.arpa", "PTR")
 		synctest.Wait()
-		if want := []string{"10.0.0.9 nowhere.example A", `10.0.0.9 odd\000.example AAAA`}; !slices.Equal(misses, want) {
+		if want := []string{"10.0.0.9 nowhere.example A", `10.0.0.9 odd\000.example AAAA`}; !slices.Equal(
+			misses, want) {
 			t.Errorf("misses %q", misses)
 		}
 		if want := []string{"10.0.0.9 9.0.0.10.in-addr.arpa PTR"}; !slices.Equal(noise, want) {
@@ -208,12 +212,12 @@ func TestTheStoryOfALink(t *testing.T) {
 			t.Errorf("a process that is started anew is missed: %v", err)
 		}
 		time.Sleep(2 * time.Second)
-		if err := l.Err(); err == nil || !strings.Contains(err.Error(), "the DNS process is away since") {
+		if err := l.Err(); err == nil || !strings.Contains(err.Error(), "the DNS process is disconnected since") {
 			t.Errorf("%v", err)
 		}
 		connect()
 		if _, err := l.Apply(dnssrv.Update{Records: a("c.example", "10.1.1.3")}); !errors.Is(err, ErrReset) {
-			t.Errorf("a change of what a new process does not have: %v", err)
+			t.Errorf("a change to a new process without a table: %v", err)
 		}
 		if _, err := l.Apply(whole(a("c.example", "10.1.1.3"), node("n1", true))); err != nil || l.Err() != nil {
 			t.Errorf("%v, %v", err, l.Err())
@@ -348,7 +352,8 @@ func TestTheNodeOfASilentDaemonGoesOut(t *testing.T) {
 		time.Sleep(beatEvery)
 		is("after five", "n2")
 		// What comes late from a daemon that does not beat does not bring it back; only who hears of it does.
-		if _, err := s.apply(dnssrv.Update{Nodes: []dnssrv.Node{node("n1", true), node("n2", false), node("n3", true)}}, false); err != nil {
+		if _, err := s.apply(dnssrv.Update{Nodes: []dnssrv.Node{node("n1", true), node("n2", false), node("n3", true)}},
+			false); err != nil {
 			t.Fatal(err)
 		}
 		is("with other health", "n3")
@@ -469,10 +474,10 @@ func TestAChangeInSeveralUpdates(t *testing.T) {
 	})
 }
 
-// TestASlowReaderLosesMisses, and nobody waits for it.
+// TestASlowReaderLosesMisses: a slow reader loses misses and does not block the process.
 func TestASlowReaderLosesMisses(t *testing.T) {
 	s := newTestServer(t, &seen{})
-	daemons, process := net.Pipe() // nobody reads
+	daemons, process := net.Pipe() // no reader
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	wg.Go(func() { s.session(ctx, process) })
@@ -491,7 +496,7 @@ func TestASlowReaderLosesMisses(t *testing.T) {
 	wg.Wait()
 }
 
-// TestAnUpdateInParts: however large, it is the same behind the wire, and no part is larger than a frame may be.
+// TestAnUpdateInParts: an update of any size is the same after the transfer, and no part exceeds a frame.
 func TestAnUpdateInParts(t *testing.T) {
 	big := whole(map[string][]dnssrv.Record{}, node("n1", true), node("n2", false))
 	for i := range 5000 {
@@ -589,10 +594,14 @@ func TestWhatBreaksTheProtocol(t *testing.T) {
 		"many misses":        frames(kindHello, hi, kindMisses, make([]miss, maxMisses+1)),
 		"a miss of nobody":   frames(kindHello, hi, kindMisses, []miss{{Name: "x", Type: "A"}}),
 		"a miss of a line":   frames(kindHello, hi, kindMisses, []miss{{netip.MustParseAddr("10.0.0.1"), "x\ny", "A"}}),
-		"a miss of a book":   frames(kindHello, hi, kindMisses, []miss{{netip.MustParseAddr("10.0.0.1"), strings.Repeat("x", 2000), "A"}}),
-		"labels for metrics": frames(kindHello, hi, kindStats, stats{Stats: dnssrv.Stats{Answers: map[string]uint64{"x\"}": 1}}}),
+		"a miss of a book": frames(kindHello, hi, kindMisses,
+			[]miss{{netip.MustParseAddr("10.0.0.1"), strings.Repeat("x", 2000), "A"}}),
+		"labels for metrics": frames(kindHello, hi, kindStats,
+			stats{Stats: dnssrv.Stats{Answers: map[string]uint64{"x\"}": 1}}}),
 	} {
-		if err := playProcess(t, in, func(string) { t.Errorf("from the process: %s: a miss was taken", what) }); err == nil || errors.Is(err, io.EOF) {
+		if err := playProcess(t, in, func(string) {
+			t.Errorf("from the process: %s: a miss was taken", what)
+		}); err == nil || errors.Is(err, io.EOF) {
 			t.Errorf("from the process: %s: %v", what, err)
 		}
 	}
@@ -625,7 +634,8 @@ func playProcess(t testing.TB, in []byte, miss func(string)) error {
 func FuzzFromTheDaemon(f *testing.F) {
 	first, _ := encode(kindHello, hello{Protocol: protocol})
 	f.Add([]byte(""))
-	for _, u := range []dnssrv.Update{whole(a("a.example", "10.1.1.1"), node("n1", true)), {Records: map[string][]dnssrv.Record{"a.example": nil}}} {
+	for _, u := range []dnssrv.Update{whole(a("a.example", "10.1.1.1"), node("n1", true)), {
+		Records: map[string][]dnssrv.Record{"a.example": nil}}} {
 		var in []byte
 		split(1, u, false, func(p part) error {
 			b, err := encode(kindUpdate, p)
@@ -674,8 +684,8 @@ func FuzzFromTheProcess(f *testing.F) {
 	})
 }
 
-// TestARestartKeepsTheTable: whenever the process is killed, the next one answers from the updates of before or those of
-// after.
+// TestARestartKeepsTheTable: if the process is killed at any moment, the next one answers from the old or from the new
+// updates.
 func TestARestartKeepsTheTable(t *testing.T) {
 	file, err := os.Create(filepath.Join(t.TempDir(), "table"))
 	if err != nil {
@@ -703,7 +713,7 @@ func TestARestartKeepsTheTable(t *testing.T) {
 		return in
 	}
 	first, _ := encode(kindHello, hello{Protocol: protocol})
-	// life is a process that hears this and is killed then; after is what the next one begins with.
+	// life is a process that receives this and is killed then; after is the table of the next one.
 	life := func(in ...[]byte) {
 		s := newTestServer(t, &seen{})
 		s.cfg.Table = open()
@@ -787,7 +797,7 @@ type running struct {
 
 func serve(t *testing.T, cfg Config) *running {
 	t.Helper()
-	conns, ln, err := dnssrv.Listen("127.0.0.1:0", 1)
+	conns, ln, err := dnstest.Listen("127.0.0.1:0", 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -871,7 +881,7 @@ func TestQuestionsWaitForTheFirstTable(t *testing.T) {
 	}
 }
 
-// TestStoppedForGood: a node that was removed forgets what it answered.
+// TestStoppedForGood: a node that was removed forgets its table.
 func TestStoppedForGood(t *testing.T) {
 	file, err := os.Create(filepath.Join(t.TempDir(), "table"))
 	if err != nil {
@@ -896,7 +906,7 @@ func TestStoppedForGood(t *testing.T) {
 		t.Fatal(err)
 	}
 	if table.end == table.start {
-		t.Error("the table is not kept")
+		t.Error("the table is not stored")
 	}
 	l.StopForGood(context.Background())
 	if err := r.wait(); !errors.Is(err, ErrStopped) {

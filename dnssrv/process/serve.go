@@ -20,40 +20,40 @@ import (
 )
 
 const (
-	// awayBeats without a word mean that the daemon does not serve: clients are sent to other nodes.
+	// awayBeats without a frame mean that the daemon does not serve: clients are sent to other nodes.
 	awayBeats = 5
 	// waitForTable is how long questions wait for the first table. After that they are answered with SERVFAIL, which
 	// sends clients to the next bastion.
 	waitForTable = 10 * time.Second
-	// queuedMisses wait for a daemon that does not read; more are lost and counted.
+	// queuedMisses is how many misses wait for a daemon that does not read; more are lost and counted.
 	queuedMisses = 4096
-	// queuedNoise is the same of what tells of nothing missing, which is not counted.
+	// queuedNoise is the same bound for noise, whose losses are not counted.
 	queuedNoise = 512
 )
 
-// ErrStopped is what Serve returns when the daemon has told it to stop for good.
-var ErrStopped = errors.New("the daemon says that this node is no member any more")
+// ErrStopped is returned by Serve when the daemon has told it to stop for good.
+var ErrStopped = errors.New("the daemon says that this node is no longer a member")
 
-// Config is what the process is made of. Sockets and connections become the process's.
+// Config configures the process. Serve owns the sockets and connections.
 type Config struct {
 	Log *slog.Logger
-	// Level follows what the daemon says; nil does not.
+	// Level follows the level that the daemon sends; nil ignores it.
 	Level *slog.LevelVar
-	// Version is what the other end is told.
+	// Version is sent to the other end.
 	Version string
 	UDP     []*net.UDPConn
 	TCP     []net.Listener
-	// Peer is the connection to the daemon that started this process, which ends with it.
+	// Peer is the connection to the daemon that started this process. The process ends with it.
 	Peer net.Conn
-	// Link is where daemons connect, one after the other; the newest counts. It is used if Peer is nil.
+	// Link is where daemons connect, one after the other; the newest replaces the others. It is used if Peer is nil.
 	Link net.Listener
-	// Admit says why a connection at Link is refused; nil admits all.
+	// Admit returns why a connection at Link is refused; nil accepts all.
 	Admit func(net.Conn) error
-	// Table keeps what is answered from for the next process; nil does not.
+	// Table stores the answers for the next process; nil stores nothing.
 	Table *Table
-	// Notify tells the service manager; nil: there is none.
+	// Notify sends a state to the service manager; nil: there is none.
 	Notify func(state string)
-	// Watchdog is how often the service manager wants to hear that questions are answered; 0: never.
+	// Watchdog is how often the service manager must be told that questions are answered; 0: never.
 	Watchdog time.Duration
 }
 
@@ -72,17 +72,18 @@ type server struct {
 	noise  chan miss
 	lost   atomic.Uint64 // misses
 
-	silent atomic.Int32 // beats since the daemon was heard
+	silent atomic.Int32 // beats since the last frame of the daemon
 
-	mu     sync.Mutex // guards what follows, and the order of tables
+	mu     sync.Mutex // guards the fields below, and the order of tables
 	domain string
 	self   string
-	nodes  []dnssrv.Node // as the daemon says
-	away   bool          // this node is taken out
-	coming bool          // a change has begun that goes on in the next update
+	nodes  []dnssrv.Node // as the daemon sent them
+	away   bool          // this node is removed from the answers
+	coming bool          // a change has begun that continues in the next update
 }
 
-// Serve answers DNS until ctx is done, which is no error, the daemon that owns it is gone, or a socket breaks.
+// Serve answers DNS until ctx is done, which is no error, until the daemon that owns it is gone, or until a socket
+// fails.
 func Serve(ctx context.Context, cfg Config) error {
 	s := &server{
 		cfg: cfg, log: cfg.Log, ready: make(chan struct{}), misses: make(chan miss, queuedMisses),
@@ -109,7 +110,7 @@ func Serve(ctx context.Context, cfg Config) error {
 		})
 	}
 	if err := s.restore(); err != nil {
-		s.log.Warn("the table of before cannot be used, questions wait for the daemon", "error", err)
+		s.log.Warn("the stored table cannot be used, questions wait for the daemon", "err", err)
 	}
 	if cfg.Peer != nil {
 		start(func(ctx context.Context) error {
@@ -130,7 +131,7 @@ func Serve(ctx context.Context, cfg Config) error {
 		start(s.watchdog)
 	}
 	s.cfg.Notify("READY=1")
-	s.say()
+	s.reportStatus()
 	<-ctx.Done()
 	s.cfg.Notify("STOPPING=1")
 	wg.Wait()
@@ -140,7 +141,7 @@ func Serve(ctx context.Context, cfg Config) error {
 	return nil
 }
 
-// answer reads questions, from the first table on.
+// answer reads questions once there is a table.
 func (s *server) answer(ctx context.Context, dns *dnssrv.Server) error {
 	late := time.NewTimer(waitForTable)
 	defer late.Stop()
@@ -184,7 +185,7 @@ func (s *server) answer(ctx context.Context, dns *dnssrv.Server) error {
 	}
 }
 
-// apply changes the table, and keeps this node out of it while the daemon is away.
+// apply changes the table. While the daemon is away, it removes this node from the answers.
 func (s *server) apply(u dnssrv.Update, continues bool) (conflicts []string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -212,7 +213,7 @@ func (s *server) apply(u dnssrv.Update, continues bool) (conflicts []string, err
 	if s.coming = u.More; s.coming {
 		return nil, nil
 	}
-	if continues { // the daemon may have gone away, or come back, since its nodes came
+	if continues { // the daemon may have gone away or returned since its nodes arrived
 		s.applyHealth()
 	}
 	select {
@@ -223,7 +224,7 @@ func (s *server) apply(u dnssrv.Update, continues bool) (conflicts []string, err
 	return conflicts, nil
 }
 
-// without is nodes with one of them not healthy. If no other one is, it is answered with all the same (dnssrv.Node).
+// without returns nodes with one of them not healthy. If no other one is healthy, all are answered (dnssrv.Node).
 func without(nodes []dnssrv.Node, name string) []dnssrv.Node {
 	list := slices.Clone(nodes)
 	for i := range list {
@@ -232,7 +233,7 @@ func without(nodes []dnssrv.Node, name string) []dnssrv.Node {
 	return list
 }
 
-// watchDaemon counts beats that do not come.
+// watchDaemon counts missing beats.
 func (s *server) watchDaemon(ctx context.Context) error {
 	tick := time.NewTicker(beatEvery)
 	defer tick.Stop()
@@ -248,7 +249,7 @@ func (s *server) watchDaemon(ctx context.Context) error {
 	}
 }
 
-// heard notes that the daemon is there.
+// heard records that the daemon is alive.
 func (s *server) heard() {
 	if s.silent.Swap(0) >= awayBeats {
 		s.setAway(false)
@@ -263,21 +264,21 @@ func (s *server) setAway(away bool) {
 	}
 	s.away = away
 	others := slices.ContainsFunc(s.nodes, func(n dnssrv.Node) bool { return n.Healthy && n.Name != s.self })
-	if !s.coming { // else the end of the change does it
+	if !s.coming { // otherwise the end of the change applies it
 		s.applyHealth()
 	}
 	switch {
 	case !away:
 		s.log.Info("the daemon is back")
 	case others:
-		s.log.Warn("the daemon says nothing: clients are sent to other nodes, answers go on", "seconds", awayBeats)
+		s.log.Warn("the daemon is silent: clients are sent to other nodes, answers continue", "seconds", awayBeats)
 	default:
-		s.log.Warn("the daemon says nothing: answers go on from the last table", "seconds", awayBeats)
+		s.log.Warn("the daemon is silent: answers continue from the last table", "seconds", awayBeats)
 	}
-	s.sayLocked()
+	s.reportStatusLocked()
 }
 
-// applyHealth takes up whether the daemon is away. s.mu is held, and no change is under way.
+// applyHealth applies whether the daemon is away. s.mu is held, and no change is in progress.
 func (s *server) applyHealth() {
 	if s.nodes == nil {
 		return
@@ -287,11 +288,11 @@ func (s *server) applyHealth() {
 		nodes = without(nodes, s.self)
 	}
 	if _, err := s.dns.Apply(dnssrv.Update{Nodes: nodes}); err != nil {
-		s.log.Error("this node's health cannot be taken up", "error", err)
+		s.log.Error("this node's health cannot be applied", "err", err)
 	}
 }
 
-// abandon drops a change that does not go on.
+// abandon drops a change that will not continue.
 func (s *server) abandon() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -303,25 +304,25 @@ func (s *server) abandon() {
 	s.applyHealth()
 }
 
-// say tells systemctl status how it is.
-func (s *server) say() {
+// reportStatus sends the status line of systemctl status.
+func (s *server) reportStatus() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.sayLocked()
+	s.reportStatusLocked()
 }
 
-func (s *server) sayLocked() {
+func (s *server) reportStatusLocked() {
 	state := "answering"
 	switch {
 	case s.nodes == nil:
 		state = "waiting for the daemon's first table (systemctl status casemate)"
 	case s.away:
-		state = "answering from the last table, the daemon says nothing (systemctl status casemate)"
+		state = "answering from the last table, the daemon is silent (systemctl status casemate)"
 	}
 	s.cfg.Notify("STATUS=" + state)
 }
 
-// accept takes daemons, one after the other.
+// accept accepts daemons, one after the other.
 func (s *server) accept(ctx context.Context) error {
 	defer s.cfg.Link.Close()
 	defer context.AfterFunc(ctx, func() { s.cfg.Link.Close() })()
@@ -340,7 +341,7 @@ func (s *server) accept(ctx context.Context) error {
 		}
 		if err != nil {
 			if failed++; failed&(failed-1) == 0 {
-				s.log.Warn("a daemon's connection is not accepted", "error", err, "failed", failed)
+				s.log.Warn("a daemon's connection is not accepted", "err", err, "failed", failed)
 			}
 			select {
 			case <-ctx.Done():
@@ -350,12 +351,12 @@ func (s *server) accept(ctx context.Context) error {
 		}
 		if s.cfg.Admit != nil {
 			if err := s.cfg.Admit(conn); err != nil {
-				s.log.Warn("a connection is refused", "error", err)
+				s.log.Warn("a connection is refused", "err", err)
 				conn.Close()
 				continue
 			}
 		}
-		end() // the newest counts
+		end() // the newest connection counts
 		own, cancel := context.WithCancel(ctx)
 		done := make(chan struct{})
 		go func() {
@@ -365,7 +366,7 @@ func (s *server) accept(ctx context.Context) error {
 			case errors.Is(err, ErrStopped):
 				s.fail(err)
 			case own.Err() == nil:
-				s.log.Info("the daemon is gone, answers go on", "error", err)
+				s.log.Info("the daemon is gone, answers continue", "err", err)
 			}
 		}()
 		end = func() { cancel(); <-done }
@@ -422,13 +423,13 @@ func (s *server) session(ctx context.Context, conn net.Conn) error {
 	if err := h.check(); err != nil {
 		return err
 	}
-	if s.cfg.Peer == nil { // else the daemon says so, in the same log
+	if s.cfg.Peer == nil { // with Peer, the daemon logs it, to the same log
 		s.log.Info("daemon connected", "version", h.Version)
 	}
 	s.heard()
 	defer s.abandon()
 	var j joiner
-	continues := false // the update that comes continues the one of before
+	continues := false // the next update continues the previous one
 	for {
 		k, body, err := readFrame(r, maxFrame)
 		if err != nil {
@@ -478,12 +479,12 @@ func (s *server) session(ctx context.Context, conn net.Conn) error {
 			a := applied{Seq: p.Seq}
 			conflicts, err := s.apply(u, continues)
 			if err != nil {
-				s.log.Error("a change cannot be taken up, answers go on as before", "error", err)
+				s.log.Error("a change cannot be applied, answers continue as before", "err", err)
 				a.Error = printable(err.Error())
 			} else if !u.More {
 				s.cfg.Table.commit()
 				if u.Reset {
-					s.say()
+					s.reportStatus()
 				}
 			}
 			a.Conflicts, a.More = sentences(conflicts)
@@ -499,7 +500,7 @@ func (s *server) session(ctx context.Context, conn net.Conn) error {
 	}
 }
 
-// sentences makes conflicts fit a frame.
+// sentences limits conflicts to what fits a frame.
 func sentences(list []string) (fit []string, more int) {
 	for i, c := range list {
 		if i == maxSentences {
@@ -510,7 +511,7 @@ func sentences(list []string) (fit []string, more int) {
 	return fit, 0
 }
 
-// printable makes what contains an operator's data a sentence.
+// printable makes a text with an operator's data printable.
 func printable(s string) string {
 	s = strings.Map(func(r rune) rune {
 		if r < ' ' || r == 0x7f {
@@ -524,7 +525,7 @@ func printable(s string) string {
 	return s
 }
 
-// report writes what there is to say: what was asked for first, then misses, and statistics with each beat.
+// report writes what there is to report: what was asked for first, then misses, and statistics with each beat.
 func (s *server) report(conn net.Conn, reports <-chan []byte, done <-chan struct{}) error {
 	tick := time.NewTicker(beatEvery)
 	defer tick.Stop()
@@ -557,7 +558,7 @@ func (s *server) report(conn net.Conn, reports <-chan []byte, done <-chan struct
 	}
 }
 
-// andMore returns first and what else waits, as many as fit into a frame.
+// andMore returns first and the other waiting misses, as many as fit into a frame.
 func andMore(first miss, waiting <-chan miss) []miss {
 	list := []miss{first}
 	for len(list) < maxMisses {
@@ -571,7 +572,7 @@ func andMore(first miss, waiting <-chan miss) []miss {
 	return list
 }
 
-// unneeded queues for the daemon what tells of nothing missing, and never waits.
+// unneeded queues noise for the daemon, and never blocks.
 func (s *server) unneeded(client netip.Addr, name, qtype string) {
 	m := miss{client, name, qtype}
 	if m.check() != nil {
@@ -583,7 +584,7 @@ func (s *server) unneeded(client netip.Addr, name, qtype string) {
 	}
 }
 
-// miss queues a miss for the daemon and never waits.
+// miss queues a miss for the daemon, and never blocks.
 func (s *server) miss(client netip.Addr, name, qtype string) {
 	m := miss{client, name, qtype}
 	if m.check() != nil {
@@ -613,7 +614,7 @@ func (s *server) addrs() (list []netip.AddrPort) {
 	return list[:min(len(list), maxAddrs)]
 }
 
-// restore begins with the table that the process before this one has left.
+// restore loads the table that the previous process left.
 func (s *server) restore() error {
 	var j joiner
 	continues := false
@@ -634,8 +635,9 @@ func (s *server) restore() error {
 	})
 }
 
-// watchdog tells the service manager that questions are answered, if they are. A process that does not answer is not
-// told of, and is started anew. As long as questions wait for the first table there is nothing to ask.
+// watchdog tells the service manager that questions are answered, if they are. If the process does not answer, no
+// message is sent, and the service manager restarts it. While questions wait for the first table, there is nothing to
+// check.
 func (s *server) watchdog(ctx context.Context) error {
 	tick := time.NewTicker(s.cfg.Watchdog / 4)
 	defer tick.Stop()
@@ -644,7 +646,7 @@ func (s *server) watchdog(ctx context.Context) error {
 		if err := s.alive(probe); err == nil {
 			s.cfg.Notify("WATCHDOG=1")
 		} else if ctx.Err() == nil {
-			s.log.Error("this process does not answer itself", "error", err)
+			s.log.Error("this process does not answer its own question", "err", err)
 		}
 		cancel()
 		select {

@@ -10,28 +10,28 @@ import (
 	"os"
 )
 
-// Table keeps what the process answers from in a file of memory that outlives it: the updates since the last one with
+// Table stores what the process answers from in a file in memory that outlives it: the updates since the last one with
 // Reset, as frames. All methods do nothing for nil.
 //
-// The file begins with a header that says where the updates begin and end. It is written last, in one piece, so a
-// process that is killed at any moment leaves the updates of before or those of after. What is not in between is given
-// back to the kernel.
+// The file begins with a header that says where the updates begin and end. It is written last, with one write, so a
+// process that is killed at any moment leaves either the old updates or the new ones. Space outside of them is returned
+// to the kernel.
 type Table struct {
 	f          *os.File
-	start, end int64 // of what the header says
-	from, to   int64 // of what is being written
-	base       int64 // length of what came with the last Reset
-	broken     bool  // what is being written cannot be kept
+	start, end int64 // as in the header
+	from, to   int64 // of the update being written
+	base       int64 // length of the updates with the last Reset
+	broken     bool  // the update being written cannot be stored
 }
 
 const (
 	tableMagic  = "csmtdns1" // of this format, and of protocol 1
-	tableHeader = 4096       // a page, so that all behind it can be given back
-	// slack is how much longer than a whole table its changes may be, before the daemon is asked for a whole one.
+	tableHeader = 4096       // a page, so that all pages after it can be returned
+	// slack is how much longer than a whole table its changes may be before the daemon is asked for a whole one.
 	slack = 1 << 20
 )
 
-// OpenTable takes a file that a Table was kept in, or an empty one.
+// OpenTable opens a file that holds a Table, or an empty one.
 func OpenTable(f *os.File) (*Table, error) {
 	t := &Table{f: f, start: tableHeader, end: tableHeader}
 	var h [24]byte
@@ -54,7 +54,7 @@ func OpenTable(f *os.File) (*Table, error) {
 	return t, nil
 }
 
-// replay gives the bodies of all frames.
+// replay yields the bodies of all frames.
 func (t *Table) replay(yield func(body []byte) error) error {
 	if t == nil {
 		return nil
@@ -74,7 +74,7 @@ func (t *Table) replay(yield func(body []byte) error) error {
 	}
 }
 
-// begin begins to write an update behind the others, or in their stead.
+// begin starts to write an update, after the others or replacing them.
 func (t *Table) begin(reset bool) {
 	if t == nil {
 		return
@@ -97,14 +97,14 @@ func (t *Table) add(body []byte) {
 	t.broken = err != nil
 }
 
-// commit makes what was written the table.
+// commit makes the written updates the table.
 func (t *Table) commit() {
 	if t == nil {
 		return
 	}
 	old := t.start
 	if t.broken {
-		t.forget() // an old table would be wrong, and a daemon sends a new one
+		t.forget() // an outdated table would be wrong, and a daemon sends a new one
 		return
 	}
 	t.end = t.to
@@ -137,7 +137,7 @@ func (t *Table) forget() {
 	t.f.Truncate(0)
 }
 
-// large says whether the changes have become longer than what they change.
+// large reports whether the changes are longer than the table that they change.
 func (t *Table) large() bool {
 	return t != nil && t.end-t.start > 2*t.base+slack
 }

@@ -1,5 +1,6 @@
 #!/bin/sh
-# After the files are in place: configure [OLD-VERSION] from dpkg, also if it was removed in between; 1 (install) or 2 (upgrade) from rpm.
+# Runs after the files are in place: configure [OLD-VERSION] from dpkg, also if it was removed in between; 1 (install)
+# or 2 (upgrade) from rpm.
 set -e
 
 upgrade=
@@ -15,7 +16,7 @@ elif ! id casemate >/dev/null 2>&1; then
     useradd --system --user-group --home-dir /var/lib/casemate --no-create-home --shell /usr/sbin/nologin casemate
 fi
 if command -v systemd-tmpfiles >/dev/null; then
-    systemd-tmpfiles --create casemate.conf || : # it has said why; a package is not broken by a directory, init looks again
+    systemd-tmpfiles --create casemate.conf || : # it has printed the reason; init checks the directory again
 else
     install -d -m 0750 -o casemate -g casemate /var/lib/casemate
 fi
@@ -23,23 +24,24 @@ fi
 if [ -d /run/systemd/system ]; then
     systemctl daemon-reload || :
     if [ -n "$upgrade" ]; then
-        # A clean stop hands leadership over and lets downloads end; the sockets stay with systemd meanwhile, so nobody is refused.
-        # DNS answers from its old process until the daemon is back, and takes its table along to the new one. Where DNS was
-        # still the daemon's, casemate.service starts the new unit.
+        # A clean stop transfers leadership and lets downloads end; systemd keeps the sockets open meanwhile, so no
+        # client is refused. The old DNS process answers until the daemon is back, and leaves its table to the new one.
+        # Where the daemon itself still answered DNS, casemate.service starts the new unit.
         dns=
         ! systemctl is-active --quiet casemate-dns.service || dns=yes
         systemctl try-restart casemate.service ||
-            echo "casemate did not come back after the upgrade: journalctl -u casemate says why" >&2
+            echo "casemate did not start after the upgrade: see journalctl -u casemate" >&2
         [ -z "$dns" ] || systemctl try-restart casemate-dns.service ||
-            echo "casemate's DNS did not come back after the upgrade: journalctl -u casemate-dns says why" >&2
+            echo "casemate's DNS did not start after the upgrade: see journalctl -u casemate-dns" >&2
     fi
 fi
 
 if [ -d /run/systemd/system ] && systemctl is-enabled --quiet casemate.service; then
-    exit 0 # it is set up
+    exit 0 # it is set up already
 fi
 if [ -d /var/lib/casemate/cluster ]; then
-    echo "Casemate is installed; its data from before is here. Start it with: systemctl enable --now casemate.service"
+    echo "Casemate is installed, and data of an earlier installation exists." \
+        "Start it with: systemctl enable --now casemate.service"
 else
     cat <<'EOF'
 Casemate is installed and does not run yet. Next, as root:

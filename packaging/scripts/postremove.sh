@@ -1,5 +1,6 @@
 #!/bin/sh
-# After the files went: remove, upgrade or purge from dpkg, 0 or 1 from rpm. Only a purge takes data away, and what init wrote.
+# Runs after the files were removed: remove, upgrade or purge from dpkg, 0 or 1 from rpm. Only a purge deletes data and
+# the files that init wrote.
 set -e
 
 dropins=/etc/systemd/system
@@ -8,14 +9,17 @@ if [ "$1" = purge ]; then
     own=$dropins/casemate.service.d/10-data.conf
     if [ -f "$own" ]; then
         data=$(sed -n 's/^ConditionPathExists=\(..*\)\/cluster$/\1/p' "$own" | sed 's/%%/%/g')
-        echo "casemate's data in $data stays: it is not where the package put it. It holds keys of the CA: erase it if nobody needs it any more" >&2
+        echo "casemate's data in $data stays: the package did not create that directory." \
+            "It contains keys of the CA: erase it if it is not needed any more" >&2
     fi
     if [ -L /var/lib/casemate ]; then
-        echo "casemate's data in $(readlink /var/lib/casemate) stays: /var/lib/casemate is a link. It holds keys of the CA: erase it if nobody needs it any more" >&2
+        echo "casemate's data in $(readlink /var/lib/casemate) stays: /var/lib/casemate is a link." \
+            "It contains keys of the CA: erase it if it is not needed any more" >&2
         rm -f /var/lib/casemate
     elif [ -d /var/lib/casemate ]; then
         # It may be a mount point, which cannot be removed and need not be.
-        find /var/lib/casemate -xdev -mindepth 1 ! -path /var/lib/casemate/lost+found -delete || echo "not all of /var/lib/casemate could be removed" >&2
+        find /var/lib/casemate -xdev -mindepth 1 ! -path /var/lib/casemate/lost+found -delete ||
+            echo "not all of /var/lib/casemate could be removed" >&2
         rmdir /var/lib/casemate 2>/dev/null || :
     fi
     rm -f "$own"

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Before the files go: remove or upgrade from dpkg, 0 (erase) or 1 (upgrade) from rpm. An upgrade stops nothing.
+# Runs before the files are removed: remove or upgrade from dpkg, 0 (erase) or 1 (upgrade) from rpm. An upgrade stops
+# nothing.
 set -e
 
 case "$1" in
@@ -8,6 +9,7 @@ remove | deconfigure | 0) ;;
 esac
 
 if [ -d /run/systemd/system ]; then
-    systemctl --no-reload disable --now casemate.service casemate-http.socket casemate-https.socket casemate-dns-udp.socket casemate-dns-tcp.socket || :
-    systemctl stop casemate-dns.service casemate-dns-link.socket || : # they come and go with the others
+    systemctl --no-reload disable --now casemate.service \
+        casemate-http.socket casemate-https.socket casemate-dns-udp.socket casemate-dns-tcp.socket || :
+    systemctl stop casemate-dns.service casemate-dns-link.socket || : # they start and stop with the others
 fi

@@ -21,7 +21,7 @@ import (
 func embed(s *Sessions) (app http.Handler, shutdown func() error, err error) {
 	registerDriver()
 	stopLogging := logTo(s.cfg.Log)
-	// NewApp answers a bad configuration by a panic.
+	// NewApp panics on a bad configuration.
 	defer func() {
 		if p := recover(); p != nil {
 			stopLogging()
@@ -70,14 +70,15 @@ type logrusHook struct{}
 
 func (logrusHook) Levels() []logrus.Level { return logrus.AllLevels }
 
-// clientsMistakes begin the lines that distribution writes as errors, or as information, about what a client did.
+// clientsMistakes are the beginnings of lines that distribution logs as errors, or as information, about a client's
+// mistake.
 var clientsMistakes = []string{
 	"response completed", "client disconnected", "Image index completeness", "error resolving upload",
 	"upload resumed at wrong offset", "unknown error reading request payload",
 }
 
-// Fire passes a line on. distribution logs each 4xx as an error and each request as information. Both are for debugging
-// here, where the edge has its own line for a request.
+// Fire passes a line on. distribution logs each 4xx as an error and each request as information. Both become debug
+// lines here, where the edge has its own line for a request.
 func (logrusHook) Fire(e *logrus.Entry) error {
 	log := logrusTarget.Load()
 	if log == nil {

@@ -13,7 +13,7 @@ import (
 	"github.com/sirupsen/logrus"
 )
 
-// lines is a slog handler that keeps what it is given.
+// lines is a slog handler that stores its records.
 type lines struct {
 	slog.Handler
 	mu   sync.Mutex

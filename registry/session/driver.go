@@ -20,14 +20,14 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// driverName is the name by which distribution's factory knows the driver, and with which its errors begin.
-// driverParameter is the parameter that carries the *Sessions.
+// driverName is the driver's name in distribution's factory and the prefix of its errors. driverParameter is the
+// parameter that carries the *Sessions.
 const (
 	driverName      = "casemate"
 	driverParameter = "sessions"
 )
 
-// driverRoot is where distribution keeps everything (registry/storage/paths.go).
+// driverRoot is the root of distribution's paths (registry/storage/paths.go).
 const driverRoot = "/docker/registry/v2"
 
 // driver is distribution's storage over the tree. Paths fall into four classes:
@@ -36,8 +36,8 @@ const driverRoot = "/docker/registry/v2"
 //   - repositories/…/link: a link in the tree at the same path whose bytes are the blob itself; distribution reads and
 //     writes the digest.
 //   - repositories/REPO/_uploads/ID/…: an upload session, on this node only.
-//   - anything else: a plain file below "driver/", small ones as records. distribution asks for none; its conformance
-//     test does.
+//   - anything else: a plain file below "driver/", small ones as records. distribution uses none; its conformance test
+//     does.
 type driver struct {
 	tree     Tree
 	sessions *table
@@ -46,11 +46,10 @@ type driver struct {
 
 type driverFactory struct{}
 
-// registerDriver makes the factory known once in the life of the process: distribution's registry of drivers panics at
-// a second time.
+// registerDriver registers the factory once per process: distribution's registry of drivers panics the second time.
 var registerDriver = sync.OnceFunc(func() { factory.Register(driverName, driverFactory{}) })
 
-// Create makes a driver over the *Sessions that the parameters carry.
+// Create makes a driver over the *Sessions in the parameters.
 func (driverFactory) Create(_ context.Context, parameters map[string]any) (storagedriver.StorageDriver, error) {
 	s, ok := parameters[driverParameter].(*Sessions)
 	if !ok || s == nil || s.cfg.Tree == nil {
@@ -70,10 +69,10 @@ const (
 	classUpload
 )
 
-// driverPath is a path understood.
+// driverPath is a parsed path.
 type driverPath struct {
 	class  pathClass
-	path   string        // as asked
+	path   string        // as requested
 	name   string        // in the tree
 	digest digest.Digest // of a blob; of a link's name, "" for a tag
 	repo   string        // of a link or an upload
@@ -81,7 +80,7 @@ type driverPath struct {
 	rest   string        // below the upload's directory: "", "data", "startedat", "hashstates/sha256/108"
 }
 
-// parse understands p; what is not an absolute clean path of plain elements is InvalidPathError.
+// parse parses p; a path that is not absolute, clean and of plain elements is an InvalidPathError.
 func (d *driver) parse(p string) (driverPath, error) {
 	if p == "/" {
 		return driverPath{path: p, name: "driver"}, nil
@@ -135,13 +134,13 @@ func (d *driver) parse(p string) (driverPath, error) {
 	return pl, nil
 }
 
-// history reports whether the link is one of a tag's index (every manifest that the tag ever was). The tree does not
-// keep these: nothing reads them, and they would keep every image that a tag ever was.
+// history reports whether the link is in a tag's index (every manifest that the tag ever pointed to). The tree does not
+// store these: nothing reads them, and they would hold every image that a tag ever pointed to.
 func (pl driverPath) history() bool {
 	return strings.Contains(pl.name, "/_manifests/tags/") && pl.digest != ""
 }
 
-// fail turns the tree's errors into the driver's, and remembers the others for the request (see call).
+// fail converts the tree's errors to the driver's, and records the others for the request (see call).
 func fail(ctx context.Context, p string, err error) error {
 	switch {
 	case err == nil:
@@ -151,14 +150,14 @@ func fail(ctx context.Context, p string, err error) error {
 	case errors.Is(err, fs.ErrInvalid):
 		return storagedriver.InvalidPathError{Path: p, DriverName: driverName}
 	}
-	noteError(ctx, err)
+	recordError(ctx, err)
 	return storagedriver.Error{DriverName: driverName, Detail: err}
 }
 
 // Name is "casemate".
 func (d *driver) Name() string { return driverName }
 
-// GetContent returns the bytes of a file; of a link, the digest that it names.
+// GetContent returns the bytes of a file; of a link, the digest that it points to.
 func (d *driver) GetContent(ctx context.Context, p string) ([]byte, error) {
 	pl, err := d.parse(p)
 	if err != nil {
@@ -196,7 +195,7 @@ func (d *driver) GetContent(ctx context.Context, p string) ([]byte, error) {
 	return b, fail(ctx, p, err)
 }
 
-// link returns the digest that a link names.
+// link returns the digest that a link points to.
 func (d *driver) link(pl driverPath) (string, error) {
 	fi, err := d.tree.Stat(pl.name)
 	if err != nil {
@@ -323,7 +322,7 @@ func (d *driver) Reader(ctx context.Context, p string, offset int64) (io.ReadClo
 	return r, nil
 }
 
-// Writer opens a file for writing; with append it goes on where it ended, if it was not committed or is empty.
+// Writer opens a file for writing; with append it continues at the end of a file that was not committed or is empty.
 func (d *driver) Writer(ctx context.Context, p string, append bool) (storagedriver.FileWriter, error) {
 	pl, err := d.parse(p)
 	if err != nil {
@@ -336,7 +335,7 @@ func (d *driver) Writer(ctx context.Context, p string, append bool) (storagedriv
 			return nil, fail(ctx, p, err)
 		}
 		u := &uploadWriter{ctx: ctx, d: d, key: pl.key, w: w}
-		noteWriter(ctx, u)
+		recordWriter(ctx, u)
 		return u, nil
 	case pl.class != classFile || p == "/":
 		return nil, storagedriver.InvalidPathError{Path: p, DriverName: driverName}
@@ -432,8 +431,8 @@ func (d *driver) List(ctx context.Context, p string) ([]string, error) {
 	return list, nil
 }
 
-// Move gives a file another name. A finished upload moved to a blob becomes that blob: this is where its bytes are put
-// on a majority of nodes.
+// Move renames a file. A finished upload that is moved to a blob becomes that blob: this step stores its bytes on a
+// majority of nodes.
 func (d *driver) Move(ctx context.Context, from, to string) error {
 	src, err := d.parse(from)
 	if err != nil {
@@ -483,7 +482,8 @@ func (d *driver) Move(ctx context.Context, from, to string) error {
 	}))
 }
 
-// Delete removes a file, or a directory with all below it. Blobs are not deleted: they go when nothing names them.
+// Delete removes a file, or a directory with everything below it. Blobs are not deleted: they are collected when no
+// name refers to them.
 func (d *driver) Delete(ctx context.Context, p string) error {
 	pl, err := d.parse(p)
 	if err != nil {
@@ -504,7 +504,7 @@ func (d *driver) Delete(ctx context.Context, p string) error {
 // RedirectURL never redirects.
 func (d *driver) RedirectURL(*http.Request, string) (string, error) { return "", nil }
 
-// Walk visits what is below p, directories before what is in them, in the order of their elements.
+// Walk visits everything below p, directories before their content, in the order of elements.
 func (d *driver) Walk(
 	ctx context.Context, p string, f storagedriver.WalkFn, options ...func(*storagedriver.WalkOptions),
 ) error {
@@ -526,7 +526,7 @@ func (u *uploadWriter) Write(p []byte) (int, error) {
 	}
 	n, err := u.w.Write(p)
 	if err != nil {
-		noteError(u.ctx, err)
+		recordError(u.ctx, err)
 	}
 	return n, err
 }

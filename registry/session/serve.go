@@ -10,13 +10,13 @@ import (
 	"sync"
 )
 
-// Request says what a request is about and who sends it.
+// Request describes a request and its user.
 type Request struct {
 	// ID is the session; its Upload is "" for a POST, which begins one.
 	ID
 	// User is who sends it; sessions are bounded for each.
 	User string
-	// Location turns a path of distribution's ("/v2/REPOSITORY/blobs/uploads/UPLOAD?_state=…") into the address that
+	// Location converts a path of distribution's ("/v2/REPOSITORY/blobs/uploads/UPLOAD?_state=…") to the address that
 	// the client must use.
 	Location func(path string) string
 }
@@ -36,7 +36,7 @@ func (s *Sessions) Serve(w http.ResponseWriter, req *http.Request, at Request) e
 	in.URL.RawQuery = q.Encode()
 	in.RequestURI = in.URL.RequestURI()
 	in.Body = call
-	// With the type of a form, distribution would take the body for one.
+	// With the type of a form, distribution would parse the body as one.
 	in.Header.Set("Content-Type", "application/octet-stream")
 	for _, h := range []string{"Content-Range", "Authorization", "Forwarded", "X-Forwarded-Proto", "X-Forwarded-Host",
 		"X-Forwarded-Port", "X-Forwarded-Prefix"} {
@@ -50,32 +50,32 @@ func (s *Sessions) Serve(w http.ResponseWriter, req *http.Request, at Request) e
 	return answer.end(call)
 }
 
-// call is one request while distribution serves it, and the body of that request. It is request-scoped, and travels
-// with the request's context through distribution to the driver.
+// call is one request while distribution serves it, and its body. It travels with the request's context through
+// distribution to the driver.
 type call struct {
 	user string
 
 	body    io.ReadCloser
-	bodyErr error // of reading the body, which is the client's doing and not the tree's
+	bodyErr error // of reading the body: an error of the client, not of the tree
 
 	mu sync.Mutex
 	// err is the first error of the tree. distribution answers all of them with 500 and the internal text.
 	err error
-	// writers are the uploads that were opened. distribution does not close one whose address is of another moment, and
-	// then nobody could write it any more.
+	// writers are the uploads that were opened. distribution does not close an upload whose state is out of date, and
+	// then no other request could write it.
 	writers []*uploadWriter
 }
 
 type callKey struct{}
 
-// callOf returns the call that a context belongs to; nil where the driver is used without Serve.
+// callOf returns the call of a context; nil where the driver is used without Serve.
 func callOf(ctx context.Context) *call {
 	c, _ := ctx.Value(callKey{}).(*call)
 	return c
 }
 
-// noteError remembers what went wrong in the tree.
-func noteError(ctx context.Context, err error) {
+// recordError records an error of the tree.
+func recordError(ctx context.Context, err error) {
 	if c := callOf(ctx); c != nil {
 		c.mu.Lock()
 		defer c.mu.Unlock()
@@ -85,7 +85,7 @@ func noteError(ctx context.Context, err error) {
 	}
 }
 
-// userOf returns who sends the request that a context belongs to, "" if that is not known.
+// userOf returns the user of a context's request, "" if unknown.
 func userOf(ctx context.Context) string {
 	if c := callOf(ctx); c != nil {
 		return c.user
@@ -93,8 +93,8 @@ func userOf(ctx context.Context) string {
 	return ""
 }
 
-// noteWriter remembers an upload that was opened.
-func noteWriter(ctx context.Context, w *uploadWriter) {
+// recordWriter records an upload that was opened.
+func recordWriter(ctx context.Context, w *uploadWriter) {
 	if c := callOf(ctx); c != nil {
 		c.mu.Lock()
 		defer c.mu.Unlock()
@@ -135,9 +135,9 @@ func (c *call) Read(p []byte) (int, error) {
 
 func (c *call) Close() error { return c.body.Close() }
 
-// WriteTo is what io.Copy calls instead of reading the body. distribution copies a body into its own writer, which
+// WriteTo is called by io.Copy instead of reading the body. distribution copies a body into its own writer, which
 // hashes it before the driver gets it. The tree hashes it as well, and only the tree's digest is ever used. So the
-// bytes go to the scratch file here, and distribution's writer sees none.
+// bytes go directly to the scratch file here, and distribution's writer gets none.
 func (c *call) WriteTo(to io.Writer) (int64, error) {
 	body := struct{ io.Reader }{c} // without WriteTo, which io.Copy would call again
 	w := c.writer()
@@ -146,20 +146,20 @@ func (c *call) WriteTo(to io.Writer) (int64, error) {
 	}
 	n, err := io.Copy(w.w, body)
 	if err != nil && c.bodyErr == nil {
-		noteError(w.ctx, err)
+		recordError(w.ctx, err)
 	}
 	return n, err
 }
 
-// maxRefusal bounds what is read of a refusal of distribution's, in bytes.
+// maxRefusal bounds the bytes that are read of a refusal of distribution's.
 const maxRefusal = 16 << 10
 
-// answer passes on what distribution answers, unless that is an error.
+// answer passes on the answer of distribution, unless that is an error.
 type answer struct {
 	http.ResponseWriter
 	location func(string) string
 	wrote    bool
-	status   int    // of an error, which is kept back
+	status   int    // of an error, which is withheld
 	body     []byte // of an error
 }
 
@@ -192,7 +192,7 @@ func (a *answer) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// end completes the answer, or returns the error that was kept back.
+// end completes the answer, or returns the error that was withheld.
 func (a *answer) end(c *call) error {
 	if !a.wrote {
 		a.WriteHeader(http.StatusOK)

@@ -96,7 +96,7 @@ func (f full) ResumeBlob(id string) (BlobWriter, error) {
 	return fullWriter{w}, nil
 }
 
-// TestErrorsOfAnUpload: whoever causes an error, the caller gets it as it is, and the session can be continued.
+// TestErrorsOfAnUpload: the caller gets every error unchanged, and the session can be continued.
 func TestErrorsOfAnUpload(t *testing.T) {
 	broken := errors.New("connection reset")
 	for _, c := range []struct {
@@ -141,7 +141,7 @@ func TestErrorsOfAnUpload(t *testing.T) {
 	}
 }
 
-// TestRefusals: what distribution refuses comes back with its code and reason.
+// TestRefusals: a refusal of distribution is returned with its code and reason.
 func TestRefusals(t *testing.T) {
 	f := front{open(t, Config{Tree: treetest.New(t)}), t}
 	old := f.begin()

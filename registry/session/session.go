@@ -1,5 +1,5 @@
 // Package session serves the upload sessions of the registry (distribution-spec, "Pushing a blob in chunks"). It is the
-// registry's only door to distribution: nothing else of the registry knows that distribution is there.
+// only package of the registry that uses distribution.
 //
 // distribution's handlers answer POST, GET, PATCH and DELETE; a storage driver maps what they store to the tree. What
 // this package promises on top of them:
@@ -11,7 +11,7 @@
 //   - An error of the tree is returned as it is, and a refusal of distribution's as a *Refusal. Neither is written to
 //     the client, so the caller decides how an error looks.
 //
-// Finishing a session is the caller's: Acquire gives it the scratch file.
+// The caller finishes a session: Acquire returns its scratch file.
 package session
 
 import (
@@ -29,14 +29,14 @@ import (
 	"casemate/cluster/tree"
 )
 
-// Batch and BlobWriter are the tree's words.
+// Batch and BlobWriter are the tree's types.
 type (
 	Batch      = tree.Batch
 	BlobWriter = tree.BlobWriter
 )
 
-// Tree is what sessions and the storage driver need of the registry's subtree. The contract, errors included, is in
-// cluster/treetest.
+// Tree is the part of the registry's subtree that sessions and the storage driver use. The contract, errors included,
+// is in cluster/treetest.
 type Tree interface {
 	fs.StatFS
 	fs.ReadFileFS
@@ -53,8 +53,8 @@ type Config struct {
 	Tree Tree
 	// Secret signs the state that a session's address carries; the same on all nodes and after a restart.
 	Secret []byte
-	// Holds returns the digests of what a stored manifest of a repository must keep from being collected. It is asked
-	// when distribution itself stores a manifest, which only tests of the layout let it do. Nil: nothing.
+	// Holds returns the digests that a stored manifest of a repository must hold against collection. It is called when
+	// distribution itself stores a manifest, which only tests of the layout do. Nil: none.
 	Holds func(ctx context.Context, repository, manifest string) ([]string, error)
 	// Log receives distribution's log lines, those of the newest Sessions of the process. Nil: nothing is logged.
 	Log *slog.Logger
@@ -92,45 +92,45 @@ func Open(cfg Config) (*Sessions, error) {
 	return s, nil
 }
 
-// Close ends what runs besides requests; requests must have ended. Sessions can be continued after the next Open.
+// Close ends the background work; requests must have ended. Sessions can be continued after the next Open.
 func (s *Sessions) Close() error { return s.shutdown() }
 
-// ID names a session.
+// ID identifies a session.
 type ID struct {
 	Repository string // canonical
-	Upload     string // what distribution made: a UUID
+	Upload     string // made by distribution: a UUID
 }
 
-// ValidUpload reports whether an upload ID may be one: distribution makes UUIDs.
+// ValidUpload reports whether an upload ID is well-formed: distribution makes UUIDs.
 func ValidUpload(id string) bool {
 	return id != "" && len(id) <= 64 && strings.Trim(id, "0123456789abcdef-") == ""
 }
 
-// key names the scratch file of a session. It is a valid ID for CreateBlob whatever the repository is, and differs
-// between repositories, so that an upload is known in its own alone.
+// key returns the name of the session's scratch file. It is a valid ID for CreateBlob whatever the repository is, and
+// differs between repositories, so that an upload is known in its own repository only.
 func (id ID) key() string {
 	sum := sha256.Sum256([]byte(id.Repository))
 	return "upload-" + id.Upload + "-" + hex.EncodeToString(sum[:8])
 }
 
-// ErrBusy says that another request is using the session. The same request may be sent again.
+// ErrBusy means that another request is using the session. The same request may be sent again.
 var ErrBusy = errors.New("another request is writing this upload")
 
-// ErrBody says that the client's request ended before its body did.
+// ErrBody means that the client's request ended before its body did.
 var ErrBody = errors.New("the body ended early")
 
-// TooManyError says that a bound on unfinished uploads is reached. Its text says which.
+// TooManyError means that a bound on unfinished uploads is reached. Its text says which.
 type TooManyError struct{ reason string }
 
 func (e *TooManyError) Error() string { return e.reason }
 
-// Refusal is what distribution refuses a request with: a client's mistake.
+// Refusal is an error with which distribution refuses a request: a client's mistake.
 type Refusal struct {
 	Status int // 4xx
 	// Code and Message are those of the first error in distribution's answer (distribution-spec, "Error Codes"); "" if
 	// it gave none.
 	Code, Message string
-	// Reason is the error's detail if that is a text, else "".
+	// Reason is the error's detail if that is a text, otherwise "".
 	Reason string
 }
 

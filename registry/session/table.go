@@ -12,23 +12,23 @@ import (
 )
 
 const (
-	// maxSessions bounds the upload sessions that are in use within idleSession on this node; one more is refused.
+	// maxSessions bounds the upload sessions used within idleSession on this node; further ones are refused.
 	maxSessions = 4096
-	// shareOfSessions is how many of them one user may have: one more ends the one that was idle longest. So nobody's
-	// unfinished uploads keep others from pushing.
+	// shareOfSessions is how many of them one user may have: one more ends the one that was idle longest. So no user's
+	// unfinished uploads prevent others from pushing.
 	shareOfSessions = maxSessions / 4
-	// idleSession is how long a session may be without a request before this node forgets what it knows of it. Its
-	// bytes stay until the tree's own collection of old scratch files, and it can be continued until then.
+	// idleSession is how long a session may be without a request before this node forgets its state. Its bytes stay
+	// until the tree's collection of old scratch files, and it can be continued until then.
 	idleSession = time.Hour
-	// maxStates bounds the hash states that a session keeps.
+	// maxStates bounds the hash states of a session.
 	maxStates = 4
 )
 
-// table is what this process knows of the node's upload sessions. distribution opens and fills them through the storage
-// driver, and whoever finishes them acquires them.
+// table has the state of the node's upload sessions in this process. distribution opens and fills them through the
+// storage driver; the code that finishes them acquires them.
 //
-// A session is its scratch file: that survives a restart, and a session that this process does not know is read from
-// it. What is lost with the process is only distribution's own hash state, which nothing of ours needs.
+// A session is its scratch file: it survives a restart, and a session that this process does not know is read from it.
+// Only distribution's own hash state is lost with the process, and nothing here needs it.
 type table struct {
 	tree Tree
 	now  func() time.Time
@@ -36,14 +36,14 @@ type table struct {
 	mu       sync.Mutex
 	sessions map[string]*session // by key
 	open     map[string]int      // by user, how many of sessions
-	ended    map[string]uint64   // by user, sessions that were ended for another one; of those who have sessions
+	ended    map[string]uint64   // by user, sessions that were ended for newer ones; only of users that have sessions
 }
 
-// session is what is known of one upload. Its fields belong to table.mu. While it is acquired, the scratch file belongs
-// to who acquired it.
+// session is the state of one upload. Its fields are guarded by table.mu. While it is acquired, the scratch file
+// belongs to the request that acquired it.
 type session struct {
-	user     string            // who began it, "" where that is not known: after a restart, until its next request
-	started  string            // what distribution wrote: RFC 3339
+	user     string            // who began it, "" if unknown: after a restart, until its next request
+	started  string            // written by distribution: RFC 3339
 	states   map[string][]byte // distribution's hash states by path
 	acquired bool
 	size     int64 // of the scratch file when it was last released
@@ -55,7 +55,7 @@ func newTable(t Tree, now func() time.Time) *table {
 		ended: map[string]uint64{}}
 }
 
-// begin begins a session of a user, "" where nobody is known; its scratch file is made by acquire.
+// begin begins a session of a user, "" if unknown; acquire creates its scratch file.
 func (t *table) begin(user, key, started string) error {
 	t.mu.Lock()
 	gone, err := t.room(user)
@@ -66,8 +66,8 @@ func (t *table) begin(user, key, started string) error {
 	return errors.Join(err, t.remove(gone))
 }
 
-// Own says whose session it is, of one that was read from its scratch file. A user who has more than a share with it
-// loses the one that was idle longest.
+// Own sets the user of a session that was read from its scratch file. A user who exceeds the share with it loses the
+// session that was idle longest.
 func (t *table) Own(id ID, user string) error {
 	key := id.key()
 	t.mu.Lock()
@@ -87,7 +87,7 @@ func (t *table) Own(id ID, user string) error {
 	return t.remove(gone)
 }
 
-// add remembers a session. t.mu is held.
+// add records a session. t.mu is held.
 func (t *table) add(key string, s *session) {
 	t.forget(key)
 	t.sessions[key] = s
@@ -127,7 +127,7 @@ func (t *table) room(user string) (gone string, err error) {
 	if len(t.sessions) < maxSessions {
 		return "", nil
 	}
-	// Several users have all of them. The one with the most gives one up to one who has fewer.
+	// Several users have all of them. The user with the most loses one to a user with fewer.
 	most := user
 	for other, m := range n {
 		if other != "" && m > n[most]+1 {
@@ -157,7 +157,8 @@ func (t *table) evict(user string) (key string) {
 	return key
 }
 
-// remove removes the scratch file of a session that was ended, "" for none. Begun and never opened, it has none.
+// remove removes the scratch file of a session that was ended; "" does nothing. A session that was never opened has no
+// scratch file.
 func (t *table) remove(key string) error {
 	if key == "" {
 		return nil
@@ -172,20 +173,20 @@ func (t *table) remove(key string) error {
 	return err
 }
 
-// UserUsage is about the unfinished uploads of one user on this node.
+// UserUsage describes the unfinished uploads of one user on this node.
 type UserUsage struct {
-	// User is "" for uploads from before the last start that nobody continued since.
+	// User is "" for uploads from before the last start that no request has continued since.
 	User string `json:"user"`
 	Open int    `json:"open"`
-	// Bytes are those that were received when each was last written.
+	// Bytes are those received at the last write of each.
 	Bytes int64 `json:"bytes"`
-	// Idle is since when the one that is idle longest was not used.
+	// Idle is the time of the last use of the one that is idle longest.
 	Idle time.Time `json:"idle_since"`
 	// Ended is how many of the user's uploads were ended, each for a newer one.
 	Ended uint64 `json:"ended"`
 }
 
-// Usage is about the unfinished uploads of this node.
+// Usage describes the unfinished uploads of this node.
 type Usage struct {
 	Open  int `json:"open"`
 	Most  int `json:"most"`  // that there may be
@@ -228,8 +229,7 @@ func (t *table) Size(id ID) (int64, error) {
 	return size, err
 }
 
-// state reports what is known of a session, reading one that only its scratch file knows; fs.ErrNotExist if there is
-// none.
+// state returns the state of a session, reading it from its scratch file if necessary; fs.ErrNotExist if there is none.
 func (t *table) state(key string) (size int64, started string, err error) {
 	t.mu.Lock()
 	s, ok := t.sessions[key]
@@ -263,11 +263,11 @@ func (t *table) state(key string) (size int64, started string, err error) {
 	return s.size, s.started, nil
 }
 
-// Acquire gives the session's scratch file to the caller alone, who must call Release, or End after a Commit or a
-// Cancel. fs.ErrNotExist: there is no such session. ErrBusy: another request has it.
+// Acquire gives the caller exclusive use of the session's scratch file. The caller must call Release, or End after a
+// Commit or a Cancel. fs.ErrNotExist: there is no such session. ErrBusy: another request uses it.
 func (t *table) Acquire(id ID) (BlobWriter, error) { return t.acquire(id.key(), false) }
 
-// acquire is Acquire by key. create makes the scratch file, or makes it empty.
+// acquire is Acquire by key. create makes the scratch file, or empties it.
 func (t *table) acquire(key string, create bool) (BlobWriter, error) {
 	if _, _, err := t.state(key); err != nil {
 		return nil, err
@@ -275,7 +275,7 @@ func (t *table) acquire(key string, create bool) (BlobWriter, error) {
 	t.mu.Lock()
 	s, ok := t.sessions[key]
 	switch {
-	case !ok: // ended since
+	case !ok: // ended meanwhile
 		t.mu.Unlock()
 		return nil, fs.ErrNotExist
 	case s.acquired:
@@ -295,7 +295,7 @@ func (t *table) acquire(key string, create bool) (BlobWriter, error) {
 	defer t.mu.Unlock()
 	if err != nil {
 		s.acquired = false
-		if create || errors.Is(err, fs.ErrNotExist) { // begun and never opened, or collected because it was old
+		if create || errors.Is(err, fs.ErrNotExist) { // begun and never opened, or collected because of its age
 			t.forget(key)
 		}
 		return nil, err
@@ -338,9 +338,9 @@ func (t *table) cancel(key string) error {
 	return err
 }
 
-// putState keeps distribution's hash state; its name ends in the offset that it is for. Only the one at the size of the
-// file is ever used, so of many those with the highest offsets stay. For a session that has ended it is dropped:
-// distribution writes one more after it has cancelled, and that must not bring the session back.
+// putState stores distribution's hash state; its name ends in its offset. Only the one at the size of the file is ever
+// used, so of many those with the highest offsets stay. For a session that has ended it is dropped: distribution writes
+// one more after it has cancelled, and that must not recreate the session.
 func (t *table) putState(key, name string, data []byte) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

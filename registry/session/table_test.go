@@ -28,7 +28,7 @@ func fill(t *testing.T, s *table, user, key, text string) {
 	}
 }
 
-// TestAUserHasAShareOfUploads: nobody's unfinished uploads keep others from pushing.
+// TestAUserHasAShareOfUploads: no user's unfinished uploads prevent others from pushing.
 func TestAUserHasAShareOfUploads(t *testing.T) {
 	s := newTable(treetest.New(t), time.Now)
 	fill(t, s, "ann", "upload-ann", "hello")
@@ -46,7 +46,7 @@ func TestAUserHasAShareOfUploads(t *testing.T) {
 		got.Users[1].Bytes != 5 {
 		t.Errorf("%+v", got)
 	}
-	// Her own oldest one goes for a new one, with its bytes; those that are being written stay.
+	// Her own oldest one is replaced by a new one, with its bytes; those being written stay.
 	kept := "upload-eve-" + fmt.Sprint(maxSessions-1)
 	writing, err := s.acquire(kept, true)
 	if err != nil {
@@ -73,7 +73,7 @@ func TestAUserHasAShareOfUploads(t *testing.T) {
 	if n := len(s.sessions); n != 2*shareOfSessions {
 		t.Errorf("%d sessions of two users, want %d", n, 2*shareOfSessions)
 	}
-	// With all of them gone to several users, the one who has the most gives way.
+	// When several users have all of them, the user with most loses one.
 	for _, user := range []string{"bob", "joe"} {
 		for i := range shareOfSessions {
 			if err := s.begin(user, fmt.Sprint("upload-", user, i), "x"); err != nil {

@@ -45,7 +45,7 @@ func (r Retry) Do(ctx context.Context, op func() error, again func(err error) (f
 // Pause logs why an operation is repeated, and waits: at least for least, longer after more failures.
 func (r Retry) Pause(ctx context.Context, failures int, least time.Duration, err error, attrs ...any) error {
 	pause := max(least, backoff(max(1, failures)))
-	r.Log.Warn("retrying", append(attrs, "in", pause.Round(100*time.Millisecond), "error", err)...)
+	r.Log.Warn("retrying", append(attrs, "in", pause.Round(100*time.Millisecond), "err", err)...)
 	return r.wait(ctx, pause)
 }
 

@@ -38,7 +38,8 @@ func TestDoBody(t *testing.T) {
 			return tt.errs[min(n, len(tt.errs))-1]
 		})
 		if err != tt.want || n != tt.n || waits != n-1 {
-			t.Errorf("%s: got %v after %d attempts and %d pauses, want %v after %d", tt.name, err, n, waits, tt.want, tt.n)
+			t.Errorf("%s: got %v after %d attempts and %d pauses, want %v after %d", tt.name, err, n, waits,
+				tt.want, tt.n)
 		}
 	}
 	// A pause that ends early ends the retries.

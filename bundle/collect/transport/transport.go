@@ -21,7 +21,7 @@ import (
 )
 
 const (
-	maxRetryAfter = 5 * time.Minute // the longest Retry-After that is obeyed
+	maxRetryAfter = 5 * time.Minute // the longest Retry-After that is respected
 	stallTimeout  = 60 * time.Second
 )
 
@@ -105,7 +105,7 @@ func (p *Retrying) RoundTrip(req *http.Request) (*http.Response, error) {
 				return resp, nil
 			}
 			p.Retry.Log.Warn("retrying", "host", req.URL.Host, "path", req.URL.Path,
-				"error", &StatusError{Status: resp.StatusCode})
+				"err", &StatusError{Status: resp.StatusCode})
 			discard(resp)
 			continue
 		}

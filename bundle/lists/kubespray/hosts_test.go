@@ -55,7 +55,7 @@ func changes(from, to *Lists) []string {
 	return list
 }
 
-// A cluster wants what its inventory says, and what any of its hosts wants.
+// A cluster needs the content that its inventory selects, for each of its hosts.
 func TestKubesprayInventory(t *testing.T) {
 	plain, err := Read(os.DirFS("testdata/kubespray"), Options{})
 	if err != nil {
@@ -164,7 +164,7 @@ func TestKubesprayInventoryOfManyHosts(t *testing.T) {
 	}
 }
 
-// What stands beside the playbooks of the checkout counts too.
+// Variables beside the playbooks of the checkout count too.
 func TestKubesprayInventoryBesidePlaybooks(t *testing.T) {
 	in, err := ReadInventory("inv", mapFS(map[string]string{"hosts": "[kube_node]\nn1\n",
 		"group_vars/all.yml": "beacon_version: 1.5\n"}), "hosts")
@@ -232,7 +232,7 @@ func TestKubesprayInventoryUnreadable(t *testing.T) {
 			"docker.io/library/buoy:1.28-alpine\n") {
 		t.Errorf("got %v", err)
 	}
-	// What nothing asks for is no matter, and what is optional is a note.
+	// Unused variables do no harm, and optional ones cause a note.
 	k, _, err := withFiles(t, Options{}, map[string]string{"hosts": "[kube_node]\nn1\n",
 		"group_vars/all.yml": "password: !vault x\nkey: \"{{ lookup('password', 'x') }}\"\n" +
 			"lantern_install_url: !vault x\nlantern_chart_version: \"{{ lookup('env', 'X') }}\"\nansible_host_x: " +
@@ -255,8 +255,8 @@ func TestKubesprayInventoryUnreadable(t *testing.T) {
 	}
 }
 
-// The own names of the bastions, as their mirror mode writes them into an inventory, stand for what they mirror; every
-// other mirror is a name like any other.
+// The bastions' own names, as their mirror mode writes them into an inventory, denote what they mirror; every other
+// mirror is an ordinary name.
 func TestKubesprayInventoryMirrors(t *testing.T) {
 	plain, err := Read(os.DirFS("testdata/kubespray"), Options{})
 	if err != nil {
@@ -356,8 +356,7 @@ func TestKubesprayInventoryMirrors(t *testing.T) {
 	}
 }
 
-// Inventories in the checkout that were not given are noted, those that Kubespray ships only if somebody works with
-// them.
+// Inventories in the checkout that were not given are noted, those that Kubespray ships only if they were changed.
 func TestKubesprayInventoriesNotGiven(t *testing.T) {
 	sample := map[string]string{"inventory/sample/inventory.ini": "[kube_node]\n# n1\n",
 		"inventory/sample/group_vars/all/all.yml": "bin_dir: /usr/local/bin\n# beacon_version: 1.6\n",

@@ -55,7 +55,7 @@ func expandHosts(pattern string, most int) ([]string, error) {
 		return nil, err
 	}
 	if len(seq)*len(tails) > most {
-		return nil, fmt.Errorf("the host %.100q stands for more than %d hosts", pattern, most)
+		return nil, fmt.Errorf("the host %.100q expands to more than %d hosts", pattern, most)
 	}
 	names := make([]string, 0, len(seq)*len(tails))
 	for _, s := range seq {

@@ -62,7 +62,7 @@ func hostVars(t *testing.T, in *Inventory, host string, playbooks fs.FS) map[str
 	return vars
 }
 
-// Every place where a variable can stand wins over those before it: a ladder that is climbed down.
+// Every place of a variable overrides those before it, in Ansible's order.
 func TestInventoryPrecedence(t *testing.T) {
 	steps := []struct{ file, text string }{
 		{"hosts.ini", "[all:vars]\nx=%s\n"},
@@ -208,7 +208,7 @@ func TestInventoryHosts(t *testing.T) {
 	}
 }
 
-// Which files of a directory are read, and what is said of the others.
+// Which files of a directory are read, and the notes about the others.
 func TestInventoryFiles(t *testing.T) {
 	const vault = "$ANSIBLE_VAULT;1.1;AES256\n6162\n"
 	for _, c := range []struct {
@@ -340,7 +340,7 @@ func TestInventoryErrors(t *testing.T) {
 	}
 }
 
-// Whatever stands in the files, reading ends, without a panic and within the bounds.
+// For any content of the files, reading ends, without a panic and within the bounds.
 func FuzzInventory(f *testing.F) {
 	for _, s := range []string{"[a]\nn[1:3] x=1 y='b c'\n[b:children]\na\n[b:vars]\nz={'k': [1, (2,)]}\n",
 		"all: {hosts: {n: {x: 1}}, children: {a: {vars: {<<: {y: 2}}}}}",

@@ -1,6 +1,6 @@
-// Command demo is what `make run` runs: it starts a casemate on unprivileged ports of 127.0.0.1, puts a small image and
-// a file in under their upstream names, and fetches them by those names as a node would, with its resolver and its CA
-// and nothing else.
+// Command demo is what `make run` runs: it starts a casemate on unprivileged ports of 127.0.0.1, stores a small image
+// and a file under their upstream names, and fetches them by those names as a node would, with only its resolver and
+// its CA.
 package main
 
 import (
@@ -50,7 +50,7 @@ func main() {
 	defer stop()
 	switch err := run(ctx, *binary, *dir, *once); {
 	case ctx.Err() != nil:
-		fmt.Println("\nstopped") // also in the middle of the tour: that was wanted
+		fmt.Println("\nstopped") // also in the middle of the tour: the user asked for it
 	case err != nil:
 		fmt.Fprintln(os.Stderr, "demo:", err)
 		os.Exit(1)
@@ -118,7 +118,7 @@ listen:
 	defer log.Close()
 	daemon := exec.Command(n.binary, "serve", "--config", config)
 	daemon.Stdout, daemon.Stderr = log, log
-	// The daemon is stopped by us and not by the terminal's Ctrl-C, so that it is waited for.
+	// We stop the daemon, not the terminal's Ctrl-C, so that the demo waits for it.
 	daemon.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := daemon.Start(); err != nil {
 		return err
@@ -148,8 +148,8 @@ listen:
 	}
 }
 
-// lock makes a second demo in the same directory notice the first. The kernel takes the lock back when the process that
-// holds it ends, however it ends.
+// lock prevents a second demo in the same directory. The kernel releases the lock when the process that holds it ends
+// for any reason.
 func lock(dir string) (unlock func(), err error) {
 	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC, 0o644)
 	if err != nil {
@@ -162,20 +162,21 @@ func lock(dir string) (unlock func(), err error) {
 	return func() { f.Close() }, nil
 }
 
-// runsAlready says that another demo runs in the directory, and what to do with it. Who wanted a node has one, so this
-// is no error; who wanted a tour of a fresh one has none.
+// runsAlready reports that another demo runs in the directory, and what to do with it. For a user who wants a node this
+// is no error; for a tour of a fresh one it is.
 func (n *node) runsAlready(ctx context.Context, dir string, once bool) error {
 	if once {
 		return fmt.Errorf("casemate is already running in %s: stop it, or give another -dir", dir)
 	}
-	fmt.Printf("casemate is already running in %s; Ctrl-C where it was started stops it.\nTry:\n  %s --socket %s status\n",
+	fmt.Printf("casemate is already running in %s; Ctrl-C where it was started stops it.\nTry:\n  %s --socket %s "+
+		"status\n",
 		dir, n.binary, n.socket)
 	return ctx.Err()
 }
 
 func step(format string, args ...any) { fmt.Printf("• "+format+"\n", args...) }
 
-// ports finds three free ports, the usual ones if they are.
+// ports finds three free ports, preferably the usual ones.
 func ports() (http, https, dns string, err error) {
 	free := func(want string) (string, error) {
 		for _, addr := range []string{want, "127.0.0.1:0"} {
@@ -209,7 +210,7 @@ func (n *node) command(ctx context.Context, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// ready waits until `casemate status` says so.
+// ready waits until `casemate status` succeeds.
 func (n *node) ready(ctx context.Context, exited chan error, log string) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
@@ -272,7 +273,7 @@ func (n *node) tour(ctx context.Context) error {
 		return fmt.Errorf("file put: %w: %s", err, out)
 	}
 
-	fmt.Println("and now as a node, which has the resolver and the CA and nothing else:")
+	fmt.Println("and now as a node, with only the resolver and the CA:")
 	for _, host := range []string{"registry.k8s.io", "dl.k8s.io"} {
 		addrs, err := n.resolver().LookupHost(ctx, host)
 		if err != nil {
@@ -329,7 +330,7 @@ func (n *node) tour(ctx context.Context) error {
 	return nil
 }
 
-// user makes the user, or gives it this password if there is one of that name.
+// user makes the user, or sets the password if the user exists.
 func (n *node) user(ctx context.Context, user, password string) error {
 	var out []byte
 	for _, verb := range []string{"add", "passwd"} {
@@ -343,7 +344,7 @@ func (n *node) user(ctx context.Context, user, password string) error {
 	return fmt.Errorf("casemate user: %s", out)
 }
 
-// resolver asks the demo's DNS server and nobody else.
+// resolver returns a resolver that asks only the demo's DNS server.
 func (n *node) resolver() *net.Resolver {
 	return &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
 		var d net.Dialer
@@ -351,7 +352,7 @@ func (n *node) resolver() *net.Resolver {
 	}}
 }
 
-// dial finds the address by our DNS; the demo's ports stand for 443 and 80.
+// dial resolves the address by our DNS; the demo's ports replace 443 and 80.
 func (n *node) dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
@@ -417,7 +418,7 @@ func (n *node) examples(dir string) {
 		fmt.Println("casemate ca:", err)
 	}
 	fmt.Printf(`
-It stays up until Ctrl-C.
+It runs until Ctrl-C.
   DNS    %s (UDP and TCP)
   https  %s
   http   %s

@@ -13,7 +13,7 @@ import (
 	"testing"
 )
 
-// binfmt is where the kernel is told which program runs binaries of another architecture (binfmt_misc).
+// binfmt tells the kernel which program runs binaries of another architecture (binfmt_misc).
 const binfmt = "/proc/sys/fs/binfmt_misc"
 
 // emulateArm64 lets the kernel run arm64 binaries with Debian's qemu-user, as qemu-user-static sets it up where systemd

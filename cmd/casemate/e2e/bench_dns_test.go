@@ -89,7 +89,8 @@ zone:
 `+local.String()))
 	if len(names) <= 1000 {
 		add("dnsmasq", "127.0.0.1:28353", "dnsmasq", "-k", "-C", write("dnsmasq.conf",
-			"port=28353\nlisten-address=127.0.0.1\nbind-interfaces\nno-resolv\nno-hosts\nuser=root\nlocal=/#/\n"+zone.String()))
+			"port=28353\nlisten-address=127.0.0.1\nbind-interfaces\nno-resolv\nno-hosts\nuser=root\nlocal=/#/\n"+
+				zone.String()))
 		add("coredns", "127.0.0.1:28153", client(t, "coredns"), "-conf", write("Corefile",
 			".:28153 {\n bind 127.0.0.1\n file "+dir+"/root.zone .\n}\n"))
 	}
@@ -150,7 +151,9 @@ func TestBenchDNS(t *testing.T) {
 	}
 	hot := questions("hot", func(int) string { return upstreams[rand.IntN(len(upstreams))] })
 	absent := questions("absent", func(i int) string { return fmt.Sprintf("host%d.absent.example", i%10) })
-	random := questions("random", func(int) string { return fmt.Sprintf("%x.%x.example", rand.Uint64(), rand.Uint32()) })
+	random := questions("random", func(int) string {
+		return fmt.Sprintf("%x.%x.example", rand.Uint64(), rand.Uint32())
+	})
 	for _, c := range []struct {
 		what   string
 		file   string
@@ -172,7 +175,8 @@ func TestBenchDNS(t *testing.T) {
 					continue // it forks for each connection and serves a few at a time
 				}
 				r, u, l := dnsperf(t, s, c.file, c.args...)
-				rate[s.name], cpu[s.name], lost[s.name] = append(rate[s.name], r), append(cpu[s.name], u), append(lost[s.name], l)
+				rate[s.name], cpu[s.name], lost[s.name] = append(rate[s.name], r), append(cpu[s.name], u),
+					append(lost[s.name], l)
 			}
 		}
 		medians := map[string]float64{}
@@ -207,7 +211,8 @@ func TestBenchStarvation(t *testing.T) {
 	for range 100 {
 		wg.Go(func() {
 			for ctx.Err() == nil {
-				exec.CommandContext(ctx, "curl", "-fsSk", "--http1.1", "--connect-to", "::"+strings.TrimPrefix(b.tls, "https://"),
+				exec.CommandContext(ctx, "curl", "-fsSk", "--http1.1", "--connect-to",
+					"::"+strings.TrimPrefix(b.tls, "https://"),
 					"-o", "/dev/null", "https://registry.casemate.internal/v2/bench/p/blobs/"+digest.String()).Run()
 			}
 		})
@@ -335,7 +340,8 @@ func TestBenchNames(t *testing.T) {
 		awaitDNS(t, b.server, name)
 		wall, used = append(wall, time.Since(t0).Seconds()*1000), append(used, (b.cpu(t)-c0).Seconds()*1000)
 	}
-	fmt.Printf("BENCH 200 000 names  ready after %.2f s, RSS %.0f MiB (knot %.0f MiB), name set until answered %.0f ms, %.0f ms CPU\n",
+	fmt.Printf("BENCH 200 000 names  ready after %.2f s, RSS %.0f MiB (knot %.0f MiB), name set until answered %.0f "+
+		"ms, %.0f ms CPU\n",
 		took.Seconds(), b.rss(), knot.rss(), median(wall), median(used))
 	limit("200 000 own names, resident (Knot "+number(knot.rss())+")", "MiB", b.rss(), 150)
 	limit("200 000 own names, name set until it is answered", "ms", median(wall), 50)

@@ -30,7 +30,7 @@ import (
 // HTTP and TLS beside nginx and zot. Every row is measured in turns within a few seconds of its peer's, because other
 // work on the machine changes by the minute.
 
-// peerName is what the certificate of the peers is for.
+// peerName is the name in the peers' certificate.
 const peerName = "peer.casemate.internal"
 
 // peerCert has casemate's CA certify the peers, so that they send as many certificates, of the same kind of key.
@@ -76,7 +76,7 @@ func zot(t testing.TB, port int, cert, key string) (s server, ok bool) {
 	return s, true
 }
 
-// wrkRun is what wrk has measured, and what the server used meanwhile.
+// wrkRun is a result of wrk, and the server's usage meanwhile.
 type wrkRun struct {
 	rate, bytes float64 // a second
 	p99         time.Duration
@@ -86,7 +86,8 @@ type wrkRun struct {
 
 func wrk(t testing.TB, s server, conns, seconds int, url string, headers ...string) wrkRun {
 	t.Helper()
-	args := []string{"wrk", "--latency", "--timeout", "60s", "-t" + strconv.Itoa(min(2, conns)), "-c" + strconv.Itoa(conns), fmt.Sprintf("-d%ds", seconds)}
+	args := []string{"wrk", "--latency", "--timeout", "60s", "-t" + strconv.Itoa(min(2, conns)),
+		"-c" + strconv.Itoa(conns), fmt.Sprintf("-d%ds", seconds)}
 	for _, h := range headers {
 		args = append(args, "-H", h)
 	}
@@ -108,7 +109,8 @@ func wrk(t testing.TB, s server, conns, seconds int, url string, headers ...stri
 	r.p99, _ = time.ParseDuration(number(`99%\s+([\d.]+[a-z]+)`))
 	size := number(`Transfer/sec:\s+([\d.]+)`)
 	r.bytes, _ = strconv.ParseFloat(size, 64)
-	r.bytes *= map[string]float64{"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "": 1}[number(`Transfer/sec:\s+[\d.]+([KMG]?)B`)]
+	r.bytes *= map[string]float64{"K": 1 << 10, "M": 1 << 20, "G": 1 << 30,
+		"": 1}[number(`Transfer/sec:\s+[\d.]+([KMG]?)B`)]
 	return r
 }
 
@@ -130,15 +132,18 @@ func TestBenchManifestsZot(t *testing.T) {
 		for range rounds {
 			for _, s := range servers {
 				r := wrk(t, s, conns, 3, s.http+"/v2/bench/m/manifests/1", "Host: registry.casemate.internal",
-					"Accept: application/vnd.docker.distribution.manifest.v2+json, application/vnd.oci.image.manifest.v1+json")
+					"Accept: application/vnd.docker.distribution.manifest.v2+json, "+
+						"application/vnd.oci.image.manifest.v1+json")
 				rate[s.name] = append(rate[s.name], r.rate)
 				cpu[s.name] = append(cpu[s.name], r.cpu.Seconds()*1e6/r.requests)
 				p99[s.name] = append(p99[s.name], float64(r.p99)/1e6)
 			}
 		}
 		for _, s := range servers {
-			fmt.Printf("BENCH manifest, %3d connections  %-9s %7.0f req/s  %6.1f us CPU/req  p99 %7.2f ms  rate/zot %.2f  cpu/zot %.2f  p99/zot %.2f\n",
-				conns, s.name, median(rate[s.name]), median(cpu[s.name]), median(p99[s.name]), median(rate[s.name])/median(rate["zot"]),
+			fmt.Printf("BENCH manifest, %3d connections  %-9s %7.0f req/s  %6.1f us CPU/req  p99 %7.2f ms  rate/zot "+
+				"%.2f  cpu/zot %.2f  p99/zot %.2f\n",
+				conns, s.name, median(rate[s.name]), median(cpu[s.name]), median(p99[s.name]),
+				median(rate[s.name])/median(rate["zot"]),
 				median(cpu[s.name])/median(cpu["zot"]), median(p99[s.name])/median(p99["zot"]))
 		}
 		switch {
@@ -157,7 +162,8 @@ func TestBenchManifestsZot(t *testing.T) {
 func bigBlob(t testing.TB, b *bench, root string, size int64) (path string) {
 	t.Helper()
 	img := keep(t, randomImage(t, size, 1))
-	push(t, img, "registry.casemate.internal/bench/big:1", remote.WithTransport(b.transport()), remote.WithAuth(b.auth(t)))
+	push(t, img, "registry.casemate.internal/bench/big:1", remote.WithTransport(b.transport()),
+		remote.WithAuth(b.auth(t)))
 	layers, err := img.Layers()
 	if err != nil {
 		t.Fatal(err)
@@ -209,15 +215,18 @@ func TestBenchClients(t *testing.T) {
 			}
 		}
 		for _, s := range []server{b.server, n} {
-			fmt.Printf("BENCH blob %-5s, 64 clients  %-9s %5.2f GiB/s  %5.3f s CPU/GiB\n", c.label, s.name, median(speed[s.name]), median(cpu[s.name]))
+			fmt.Printf("BENCH blob %-5s, 64 clients  %-9s %5.2f GiB/s  %5.3f s CPU/GiB\n", c.label, s.name,
+				median(speed[s.name]), median(cpu[s.name]))
 		}
-		fmt.Printf("BENCH blob %-5s, 64 clients  casemate/nginx CPU %.2f\n", c.label, median(cpu["casemate"])/median(cpu["nginx"]))
-		less("blob "+c.label+", 64 clients", "s CPU a GiB", medians(cpu), map[string]float64{"http": 1.2, "https": 1}[c.label])
+		fmt.Printf("BENCH blob %-5s, 64 clients  casemate/nginx CPU %.2f\n", c.label,
+			median(cpu["casemate"])/median(cpu["nginx"]))
+		less("blob "+c.label+", 64 clients", "s CPU a GiB", medians(cpu),
+			map[string]float64{"http": 1.2, "https": 1}[c.label])
 	}
 }
 
-// shake makes one full handshake, with no session to resume, and waits until the server has closed as well.
-func shake(addr, name string, roots *x509.CertPool, curve tls.CurveID) error {
+// handshake makes one full handshake, with no session to resume, and waits until the server has closed as well.
+func handshake(addr, name string, roots *x509.CertPool, curve tls.CurveID) error {
 	tcp, err := net.DialTimeout("tcp", addr, time.Minute)
 	if err != nil {
 		return err
@@ -263,7 +272,7 @@ func TestBenchHandshakes(t *testing.T) {
 			for range 4 {
 				wg.Go(func() {
 					for range warm / 4 {
-						if err := shake(strings.TrimPrefix(p.tls, "https://"), p.name, nil, p.curve); err != nil {
+						if err := handshake(strings.TrimPrefix(p.tls, "https://"), p.name, nil, p.curve); err != nil {
 							t.Error(p.label, err)
 							return
 						}
@@ -275,15 +284,16 @@ func TestBenchHandshakes(t *testing.T) {
 		}
 	}
 	for _, p := range peers {
-		fmt.Printf("BENCH handshake, warm  %-26s %4.0f us CPU  /nginx %.2f\n", p.label, median(used[p.label]), median(used[p.label])/median(used["nginx, X25519"]))
+		fmt.Printf("BENCH handshake, warm  %-26s %4.0f us CPU  /nginx %.2f\n", p.label, median(used[p.label]),
+			median(used[p.label])/median(used["nginx, X25519"]))
 	}
 
 	less("handshake, warm", "µs CPU", map[string]float64{
 		"casemate": median(used["casemate, X25519"]), "nginx": median(used["nginx, X25519"]),
 	}, 1.1)
 
-	// Each origin is a name without a certificate so far. A second round of the same handshakes is what they cost
-	// without one being made.
+	// Each origin is a name without a certificate so far. A second round of the same handshakes measures their cost
+	// without issuing one.
 	cold := scaled(60, 20)
 	for i := range cold {
 		b.casemate(t, "origin", "add", fmt.Sprintf("cold%d.k8s.io", i))
@@ -291,19 +301,21 @@ func TestBenchHandshakes(t *testing.T) {
 	took := func() float64 {
 		before := b.cpu(t)
 		for i := range cold {
-			if err := shake(strings.TrimPrefix(b.tls, "https://"), fmt.Sprintf("cold%d.k8s.io", i), b.roots, tls.X25519); err != nil {
+			if err := handshake(strings.TrimPrefix(b.tls, "https://"), fmt.Sprintf("cold%d.k8s.io", i), b.roots,
+				tls.X25519); err != nil {
 				t.Fatal(err)
 			}
 		}
 		return (b.cpu(t) - before).Seconds() * 1e6 / float64(cold)
 	}
 	first, second := took(), took()
-	fmt.Printf("BENCH handshake, cold  %4.0f us CPU with the certificate being made, %4.0f us the second time: %4.0f us a certificate\n", first, second, first-second)
+	fmt.Printf("BENCH handshake, cold  %4.0f us CPU with the certificate being made, %4.0f us the second time: %4.0f "+
+		"us a certificate\n", first, second, first-second)
 	limit("a new certificate", "µs CPU", first-second, 1000)
 }
 
-// TestBenchSkopeo compares pushing 50 images that share four layers with skopeo, and then once more with crane into other
-// repositories, over https with a user (zot has none).
+// TestBenchSkopeo compares pushing 50 images that share four layers with skopeo, and then once more with crane into
+// other repositories, over https with a user (zot has none).
 func TestBenchSkopeo(t *testing.T) {
 	b := newBench(t)
 	b.start(t)
@@ -327,7 +339,8 @@ func TestBenchSkopeo(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(certs, "ca.crt"), pem, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	targets := []target{{b.server, strings.TrimPrefix(b.tls, "https://"), []string{"--dest-creds", "bench:a long password"}}}
+	targets := []target{{b.server, strings.TrimPrefix(b.tls, "https://"),
+		[]string{"--dest-creds", "bench:a long password"}}}
 	if z, ok := zot(t, 28743, cert, key); ok {
 		targets = append(targets, target{z, strings.TrimPrefix(z.http, "https://"), nil})
 	}
@@ -342,7 +355,8 @@ func TestBenchSkopeo(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		img, err := mutate.AppendLayers(mutate.MediaType(empty.Image, "application/vnd.oci.image.manifest.v1+json"), append(slices.Clone(shared), top...)...)
+		img, err := mutate.AppendLayers(mutate.MediaType(empty.Image, "application/vnd.oci.image.manifest.v1+json"),
+			append(slices.Clone(shared), top...)...)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -353,7 +367,8 @@ func TestBenchSkopeo(t *testing.T) {
 		for _, s := range targets {
 			before, began := s.cpu(t), time.Now()
 			for j, dir := range dirs {
-				args := append([]string{"skopeo", "copy", "-q", "--insecure-policy", "--dest-cert-dir", certs}, s.args...)
+				args := append([]string{"skopeo", "copy", "-q", "--insecure-policy", "--dest-cert-dir", certs},
+					s.args...)
 				must(t, append(args, "oci:"+dir, fmt.Sprintf("docker://%s/bench/s%d-%d:1", s.repo, i, j))...)
 			}
 			wall[s.name] = append(wall[s.name], time.Since(began).Seconds())
@@ -361,7 +376,8 @@ func TestBenchSkopeo(t *testing.T) {
 		}
 	}
 	for _, s := range targets {
-		fmt.Printf("BENCH skopeo, 50 images  %-9s %5.1f s  %5.2f s CPU  time/zot %.2f  cpu/zot %.2f\n", s.name, median(wall[s.name]), median(cpu[s.name]),
+		fmt.Printf("BENCH skopeo, 50 images  %-9s %5.1f s  %5.2f s CPU  time/zot %.2f  cpu/zot %.2f\n", s.name,
+			median(wall[s.name]), median(cpu[s.name]),
 			median(wall[s.name])/median(wall["zot"]), median(cpu[s.name])/median(cpu["zot"]))
 	}
 	if len(targets) > 1 {
@@ -382,7 +398,8 @@ func TestBenchSkopeo(t *testing.T) {
 			for w := range 4 {
 				wg.Go(func() {
 					for j := w; j < len(dirs); j += 4 {
-						cmd := exec.Command(client(t, "crane"), "push", dirs[j], fmt.Sprintf("%s/bench/c%d-%d:1", s.repo, i, j))
+						cmd := exec.Command(client(t, "crane"), "push", dirs[j],
+							fmt.Sprintf("%s/bench/c%d-%d:1", s.repo, i, j))
 						cmd.Env = append(os.Environ(), "SSL_CERT_FILE="+b.ca, "DOCKER_CONFIG="+root)
 						if out, err := cmd.CombinedOutput(); err != nil {
 							t.Errorf("crane push into %s: %v\n%s", s.name, err, out)
@@ -396,7 +413,8 @@ func TestBenchSkopeo(t *testing.T) {
 		}
 	}
 	for _, s := range targets {
-		fmt.Printf("BENCH crane x4, 50 images, blobs are here  %-9s %5.1f s  %5.2f s CPU\n", s.name, median(wall[s.name]), median(cpu[s.name]))
+		fmt.Printf("BENCH crane x4, 50 images, blobs are here  %-9s %5.1f s  %5.2f s CPU\n", s.name,
+			median(wall[s.name]), median(cpu[s.name]))
 	}
 	if len(targets) > 1 {
 		less("crane x4 pushes 50 images of blobs that are here", "s", medians(wall), 1.2)
@@ -404,13 +422,15 @@ func TestBenchSkopeo(t *testing.T) {
 	}
 }
 
-// manyPulls has four curl processes pull url, 25 at a time each, until the context ends; wait returns when they have ended.
+// manyPulls has four curl processes pull url, 25 at a time each, until the context ends; wait returns when they have
+// ended.
 func manyPulls(ctx context.Context, t testing.TB, url string) (wait func()) {
 	t.Helper()
 	var wg sync.WaitGroup
 	for range 4 {
 		wg.Go(func() {
-			cmd := exec.CommandContext(ctx, "curl", "-Z", "--parallel-immediate", "--parallel-max", "25", "--http1.1", "-fsSk",
+			cmd := exec.CommandContext(ctx, "curl", "-Z", "--parallel-immediate", "--parallel-max", "25", "--http1.1",
+				"-fsSk",
 				"-H", "Host: registry.casemate.internal", "-o", "/dev/null", url+"?n=[1-100000]")
 			cmd.Run()
 		})
@@ -429,7 +449,8 @@ func TestBenchBeside(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(root, "healthz"), []byte("ok\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	admin := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+	admin := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn,
+		error) {
 		var d net.Dialer
 		return d.DialContext(ctx, "unix", b.socket)
 	}}}
@@ -457,14 +478,14 @@ func TestBenchBeside(t *testing.T) {
 		{"/healthz, http", get(plain, b.http+"/healthz")},
 		{"manifest, https", get(secure, "https://registry.casemate.internal/v2/bench/big/manifests/1")},
 		{"handshake", func() error {
-			return shake(strings.TrimPrefix(b.tls, "https://"), "registry.casemate.internal", nil, tls.X25519)
+			return handshake(strings.TrimPrefix(b.tls, "https://"), "registry.casemate.internal", nil, tls.X25519)
 		}},
 		{"admin socket", get(admin, "http://admin/v1/settings")},
 	}
 	theirs := []probe{
 		{"small file, http", get(plain, n.http+"/healthz")},
 		{"handshake", func() error {
-			return shake(strings.TrimPrefix(n.tls, "https://"), peerName, nil, tls.X25519)
+			return handshake(strings.TrimPrefix(n.tls, "https://"), peerName, nil, tls.X25519)
 		}},
 	}
 	worst := map[string][]float64{}
@@ -500,7 +521,8 @@ func TestBenchBeside(t *testing.T) {
 			if len(v) == 0 {
 				continue
 			}
-			fmt.Printf("BENCH beside 100 pulls  %-9s %-18s p50 %7.2f ms  p99 %7.2f ms\n", s.name, p.label, v[len(v)/2], v[len(v)*99/100])
+			fmt.Printf("BENCH beside 100 pulls  %-9s %-18s p50 %7.2f ms  p99 %7.2f ms\n", s.name, p.label, v[len(v)/2],
+				v[len(v)*99/100])
 			if s.name == "casemate" {
 				worst[p.label] = append(worst[p.label], v[len(v)*99/100])
 			}

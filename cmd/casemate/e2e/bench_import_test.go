@@ -72,7 +72,8 @@ func newLayout(t testing.TB, dir string, images, layers int, size int64) *ociLay
 	}
 	for i := range images {
 		m := v1.Manifest{SchemaVersion: 2, MediaType: types.OCIManifestSchema1}
-		cfg := v1.ConfigFile{OS: "linux", Architecture: goarch(), Config: v1.Config{User: strconv.Itoa(i)}, RootFS: v1.RootFS{Type: "layers"}}
+		cfg := v1.ConfigFile{OS: "linux", Architecture: goarch(), Config: v1.Config{User: strconv.Itoa(i)},
+			RootFS: v1.RootFS{Type: "layers"}}
 		for range layers {
 			d := l.blob(t, io.LimitReader(rand.Reader, size))
 			m.Layers = append(m.Layers, d)
@@ -86,7 +87,8 @@ func newLayout(t testing.TB, dir string, images, layers int, size int64) *ociLay
 		d.Annotations = map[string]string{"org.opencontainers.image.ref.name": name + ":1"}
 		l.refs = append(l.refs, d)
 		total := d.Size + m.Config.Size + int64(layers)*size
-		l.index.Images = append(l.index.Images, bundle.Image{Repository: name, Tag: "1", Digest: d.Digest.String(), MediaType: string(d.MediaType), Size: total,
+		l.index.Images = append(l.index.Images, bundle.Image{Repository: name, Tag: "1", Digest: d.Digest.String(),
+			MediaType: string(d.MediaType), Size: total,
 			Platforms: []string{"linux/" + goarch()}})
 	}
 	index, _ := json.Marshal(v1.IndexManifest{SchemaVersion: 2, MediaType: types.OCIImageIndex, Manifests: l.refs})
@@ -130,19 +132,23 @@ func TestBenchImport(t *testing.T) {
 	for range scaled(3, 1) {
 		hashing = append(hashing, timed("sha256sum", "sha256sum", file))
 		timed("openssl sha256", "openssl", "dgst", "-sha256", file) // which uses the processor's instructions for it
-		copying = append(copying, timed("cp and sync", sh(`cp --reflink=never "$1" "$1.copy" && sync "$1.copy"`, file)...))
+		copying = append(copying, timed("cp and sync", sh(`cp --reflink=never "$1" "$1.copy" && sync "$1.copy"`,
+			file)...))
 		os.Remove(file + ".copy")
-		importing = append(importing, timed("casemate import", casemate, "--socket", b.socket, "import", "--name", "bench", file))
+		importing = append(importing, timed("casemate import", casemate, "--socket", b.socket, "import", "--name",
+			"bench", file))
 		must(t, casemate, "--socket", b.socket, "import", "remove", "bench")
 		must(t, casemate, "--socket", b.socket, "gc", "--now")
 	}
 	peak := b.peak()
 	must(t, casemate, "--socket", b.socket, "import", "--name", "bench", file)
 	again := timed("casemate import, all is held", casemate, "--socket", b.socket, "import", file)
-	script := `cd "$1"; i=0; while [ $i -lt "$3" ]; do skopeo copy -q --dest-tls-verify=false --insecure-policy "oci:$1:quay.io/bench/i$i:1" "docker://${2#http://}/bench/i$i:1"; i=$((i+1)); done`
+	script :=
+		`cd "$1"; i=0; while [ $i -lt "$3" ]; do skopeo copy -q --dest-tls-verify=false --insecure-policy "oci:$1:quay.io/bench/i$i:1" "docker://${2#http://}/bench/i$i:1"; i=$((i+1)); done`
 	skopeo := timed("skopeo into distribution", sh("set -e; "+script, l.dir, d.http, strconv.Itoa(gib))...)
 	slower := max(median(hashing), median(copying))
-	fmt.Printf("BENCH import %d GiB  ratio to the slower of hashing and copying: %.2f (1 is as fast; expected at least 0.80); to skopeo: %.1fx; again %.1f s; peak memory of the daemon %.0f MiB\n",
+	fmt.Printf("BENCH import %d GiB  ratio to the slower of hashing and copying: %.2f (1 is as fast; expected at "+
+		"least 0.80); to skopeo: %.1fx; again %.1f s; peak memory of the daemon %.0f MiB\n",
 		gib, slower/median(importing), skopeo/median(importing), again, peak)
 }
 
@@ -201,8 +207,10 @@ func TestBenchSmallFiles(t *testing.T) {
 			ours, ourCPU = append(ours, s), append(ourCPU, c)
 		}
 		fmt.Printf("BENCH %d files of %d KiB  warm %v  ratio of seconds %.2f (at most 1.00 wanted), "+
-			"of CPU seconds %.2f, peak memory of the daemon %.0f MiB\n", files, size>>10, warm, median(ours)/median(theirs), median(ourCPU)/median(theirCPU), b.peak())
-		report(row{what: fmt.Sprintf("import of 20 000 files of 10 KiB, page cache warm: %v", warm), unit: "s", ours: median(ours),
+			"of CPU seconds %.2f, peak memory of the daemon %.0f MiB\n", files, size>>10, warm,
+			median(ours)/median(theirs), median(ourCPU)/median(theirCPU), b.peak())
+		report(row{what: fmt.Sprintf("import of 20 000 files of 10 KiB, page cache warm: %v", warm), unit: "s",
+			ours: median(ours),
 			peer: "cp, sync, sha256sum", best: median(theirs), factor: 1})
 	}
 }

@@ -24,7 +24,7 @@ func init() { atEnd = append(atEnd, printRows) }
 // report adds a line to the table.
 func report(r row) { rows = append(rows, r) }
 
-// medians of what was measured, by server.
+// medians returns the medians of the measurements, by server.
 func medians(values map[string][]float64) map[string]float64 {
 	m := make(map[string]float64, len(values))
 	for name, v := range values {
@@ -85,7 +85,8 @@ func (r row) String() string {
 		ratio = number(r.ours / r.best)
 		wanted = fmt.Sprintf("%s %.2g×", verb, r.factor)
 	}
-	return fmt.Sprintf("| %s, %s | %s | %s | %s | %s | %s |", r.what, r.unit, number(r.ours), peer, ratio, wanted, verdict)
+	return fmt.Sprintf("| %s, %s | %s | %s | %s | %s | %s |", r.what, r.unit, number(r.ours), peer, ratio,
+		wanted, verdict)
 }
 
 func printRows() {

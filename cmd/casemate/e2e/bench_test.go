@@ -38,8 +38,8 @@ import (
 	"casemate/cluster/treetest"
 )
 
-// All benchmarks run on loopback of this machine, peers interleaved with casemate in one run; what is printed are
-// medians and ratios, and at the end one table of what was wanted and what was reached (report).
+// All benchmarks run on loopback of this machine, peers interleaved with casemate in one run; they print medians and
+// ratios, and at the end one table of targets and results (report).
 //
 // quick leaves most repetitions out, so that the whole takes five minutes.
 var (
@@ -47,7 +47,7 @@ var (
 	rounds = scaled(5, 1)
 )
 
-// scaled returns what a whole run needs, or less of it for a quick one.
+// scaled returns the full amount of work, or less for a quick run.
 func scaled[T any](whole, less T) T {
 	if quick {
 		return less
@@ -185,8 +185,10 @@ func benchAt(t testing.TB, name, ip string) *bench {
 	t.Helper()
 	dir := t.TempDir()
 	b := &bench{dir: dir, config: filepath.Join(dir, "casemate.yaml"), socket: filepath.Join(dir, "admin.sock")}
-	b.server = server{name: "casemate", http: "http://" + ip + ":28080", tls: "https://" + ip + ":28443", dns: ip + ":28053"}
-	text := fmt.Sprintf("node: %[1]s\ndata: %[2]s\nadvertise: [%[3]s]\nlisten:\n  http: [\"%[3]s:28080\"]\n  https: [\"%[3]s:28443\"]\n  dns: [\"%[3]s:28053\"]\n  peer: \"%[3]s:27443\"\n  admin: %[4]s\n",
+	b.server = server{name: "casemate", http: "http://" + ip + ":28080", tls: "https://" + ip + ":28443",
+		dns: ip + ":28053"}
+	text := fmt.Sprintf("node: %[1]s\ndata: %[2]s\nadvertise: [%[3]s]\nlisten:\n  http: [\"%[3]s:28080\"]\n  https: "+
+		"[\"%[3]s:28443\"]\n  dns: [\"%[3]s:28053\"]\n  peer: \"%[3]s:27443\"\n  admin: %[4]s\n",
 		name, filepath.Join(dir, "data"), ip, b.socket)
 	if err := os.WriteFile(b.config, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
@@ -223,7 +225,8 @@ func (b *bench) start(t testing.TB) time.Duration {
 // auth makes the user bench.
 func (b *bench) auth(t testing.TB) authn.Authenticator {
 	t.Helper()
-	cmd := exec.Command(filepath.Join(repo(t), "bin/casemate"), "--socket", b.socket, "user", "add", "bench", "--password-stdin")
+	cmd := exec.Command(filepath.Join(repo(t), "bin/casemate"), "--socket", b.socket, "user", "add", "bench",
+		"--password-stdin")
 	cmd.Stdin = strings.NewReader("a long password\n")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("user add: %v\n%s", err, out)
@@ -244,7 +247,8 @@ func distribution(t testing.TB) server {
 	t.Helper()
 	dir := t.TempDir()
 	conf := filepath.Join(dir, "config.yml")
-	os.WriteFile(conf, []byte("version: 0.1\nlog: {level: error, accesslog: {disabled: true}}\nstorage: {filesystem: {rootdirectory: "+dir+"/data}, delete: {enabled: true}}\nhttp: {addr: 127.0.0.1:28500, secret: x}\n"), 0o644)
+	os.WriteFile(conf, []byte("version: 0.1\nlog: {level: error, accesslog: {disabled: true}}\nstorage: {filesystem: "+
+		"{rootdirectory: "+dir+"/data}, delete: {enabled: true}}\nhttp: {addr: 127.0.0.1:28500, secret: x}\n"), 0o644)
 	s := server{name: "distribution", http: "http://127.0.0.1:28500"}
 	s.pid = start(t, dir, client(t, "registry"), "serve", conf)
 	until(t, "distribution answers", func() error {
@@ -353,7 +357,8 @@ func TestBenchBytes(t *testing.T) {
 			}
 		}
 		for _, w := range cases[label] {
-			fmt.Printf("BENCH %-10s %-12s %5.2f GiB/s  %6.0f ms CPU/GiB  cpu ratio to casemate %.2f\n", label, w.s.name, median(wall[w.s.name]),
+			fmt.Printf("BENCH %-10s %-12s %5.2f GiB/s  %6.0f ms CPU/GiB  cpu ratio to casemate %.2f\n", label, w.s.name,
+				median(wall[w.s.name]),
 				1000*median(cpu[w.s.name]), median(cpu[w.s.name])/median(cpu["casemate"]))
 		}
 		fmt.Printf("BENCH %-10s casemate/nginx CPU %.2f\n", label, median(cpu["casemate"])/median(cpu["nginx"]))
@@ -398,7 +403,8 @@ func TestBenchManifests(t *testing.T) {
 	for range rounds {
 		for _, s := range []server{b.server, d} {
 			c0 := s.cpu(t)
-			out := must(t, "wrk", "-t1", "-c16", "-d4s", "-H", "Host: registry.casemate.internal", "-H", "Accept: application/vnd.docker.distribution.manifest.v2+json", s.http+"/v2/bench/m/manifests/1")
+			out := must(t, "wrk", "-t1", "-c16", "-d4s", "-H", "Host: registry.casemate.internal", "-H",
+				"Accept: application/vnd.docker.distribution.manifest.v2+json", s.http+"/v2/bench/m/manifests/1")
 			if strings.Contains(out, "Non-2xx") {
 				t.Fatalf("%s: %s", s.name, out)
 			}
@@ -411,7 +417,8 @@ func TestBenchManifests(t *testing.T) {
 		}
 	}
 	for _, s := range []server{b.server, d} {
-		fmt.Printf("BENCH manifests  %-12s %7.0f req/s  %5.1f us CPU/req\n", s.name, median(rate[s.name]), median(cpu[s.name]))
+		fmt.Printf("BENCH manifests  %-12s %7.0f req/s  %5.1f us CPU/req\n", s.name, median(rate[s.name]),
+			median(cpu[s.name]))
 	}
 	fmt.Printf("BENCH manifests  casemate/distribution %.1f\n", median(rate["casemate"])/median(rate["distribution"]))
 }
@@ -432,7 +439,8 @@ func TestBenchParallelPulls(t *testing.T) {
 		args []string
 		url  string
 	}{
-		{b.server, []string{"-k", "--http1.1", "--connect-to", "::127.0.0.1:28443"}, "https://registry.casemate.internal"},
+		{b.server, []string{"-k", "--http1.1", "--connect-to", "::127.0.0.1:28443"},
+			"https://registry.casemate.internal"},
 		{b.server, []string{"-H", "Host: registry.casemate.internal"}, b.http},
 		{d, nil, d.http},
 	} {
@@ -441,7 +449,9 @@ func TestBenchParallelPulls(t *testing.T) {
 		var wg sync.WaitGroup
 		for range 200 {
 			wg.Go(func() {
-				cmd := exec.CommandContext(ctx, "curl", append(append([]string{"-fsS", "--limit-rate", "2M", "-o", "/dev/null"}, c.args...), c.url+"/v2/bench/p/blobs/"+digest.String())...)
+				cmd := exec.CommandContext(ctx, "curl",
+					append(append([]string{"-fsS", "--limit-rate", "2M", "-o", "/dev/null"}, c.args...),
+						c.url+"/v2/bench/p/blobs/"+digest.String())...)
 				cmd.Run()
 			})
 		}
@@ -480,19 +490,21 @@ func TestBenchPush(t *testing.T) {
 			for j, img := range images {
 				repo := fmt.Sprintf("/bench/r%d-%d:1", i, j)
 				if s.name == "casemate" {
-					push(t, img, "registry.casemate.internal"+repo, remote.WithTransport(b.transport()), remote.WithAuth(auth))
+					push(t, img, "registry.casemate.internal"+repo, remote.WithTransport(b.transport()),
+						remote.WithAuth(auth))
 				} else {
 					push(t, img, strings.TrimPrefix(d.http, "http://")+repo, remote.WithTransport(plain))
 				}
 			}
-			fmt.Printf("BENCH push 50    %-12s round %d: %.2f s, %.2f s CPU\n", s.name, i, time.Since(t0).Seconds(), (s.cpu(t) - c0).Seconds())
+			fmt.Printf("BENCH push 50    %-12s round %d: %.2f s, %.2f s CPU\n", s.name, i, time.Since(t0).Seconds(),
+				(s.cpu(t) - c0).Seconds())
 		}
 	}
 }
 
-// TestBenchStart measures what a start costs with many entries: processor time until it is ready, and memory then and
-// half a minute of questions later. It starts as after a crash in the middle of bulk writes (a copy of the data
-// directory from before the stop), after a clean stop, and once more.
+// TestBenchStart measures a start with many entries: processor time until it is ready, and memory then and after half a
+// minute of questions. It starts as after a crash in the middle of bulk writes (a copy of the data directory from
+// before the stop), after a clean stop, and once more.
 func TestBenchStart(t *testing.T) {
 	for _, entries := range scaled([]int{300_000, 1_500_000}, []int{300_000}) {
 		t.Run(fmt.Sprint(entries), func(t *testing.T) {
@@ -512,10 +524,13 @@ func TestBenchStart(t *testing.T) {
 					}
 					first, again = first[:1], first[1:]
 					most := map[int][2]float64{300_000: {0.8, 130}, 1_500_000: {3, 500}}[entries]
-					limit(fmt.Sprintf("%d entries, start, %s", entries, how), "s CPU until ready", cpu.Seconds(), most[0])
+					limit(fmt.Sprintf("%d entries, start, %s", entries, how), "s CPU until ready", cpu.Seconds(),
+						most[0])
 					limit(fmt.Sprintf("%d entries, start, %s", entries, how), "MiB resident", b.rss(), most[1])
-					fmt.Printf("BENCH start      %d entries, %-11s ready after %.2f s, %.2f s CPU, RSS %.0f MiB, later %.0f, peak %.0f; "+
-						"status %.0f ms CPU, again %.0f\n", entries, how, took.Seconds(), cpu.Seconds(), ready, b.rss(), b.peak(), first[0], median(again))
+					fmt.Printf("BENCH start      %d entries, %-11s ready after %.2f s, %.2f s CPU, RSS %.0f MiB, "+
+						"later %.0f, peak %.0f; "+
+						"status %.0f ms CPU, again %.0f\n", entries, how, took.Seconds(), cpu.Seconds(), ready, b.rss(),
+						b.peak(), first[0], median(again))
 				})
 			}
 			once("clean stop")
@@ -552,7 +567,8 @@ func bulk(t *testing.T, dir string, entries int, before func()) {
 	for i := 0; i < entries; i += batch {
 		if err := tree.Update(ctx, func(u treetest.Batch) error {
 			for j := i; j < i+batch; j++ {
-				u.Link(fmt.Sprintf("registry/registry.k8s.io/team-%03d/app-%03d/_layers/sha256/%064x/link", j/10000, j/100%100, rand.Uint64()), digest)
+				u.Link(fmt.Sprintf("registry/registry.k8s.io/team-%03d/app-%03d/_layers/sha256/%064x/link", j/10000,
+					j/100%100, rand.Uint64()), digest)
 			}
 			return nil
 		}); err != nil {

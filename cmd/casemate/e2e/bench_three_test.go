@@ -45,7 +45,8 @@ func oneAndThree(t testing.TB) (one *bench, three []*bench) {
 		three = append(three, b)
 	}
 	wholeBench(t, three)
-	slices.SortStableFunc(three, func(a, b *bench) int { return strings.Compare(b.role(t), a.role(t)) }) // voter, leader
+	// voter, leader
+	slices.SortStableFunc(three, func(a, b *bench) int { return strings.Compare(b.role(t), a.role(t)) })
 	if r := three[0].role(t); r != "leader" {
 		slices.Reverse(three)
 	}
@@ -53,9 +54,9 @@ func oneAndThree(t testing.TB) (one *bench, three []*bench) {
 }
 
 type benchMember struct {
-	Node, Role string
-	Up, Self   bool
-	Lacks      int
+	Node, Role  string
+	Up, Self    bool
+	BlobsToCome int `json:"blobs_to_come"`
 }
 
 func (b *bench) members(t testing.TB) (list []benchMember) {
@@ -81,7 +82,7 @@ func wholeBench(t testing.TB, nodes []*bench) {
 	until(t, "the cluster is whole", func() error {
 		for _, b := range nodes {
 			for _, m := range b.members(t) {
-				if !m.Up || m.Lacks != 0 || m.Role == "learner" {
+				if !m.Up || m.BlobsToCome != 0 || m.Role == "learner" {
 					return fmt.Errorf("%+v", m)
 				}
 			}
@@ -97,9 +98,10 @@ func cpuOf(t testing.TB, nodes []*bench) (total time.Duration) {
 	return total
 }
 
-// turns measures what is called with one node, with three at the leader, and with three at a follower, in turns, and
-// prints medians, CPU and the ratio.
-func turns(t testing.TB, what string, n int, unit string, amount float64, one *bench, three []*bench, do func(round int, b *bench), after ...func(b *bench)) (speed, cpu map[string]float64) {
+// turns measures a call with one node, with three at the leader, and with three at a follower, in turns, and prints
+// medians, CPU and the ratio.
+func turns(t testing.TB, what string, n int, unit string, amount float64, one *bench, three []*bench,
+	do func(round int, b *bench), after ...func(b *bench)) (speed, cpu map[string]float64) {
 	t.Helper()
 	places := []struct {
 		name string
@@ -113,7 +115,7 @@ func turns(t testing.TB, what string, n int, unit string, amount float64, one *b
 			c0, t0 := cpuOf(t, p.all), time.Now()
 			do(round, p.at)
 			took[p.name] = append(took[p.name], time.Since(t0).Seconds())
-			wholeBench(t, p.all) // what goes on in the background is counted as CPU, and is not the next one's
+			wholeBench(t, p.all) // background work counts as CPU, and must not be counted for the next one
 			used[p.name] = append(used[p.name], (cpuOf(t, p.all) - c0).Seconds())
 			for _, f := range after {
 				f(p.at)
@@ -121,7 +123,8 @@ func turns(t testing.TB, what string, n int, unit string, amount float64, one *b
 		}
 	}
 	for _, p := range places {
-		fmt.Printf("BENCH %-10s %-16s %.2f s (median of %.2f)  %7.1f %s/s  %.2f s CPU  throughput to one node %.2f\n", what, p.name, median(took[p.name]), took[p.name],
+		fmt.Printf("BENCH %-10s %-16s %.2f s (median of %.2f)  %7.1f %s/s  %.2f s CPU  throughput to one node %.2f\n",
+			what, p.name, median(took[p.name]), took[p.name],
 			amount/median(took[p.name]), unit, median(used[p.name]), median(took["one node"])/median(took[p.name]))
 	}
 	speed = map[string]float64{}
@@ -154,7 +157,8 @@ func TestBenchThreePush(t *testing.T) {
 	list := images(n)
 	turns(t, "push", rounds, "MiB", n*33, one, three, func(round int, b *bench) {
 		for j, img := range list {
-			push(t, img, fmt.Sprintf("registry.casemate.internal/bench/r%s-%d-%d:1", b.tls[len(b.tls)-8:len(b.tls)-6], round, j), remote.WithTransport(b.transport()), remote.WithAuth(auth))
+			push(t, img, fmt.Sprintf("registry.casemate.internal/bench/r%s-%d-%d:1", b.tls[len(b.tls)-8:len(b.tls)-6],
+				round, j), remote.WithTransport(b.transport()), remote.WithAuth(auth))
 		}
 	})
 	// Many small ones, one after another: what waits for syncs and for the other nodes.
@@ -162,7 +166,8 @@ func TestBenchThreePush(t *testing.T) {
 	turns(t, "push small", rounds, "images", n, one, three, func(round int, b *bench) {
 		for j := range n {
 			img := mutate.Annotations(small, map[string]string{"n": fmt.Sprint(round, j, b.tls)}).(v1.Image)
-			push(t, img, fmt.Sprintf("registry.casemate.internal/bench/s-%d:%d", j, round), remote.WithTransport(b.transport()), remote.WithAuth(auth))
+			push(t, img, fmt.Sprintf("registry.casemate.internal/bench/s-%d:%d", j, round),
+				remote.WithTransport(b.transport()), remote.WithAuth(auth))
 		}
 	})
 }
@@ -202,7 +207,8 @@ func TestBenchThreeSmall(t *testing.T) {
 		}
 	})
 	for _, at := range []string{"leader", "follower"} {
-		report(row{what: "small images, one writer, three nodes, at the " + at, unit: "images a second", ours: speed["three, "+at],
+		report(row{what: "small images, one writer, three nodes, at the " + at, unit: "images a second",
+			ours: speed["three, "+at],
 			peer: "one node", best: speed["one node"], factor: 0.6, atLeast: true})
 	}
 	for i, b := range []*bench{one, three[0], three[1]} {
@@ -219,7 +225,7 @@ func TestBenchThreeSmall(t *testing.T) {
 func TestBenchThreeIdle(t *testing.T) {
 	one, three := oneAndThree(t)
 	nodes := append([]*bench{one}, three...)
-	time.Sleep(5 * time.Second) // what the start has left to do
+	time.Sleep(5 * time.Second) // the rest of the start
 	before := map[*bench]time.Duration{}
 	for _, b := range nodes {
 		before[b] = b.cpu(t)
@@ -228,9 +234,11 @@ func TestBenchThreeIdle(t *testing.T) {
 	time.Sleep(long)
 	for i, b := range nodes {
 		if used := 100 * (b.cpu(t) - before[b]).Seconds() / long.Seconds(); i == 1 || i == 2 {
-			limit("idle, three nodes, "+[]string{"", "leader", "follower"}[i], "% of a core", used, []float64{0, 1, 0.5}[i])
+			limit("idle, three nodes, "+[]string{"", "leader", "follower"}[i], "% of a core", used,
+				[]float64{0, 1, 0.5}[i])
 		}
-		fmt.Printf("BENCH idle       %-16s %.2f %% of a core\n", []string{"one node", "three, leader", "three, follower", "three, follower"}[i],
+		fmt.Printf("BENCH idle       %-16s %.2f %% of a core\n",
+			[]string{"one node", "three, leader", "three, follower", "three, follower"}[i],
 			100*(b.cpu(t)-before[b]).Seconds()/long.Seconds())
 	}
 }
@@ -241,7 +249,8 @@ func TestBenchThreeFiles(t *testing.T) {
 	took := map[*bench][]float64{}
 	const n = 100
 	turns(t, "file put", rounds, "files", n, one, three, func(round int, b *bench) {
-		client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn,
+			error) {
 			return new(net.Dialer).DialContext(ctx, "unix", b.socket)
 		}}}
 		defer client.CloseIdleConnections()
@@ -266,7 +275,8 @@ func TestBenchThreeFiles(t *testing.T) {
 	})
 	for i, b := range []*bench{one, three[0], three[1]} {
 		all := slices.Sorted(slices.Values(took[b]))
-		fmt.Printf("BENCH file put   %-16s p50 %.1f ms  p99 %.1f ms\n", []string{"one node", "three, leader", "three, follower"}[i], all[len(all)/2], all[len(all)*99/100])
+		fmt.Printf("BENCH file put   %-16s p50 %.1f ms  p99 %.1f ms\n",
+			[]string{"one node", "three, leader", "three, follower"}[i], all[len(all)/2], all[len(all)*99/100])
 	}
 }
 
@@ -309,6 +319,7 @@ func TestBenchThreeImport(t *testing.T) {
 			})
 		}
 	})
-	report(row{what: fmt.Sprintf("import of %d GiB, three nodes, at the leader", gib), unit: "s CPU", ours: cpu["three, leader"],
+	report(row{what: fmt.Sprintf("import of %d GiB, three nodes, at the leader", gib), unit: "s CPU",
+		ours: cpu["three, leader"],
 		peer: "one node", best: cpu["one node"], factor: 3.5})
 }

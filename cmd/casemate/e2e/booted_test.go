@@ -40,15 +40,19 @@ func (l *lab) boot(t *testing.T, name string, prepare func(m *booted)) *booted {
 			t.Fatal(err)
 		}
 	}
-	must(t, "mount", "-t", "overlay", "overlay", "-o", "lowerdir="+lower+",upperdir="+m.path("upper")+",workdir="+m.path("work"), m.root)
+	must(t, "mount", "-t", "overlay", "overlay", "-o", "lowerdir="+lower+",upperdir="+m.path("upper")+",workdir="+
+		m.path("work"), m.root)
 	t.Cleanup(func() { must(t, "umount", m.root) })
 	prepare(m)
 	// Its own network manager gives the link its address.
 	must(t, "ip", "-n", m.ns, "addr", "flush", "dev", "eth0")
 
 	var log bytes.Buffer
-	cmd := exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-c", `umount -l /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup && exec systemd-nspawn "$@"`, "sh",
-		"--register=no", "--keep-unit", "--boot", "--capability=CAP_NET_ADMIN,CAP_NET_RAW", "--network-namespace-path=/run/netns/"+m.ns, "--resolv-conf=off", "--timezone=off", "--link-journal=no", "-D", m.root)
+	cmd := exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-c",
+		`umount -l /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup && exec systemd-nspawn "$@"`, "sh",
+		"--register=no", "--keep-unit", "--boot", "--capability=CAP_NET_ADMIN,CAP_NET_RAW",
+		"--network-namespace-path=/run/netns/"+m.ns, "--resolv-conf=off", "--timezone=off", "--link-journal=no",
+		"-D", m.root)
 	cmd.Stdout, cmd.Stderr = &log, &log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -99,7 +103,8 @@ func (m *booted) in(args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, "nsenter", append([]string{"-t", m.init, "-m", "-u", "-i", "-n", "-p", "-C",
-		"env", "-i", "--chdir=/", "HOME=/root", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "DEBIAN_FRONTEND=noninteractive"}, args...)...).CombinedOutput()
+		"env", "-i", "--chdir=/", "HOME=/root", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "DEBIAN_FRONTEND=noninteractive"},
+		args...)...).CombinedOutput()
 	return string(out), err
 }
 
@@ -148,7 +153,7 @@ func (m *booted) etc(name, text string) {
 	} else if err == nil {
 		err = os.WriteFile(path, []byte(text), 0o600)
 		if strings.HasSuffix(name, ".network") || strings.HasSuffix(name, "resolv.conf") {
-			err = errors.Join(err, os.Chmod(path, 0o644)) // they are read by users of their own
+			err = errors.Join(err, os.Chmod(path, 0o644)) // other users read them
 		}
 	}
 	if err != nil {
@@ -174,7 +179,8 @@ func (h *host) wrongDNS(t *testing.T) {
 	s := &dns.Server{PacketConn: conn, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, r *dns.Msg) {
 		a := new(dns.Msg).SetReply(r)
 		if q := r.Question[0]; q.Qtype == dns.TypeA {
-			a.Answer = append(a.Answer, &dns.A{Hdr: dns.RR_Header{Name: q.Name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 1}, A: net.IPv4(192, 0, 2, 1)})
+			a.Answer = append(a.Answer, &dns.A{Hdr: dns.RR_Header{Name: q.Name, Rrtype: dns.TypeA, Class: dns.ClassINET,
+				Ttl: 1}, A: net.IPv4(192, 0, 2, 1)})
 		}
 		w.WriteMsg(a)
 	})}
@@ -197,7 +203,8 @@ func TestEnrollBootedMachines(t *testing.T) {
 			m.service("systemd-networkd", true)
 			m.service("systemd-resolved", true)
 			m.service("NetworkManager", false)
-			m.etc("systemd/network/10-eth0.network", "[Match]\nName=eth0\n[Network]\nAddress="+m.ip+"/24\nDNS="+dns+"\nDomains=corp.example\n")
+			m.etc("systemd/network/10-eth0.network", "[Match]\nName=eth0\n[Network]\nAddress="+m.ip+"/24\nDNS="+dns+
+				"\nDomains=corp.example\n")
 			m.etc("resolv.conf", stub)
 		}, []string{"sh", "-c", "networkctl down eth0; networkctl up eth0"}},
 		{"netplan", func(m *booted, dns string) { // it writes to /run at boot, as this generator does
@@ -205,7 +212,10 @@ func TestEnrollBootedMachines(t *testing.T) {
 			m.service("systemd-resolved", true)
 			m.service("NetworkManager", false)
 			generator := m.root + "/etc/systemd/system-generators/netplan"
-			m.etc("systemd/system-generators/netplan", "#!/bin/sh\nmkdir -p /run/systemd/network\nprintf '[Match]\\nName=eth0\\n[Network]\\nDHCP=ipv4\\n[DHCP]\\nUseDomains=yes\\n' > /run/systemd/network/10-netplan-eth0.network\n")
+			m.etc("systemd/system-generators/netplan",
+				"#!/bin/sh\nmkdir -p /run/systemd/network\nprintf "+
+					"'[Match]\\nName=eth0\\n[Network]\\nDHCP=ipv4\\n[DHCP]\\nUseDomains=yes\\n' > "+
+					"/run/systemd/network/10-netplan-eth0.network\n")
 			if err := os.Chmod(generator, 0o755); err != nil {
 				t.Fatal(err)
 			}
@@ -241,11 +251,13 @@ func TestEnrollBootedMachines(t *testing.T) {
 			other := l.host("other", "")
 			other.wrongDNS(t)
 			m := l.boot(t, c.name, func(m *booted) {
-				conf := other.write("udhcpd.conf", "start "+m.ip+"\nend "+m.ip+"\ninterface eth0\nlease_file "+other.path("leases")+"\npidfile "+other.path("udhcpd.pid")+
-					"\noption subnet 255.255.255.0\noption lease 120\noption dns "+other.ip+"\noption domain corp.example\n")
+				conf := other.write("udhcpd.conf", "start "+m.ip+"\nend "+m.ip+"\ninterface eth0\nlease_file "+
+					other.path("leases")+"\npidfile "+other.path("udhcpd.pid")+
+					"\noption subnet 255.255.255.0\noption lease 120\noption dns "+other.ip+
+					"\noption domain corp.example\n")
 				other.write("leases", "")
 				other.daemon(t, "udhcpd", "busybox", "udhcpd", "-f", conf)
-				// What stands for a runtime that has read the roots: it has to be another process when they have
+				// A stand-in for a runtime that has read the roots: it has to be another process when they have
 				// changed.
 				m.etc("systemd/system/containerd.service", "[Service]\nExecStart=/bin/sleep infinity\n")
 				m.etc("systemd/system/multi-user.target.wants/containerd.service", "-> ../containerd.service")
@@ -261,8 +273,10 @@ func TestEnrollBootedMachines(t *testing.T) {
 					if out, _ := m.in("getent", "ahostsv4", "registry.k8s.io"); !strings.HasPrefix(out, addr+" ") {
 						return fmt.Errorf("it is %q", out)
 					}
-					out, err := m.in("sh", "-c", "cat /run/systemd/resolve/resolv.conf 2>/dev/null || cat /etc/resolv.conf")
-					if n := strings.Count(out, "\nnameserver "); err != nil || n != 1 || !strings.Contains(out, "\nnameserver "+resolver+"\n") {
+					out, err := m.in("sh", "-c", "cat /run/systemd/resolve/resolv.conf 2>/dev/null || cat "+
+						"/etc/resolv.conf")
+					if n := strings.Count(out, "\nnameserver "); err != nil || n != 1 ||
+						!strings.Contains(out, "\nnameserver "+resolver+"\n") {
 						return fmt.Errorf("resolvers (%v):\n%s", err, out)
 					}
 					if !strings.Contains(out, "search corp.example") {
@@ -278,7 +292,8 @@ func TestEnrollBootedMachines(t *testing.T) {
 				return list
 			}
 			was := etc()
-			if out := m.mustIn(t, "sh", "-c", line); !strings.Contains(out, "resolve to the bastions, and the certificate is trusted") {
+			if out := m.mustIn(t, "sh", "-c", line); !strings.Contains(out,
+				"resolve to the bastions, and the certificate is trusted") {
 				t.Errorf("the line said:\n%s", out)
 			}
 			restarted := runtime()
@@ -293,7 +308,9 @@ func TestEnrollBootedMachines(t *testing.T) {
 				t.Errorf("the second run said:\n%s", out)
 			}
 			m.etc("ssl/certs/ca-certificates.crt.new", "left by an update-ca-certificates that was killed\n")
-			if out := m.mustIn(t, "sh", "/var/lib/casemate-enroll/enroll.sh", "--undo", "--no-restart"); !strings.Contains(out, "containerd uses the old roots until it is restarted: systemctl restart containerd") {
+			if out := m.mustIn(t, "sh", "/var/lib/casemate-enroll/enroll.sh", "--undo",
+				"--no-restart"); !strings.Contains(out, "containerd uses the old roots until it is restarted: "+
+				"systemctl restart containerd") {
 				t.Errorf("undo said:\n%s", out)
 			}
 			if runtime() != restarted {
@@ -307,5 +324,6 @@ func TestEnrollBootedMachines(t *testing.T) {
 
 // keyfile is a connection of NetworkManager's.
 func keyfile(m *booted, dns string) string {
-	return "[connection]\nid=eth0\ntype=ethernet\ninterface-name=eth0\n[ipv4]\nmethod=manual\naddress1=" + m.ip + "/24\ndns=" + dns + ";\ndns-search=corp.example;\n[ipv6]\nmethod=disabled\n"
+	return "[connection]\nid=eth0\ntype=ethernet\ninterface-name=eth0\n[ipv4]\nmethod=manual\naddress1=" + m.ip +
+		"/24\ndns=" + dns + ";\ndns-search=corp.example;\n[ipv6]\nmethod=disabled\n"
 }

@@ -21,7 +21,8 @@ func TestConformance(t *testing.T) {
 	b.serve(t)
 	c := l.host("client", b.ip)
 	c.trust(b.casemate(t, "ca"))
-	if out, err := b.tryIn("correct horse\n", b.bin(), "--socket", b.socket, "user", "add", "ops", "--password-stdin"); err != nil {
+	if out, err := b.tryIn("correct horse\n", b.bin(), "--socket", b.socket, "user", "add", "ops",
+		"--password-stdin"); err != nil {
 		t.Fatalf("user add: %v\n%s", err, out)
 	}
 	suite := filepath.Join(t.TempDir(), "conformance")
@@ -43,10 +44,13 @@ func TestConformance(t *testing.T) {
 			defer cancel()
 			cmd := c.command(ctx, suite)
 			cmd.Dir = dir
-			cmd.Env = append(cmd.Env, "OCI_REGISTRY=registry.casemate.internal", "OCI_TLS=enabled", "OCI_REPO1="+repos[0], "OCI_REPO2="+repos[1],
-				"OCI_USERNAME=ops", "OCI_PASSWORD=correct horse", "OCI_RESULTS_DIR="+dir, "OCI_LOG=error", "OCI_VERSION=1.1",
+			cmd.Env = append(cmd.Env, "OCI_REGISTRY=registry.casemate.internal", "OCI_TLS=enabled",
+				"OCI_REPO1="+repos[0], "OCI_REPO2="+repos[1],
+				"OCI_USERNAME=ops", "OCI_PASSWORD=correct horse", "OCI_RESULTS_DIR="+dir, "OCI_LOG=error",
+				"OCI_VERSION=1.1",
 				// What the suite leaves out by default is turned on too.
-				"OCI_API_BLOBS_DIGEST_HEADER=true", "OCI_API_BLOBS_UPLOAD_CANCEL=true", "OCI_API_MANIFESTS_DIGEST_HEADER=true", "OCI_API_MANIFESTS_TAG_PARAM=true")
+				"OCI_API_BLOBS_DIGEST_HEADER=true", "OCI_API_BLOBS_UPLOAD_CANCEL=true",
+				"OCI_API_MANIFESTS_DIGEST_HEADER=true", "OCI_API_MANIFESTS_TAG_PARAM=true")
 			out, err := cmd.CombinedOutput()
 			data, readErr := os.ReadFile(filepath.Join(dir, "junit.xml"))
 			if readErr != nil {
@@ -62,7 +66,8 @@ func TestConformance(t *testing.T) {
 			if err := xml.Unmarshal(data, &report); err != nil {
 				t.Fatal(err)
 			}
-			t.Logf("%d cases, %d failed, %d errors, %d skipped, %d disabled", report.Tests, report.Failures, report.Errors, report.Skipped, report.Disabled)
+			t.Logf("%d cases, %d failed, %d errors, %d skipped, %d disabled", report.Tests, report.Failures,
+				report.Errors, report.Skipped, report.Disabled)
 			if err != nil || report.Tests < 800 || report.Failures+report.Errors+report.Skipped+report.Disabled != 0 {
 				lines := strings.Split(string(out), "\n")
 				t.Errorf("%v\n%s", err, strings.Join(lines[:min(len(lines), 400)], "\n"))

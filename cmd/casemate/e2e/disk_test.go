@@ -11,7 +11,7 @@ import (
 )
 
 // TestFullDisk fills the data directory's file system: writes are refused with one clear sentence before it is full,
-// pulls go on, and deleting and collecting make room again.
+// pulls continue, and deleting and collecting make room again.
 func TestFullDisk(t *testing.T) {
 	l := newLab(t)
 	b := &bastion{host: l.host("n1", "")}
@@ -22,7 +22,8 @@ func TestFullDisk(t *testing.T) {
 	}
 	must(t, "mount", "-t", "tmpfs", "-o", "size=192m", "tmpfs", disk)
 	t.Cleanup(func() { run("umount", disk) })
-	b.write("casemate.yaml", fmt.Sprintf("node: n1\ndata: %s/data\nadvertise: [%s]\nlisten:\n  admin: %s\n", disk, b.ip, b.socket))
+	b.write("casemate.yaml", fmt.Sprintf("node: n1\ndata: %s/data\nadvertise: [%s]\nlisten:\n  admin: %s\n", disk, b.ip,
+		b.socket))
 	b.must(t, b.bin(), "init", "--config", b.config)
 	b.serve(t)
 	c := l.host("client", b.ip)

@@ -50,7 +50,8 @@ func (h *host) doctorOf(t *testing.T, binary string, want int, args ...string) *
 func says(r *doctor.Report, id string, warning bool, cause string) bool {
 	return slices.ContainsFunc(r.Checks, func(c *doctor.Check) bool {
 		return slices.ContainsFunc(c.Troubles, func(t doctor.Trouble) bool {
-			return t.ID == id && t.Warning == warning && strings.Contains(t.Cause, cause) && len(t.Seen) > 0 && len(t.Cure) > 0
+			return t.ID == id && t.Warning == warning && strings.Contains(t.Cause, cause) && len(t.Seen) > 0 &&
+				len(t.Cure) > 0
 		})
 	})
 }
@@ -61,7 +62,7 @@ func show(r *doctor.Report) string {
 	return b.String()
 }
 
-// TestDoctor: on a node that is set up doctor finds nothing, and on one that is not it finds what is wrong.
+// TestDoctor: doctor finds nothing on an enrolled node, and finds the problem on one that is not.
 func TestDoctor(t *testing.T) {
 	l := newLab(t)
 	tr := newTrio(t, l)
@@ -84,7 +85,8 @@ func TestDoctor(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.casemate(t, "import", "--name", "pause", b.path("pause"), "--repository", "registry.k8s.io/pause:3.10")
-	b.casemate(t, "import", "--name", "large", writeImage(t, b.path("large"), randomImage(t, 6<<20, 1)), "--repository", "quay.io/team/large:1")
+	b.casemate(t, "import", "--name", "large", writeImage(t, b.path("large"), randomImage(t, 6<<20, 1)), "--repository",
+		"quay.io/team/large:1")
 	file := make([]byte, 300<<10)
 	rand.Read(file)
 	if err := os.WriteFile(b.path("kubeadm"), file, 0o600); err != nil {
@@ -103,7 +105,8 @@ func TestDoctor(t *testing.T) {
 		t.Logf("\n%s", show(r))
 	})
 	t.Run("without root", func(t *testing.T) {
-		out, err := n.try("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", client(t, "../casemate"), "doctor")
+		out, err := n.try("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", client(t, "../casemate"),
+			"doctor")
 		if err != nil || !strings.Contains(out, "ok       transfer") {
 			t.Errorf("%v\n%s", err, out)
 		}
@@ -133,7 +136,8 @@ func TestDoctor(t *testing.T) {
 		n.write("etc/certs/ca-certificates.crt", "")
 		defer func() { os.RemoveAll(n.path("etc/certs")); os.Rename(n.path("trusted"), n.path("etc/certs")) }()
 		r := n.doctor(t, 3)
-		if !says(r, "unknown-authority", false, "not in this node's trust store (/etc/ssl/certs/ca-certificates.crt)") || r.Failed != 1 {
+		if !says(r, "unknown-authority", false,
+			"not in this node's trust store (/etc/ssl/certs/ca-certificates.crt)") || r.Failed != 1 {
 			t.Errorf("\n%s", show(r))
 		}
 	})
@@ -169,7 +173,7 @@ func TestDoctor(t *testing.T) {
 		}
 	})
 	t.Run("large packets are lost", func(t *testing.T) {
-		// The bastion's way to the node is narrower than it believes, and nobody tells it.
+		// The path from the bastion to the node has a smaller MTU than the bastion assumes, without any notification.
 		hole := []string{"OUTPUT", "-d", n.ip, "-m", "length", "--length", "1401:65535", "-j", "DROP"}
 		b.must(t, append([]string{"iptables", "-A"}, hole...)...)
 		defer b.must(t, append([]string{"iptables", "-D"}, hole...)...)
@@ -201,7 +205,7 @@ func TestDoctor(t *testing.T) {
 		}
 	})
 	t.Run("the first bastion does not answer", func(t *testing.T) {
-		// Dead, not refused: nothing comes back. Every lookup waits for it, and works.
+		// Dead, not refused: no answer arrives. Every lookup waits for it, and works.
 		tr.start(tr.nodes[2])
 		tr.whole(3)
 		hole := []string{"INPUT", "-s", n.ip, "-j", "DROP"}
@@ -239,17 +243,21 @@ func mirrored(t *testing.T, l *lab, b *bastion) {
 	for _, runtime := range []string{"containerd", "crio", "rke2"} {
 		b.casemate(t, "mirrors", "--for", runtime, "--dir", m.dir)
 	}
-	m.write("etc/containerd/config.toml", "version = 3\n[plugins.'io.containerd.cri.v1.images'.registry]\nconfig_path = '/etc/containerd/certs.d'\n")
+	m.write("etc/containerd/config.toml",
+		"version = 3\n[plugins.'io.containerd.cri.v1.images'.registry]\nconfig_path = '/etc/containerd/certs.d'\n")
 	const own = "registry.casemate.internal"
-	m.write("etc/containerd/certs.d/"+own+"/hosts.toml", "server = \"https://"+own+"\"\n[host.\"https://n2.casemate.internal\"]\n  ca = [\"/etc/casemate/ca.crt\"]\n")
+	m.write("etc/containerd/certs.d/"+own+"/hosts.toml", "server = \"https://"+own+
+		"\"\n[host.\"https://n2.casemate.internal\"]\n  ca = [\"/etc/casemate/ca.crt\"]\n")
 
 	r := m.doctor(t, 0)
-	if r.Warnings+r.Skipped != 0 || len(r.Bastions) != 3 || !strings.Contains(show(r), own+"/registry.k8s.io/pause:3.10 by tag and by digest") {
+	if r.Warnings+r.Skipped != 0 || len(r.Bastions) != 3 ||
+		!strings.Contains(show(r), own+"/registry.k8s.io/pause:3.10 by tag and by digest") {
 		t.Errorf("\n%s", show(r))
 	}
 	t.Logf("\n%s", show(r))
 	m.doctor(t, 0, "n2.casemate.internal")
-	if out, err := m.try("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", client(t, "../casemate"), "doctor"); err != nil || !strings.Contains(out, "ok       transfer") {
+	if out, err := m.try("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", client(t, "../casemate"),
+		"doctor"); err != nil || !strings.Contains(out, "ok       transfer") {
 		t.Errorf("without root: %v\n%s", err, out)
 	}
 	if r := m.doctor(t, 3, "--mode", "dns"); !says(r, "foreign-only", false, "10.77.0.250") {

@@ -14,7 +14,7 @@ import (
 	"testing"
 )
 
-// ownEtc gives a command an /etc, a /var/lib and local roots of the host's own: what a machine is to the enrol script.
+// ownEtc gives a command a separate /etc, /var/lib and local roots: to the enrol script this is a machine.
 const ownEtc = `set -e
 mount --bind "$1/etc" /etc
 mount --bind "$1/local" /usr/local/share/ca-certificates
@@ -37,7 +37,8 @@ func (l *lab) fresh(t *testing.T, name string) *host {
 		}
 	}
 	os.Remove(h.path("etc/resolv.conf"))
-	h.write("etc/resolv.conf", "# as it was installed\nsearch corp.example\nnameserver 10.77.0.250\noptions timeout:1 attempts:1\n")
+	h.write("etc/resolv.conf", "# as it was installed\nsearch corp.example\nnameserver 10.77.0.250\noptions "+
+		"timeout:1 attempts:1\n")
 	h.write("etc/hosts", "127.0.0.1 localhost\n")
 	h.must(t, "update-ca-certificates", "--fresh")
 	return h
@@ -114,20 +115,25 @@ func TestEnroll(t *testing.T) {
 	b.serve(t)
 	admin := l.host("admin", b.ip)
 	admin.trust(b.casemate(t, "ca"))
-	if out, err := b.tryIn("correct horse\n", b.bin(), "--socket", b.socket, "user", "add", "ops", "--password-stdin"); err != nil {
+	if out, err := b.tryIn("correct horse\n", b.bin(), "--socket", b.socket, "user", "add", "ops",
+		"--password-stdin"); err != nil {
 		t.Fatalf("user add: %v\n%s", err, out)
 	}
-	if out, err := admin.tryIn("correct horse", client(t, "crane"), "auth", "login", "registry.casemate.internal", "-u", "ops", "--password-stdin"); err != nil {
+	if out, err := admin.tryIn("correct horse", client(t, "crane"), "auth", "login", "registry.casemate.internal", "-u",
+		"ops", "--password-stdin"); err != nil {
 		t.Fatalf("crane auth login: %v\n%s", err, out)
 	}
-	admin.must(t, client(t, "crane"), "push", writeImage(t, admin.path("pause"), pauseImage(t)), "registry.casemate.internal/registry.k8s.io/pause:3.10")
+	admin.must(t, client(t, "crane"), "push", writeImage(t, admin.path("pause"), pauseImage(t)),
+		"registry.casemate.internal/registry.k8s.io/pause:3.10")
 	line := b.line(t)
 
 	n := l.fresh(t, "node")
 	all := func() map[string]string {
 		list := tree(t, n.path("etc"), n.path("local"), n.path("lib"))
 		// Where Java is installed, a hook of update-ca-certificates keeps its list there.
-		maps.DeleteFunc(list, func(name, _ string) bool { return strings.HasPrefix(name, n.path("lib/ca-certificates-java")) })
+		maps.DeleteFunc(list, func(name, _ string) bool {
+			return strings.HasPrefix(name, n.path("lib/ca-certificates-java"))
+		})
 		return list
 	}
 	was := all()
@@ -139,12 +145,14 @@ func TestEnroll(t *testing.T) {
 	sameTree(t, was, all())
 
 	out := n.must(t, "sh", "-c", line)
-	for _, want := range []string{"wrote /etc/resolv.conf", "running: update-ca-certificates", "resolve to the bastions, and the certificate is trusted", "done: "} {
+	for _, want := range []string{"wrote /etc/resolv.conf", "running: update-ca-certificates",
+		"resolve to the bastions, and the certificate is trusted", "done: "} {
 		if !strings.Contains(out, want) {
 			t.Errorf("the run did not say %q:\n%s", want, out)
 		}
 	}
-	if out := n.must(t, "curl", "-fsS", "-o", "/dev/null", "-w", "%{http_code}", "https://registry.k8s.io/v2/"); out != "200" {
+	if out := n.must(t, "curl", "-fsS", "-o", "/dev/null", "-w", "%{http_code}",
+		"https://registry.k8s.io/v2/"); out != "200" {
 		t.Errorf("https://registry.k8s.io/v2/: %s", out)
 	}
 	n.must(t, "curl", "-fsS", "https://casemate.internal/healthz")
@@ -185,7 +193,8 @@ func TestEnroll(t *testing.T) {
 		b.casemate(t, "config", "set", "dns.allow", "192.0.2.0/24")
 		n.fails(t, "casemate.internal does not resolve: the bastions ("+b.ip+") do not answer on port 53", "sh", "-c", b.line(t))
 		b.casemate(t, "config", "set", "dns.allow", "--default")
-		if out := n.must(t, "sh", "-c", b.line(t)); !strings.Contains(out, "the certificate is trusted") || !strings.Contains(out, "nothing to do") {
+		if out := n.must(t, "sh", "-c", b.line(t)); !strings.Contains(out, "the certificate is trusted") ||
+			!strings.Contains(out, "nothing to do") {
 			t.Errorf("the run after it said:\n%s", out)
 		}
 		n.must(t, "sh", "-c", b.line(t)+" --undo")
@@ -203,10 +212,13 @@ func TestEnroll(t *testing.T) {
 			t.Fatal(err)
 		}
 		was := tree(t, root)
-		book := n.write("tmp/book.yml", "- hosts: localhost\n  connection: local\n  gather_facts: false\n  roles: [casemate_enroll]\n  vars:\n    ansible_python_interpreter: /usr/bin/python3\n    casemate_enroll_become: false\n")
+		book := n.write("tmp/book.yml", "- hosts: localhost\n  connection: local\n  gather_facts: false\n  roles: "+
+			"[casemate_enroll]\n  vars:\n    ansible_python_interpreter: /usr/bin/python3\n    "+
+			"casemate_enroll_become: false\n")
 		play := func(changed string, args ...string) string {
 			t.Helper()
-			args = append([]string{"env", "ANSIBLE_ROLES_PATH=" + roles, "ANSIBLE_NOCOLOR=1", "ansible-playbook", "-i", "localhost,", book, "-e", "casemate_enroll_root=" + root}, args...)
+			args = append([]string{"env", "ANSIBLE_ROLES_PATH=" + roles, "ANSIBLE_NOCOLOR=1", "ansible-playbook", "-i",
+				"localhost,", book, "-e", "casemate_enroll_root=" + root}, args...)
 			out := n.must(t, args...)
 			if !strings.Contains(out, "changed="+changed+" ") {
 				t.Errorf("%v: want changed=%s:\n%s", args, changed, out)

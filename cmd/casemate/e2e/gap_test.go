@@ -37,8 +37,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// internet is a host that answers, over TLS with a CA of its own, as every registry and web server of the connected
-// side.
+// internet is a host that answers, over TLS with its own CA, as every registry and web server of the connected side.
 type internet struct {
 	*host
 	ca    *x509.Certificate
@@ -84,12 +83,14 @@ func (h *host) inside(t testing.TB, f func() error) {
 
 func newInternet(t testing.TB, l *lab) *internet {
 	t.Helper()
-	n := &internet{host: l.host("internet", ""), files: map[string][]byte{}, moved: map[string]string{}, registries: map[string]http.Handler{}, certs: map[string]*tls.Certificate{}}
+	n := &internet{host: l.host("internet", ""), files: map[string][]byte{}, moved: map[string]string{},
+		registries: map[string]http.Handler{}, certs: map[string]*tls.Certificate{}}
 	var err error
 	if n.key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
 		t.Fatal(err)
 	}
-	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "the internet"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "the internet"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, n.key.Public(), n.key)
 	if err != nil {
@@ -100,7 +101,8 @@ func newInternet(t testing.TB, l *lab) *internet {
 	}
 	n.pem = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
 	n.distribution = newDistribution(t)
-	s := &http.Server{Handler: n, TLSConfig: &tls.Config{GetCertificate: n.certificate}, ErrorLog: log.New(io.Discard, "", 0)}
+	s := &http.Server{Handler: n, TLSConfig: &tls.Config{GetCertificate: n.certificate},
+		ErrorLog: log.New(io.Discard, "", 0)}
 	listener := n.listenOn(t, n.ip+":443")
 	done := make(chan struct{})
 	go func() { s.ServeTLS(listener, "", ""); close(done) }()
@@ -119,7 +121,8 @@ func newDistribution(t testing.TB) http.Handler {
 	l.Close() // for the registry to take
 	dir := t.TempDir()
 	conf := filepath.Join(dir, "config.yml")
-	text := "version: 0.1\nlog: {level: error, accesslog: {disabled: true}}\nstorage: {filesystem: {rootdirectory: " + dir + "/data}}\nhttp: {addr: \"" + addr + "\", secret: x}\n"
+	text := "version: 0.1\nlog: {level: error, accesslog: {disabled: true}}\nstorage: {filesystem: {rootdirectory: " +
+		dir + "/data}}\nhttp: {addr: \"" + addr + "\", secret: x}\n"
 	if err := os.WriteFile(conf, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -148,7 +151,8 @@ func (n *internet) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, er
 	if c := n.certs[hello.ServerName]; c != nil {
 		return c, nil
 	}
-	tmpl := &x509.Certificate{SerialNumber: big.NewInt(int64(len(n.certs) + 2)), DNSNames: []string{hello.ServerName}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(int64(len(n.certs) + 2)), DNSNames: []string{hello.ServerName},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, n.ca, n.key.Public(), n.key)
 	if err != nil {
@@ -186,7 +190,8 @@ func (n *internet) registry(host string) http.Handler {
 	if host == "quay.io" { // one of another make
 		n.registries[host] = n.distribution
 	} else {
-		n.registries[host] = registry.New(registry.Logger(log.New(io.Discard, "", 0)), registry.WithReferrersSupport(true))
+		n.registries[host] = registry.New(registry.Logger(log.New(io.Discard, "", 0)),
+			registry.WithReferrersSupport(true))
 	}
 	return n.registries[host]
 }
@@ -237,12 +242,13 @@ func (w *recorder) Header() http.Header         { return w.header }
 func (w *recorder) WriteHeader(status int)      { w.status = status }
 func (w *recorder) Write(p []byte) (int, error) { return w.body.Write(p) }
 func (w *recorder) response(r *http.Request) *http.Response {
-	return &http.Response{StatusCode: w.status, Status: http.StatusText(w.status), Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		Header: w.header, Body: io.NopCloser(&w.body), ContentLength: int64(w.body.Len()), Request: r}
+	return &http.Response{StatusCode: w.status, Status: http.StatusText(w.status), Proto: "HTTP/1.1", ProtoMajor: 1,
+		ProtoMinor: 1,
+		Header:     w.header, Body: io.NopCloser(&w.body), ContentLength: int64(w.body.Len()), Request: r}
 }
 
-// TestAcrossTheGap is the way in: lists become a bundle on the connected side, the bundle's parts are carried, and
-// behind the gap containerd pulls by upstream name.
+// TestAcrossTheGap tests the whole path: lists become a bundle on the connected side, the bundle's parts are carried,
+// and inside the gap containerd pulls by upstream name.
 func TestAcrossTheGap(t *testing.T) {
 	l := newLab(t)
 	up := newInternet(t, l)
@@ -256,7 +262,8 @@ func TestAcrossTheGap(t *testing.T) {
 	col := l.host("collector", "")
 	col.trust(up.pem)
 	hosts := "127.0.0.1 localhost\n"
-	for _, h := range []string{"registry.k8s.io", "index.docker.io", "registry-1.docker.io", "docker.io", "quay.io", "dl.k8s.io", "github.com", "objects.githubusercontent.com"} {
+	for _, h := range []string{"registry.k8s.io", "index.docker.io", "registry-1.docker.io", "docker.io", "quay.io",
+		"dl.k8s.io", "github.com", "objects.githubusercontent.com"} {
 		hosts += up.ip + " " + h + "\n"
 	}
 	col.write("etc/hosts", hosts)
@@ -276,16 +283,19 @@ func TestAcrossTheGap(t *testing.T) {
 	kubeadm := "https://dl.k8s.io/release/v1.35.4/bin/linux/amd64/kubeadm"
 	up.files["dl.k8s.io/release/v1.35.4/bin/linux/amd64/kubeadm"] = file
 	up.files["dl.k8s.io/release/v1.35.4/bin/linux/amd64/kubeadm.sha256"] = []byte(hex.EncodeToString(sum[:]))
-	up.moved["github.com/opencontainers/runc/releases/download/v1.4.2/runc.amd64"] = "https://objects.githubusercontent.com/release/12345"
+	up.moved["github.com/opencontainers/runc/releases/download/v1.4.2/runc.amd64"] =
+		"https://objects.githubusercontent.com/release/12345"
 	up.files["objects.githubusercontent.com/release/12345"] = file[:1<<20]
 
 	images := col.write("images.list", "# what the cluster needs\nregistry.k8s.io/pause:3.10\nsample:1\n")
-	files := col.write("files.list", kubeadm+"\nhttps://github.com/opencontainers/runc/releases/download/v1.4.2/runc.amd64\n")
+	files := col.write("files.list",
+		kubeadm+"\nhttps://github.com/opencontainers/runc/releases/download/v1.4.2/runc.amd64\n")
 	key := col.path("office")
 	col.must(t, casemate, "bundle", "keygen", "--out", key)
 	create := func(file string, args ...string) {
 		t.Helper()
-		col.must(t, append([]string{casemate, "bundle", "create", file, "--cache", col.path("cache"), "--sign", key + ".key"}, args...)...)
+		col.must(t, append([]string{casemate, "bundle", "create", file, "--cache", col.path("cache"), "--sign",
+			key + ".key"}, args...)...)
 	}
 	whole, split := col.path("whole.tar"), col.path("split.tar")
 	platform := "linux/" + goarch()
@@ -299,7 +309,8 @@ func TestAcrossTheGap(t *testing.T) {
 			t.Fatalf("the same content gave other bytes (%v, %v)", err1, err2)
 		}
 		col.must(t, casemate, "bundle", "verify", whole, "--key", key+".pub")
-		if out := col.must(t, casemate, "bundle", "inspect", whole); !strings.Contains(out, "registry.k8s.io/pause:3.10") || !strings.Contains(out, kubeadm) {
+		if out := col.must(t, casemate, "bundle", "inspect", whole); !strings.Contains(out,
+			"registry.k8s.io/pause:3.10") || !strings.Contains(out, kubeadm) {
 			t.Errorf("inspect does not name what is in it:\n%s", out)
 		}
 	})
@@ -321,7 +332,8 @@ func TestAcrossTheGap(t *testing.T) {
 		if err := os.Remove(parts[1]); err != nil {
 			t.Fatal(err)
 		}
-		if out, err := b.try(append([]string{b.bin(), "--socket", b.socket, "import", parts[0]}, parts[2:]...)...); err != nil || !strings.Contains(out, "missing") {
+		if out, err := b.try(append([]string{b.bin(), "--socket", b.socket, "import", parts[0]},
+			parts[2:]...)...); err != nil || !strings.Contains(out, "missing") {
 			t.Fatalf("all parts but one: %v\n%s", err, out)
 		}
 		node.fails(t, "404", "curl", "-fsS", kubeadm)
@@ -333,7 +345,8 @@ func TestAcrossTheGap(t *testing.T) {
 		node.must(t, append(ctr, "registry.k8s.io/pause:3.10")...)
 		node.must(t, append(ctr, "registry.k8s.io/pause@"+idxDigest.String())...)
 		node.must(t, append(ctr, "docker.io/library/sample:1")...)
-		for _, url := range []string{kubeadm, "https://github.com/opencontainers/runc/releases/download/v1.4.2/runc.amd64"} {
+		for _, url := range []string{kubeadm,
+			"https://github.com/opencontainers/runc/releases/download/v1.4.2/runc.amd64"} {
 			node.must(t, "curl", "-fsS", "-o", node.path("tmp/f"), url)
 			if got, err := os.ReadFile(node.path("tmp/f")); err != nil || !bytes.HasPrefix(file, got) || len(got) == 0 {
 				t.Errorf("%s: other bytes (%v)", url, err)
@@ -387,7 +400,8 @@ func TestAcrossTheGap(t *testing.T) {
 		}
 		col.must(t, "skopeo", "copy", "oci:"+sample, "oci:"+col.path("layout")+":quay.io/other/skopeo:1")
 		imported("quay.io/other/skopeo:1", col.path("layout"))
-		col.must(t, "skopeo", "copy", "oci:"+sample, "docker-archive:"+col.path("skopeo.tar")+":quay.io/other/archive:1")
+		col.must(t, "skopeo", "copy", "oci:"+sample, "docker-archive:"+col.path("skopeo.tar")+
+			":quay.io/other/archive:1")
 		imported("quay.io/other/archive:1", col.path("skopeo.tar"))
 
 		sock := col.dockerd(t)
@@ -404,16 +418,19 @@ func TestAcrossTheGap(t *testing.T) {
 		defer os.RemoveAll(runroot)
 		podman := []string{"podman", "--root", col.path("tmp/podman"), "--runroot", runroot, "--storage-driver", "vfs"}
 		col.write("etc/policy.json", `{"default":[{"type":"insecureAcceptAnything"}]}`)
-		col.must(t, append(podman, "pull", "--signature-policy", col.path("etc/policy.json"), "registry.k8s.io/pause:3.10")...)
+		col.must(t, append(podman, "pull", "--signature-policy", col.path("etc/policy.json"),
+			"registry.k8s.io/pause:3.10")...)
 		col.must(t, append(podman, "tag", "registry.k8s.io/pause:3.10", "quay.io/other/podman:1")...)
 		col.must(t, append(podman, "save", "-o", col.path("podman.tar"), "quay.io/other/podman:1")...)
 		imported("quay.io/other/podman:1", col.path("podman.tar"))
-		col.must(t, append(podman, "save", "--format", "oci-archive", "-o", col.path("podman-oci.tar"), "quay.io/other/podman:1")...)
+		col.must(t, append(podman, "save", "--format", "oci-archive", "-o", col.path("podman-oci.tar"),
+			"quay.io/other/podman:1")...)
 		b.casemate(t, "import", "--name", "podman-oci", col.path("podman-oci.tar"))
 
 		tree := col.path("mirror")
 		col.write("mirror/deb.example.org/dists/stable/InRelease", "signed\n")
-		if out, err := b.try(b.bin(), "--socket", b.socket, "import", tree); err != nil || !strings.Contains(out, "not permitted") {
+		if out, err := b.try(b.bin(), "--socket", b.socket, "import", tree); err != nil ||
+			!strings.Contains(out, "not permitted") {
 			t.Errorf("a host that the root does not permit is stored and named: %v\n%s", err, out)
 		}
 		if out := b.casemate(t, "import", "list"); !strings.Contains(out, "podman-oci") {
@@ -432,7 +449,8 @@ func TestPackagesAsFiles(t *testing.T) {
 	var list strings.Builder
 	var urls []string
 	var sums []string
-	out := must(t, "apt-get", "-o", "APT::Sandbox::User=root", "--print-uris", "download", "containerd", "runc", "skopeo")
+	out := must(t, "apt-get", "-o", "APT::Sandbox::User=root", "--print-uris", "download", "containerd", "runc",
+		"skopeo")
 	for line := range strings.Lines(out) {
 		f := strings.Fields(line) // 'URL' NAME SIZE SHA256:HEX
 		if len(f) != 4 || !strings.HasPrefix(f[3], "SHA256:") {
@@ -456,10 +474,11 @@ func TestPackagesAsFiles(t *testing.T) {
 	out = b.casemate(t, "file", "list", "-o", "json")
 	for i, u := range urls {
 		if !strings.Contains(out, sums[i]) {
-			t.Errorf("%s is not held with its checksum:\n%s", u, out)
+			t.Errorf("%s is not stored with its checksum:\n%s", u, out)
 		}
 	}
-	if out, err := run(casemate, "bundle", "create", file, "--force", "--files", files, "--cache", filepath.Join(dir, "cache"), "-o", "json"); err != nil || !strings.Contains(out, `"fetched": 0`) {
+	if out, err := run(casemate, "bundle", "create", file, "--force", "--files", files, "--cache",
+		filepath.Join(dir, "cache"), "-o", "json"); err != nil || !strings.Contains(out, `"fetched": 0`) {
 		t.Errorf("a second run fetches nothing: %v\n%s", err, out)
 	}
 }

@@ -56,17 +56,19 @@ func readKubesprayLists(t *testing.T) (all []kubesprayLists) {
 
 // The variables of Kubespray's defaults that its downloads' names begin with.
 var (
-	kubesprayURLs = map[string]string{"github_url": "https://github.com", "dl_k8s_io_url": "https://dl.k8s.io", "storage_googleapis_url": "https://storage.googleapis.com",
-		"get_helm_url": "https://get.helm.sh"}
-	kubesprayImages = map[string]string{"kube_image_repo": "registry.k8s.io", "docker_image_repo": "docker.io", "quay_image_repo": "quay.io", "github_image_repo": "ghcr.io"}
+	kubesprayURLs = map[string]string{"github_url": "https://github.com", "dl_k8s_io_url": "https://dl.k8s.io",
+		"storage_googleapis_url": "https://storage.googleapis.com",
+		"get_helm_url":           "https://get.helm.sh"}
+	kubesprayImages = map[string]string{"kube_image_repo": "registry.k8s.io", "docker_image_repo": "docker.io",
+		"quay_image_repo": "quay.io", "github_image_repo": "ghcr.io"}
 )
 
-// kubesprayKeeps are the names of the lists that are asked for at their own hosts in mirror mode too: none. What has no
-// variable, like the sidecars of some cloud's storage, or a host that is no origin, like Huawei's and NVIDIA's, stands
-// in none of the lists.
+// kubesprayKeeps are the names of the lists that are requested at their own hosts in mirror mode too: none. Names
+// without a variable, like the sidecars of some cloud's storage, or with a host that is no origin, like Huawei's and
+// NVIDIA's, are in none of the lists.
 var kubesprayKeeps = []string{}
 
-// keptHost finds the hosts in the note that says what keeps its host: VARIABLE (HOST).
+// keptHost finds the hosts in the note about unchanged hosts: VARIABLE (HOST).
 var keptHost = regexp.MustCompile(`\(([a-z0-9.-]+)\)`)
 
 // template is a name as Kubespray's defaults write it: a variable, and the rest.
@@ -89,7 +91,8 @@ type kubesprayContent struct {
 func makeKubesprayContent(t *testing.T, all []kubesprayLists) *kubesprayContent {
 	t.Helper()
 	dir := t.TempDir()
-	c := &kubesprayContent{tree: filepath.Join(dir, "files"), layout: filepath.Join(dir, "images"), sums: map[string]string{}, digests: map[string]string{}}
+	c := &kubesprayContent{tree: filepath.Join(dir, "files"), layout: filepath.Join(dir, "images"),
+		sums: map[string]string{}, digests: map[string]string{}}
 	p, err := layout.Write(c.layout, empty.Index)
 	if err != nil {
 		t.Fatal(err)
@@ -117,16 +120,20 @@ func makeKubesprayContent(t *testing.T, all []kubesprayLists) *kubesprayContent 
 			}
 			as := layout.WithAnnotations(map[string]string{"org.opencontainers.image.ref.name": ref})
 			var d v1.Hash
-			if strings.HasPrefix(ref, "docker.io/") { // one image with Docker's media types, as there are many on the Hub
-				img := smallImage(t, ref, goarch(), types.DockerManifestSchema2, types.DockerConfigJSON, types.DockerLayer)
+			// one image with Docker's media types, as there are many on the Hub
+			if strings.HasPrefix(ref, "docker.io/") {
+				img := smallImage(t, ref, goarch(), types.DockerManifestSchema2, types.DockerConfigJSON,
+					types.DockerLayer)
 				if d, err = img.Digest(); err == nil {
 					err = p.AppendImage(img, as)
 				}
 			} else {
 				idx := mutate.IndexMediaType(empty.Index, types.OCIImageIndex)
 				for _, arch := range []string{"s390x", goarch()} {
-					idx = mutate.AppendManifests(idx, mutate.IndexAddendum{Add: smallImage(t, ref, arch, types.OCIManifestSchema1, types.OCIConfigJSON, types.OCILayer),
-						Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: arch}}})
+					idx = mutate.AppendManifests(idx,
+						mutate.IndexAddendum{Add: smallImage(t, ref, arch, types.OCIManifestSchema1,
+							types.OCIConfigJSON, types.OCILayer),
+							Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: arch}}})
 				}
 				if d, err = idx.Digest(); err == nil {
 					err = p.AppendIndex(idx, as)
@@ -141,7 +148,7 @@ func makeKubesprayContent(t *testing.T, all []kubesprayLists) *kubesprayContent 
 	return c
 }
 
-// smallImage is an image with one file, which says what it is.
+// smallImage is an image with one file that identifies it.
 func smallImage(t *testing.T, name, arch string, manifest, config, layer types.MediaType) v1.Image {
 	t.Helper()
 	var buf bytes.Buffer
@@ -150,7 +157,9 @@ func smallImage(t *testing.T, name, arch string, manifest, config, layer types.M
 	w.WriteHeader(&tar.Header{Name: "name", Mode: 0o644, Size: int64(len(text)), Typeflag: tar.TypeReg})
 	io.WriteString(w, text)
 	w.Close()
-	l, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(buf.Bytes())), nil }, tarball.WithMediaType(layer))
+	l, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) {
+		return io.NopCloser(bytes.NewReader(buf.Bytes())), nil
+	}, tarball.WithMediaType(layer))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -239,7 +248,7 @@ type kubespray struct {
 	sums map[string]string
 }
 
-// downloaded is what Ansible said of the files, and what it made of the images' names, in the lists' order.
+// downloaded is Ansible's result for the files, and the images' names after it, in the lists' order.
 type downloaded struct {
 	Files, Unsure []struct {
 		URL, Msg   string
@@ -269,8 +278,11 @@ func (h *host) kubespray(c *kubesprayContent, l kubesprayLists) *kubespray {
 	for _, ref := range l.images {
 		images = append(images, template(ref, kubesprayImages))
 	}
-	vars := map[string]any{"files": files, "one_of_each_host": each, "images": images, "containerd_registries_mirrors": []string{},
-		"containerd_cfg_dir": h.path(k.dir + "/containerd"), "local_release_dir": h.path(k.dir + "/releases"), "download_retries": 4, "download_validate_certs": true}
+	vars := map[string]any{"files": files, "one_of_each_host": each, "images": images,
+		"containerd_registries_mirrors": []string{},
+		"containerd_cfg_dir":            h.path(k.dir + "/containerd"),
+		"local_release_dir":             h.path(k.dir + "/releases"), "download_retries": 4,
+		"download_validate_certs": true}
 	for _, m := range []map[string]string{kubesprayURLs, kubesprayImages} {
 		for name, value := range m {
 			vars[name] = value
@@ -281,10 +293,13 @@ func (h *host) kubespray(c *kubesprayContent, l kubesprayLists) *kubespray {
 		h.lab.t.Fatal(err)
 	}
 	for name, content := range map[string]string{
-		"cluster.yml": kubesprayBook, "inventory/hosts.ini": "node ansible_connection=local ansible_python_interpreter=/usr/bin/python3\n",
-		"roles/kubespray_defaults/defaults/main.yml": string(defaults), "roles/download/tasks/main.yml": kubesprayDownload,
-		"roles/containerd/tasks/main.yml": kubesprayContainerd, "roles/containerd/templates/hosts.txtar.j2": kubesprayHosts,
-		"releases/.keep": "",
+		"cluster.yml": kubesprayBook, "inventory/hosts.ini": "node ansible_connection=local " +
+			"ansible_python_interpreter=/usr/bin/python3\n",
+		"roles/kubespray_defaults/defaults/main.yml": string(defaults),
+		"roles/download/tasks/main.yml":              kubesprayDownload,
+		"roles/containerd/tasks/main.yml":            kubesprayContainerd,
+		"roles/containerd/templates/hosts.txtar.j2":  kubesprayHosts,
+		"releases/.keep":                             "",
 	} {
 		h.write(k.dir+"/"+name, content)
 	}
@@ -298,7 +313,8 @@ func (k *kubespray) dest(url string) string {
 // play runs Ansible, and compares every file with its checksum. The files without a checksum are only asked for where
 // they are there already.
 func (k *kubespray) play(again bool) (*downloaded, error) {
-	out, err := k.host.try("env", "LC_ALL=C.UTF-8", "ANSIBLE_PIPELINING=1", "ansible-playbook", "-i", k.host.path(k.dir+"/inventory/hosts.ini"),
+	out, err := k.host.try("env", "LC_ALL=C.UTF-8", "ANSIBLE_PIPELINING=1", "ansible-playbook", "-i",
+		k.host.path(k.dir+"/inventory/hosts.ini"),
 		"-e", fmt.Sprintf("again=%v", again), k.host.path(k.dir+"/cluster.yml"))
 	if err != nil {
 		return nil, fmt.Errorf("%s: ansible-playbook: %w\n%s", k.version, err, out)
@@ -312,7 +328,8 @@ func (k *kubespray) play(again bool) (*downloaded, error) {
 		return nil, err
 	}
 	if len(d.Files) != len(k.files) || len(d.Images) != len(k.images) {
-		return nil, fmt.Errorf("%s: %d files of %d, %d images of %d", k.version, len(d.Files), len(k.files), len(d.Images), len(k.images))
+		return nil, fmt.Errorf("%s: %d files of %d, %d images of %d", k.version, len(d.Files), len(k.files),
+			len(d.Images), len(k.images))
 	}
 	for _, url := range k.files {
 		data, err := os.ReadFile(k.host.path(k.dir + "/releases/" + k.dest(url)))
@@ -385,7 +402,8 @@ disabled_plugins = ["io.containerd.grpc.v1.cri"]
 [plugins."io.containerd.metadata.v1.bolt"]
 content_sharing_policy = "isolated"
 `)
-	h.daemon(t, "containerd", "containerd", "-c", h.path("etc/containerd.toml"), "--root", dir+"/root", "--state", dir+"/state", "-a", sock)
+	h.daemon(t, "containerd", "containerd", "-c", h.path("etc/containerd.toml"), "--root", dir+"/root", "--state",
+		dir+"/state", "-a", sock)
 	until(t, "containerd answers", func() error {
 		out, err := h.try("ctr", "-a", sock, "version")
 		if err != nil {
@@ -403,9 +421,9 @@ func (b *bastion) missedNothing(t *testing.T) {
 	}
 }
 
-// TestKubespray makes the downloads of two releases of Kubespray, all that its lists name, as its roles make them: with
-// Ansible's get_url and with containerd. Once with the bastions as resolvers and nothing else, once without them and
-// with the generated variables; in the middle of that the bastion that stands first everywhere dies.
+// TestKubespray makes the downloads of two releases of Kubespray, all names of its lists, as its roles do: with
+// Ansible's get_url and with containerd. Once with only the bastions as resolvers, once without them and with the
+// generated variables; in the middle of that the bastion that is first everywhere dies.
 func TestKubespray(t *testing.T) {
 	if _, err := exec.LookPath("ansible-playbook"); err != nil {
 		t.Fatalf("%v: cmd/casemate/e2e/prepare installs it", err)
@@ -429,13 +447,15 @@ func TestKubespray(t *testing.T) {
 
 	t.Run("DNS and no offline variable", func(t *testing.T) {
 		node := l.host("node", "")
-		node.write("etc/resolv.conf", fmt.Sprintf("nameserver %s\nnameserver %s\nnameserver %s\n", n1.ip, n2.ip, tr.nodes[2].ip))
+		node.write("etc/resolv.conf", fmt.Sprintf("nameserver %s\nnameserver %s\nnameserver %s\n", n1.ip, n2.ip,
+			tr.nodes[2].ip))
 		node.trust(ca)
 		hostname, err := os.Hostname()
 		if err != nil {
 			t.Fatal(err)
 		}
-		node.write("etc/hosts", "127.0.0.1 localhost\n127.0.1.1 "+hostname+"\n") // Ansible looks up its own name, which stands there on a real node
+		// Ansible looks up its own name, which is there on a real node
+		node.write("etc/hosts", "127.0.0.1 localhost\n127.0.1.1 "+hostname+"\n")
 		var all []*kubespray
 		for _, list := range lists {
 			k := node.kubespray(content, list)
@@ -482,14 +502,15 @@ func TestKubespray(t *testing.T) {
 		node.must(t, "dig", "+short", "node1", "node1.cluster.local", "node1.default.svc.cluster.local",
 			"quay.io.default.svc.cluster.local", "registry.k8s.io.lab.example", "_http._tcp.deb.nowhere.example", "A")
 		node.must(t, "dig", "+short", "-x", node.ip)
-		n1.missedNothing(t) // while it lives: it may know what it has told nobody yet
+		n1.missedNothing(t) // while it lives: it may have misses that it has not sent to any node yet
 	})
 
 	t.Run("mirror variables", func(t *testing.T) {
 		node := l.fresh(t, "mirrored")
-		node.write("etc/resolv.conf", "") // who asks for a name that is not in its hosts file knows it at once
-		node.must(t, "sh", node.write("tmp/enroll.sh", n1.casemate(t, "enroll", "--format", "sh")), "--no-resolver", "--no-restart")
-		said := map[string]bool{} // the hosts that the command says are asked all the same
+		node.write("etc/resolv.conf", "") // a program that looks up a name outside its hosts file fails at once
+		node.must(t, "sh", node.write("tmp/enroll.sh", n1.casemate(t, "enroll", "--format", "sh")), "--no-resolver",
+			"--no-restart")
+		said := map[string]bool{} // the hosts that the command reports as unchanged
 		var all []*kubespray
 		for _, list := range lists {
 			k := node.kubespray(content, list)
@@ -568,7 +589,8 @@ func TestKubespray(t *testing.T) {
 			for _, url := range list.files {
 				fmt.Fprintf(&sums, "%s sha256:%s\n", url, content.sums[url])
 			}
-			args = append(args, "--files", n2.write(list.version+".files", sums.String()), "--images", n2.write(list.version+".images", strings.Join(list.images, "\n")))
+			args = append(args, "--files", n2.write(list.version+".files", sums.String()), "--images",
+				n2.write(list.version+".images", strings.Join(list.images, "\n")))
 		}
 		n2.casemate(t, append([]string{"check", "--platform", "linux/" + goarch()}, args...)...)
 	})

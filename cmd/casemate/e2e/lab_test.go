@@ -24,13 +24,13 @@ type lab struct {
 	dir   string
 }
 
-// host is a network namespace with an address, a resolver and a trust store of its own.
+// host is a network namespace with an address, a resolver and a trust store.
 type host struct {
 	lab  *lab
 	name string
 	ns   string
 	ip   string
-	dir  string // its scratch directory; etc/ below it is what it sees in /etc
+	dir  string // its scratch directory; etc/ below it is mounted at /etc
 	view string // the script by which a command gets to see it; enter if empty
 }
 
@@ -51,7 +51,8 @@ func newLab(t testing.TB) *lab {
 func (l *lab) host(name, dns string) *host {
 	l.t.Helper()
 	l.hosts++
-	h := &host{lab: l, name: name, ns: l.name + name, ip: fmt.Sprintf("10.77.0.%d", l.hosts+1), dir: filepath.Join(l.dir, name)}
+	h := &host{lab: l, name: name, ns: l.name + name, ip: fmt.Sprintf("10.77.0.%d", l.hosts+1),
+		dir: filepath.Join(l.dir, name)}
 	must(l.t, "ip", "netns", "add", h.ns)
 	l.t.Cleanup(func() { run("ip", "netns", "del", h.ns) })
 	port := fmt.Sprintf("p%d", l.hosts)
@@ -93,8 +94,10 @@ func (h *host) write(name, content string) string {
 func (h *host) trust(pem string) {
 	h.lab.t.Helper()
 	h.write("etc/local/casemate.crt", pem)
-	out, err := exec.Command("update-ca-certificates", "--fresh", "--certsconf", h.write("etc/ca-certificates.conf", ""),
-		"--certsdir", h.path("tmp"), "--localcertsdir", h.path("etc/local"), "--etccertsdir", h.path("etc/certs"), "--hooksdir", h.path("tmp")).CombinedOutput()
+	out, err := exec.Command("update-ca-certificates", "--fresh", "--certsconf",
+		h.write("etc/ca-certificates.conf", ""),
+		"--certsdir", h.path("tmp"), "--localcertsdir", h.path("etc/local"), "--etccertsdir", h.path("etc/certs"),
+		"--hooksdir", h.path("tmp")).CombinedOutput()
 	if err != nil {
 		h.lab.t.Fatalf("update-ca-certificates: %v\n%s", err, out)
 	}
@@ -111,7 +114,8 @@ exec "$@"`
 
 // command is a command on that host.
 func (h *host) command(ctx context.Context, args ...string) *exec.Cmd {
-	full := append([]string{"--net=/run/netns/" + h.ns, "unshare", "--mount", "--propagation", "private", "sh", "-c", cmp.Or(h.view, enter), "sh", h.dir}, args...)
+	full := append([]string{"--net=/run/netns/" + h.ns, "unshare", "--mount", "--propagation", "private", "sh", "-c",
+		cmp.Or(h.view, enter), "sh", h.dir}, args...)
 	cmd := exec.CommandContext(ctx, "nsenter", full...)
 	cmd.Env = append(os.Environ(), "HOME="+h.path("tmp"), "XDG_RUNTIME_DIR="+h.path("tmp"), "TMPDIR="+h.path("tmp"))
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
@@ -119,7 +123,7 @@ func (h *host) command(ctx context.Context, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// try runs a command on the host and returns what it printed.
+// try runs a command on the host and returns its output.
 func (h *host) try(args ...string) (string, error) { return h.tryIn("", args...) }
 
 // tryIn is try with standard input.
@@ -260,7 +264,8 @@ func newBastionOf(t testing.TB, l *lab, name, binary string, initArgs ...string)
 	b := &bastion{host: l.host(name, ""), binary: binary}
 	b.config = b.path("casemate.yaml")
 	b.socket = b.path("admin.sock")
-	b.write("casemate.yaml", fmt.Sprintf("node: %s\ndata: %s\nadvertise: [%s]\nlisten:\n  admin: %s\n", name, b.path("data"), b.ip, b.socket))
+	b.write("casemate.yaml", fmt.Sprintf("node: %s\ndata: %s\nadvertise: [%s]\nlisten:\n  admin: %s\n", name,
+		b.path("data"), b.ip, b.socket))
 	b.must(t, append([]string{b.bin(), "init", "--config", b.config}, initArgs...)...)
 	return b
 }

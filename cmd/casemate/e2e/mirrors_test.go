@@ -14,11 +14,11 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// A stranger is a node whose DNS and trust store are left alone: it has an /etc of its own with nothing in it but what
+// A stranger is a node whose DNS and trust store are unchanged: it has a separate /etc with only the files that
 // casemate mirrors writes, and an empty trust store.
 type stranger struct {
 	*host
-	root string // below which its /etc lies
+	root string // below which its /etc is
 }
 
 func (l *lab) stranger(name string) *stranger {
@@ -48,7 +48,7 @@ exec "$@"`
 	return append([]string{"sh", "-c", script, "sh", s.dir}, args...)
 }
 
-// hosts does what the note says: the generated lines are appended to /etc/hosts.
+// hosts follows the note: the generated lines are appended to /etc/hosts.
 func (s *stranger) hosts(t *testing.T) {
 	t.Helper()
 	lines, err := os.ReadFile(s.root + "/etc/hosts.casemate")
@@ -60,25 +60,30 @@ func (s *stranger) hosts(t *testing.T) {
 	}
 }
 
-// TestMirrors gives nodes that ask no bastion for names the files that casemate mirrors writes, ends the bastion that
-// stands first in all of them, and pulls.
+// TestMirrors gives nodes that do not use the bastions as resolvers the files that casemate mirrors writes, ends the
+// bastion that is first in all of them, and pulls.
 func TestMirrors(t *testing.T) {
 	l := newLab(t)
 	tr := newTrio(t, l)
 	n1, n2 := tr.nodes[0], tr.nodes[1]
-	if out, err := n1.tryIn("correct horse\n", n1.bin(), "--socket", n1.socket, "user", "add", "ops", "--password-stdin"); err != nil {
+	if out, err := n1.tryIn("correct horse\n", n1.bin(), "--socket", n1.socket, "user", "add", "ops",
+		"--password-stdin"); err != nil {
 		t.Fatalf("user add: %v\n%s", err, out)
 	}
 	admin := l.host("admin", n1.ip)
 	admin.trust(n1.casemate(t, "ca"))
 	const own = "registry.casemate.internal"
-	if out, err := admin.tryIn("correct horse", client(t, "crane"), "auth", "login", own, "-u", "ops", "--password-stdin"); err != nil {
+	if out, err := admin.tryIn("correct horse", client(t, "crane"), "auth", "login", own, "-u", "ops",
+		"--password-stdin"); err != nil {
 		t.Fatalf("crane auth login: %v\n%s", err, out)
 	}
 	pause := pauseImage(t)
-	admin.must(t, client(t, "crane"), "push", "--index", writeLayout(t, admin.path("pause"), platforms(t, pause)), own+"/registry.k8s.io/pause:3.10")
-	admin.must(t, "skopeo", "copy", "--preserve-digests", "--dest-creds", "ops:correct horse", "oci:"+writeImage(t, admin.path("sample"), pause), "docker://"+own+"/docker.io/library/sample:1")
-	n1.casemate(t, "file", "put", "https://dl.k8s.io/release/v1.35.4/bin/linux/amd64/kubeadm", n1.write("kubeadm", "kubeadm\n"))
+	admin.must(t, client(t, "crane"), "push", "--index", writeLayout(t, admin.path("pause"), platforms(t, pause)),
+		own+"/registry.k8s.io/pause:3.10")
+	admin.must(t, "skopeo", "copy", "--preserve-digests", "--dest-creds", "ops:correct horse",
+		"oci:"+writeImage(t, admin.path("sample"), pause), "docker://"+own+"/docker.io/library/sample:1")
+	n1.casemate(t, "file", "put", "https://dl.k8s.io/release/v1.35.4/bin/linux/amd64/kubeadm",
+		n1.write("kubeadm", "kubeadm\n"))
 	tr.whole(3)
 
 	node := l.stranger("node")
@@ -89,7 +94,8 @@ func TestMirrors(t *testing.T) {
 	var vars struct {
 		Files []struct{ Path, Content string }
 	}
-	if err := json.Unmarshal([]byte(n1.casemate(t, "kubespray", "vars", "--mode", "mirror", "-o", "json")), &vars); err != nil {
+	if err := json.Unmarshal([]byte(n1.casemate(t, "kubespray", "vars", "--mode", "mirror", "-o", "json")),
+		&vars); err != nil {
 		t.Fatal(err)
 	}
 	planner := l.stranger("planner") // where Ansible runs; its trust store has the CA
@@ -100,7 +106,8 @@ func TestMirrors(t *testing.T) {
 	n1.casemate(t, "kubespray", "vars", "--mode", "dns", "--dir", planner.path("dns"))
 	tr.kill(n1)
 
-	// A name that is held nowhere must be a quick "not found" that the bastion knows of: nobody waits for the Internet.
+	// A name that is stored nowhere must be a quick "not found" that the bastion records: no node waits for the
+	// Internet.
 	missed := func(t *testing.T, name string, from time.Time) {
 		t.Helper()
 		if d := time.Since(from); d > 20*time.Second {
@@ -117,20 +124,25 @@ func TestMirrors(t *testing.T) {
 	t.Run("containerd", func(t *testing.T) {
 		dir := node.path("tmp/containerd")
 		node.write("etc/containerd.toml", "version = 2\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n")
-		node.daemon(l.t, "containerd", node.in("containerd", "-c", node.path("etc/containerd.toml"), "--root", dir+"/root", "--state", dir+"/state", "-a", sock)...)
+		node.daemon(l.t, "containerd", node.in("containerd", "-c", node.path("etc/containerd.toml"), "--root",
+			dir+"/root", "--state", dir+"/state", "-a", sock)...)
 		until(t, "containerd answers", func() error {
 			_, err := node.try("ctr", "-a", sock, "version")
 			return err
 		})
 		pull := func(ref string) []string {
-			return node.in("ctr", "-a", sock, "images", "pull", "--snapshotter", "native", "--hosts-dir", "/etc/containerd/certs.d", ref)
+			return node.in("ctr", "-a", sock, "images", "pull", "--snapshotter", "native", "--hosts-dir",
+				"/etc/containerd/certs.d", ref)
 		}
-		for _, ref := range []string{"registry.k8s.io/pause:3.10", "docker.io/library/sample:1", "k8s.gcr.io/pause:3.10", "registry-1.docker.io/library/sample:1"} {
+		for _, ref := range []string{"registry.k8s.io/pause:3.10", "docker.io/library/sample:1",
+			"k8s.gcr.io/pause:3.10", "registry-1.docker.io/library/sample:1"} {
 			node.must(t, pull(ref)...)
 		}
 		from := time.Now()
-		if out, err := node.try(pull("docker.io/library/sample:9")...); err == nil || strings.Contains(out, "registry-1.docker.io") {
-			t.Errorf("an image that is not there: %v\n%s", err, out) // containerd 1.x says the first bastion's error, 2.x that it is not found
+		if out, err := node.try(pull("docker.io/library/sample:9")...); err == nil ||
+			strings.Contains(out, "registry-1.docker.io") {
+			// containerd 1.x says the first bastion's error, 2.x that it is not found
+			t.Errorf("an image that is not there: %v\n%s", err, out)
 		}
 		missed(t, "docker.io/library/sample:9", from)
 		from = time.Now()
@@ -167,20 +179,24 @@ func TestMirrors(t *testing.T) {
 			if len(h.CA) != 1 || h.CA[0] != "{{ casemate_ca_file }}" {
 				t.Errorf("ca of %s is %v", h.Host, h.CA)
 			}
-			toml += fmt.Sprintf("[host.%q]\n  capabilities = [%q]\n  skip_verify = false\n  override_path = false\n  ca = [%q]\n",
+			toml += fmt.Sprintf("[host.%q]\n  capabilities = [%q]\n  skip_verify = false\n  override_path = false\n  "+
+				"ca = [%q]\n",
 				h.Host, strings.Join(h.Capabilities, `","`), "/etc/containerd/certs.d/casemate-ca.crt")
 		}
 		toml = strings.ReplaceAll(toml, `\"`, `"`)
 		if err := os.MkdirAll(node.root+"/etc/containerd/kubespray/"+own, 0o755); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(node.root+"/etc/containerd/kubespray/"+own+"/hosts.toml", []byte(toml), 0o644); err != nil {
+		if err := os.WriteFile(node.root+"/etc/containerd/kubespray/"+own+"/hosts.toml", []byte(toml),
+			0o644); err != nil {
 			t.Fatal(err)
 		}
 		for _, ref := range []string{own + "/registry.k8s.io/pause:3.10", own + "/docker.io/library/sample:1"} {
-			node.must(t, node.in("ctr", "-a", sock, "images", "pull", "--snapshotter", "native", "--hosts-dir", "/etc/containerd/kubespray", ref)...)
+			node.must(t, node.in("ctr", "-a", sock, "images", "pull", "--snapshotter", "native", "--hosts-dir",
+				"/etc/containerd/kubespray", ref)...)
 		}
-		got := node.must(t, node.in("curl", "-fsS", "--cacert", "/etc/containerd/certs.d/casemate-ca.crt", "https://files.casemate.internal/dl.k8s.io/release/v1.35.4/bin/linux/amd64/kubeadm")...)
+		got := node.must(t, node.in("curl", "-fsS", "--cacert", "/etc/containerd/certs.d/casemate-ca.crt",
+			"https://files.casemate.internal/dl.k8s.io/release/v1.35.4/bin/linux/amd64/kubeadm")...)
 		if got != "kubeadm\n" {
 			t.Errorf("the file is %q", got)
 		}
@@ -220,14 +236,17 @@ func TestMirrors(t *testing.T) {
 		defer os.RemoveAll(runroot)
 		policy := node.write("etc/policy.json", `{"default":[{"type":"insecureAcceptAnything"}]}`)
 		pull := func(ref string) []string {
-			return node.in("podman", "--root", node.path("tmp/podman"), "--runroot", runroot, "--storage-driver", "vfs", "pull", "--signature-policy", policy, ref)
+			return node.in("podman", "--root", node.path("tmp/podman"), "--runroot", runroot, "--storage-driver", "vfs",
+				"pull", "--signature-policy", policy, ref)
 		}
 		for _, ref := range []string{"registry.k8s.io/pause:3.10", "docker.io/library/sample:1", "docker.io/sample:1"} {
 			node.must(t, pull(ref)...)
 		}
-		node.must(t, node.in("skopeo", "copy", "--all", "docker://registry.k8s.io/pause:3.10", "dir:"+node.path("tmp/pause"))...)
+		node.must(t, node.in("skopeo", "copy", "--all", "docker://registry.k8s.io/pause:3.10",
+			"dir:"+node.path("tmp/pause"))...)
 		from := time.Now()
-		if out, err := node.try(node.in("skopeo", "inspect", "docker://docker.io/library/sample:8")...); err == nil || !strings.Contains(out, "manifest unknown") {
+		if out, err := node.try(node.in("skopeo", "inspect", "docker://docker.io/library/sample:8")...); err == nil ||
+			!strings.Contains(out, "manifest unknown") {
 			t.Errorf("an image that is not there: %v\n%s", err, out)
 		}
 		missed(t, "docker.io/library/sample:8", from)
@@ -240,14 +259,16 @@ func TestMirrors(t *testing.T) {
 	t.Run("docker", func(t *testing.T) {
 		dir := node.path("tmp/docker.d")
 		sock := dir + ".sock"
-		node.daemon(l.t, "dockerd", node.in("dockerd", "--data-root", dir+"/data", "--exec-root", dir+"/exec", "-p", dir+".pid", "-H", "unix://"+sock,
+		node.daemon(l.t, "dockerd", node.in("dockerd", "--data-root", dir+"/data", "--exec-root", dir+"/exec", "-p",
+			dir+".pid", "-H", "unix://"+sock,
 			"--bridge=none", "--iptables=false", "--storage-driver=vfs")...)
 		docker := []string{"docker", "-H", "unix://" + sock, "--config", node.path("tmp/docker")}
 		until(t, "dockerd answers", func() error {
 			_, err := node.try(append(docker, "info")...)
 			return err
 		})
-		if out := node.must(t, append(docker, "info")...); !strings.Contains(out, "https://n1.casemate.internal/") || !strings.Contains(out, "https://n3.casemate.internal/") {
+		if out := node.must(t, append(docker, "info")...); !strings.Contains(out, "https://n1.casemate.internal/") ||
+			!strings.Contains(out, "https://n3.casemate.internal/") {
 			t.Errorf("docker does not know its mirrors:\n%s", out)
 		}
 		node.must(t, append(docker, "pull", "sample:1")...)

@@ -27,15 +27,16 @@ import (
 // packages builds the DEB and the RPM of this machine's architecture, as that version, into dir.
 func packages(t testing.TB, version, dir string) {
 	t.Helper()
-	out, err := runIn(filepath.Join(repo(t), "packaging", "tools"), "go", "run", "./packages", "-root", "../..", "-out", dir, "-version", version, "-commit", "e2e", "-arch", goarch())
+	out, err := runIn(filepath.Join(repo(t), "packaging", "tools"), "go", "run", "./packages", "-root", "../..", "-out",
+		dir, "-version", version, "-commit", "e2e", "-arch", goarch())
 	if err != nil {
 		t.Fatalf("packages: %v\n%s", err, out)
 	}
 }
 
-// manager is what a package manager is told.
+// manager describes the commands of a package manager.
 type manager struct {
-	install, upgrade, remove string // upgrade with the file's path behind it
+	install, upgrade, remove string // upgrade followed by the file's path
 	old, new                 string // the files' names
 	purges                   bool   // it can also take data away
 }
@@ -63,9 +64,11 @@ func TestPackage(t *testing.T) {
 	}
 	rpmArch := map[string]string{"amd64": "x86_64", "arm64": "aarch64"}[goarch()]
 	for kind, m := range map[string]manager{
-		"deb": {"dpkg -i", "dpkg -i", "dpkg -r casemate", "casemate_0.1.0-1_" + goarch() + ".deb", "casemate_0.2.0-1_" + goarch() + ".deb", true},
+		"deb": {"dpkg -i", "dpkg -i", "dpkg -r casemate", "casemate_0.1.0-1_" + goarch() + ".deb", "casemate_0.2.0-1_" +
+			goarch() + ".deb", true},
 		// What the RPM needs of the host, /bin/sh, is Debian's and not in rpm's database.
-		"rpm": {"rpm -i --nodeps", "rpm -U --nodeps", "rpm -e --nodeps casemate", "casemate-0.1.0-1." + rpmArch + ".rpm", "casemate-0.2.0-1." + rpmArch + ".rpm", false},
+		"rpm": {"rpm -i --nodeps", "rpm -U --nodeps", "rpm -e --nodeps casemate", "casemate-0.1.0-1." + rpmArch +
+			".rpm", "casemate-0.2.0-1." + rpmArch + ".rpm", false},
 	} {
 		t.Run(kind, func(t *testing.T) { life(t, m, dir) })
 	}
@@ -79,7 +82,8 @@ func life(t *testing.T, pm manager, dir string) {
 		m.service("systemd-resolved", true)
 		m.service("NetworkManager", false)
 		m.service("containerd", false)
-		m.etc("systemd/network/10-eth0.network", "[Match]\nName=eth0\n[Network]\nAddress="+m.ip+"/24\nGateway=10.77.0.1\n")
+		m.etc("systemd/network/10-eth0.network", "[Match]\nName=eth0\n[Network]\nAddress="+m.ip+
+			"/24\nGateway=10.77.0.1\n")
 		m.etc("hostname", "b1\n")
 	})
 	for _, file := range []string{pm.old, pm.new} {
@@ -98,32 +102,37 @@ func life(t *testing.T, pm manager, dir string) {
 	}
 	old, next := "/mnt/"+pm.old, "/mnt/"+pm.new
 
-	t.Log("install: nothing runs, and what comes next is said")
+	t.Log("install: nothing runs, and the next step is printed")
 	b.says(t, "casemate init", pm.install+" "+old)
 	b.says(t, "inactive", "systemctl is-active casemate.service || true")
 	b.says(t, "disabled", "systemctl is-enabled casemate.service || true")
 	b.says(t, "casemate 750", "stat -c '%U %a' /var/lib/casemate")
 	b.says(t, "casemate v0.1.0", "casemate version | tr -s ' '")
-	b.says(t, "casemate", "test -s /usr/share/bash-completion/completions/casemate && zcat /usr/share/man/man8/casemate.8.gz")
-	b.sh(t, "systemctl start casemate.service; sleep 0.1; ! systemctl is-active --quiet casemate.service") // the condition: there is no data
+	b.says(t, "casemate", "test -s /usr/share/bash-completion/completions/casemate && zcat "+
+		"/usr/share/man/man8/casemate.8.gz")
+	// the condition: there is no data
+	b.sh(t, "systemctl start casemate.service; sleep 0.1; ! systemctl is-active --quiet casemate.service")
 
 	t.Log("init, as root on a fresh package, finds the address by itself and prepares everything for the daemon's user")
 	out := b.says(t, "systemctl enable --now casemate.service", "casemate init 2>&1")
-	for _, want := range []string{"wrote /etc/casemate/casemate.yaml", "firewall-cmd --permanent --add-service=casemate", "casemate enroll"} {
+	for _, want := range []string{"wrote /etc/casemate/casemate.yaml",
+		"firewall-cmd --permanent --add-service=casemate", "casemate enroll"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("init did not say %q:\n%s", want, out)
 		}
 	}
-	t.Log("an init that was killed when only the data was whole goes on")
+	t.Log("an init that was killed when only the data was complete resumes")
 	b.sh(t, "echo > /etc/casemate/casemate.yaml && rm -r /etc/systemd/system/casemate*.d")
-	b.says(t, "the data was there already", "casemate init 2>&1")
+	b.says(t, "the data existed already", "casemate init 2>&1")
 	b.wrong(t, "is initialised already", "casemate init 2>&1")
 	b.says(t, b.ip, "cat /etc/casemate/casemate.yaml")
 	if out := b.sh(t, "find /var/lib/casemate ! -user casemate"); out != "" {
 		t.Errorf("the daemon's user cannot use %s", out)
 	}
-	if out, err := b.in("systemd-analyze", "verify", "--man=no", "casemate.service", "casemate-http.socket", "casemate-https.socket",
-		"casemate-dns.service", "casemate-dns-udp.socket", "casemate-dns-tcp.socket", "casemate-dns-link.socket"); err != nil || out != "" {
+	if out, err := b.in("systemd-analyze", "verify", "--man=no", "casemate.service", "casemate-http.socket",
+		"casemate-https.socket",
+		"casemate-dns.service", "casemate-dns-udp.socket", "casemate-dns-tcp.socket",
+		"casemate-dns-link.socket"); err != nil || out != "" {
 		t.Errorf("systemd-analyze verify: %v\n%s", err, out)
 	}
 
@@ -141,7 +150,8 @@ func life(t *testing.T, pm manager, dir string) {
 			t.Errorf("%s: exposure level %s, at most %.1f is wanted (%v)\n%s", unit, exposure[1], most, err, out)
 		}
 	}
-	b.sh(t, "casemate import /mnt/images.tar && casemate file put https://dl.k8s.io/release/v1.32.5/bin/linux/amd64/kubeadm /mnt/kubeadm")
+	b.sh(t, "casemate import /mnt/images.tar && casemate file put "+
+		"https://dl.k8s.io/release/v1.32.5/bin/linux/amd64/kubeadm /mnt/kubeadm")
 	n := l.host("node", b.ip)
 	n.trust(b.sh(t, "casemate ca"))
 	sock := n.containerd(t)
@@ -152,9 +162,10 @@ func life(t *testing.T, pm manager, dir string) {
 	t.Log("1 000 pulls at a time beside 1 000 idle connections, within the unit's limits")
 	crowd(t, n, b)
 
-	t.Log("reload: what can be re-read is; what cannot is said; a mistake changes nothing")
-	b.sh(t, `sed -i 's/^#log:/log:/; s/^  #level: .*/  level: debug/; s/^node: .*/node: "other"/' /etc/casemate/casemate.yaml && systemctl reload casemate`)
-	until(t, "the journal has what was said", func() error {
+	t.Log("reload: what can be re-read is; the rest is reported; a mistake changes nothing")
+	b.sh(t,
+		`sed -i 's/^#log:/log:/; s/^  #level: .*/  level: debug/; s/^node: .*/node: "other"/' /etc/casemate/casemate.yaml && systemctl reload casemate`)
+	until(t, "the journal has the log", func() error {
 		out, err := b.in("journalctl", "-u", "casemate", "-o", "cat", "--no-pager")
 		for _, want := range []string{"node has changed in the config and needs a restart", "log level changed"} {
 			if !strings.Contains(out, want) {
@@ -165,7 +176,8 @@ func life(t *testing.T, pm manager, dir string) {
 	})
 	b.sh(t, "echo 'nodes: [' >> /etc/casemate/casemate.yaml")
 	b.wrong(t, "", "systemctl reload casemate")
-	b.sh(t, `sed -i '$d' /etc/casemate/casemate.yaml && sed -i 's/^node: .*/node: "b1"/' /etc/casemate/casemate.yaml && systemctl reload casemate && casemate status`)
+	b.sh(t,
+		`sed -i '$d' /etc/casemate/casemate.yaml && sed -i 's/^node: .*/node: "b1"/' /etc/casemate/casemate.yaml && systemctl reload casemate && casemate status`)
 
 	t.Log("DNS answers while the daemon is stopped, also from a process that was started meanwhile")
 	ask := n.asker(t, b.ip, "dl.k8s.io")
@@ -190,19 +202,22 @@ func life(t *testing.T, pm manager, dir string) {
 	b.sh(t, "systemctl restart casemate-dns && casemate name set a.casemate.test A 10.9.9.9")
 	n.asker(t, b.ip, "a.casemate.test").while(t, "a name was set after a restart of DNS", 1, nil)
 	t.Log("what strangers' packets get to is a box")
-	look := b.sh(t, "p=$(systemctl show -P MainPID casemate-dns); grep -E '^(NoNewPrivs|Seccomp|CapEff|Uid)' /proc/$p/status; id -u casemate")
+	look := b.sh(t, "p=$(systemctl show -P MainPID casemate-dns); grep -E '^(NoNewPrivs|Seccomp|CapEff|Uid)' "+
+		"/proc/$p/status; id -u casemate")
 	t.Log(look)
 	for _, want := range []string{`NoNewPrivs:\s1\n`, `Seccomp:\s2\n`, `CapEff:\s0+\n`} {
 		if !regexp.MustCompile(want).MatchString(look) {
 			t.Errorf("the DNS process's status has no %s", want)
 		}
 	}
-	b.wrong(t, "", "setpriv --reuid=nobody --clear-groups python3 -c \"import socket; socket.socket(socket.AF_UNIX).connect('/run/casemate-dns/link.sock')\"")
+	b.wrong(t, "", "setpriv --reuid=nobody --clear-groups python3 -c \"import socket; "+
+		"socket.socket(socket.AF_UNIX).connect('/run/casemate-dns/link.sock')\"")
 	b.wrong(t, "", "test -e /proc/$(systemctl show -P MainPID casemate-dns)/root/var/lib/casemate/cluster")
 
-	t.Log("a daemon that hangs is started anew by the watchdog; one that is killed, too; DNS goes on")
+	t.Log("a daemon that hangs is restarted by the watchdog; one that is killed, too; DNS continues")
 	dnsPID := b.sh(t, "systemctl show -P MainPID casemate-dns.service")
-	b.sh(t, "mkdir -p /run/systemd/system/casemate.service.d && printf '[Service]\\nWatchdogSec=4\\n' > /run/systemd/system/casemate.service.d/short.conf && systemctl daemon-reload && systemctl restart casemate")
+	b.sh(t, "mkdir -p /run/systemd/system/casemate.service.d && printf '[Service]\\nWatchdogSec=4\\n' > "+
+		"/run/systemd/system/casemate.service.d/short.conf && systemctl daemon-reload && systemctl restart casemate")
 	for _, signal := range []string{"STOP", "KILL"} {
 		before := b.sh(t, "systemctl show -P NRestarts casemate.service")
 		b.sh(t, "systemctl kill --kill-whom=main --signal="+signal+" casemate.service")
@@ -228,7 +243,8 @@ func life(t *testing.T, pm manager, dir string) {
 	var why string
 	wg.Go(func() {
 		for ctx.Err() == nil {
-			if out, err := n.try("curl", "-fsS", "--no-keepalive", "--limit-rate", "30m", "-o", "/dev/null", file); err != nil {
+			if out, err := n.try("curl", "-fsS", "--no-keepalive", "--limit-rate", "30m", "-o", "/dev/null",
+				file); err != nil {
 				lost, why = lost+1, out
 			}
 			downloads++
@@ -257,54 +273,63 @@ func life(t *testing.T, pm manager, dir string) {
 	stop()
 	wg.Wait()
 	if len(p.failed) > 0 || p.retried > 0 || lost > 0 || downloads == 0 {
-		t.Errorf("%d pulls, %d again, %d failed %q; %d downloads, %d failed: %s", p.done, p.retried, len(p.failed), p.failed, downloads, lost, why)
+		t.Errorf("%d pulls, %d again, %d failed %q; %d downloads, %d failed: %s", p.done, p.retried, len(p.failed),
+			p.failed, downloads, lost, why)
 	}
-	t.Logf("%d pulls and %d downloads during the upgrade, the longest time between two pulls %.1f s", p.done, downloads, p.gap.Seconds())
+	t.Logf("%d pulls and %d downloads during the upgrade, the longest time between two pulls %.1f s", p.done, downloads,
+		p.gap.Seconds())
 
-	t.Log("other ports: sockets tells systemd")
+	t.Log("other ports: sockets updates systemd")
 	b.says(t, "nothing has changed", "casemate sockets 2>&1")
-	b.sh(t, `sed -i 's/^#listen:/listen:/; s/^  #http: .*/  http: ["`+b.ip+`:80", "`+b.ip+`:8080"]/' /etc/casemate/casemate.yaml`)
+	b.sh(t, `sed -i 's/^#listen:/listen:/; s/^  #http: .*/  http: ["`+b.ip+`:80", "`+b.ip+
+		`:8080"]/' /etc/casemate/casemate.yaml`)
 	b.wrong(t, "", "systemctl restart casemate")
-	b.says(t, "systemd's socket \"http\" is at "+b.ip+":80, but listen.http says "+b.ip+":80, "+b.ip+":8080", "journalctl -u casemate -o cat --no-pager -n 20")
-	// Not restart: where two services start while sockets are bound anew, systemd's own children hold the old ones for a
-	// moment.
+	b.says(t, "systemd's socket \"http\" is at "+b.ip+":80, but listen.http says "+b.ip+":80, "+b.ip+":8080",
+		"journalctl -u casemate -o cat --no-pager -n 20")
+	// Not restart: where two services start while sockets are bound anew, systemd's own children hold the old ones for
+	// a moment.
 	anew := "systemctl daemon-reload && systemctl stop 'casemate*' && systemctl start casemate"
 	b.says(t, anew, "casemate sockets 2>&1")
 	b.sh(t, anew)
 	n.must(t, "curl", "-fsS", "-o", "/dev/null", "http://"+b.ip+":8080/healthz")
 
-	t.Log("remove keeps the data; installed again, it goes on")
+	t.Log("remove keeps the data; installed again, it continues")
 	b.sh(t, pm.remove)
-	b.wrong(t, "", "systemctl is-active casemate.service || systemctl is-active casemate-http.socket || systemctl is-active casemate-dns.service")
+	b.wrong(t, "", "systemctl is-active casemate.service || systemctl is-active casemate-http.socket || systemctl "+
+		"is-active casemate-dns.service")
 	n.fails(t, "", "curl", "-fsS", "-m", "5", "-o", "/dev/null", "http://"+b.ip+"/healthz")
 	b.sh(t, "test -d /var/lib/casemate/cluster && ! test -e /usr/bin/casemate && ls /etc/casemate/casemate.yaml*")
 	if !pm.purges { // rpm keeps a changed config under another name
 		b.sh(t, "mv /etc/casemate/casemate.yaml.rpmsave /etc/casemate/casemate.yaml")
 	}
-	b.says(t, "its data from before is here", pm.install+" "+next)
+	b.says(t, "data of an earlier installation exists", pm.install+" "+next)
 	b.sh(t, "systemctl enable --now casemate.service")
 	n.must(t, "curl", "-fsS", "-o", "/dev/null", file)
 
 	if !pm.purges {
 		return
 	}
-	b.sh(t, "umask 077 && mkdir /root/backup && echo 'correct horse battery staple' > /root/backup/passphrase && casemate backup /root/backup/casemate.tar --passphrase-file /root/backup/passphrase")
-	t.Log("purge removes everything, also from a volume of its own")
-	b.sh(t, "mount --bind /var/lib/casemate /var/lib/casemate && dpkg -P casemate && umount /var/lib/casemate && rmdir /var/lib/casemate")
-	if out := b.sh(t, "ls -d /var/lib/casemate /etc/casemate /etc/systemd/system/casemate* /usr/share/doc/casemate 2>/dev/null || true"); out != "" {
+	b.sh(t, "umask 077 && mkdir /root/backup && echo 'correct horse battery staple' > /root/backup/passphrase && "+
+		"casemate backup /root/backup/casemate.tar --passphrase-file /root/backup/passphrase")
+	t.Log("purge removes everything, also from a separate volume")
+	b.sh(t, "mount --bind /var/lib/casemate /var/lib/casemate && dpkg -P casemate && umount /var/lib/casemate && "+
+		"rmdir /var/lib/casemate")
+	if out := b.sh(t, "ls -d /var/lib/casemate /etc/casemate /etc/systemd/system/casemate* /usr/share/doc/casemate "+
+		"2>/dev/null || true"); out != "" {
 		t.Errorf("after the purge there is still\n%s", out)
 	}
 
 	t.Log("restored from a backup that only root can read, it is the same to the nodes")
 	b.sh(t, pm.install+" "+next)
-	b.says(t, "systemctl enable --now casemate.service", "casemate restore /root/backup/casemate.tar --passphrase-file /root/backup/passphrase 2>&1")
+	b.says(t, "systemctl enable --now casemate.service",
+		"casemate restore /root/backup/casemate.tar --passphrase-file /root/backup/passphrase 2>&1")
 	b.sh(t, "systemctl enable --now casemate.service && casemate status")
 	n.must(t, "curl", "-fsS", "-o", "/dev/null", file)
 	n.must(t, "ctr", "-a", sock, "images", "pull", "--snapshotter", "native", image)
 }
 
-// crowd holds 1 000 connections that ask nothing any more and 1 000 downloads of a blob that do not go on, looks at the
-// daemon, and lets the downloads end.
+// crowd holds 1 000 idle connections and 1 000 stalled downloads of a blob, examines the daemon, and lets the downloads
+// end.
 func crowd(t *testing.T, n *host, b *booted) {
 	const each, size = 1000, 8 << 20
 	if err := os.WriteFile(b.root+"/mnt/blob", make([]byte, size), 0o644); err != nil {
@@ -368,14 +393,16 @@ func crowd(t *testing.T, n *host, b *booted) {
 		bodies[i] = resp
 		return err
 	})
-	look := b.sh(t, `p=$(systemctl show -P MainPID casemate); sed -n 's/^VmRSS:[^0-9]*\([0-9]*\) kB/\1/p;s/^Threads:[^0-9]*//p' /proc/$p/status; ls /proc/$p/fd | wc -l`)
+	look := b.sh(t,
+		`p=$(systemctl show -P MainPID casemate); sed -n 's/^VmRSS:[^0-9]*\([0-9]*\) kB/\1/p;s/^Threads:[^0-9]*//p' /proc/$p/status; ls /proc/$p/fd | wc -l`)
 	var rss, threads, files int
 	if _, err := fmt.Sscan(look, &rss, &threads, &files); err != nil {
 		t.Fatalf("%v: %s", err, look)
 	}
 	socks, err := b.in("sed", "-n", "s/^TCP: .* mem //p", "/proc/net/sockstat")
 	pages, _ := strconv.Atoi(strings.TrimSpace(socks))
-	t.Logf("%d MiB resident, %d threads, %d files; the kernel's buffers of all TCP sockets: %d MiB (%v)", rss>>10, threads, files, pages*os.Getpagesize()>>20, err)
+	t.Logf("%d MiB resident, %d threads, %d files; the kernel's buffers of all TCP sockets: %d MiB (%v)", rss>>10,
+		threads, files, pages*os.Getpagesize()>>20, err)
 	if rss>>10 > 400 || files > 8192 || threads > 4096 {
 		t.Error("that does not fit the unit's limits")
 	}

@@ -42,11 +42,12 @@ func plainMachine(m *booted) {
 	m.etc("resolv.conf", "-> ../run/systemd/resolve/stub-resolv.conf")
 	m.etc("hostname", m.name+"\n")
 	// containerd's own layers do not go onto the layers that this machine is made of.
-	m.etc("systemd/system/containerd.service.d/disk.conf", "[Service]\nStateDirectory=containerd\nExecStartPre=sh -c 'mountpoint -q /var/lib/containerd || mount -t tmpfs tmpfs /var/lib/containerd'\n")
+	m.etc("systemd/system/containerd.service.d/disk.conf", "[Service]\nStateDirectory=containerd\nExecStartPre=sh -c "+
+		"'mountpoint -q /var/lib/containerd || mount -t tmpfs tmpfs /var/lib/containerd'\n")
 }
 
-// TestReadme types what the README says, from the package to the first pull and to a second bastion, on machines that
-// systemd has booted.
+// TestReadme types the commands of the README, from the package to the first pull and to a second bastion, on machines
+// that systemd has booted.
 func TestReadme(t *testing.T) {
 	dir := t.TempDir()
 	packages(t, "v0.1.0", dir)
@@ -62,8 +63,10 @@ func TestReadme(t *testing.T) {
 	rand.Read(file)
 	up.files["dl.k8s.io/release/v1.35.4/bin/linux/amd64/kubeadm"] = file
 	bundle := col.path("cluster.tar")
-	col.must(t, filepath.Join(repo(t), "bin", "casemate"), "bundle", "create", bundle, "--cache", col.path("cache"), "--platform", "linux/"+goarch(),
-		"--images", col.write("images.list", "registry.k8s.io/pause:3.10\n"), "--files", col.write("files.list", "https://dl.k8s.io/release/v1.35.4/bin/linux/amd64/kubeadm\n"))
+	col.must(t, filepath.Join(repo(t), "bin", "casemate"), "bundle", "create", bundle, "--cache", col.path("cache"),
+		"--platform", "linux/"+goarch(),
+		"--images", col.write("images.list", "registry.k8s.io/pause:3.10\n"), "--files",
+		col.write("files.list", "https://dl.k8s.io/release/v1.35.4/bin/linux/amd64/kubeadm\n"))
 
 	carry := func(m *booted) {
 		must(t, "cp", filepath.Join(dir, "casemate_0.1.0-1_"+goarch()+".deb"), m.root+"/mnt")
@@ -123,7 +126,8 @@ func TestReadme(t *testing.T) {
 		}
 		return nil
 	})
-	if line2 := b2.sh(t, "casemate enroll 2>/dev/null"); line2 == line || line2 != b.sh(t, "casemate enroll 2>/dev/null") {
+	if line2 := b2.sh(t, "casemate enroll 2>/dev/null"); line2 == line ||
+		line2 != b.sh(t, "casemate enroll 2>/dev/null") {
 		t.Errorf("with two bastions there is another line, and it is the same on both: %q", line2)
 	}
 }

@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestReflink imports a tree that lies on the data directory's own file system, where that can share blocks (xfs): the
-// import takes no room for them, and who writes to the source afterwards does not write to what was imported.
+// TestReflink imports a tree on the data directory's own file system, where that can share blocks (xfs): the import
+// takes no room for them, and later writes to the source do not change the imported content.
 func TestReflink(t *testing.T) {
 	l := newLab(t)
 	b := &bastion{host: l.host("n1", "")}
@@ -32,7 +32,8 @@ func TestReflink(t *testing.T) {
 		t.Skipf("this machine mounts no images: %s", out)
 	}
 	t.Cleanup(func() { run("umount", disk) })
-	b.write("casemate.yaml", fmt.Sprintf("node: n1\ndata: %s/data\nadvertise: [%s]\nlisten:\n  admin: %s\n", disk, b.ip, b.socket))
+	b.write("casemate.yaml", fmt.Sprintf("node: n1\ndata: %s/data\nadvertise: [%s]\nlisten:\n  admin: %s\n", disk, b.ip,
+		b.socket))
 	b.must(t, b.bin(), "init", "--config", b.config)
 	b.serve(t)
 	c := l.host("client", b.ip)
@@ -76,6 +77,6 @@ func TestReflink(t *testing.T) {
 	out := c.path("tmp/large")
 	c.must(t, "curl", "-fsS", "-o", out, "https://dl.k8s.io/reflink/large")
 	if got, err := os.ReadFile(out); err != nil || !bytes.Equal(got, data) {
-		t.Errorf("what was imported is not what was there then (%v)", err)
+		t.Errorf("the imported content differs from the source at that time (%v)", err)
 	}
 }

@@ -27,7 +27,8 @@ func TestRemovedNodeStaysDown(t *testing.T) {
 	t.Log("enabled before init, nothing runs, and one line says what is missing")
 	b2.sh(t, "systemctl enable --now casemate.service || true")
 	b2.says(t, "inactive", "systemctl is-active casemate.service || true")
-	b2.wrong(t, "no casemate is initialised here (data directory /var/lib/casemate): casemate init", "casemate status 2>&1")
+	b2.wrong(t, "no casemate is initialised here (data directory /var/lib/casemate): casemate init",
+		"casemate status 2>&1")
 	b1.sh(t, "casemate init 2>&1 && systemctl enable --now casemate.service")
 	token := b1.sh(t, "casemate token create 2>/dev/null")
 	if err := os.WriteFile(b2.root+"/mnt/token", []byte(token), 0o600); err != nil {
@@ -49,7 +50,8 @@ func TestRemovedNodeStaysDown(t *testing.T) {
 	silent := func() {
 		t.Helper()
 		until(t, "everything is down", func() error {
-			out := b2.sh(t, "systemctl is-active casemate.service casemate-dns.service casemate-http.socket casemate-https.socket "+
+			out := b2.sh(t, "systemctl is-active casemate.service casemate-dns.service casemate-http.socket "+
+				"casemate-https.socket "+
 				"casemate-dns-udp.socket casemate-dns-tcp.socket casemate-dns-link.socket || true")
 			if got := strings.Join(strings.Fields(out), " "); got != "failed"+strings.Repeat(" inactive", 6) {
 				return fmt.Errorf("%s", got)
@@ -60,7 +62,8 @@ func TestRemovedNodeStaysDown(t *testing.T) {
 		client.fails(t, "", asks...)
 		client.fails(t, "", "curl", "-sS", "-m", "5", "-o", "/dev/null", "http://"+b2.ip+"/healthz")
 		for _, command := range []string{"status", "member list"} {
-			b2.wrong(t, "this node was removed from the cluster: clear its data directory and join under a new name", "casemate "+command+" 2>&1")
+			b2.wrong(t, "this node was removed from the cluster: clear its data directory and join under a new name",
+				"casemate "+command+" 2>&1")
 		}
 	}
 	silent()
@@ -74,7 +77,8 @@ func TestRemovedNodeStaysDown(t *testing.T) {
 	if err := os.WriteFile(b2.root+"/mnt/token", []byte(token), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	b2.sh(t, "rm -rf /var/lib/casemate/* /etc/casemate/casemate.yaml && casemate join --name b3 --token @/mnt/token "+b1.ip+
+	b2.sh(t, "rm -rf /var/lib/casemate/* /etc/casemate/casemate.yaml && casemate join --name b3 --token @/mnt/token "+
+		b1.ip+
 		" && systemctl enable --now casemate.service")
 	until(t, "it answers again", func() error {
 		if out, err := client.try(asks...); err != nil || !strings.Contains(out, b2.ip) {

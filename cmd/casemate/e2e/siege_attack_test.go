@@ -79,11 +79,13 @@ var attacks = []attack{
 		return a.open("https://"+siegeOwn, "/v2/"+siegeRepo+"/referrers/"+annotated)
 	}},
 	{"open pages", 5, 40, func(a *hostile) error {
-		return a.open("http://"+a.bastion(), "/doctor.json", "/site.json", "/metrics", "/enroll", "/", "/readyz", "/files/")
+		return a.open("http://"+a.bastion(), "/doctor.json", "/site.json", "/metrics", "/enroll", "/", "/readyz",
+			"/files/")
 	}},
 	{"missing names", 10, 50, func(a *hostile) error {
 		n := rand.Uint64()
-		return a.open("https://", fmt.Sprintf("registry.k8s.io/v2/no%x/manifests/1", n), fmt.Sprintf("dl.k8s.io/no%x", n))
+		return a.open("https://", fmt.Sprintf("registry.k8s.io/v2/no%x/manifests/1", n),
+			fmt.Sprintf("dl.k8s.io/no%x", n))
 	}},
 	{"peer port, joins", 3, 20, (*hostile).joinAbsurdly},
 	{"peer port, handshakes", 5, 20, (*hostile).strange},
@@ -94,7 +96,7 @@ var attacks = []attack{
 	{"user: annotations", 0.5, 2, (*hostile).annotate},
 }
 
-// annotated is the subject of referrers; nobody needs to have it.
+// annotated is the subject of referrers; it need not exist.
 var annotated = fmt.Sprintf("sha256:%x", sha256.Sum256([]byte("annotated")))
 
 // hello is the beginning of a TLS handshake.
@@ -188,8 +190,8 @@ func (a *hostile) dial(port string) (net.Conn, error) {
 	return c, err
 }
 
-// hold sends the byte drip every two seconds, until the other side closes the connection. An end that is the other
-// side's doing is what was attempted, and no error.
+// hold sends the byte drip every two seconds, until the other side closes the connection. An end by the other side is
+// the expected result, and no error.
 func (a *hostile) hold(c net.Conn, drip []byte) error {
 	defer c.Close()
 	buf := make([]byte, 4096)
@@ -453,8 +455,8 @@ func (a *hostile) joinAbsurdly() error {
 	return err
 }
 
-// strange shakes hands with the peer port as a node of another cluster would, or sends what is no handshake. To be
-// turned away is what becomes of it; that the port takes the connection counts as an answer.
+// strange makes a handshake with the peer port as a node of another cluster would, or sends other bytes. It is expected
+// to be refused; an accepted connection counts as an answer.
 func (a *hostile) strange() error {
 	c, err := a.dial("7443")
 	if err != nil {
@@ -474,7 +476,7 @@ func (a *hostile) strange() error {
 	return nil
 }
 
-// passOn asks a bastion to pass on to another what is no push.
+// passOn makes a bastion pass on a request that is not part of a push.
 func (a *hostile) passOn() error {
 	dial := func() (net.Conn, error) { return a.dial("80") }
 	if rand.IntN(2) == 0 {
@@ -542,7 +544,8 @@ func (a *hostile) deepIndex() error {
 
 // put pushes an index.
 func (a *hostile) put(path string, doc []byte) error {
-	resp, err := a.send(http.MethodPut, "https://"+siegeOwn+"/v2/"+path, doc, "User", "mallory", "Content-Type", ociIndex)
+	resp, err := a.send(http.MethodPut, "https://"+siegeOwn+"/v2/"+path, doc, "User", "mallory", "Content-Type",
+		ociIndex)
 	if err == nil && resp.StatusCode != http.StatusCreated {
 		err = errors.New(resp.Status)
 	}

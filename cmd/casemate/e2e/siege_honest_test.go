@@ -167,9 +167,8 @@ func readAll(img v1.Image) error {
 	return nil
 }
 
-// once makes one request of a kind. One that fails is made again after 1 and after 10 seconds: what is the least that
-// clients of its kind do. (A kubelet tries without end; crane and containerd try parts of it again on their own
-// before it fails.)
+// once makes one request of a kind. A failed one is repeated after 1 and after 10 seconds: the minimum of what such
+// clients do. (A kubelet tries without end; crane and containerd repeat parts of it before it fails.)
 func (h *honest) once(kind string, do func(rt http.RoundTripper) error) {
 	phase, began := h.tl.now(), time.Now()
 	pauses := []time.Duration{time.Second, 10 * time.Second}

@@ -30,7 +30,8 @@ import (
 
 var siegeTime = flag.Duration("siege", 0, "how long TestSiege attacks; 0: 60m with CASEMATE_SOAK=1")
 
-// siegeEnv names the file that says what this process, which the test has started in a host's network, is in a siege.
+// siegeEnv names the file that describes the part of this process, which the test has started in a host's network, in a
+// siege.
 const siegeEnv = "CASEMATE_SIEGE"
 
 func init() {
@@ -50,7 +51,7 @@ func init() {
 // bastionNice is the bastions' priority in a siege (setpriority(2)).
 const bastionNice = -10
 
-// siegeConf is what a process of a siege has to know.
+// siegeConf is the configuration of a process of a siege.
 type siegeConf struct {
 	Attack   bool
 	Name     string   // of the host
@@ -70,14 +71,14 @@ const (
 	siegeOwn  = "registry.casemate.internal"
 	// Files are put here and read below https://dl.k8s.io/siege/.
 	siegeFiles = "https://casemate.internal/files/dl.k8s.io/siege/"
-	// The password of ops, an honest user, and of mallory, a user who may push and is hostile.
+	// The password of ops, an honest user, and of mallory, a hostile user who may push.
 	siegePassword = "correct horse"
-	// Forged sources are addresses of this network, in which there are the bastions and nobody else.
+	// Forged sources are addresses of this network, in which there are only the bastions.
 	siegeNobody = "10.78"
 )
 
-// siegePart is one process of a siege. It reads the names of phases, a line each, until the end of its input, and
-// then prints what it counted as JSON.
+// siegePart is one process of a siege. It reads the names of phases, a line each, until the end of its input, and then
+// prints its counters as JSON.
 func siegePart(file string) error {
 	data, err := os.ReadFile(file)
 	if err != nil {
@@ -110,7 +111,7 @@ func siegePart(file string) error {
 	return json.NewEncoder(os.Stdout).Encode(tl)
 }
 
-// tally counts what was tried, by phase and kind.
+// tally counts attempts, by phase and kind.
 type tally struct {
 	mu     sync.Mutex
 	phase  string
@@ -203,8 +204,8 @@ func (h *host) siegePart(t *testing.T, conf siegeConf) *siegeProc {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// All hosts have machines of their own; here they share one. The bastions come first on it, honest hosts next, and
-	// other work that the machine does comes before attackers.
+	// All hosts would have separate machines; here they share one. The bastions have the highest priority, honest hosts
+	// the next, and other work of the machine has priority over attackers.
 	nice := "-5"
 	if conf.Attack {
 		nice = "5"
@@ -234,22 +235,22 @@ func (p *siegeProc) enter(t *testing.T, phase string) {
 	}
 }
 
-// end tells the process to end, which it does when what it has begun is over, and gives what it counted.
+// end tells the process to end, which it does when its pending work is done, and returns its counters.
 func (p *siegeProc) end(t *testing.T) *tally {
 	t.Helper()
 	p.in.Close()
 	var tl tally
 	if err := json.NewDecoder(p.out).Decode(&tl); err != nil {
-		t.Errorf("%s: what it counted: %v", p.host.name, err)
+		t.Errorf("%s: its counters: %v", p.host.name, err)
 	}
 	p.cmd.Wait()
 	return &tl
 }
 
-// health is what a bastion uses.
+// health is the resource usage of a bastion.
 type health struct {
 	goroutines, files int
-	heap, rss         float64 // MiB; heap is what Go's collector sees, with what it has not freed yet
+	heap, rss         float64 // MiB; heap as Go's collector reports it, including garbage
 	term              int     // raft's: each election begins a new one
 	conns             int     // at ports 80 and 443
 	cpu               float64 // seconds of processor time so far
@@ -313,7 +314,7 @@ func (tr *trio) healths(when string) (list []health) {
 	return list
 }
 
-// stalls are times at which this machine did not run what was to run.
+// stalls are times at which this machine did not schedule the processes.
 type stalls struct {
 	mu   sync.Mutex
 	list []stall
@@ -385,10 +386,10 @@ func (tr *trio) terms() map[string]time.Time {
 	return terms
 }
 
-// TestSiege lets fifty addresses do all at once what hosts that mean ill can do to three bastions, beside honest
-// hosts that look up names, pull, push and download. No request of theirs may fail after the tries that such clients
-// make, no leader may lose its place, and when the attackers are gone, what they took is given back. How long honest
-// requests took is printed and not judged.
+// TestSiege lets fifty addresses do everything at once that hostile hosts can do to three bastions, beside honest hosts
+// that look up names, pull, push and download. No honest request may fail after the attempts that such clients make, no
+// leader may lose its role, and when the attackers are gone, their resources are freed. The durations of honest
+// requests are printed and not judged.
 func TestSiege(t *testing.T) {
 	long := *siegeTime
 	if long == 0 && os.Getenv("CASEMATE_SOAK") != "" {
@@ -407,12 +408,13 @@ func TestSiege(t *testing.T) {
 		conf.Bastions = append(conf.Bastions, b.ip)
 		resolv += "nameserver " + b.ip + "\n"
 		must(t, "ip", "-n", b.ns, "addr", "add", fmt.Sprintf("%s.0.%d/16", siegeNobody, i+2), "dev", "eth0")
-		if i > 0 { // what an hour of pushes leaves is held for an hour
+		if i > 0 { // the data of an hour of pushes is retained for an hour
 			must(t, "mount", "-o", "remount,size=4g", b.path("disk"))
 		}
 	}
 	for _, user := range []string{"ops", "mallory"} {
-		out, err := n1.tryIn(siegePassword+"\n", n1.bin(), "--socket", n1.socket, "user", "add", user, "--password-stdin")
+		out, err := n1.tryIn(siegePassword+"\n", n1.bin(), "--socket", n1.socket, "user", "add", user,
+			"--password-stdin")
 		if err != nil {
 			t.Fatalf("user add: %v\n%s", err, out)
 		}
@@ -432,7 +434,8 @@ func TestSiege(t *testing.T) {
 		t.Fatal(err)
 	}
 	conf.Layer = digest.String()
-	out, err := node.tryIn(siegePassword, client(t, "crane"), "auth", "login", siegeOwn, "-u", "ops", "--password-stdin")
+	out, err := node.tryIn(siegePassword, client(t, "crane"), "auth", "login", siegeOwn, "-u", "ops",
+		"--password-stdin")
 	if err != nil {
 		t.Fatalf("crane auth login: %v\n%s", err, out)
 	}
@@ -476,7 +479,7 @@ func TestSiege(t *testing.T) {
 		}
 	}
 
-	// Calm first: what honest requests take on this machine, and what the bastions use for them.
+	// Calm first: durations of honest requests on this machine, and the bastions' usage for them.
 	calm := min(max(long/10, 10*time.Second), 2*time.Minute)
 	for _, p := range good {
 		p.enter(t, "calm")
@@ -504,7 +507,7 @@ func TestSiege(t *testing.T) {
 			tr.healths(fmt.Sprintf("%d/4", i+1))
 		}
 	}
-	// Honest hosts end what they have begun while they are still attacked.
+	// Honest hosts complete their pending work while they are still attacked.
 	stopPulls()
 	wg.Wait()
 	all, attacks := &tally{Phases: map[string]map[string]*count{}}, &tally{Phases: map[string]map[string]*count{}}
@@ -527,7 +530,8 @@ func TestSiege(t *testing.T) {
 			t.Errorf("no attack %q got through to a bastion: the test attacks nothing with it: %v", kind, c.Errors)
 		}
 	}
-	t.Logf("%-22s %9s %9s %9s %9s %9s %9s", "honest requests", "done", "retried", "failed", "p50 ms", "p99 ms", "max ms")
+	t.Logf("%-22s %9s %9s %9s %9s %9s %9s", "honest requests", "done", "retried", "failed", "p50 ms", "p99 ms",
+		"max ms")
 	for _, phase := range []string{"calm", "siege"} {
 		for _, kind := range slices.Sorted(maps.Keys(all.Phases[phase])) {
 			c := all.Phases[phase][kind]
@@ -559,7 +563,7 @@ func TestSiege(t *testing.T) {
 	}
 	var at time.Time
 	for term := is; term > was; term-- {
-		if known, ok := terms[strconv.Itoa(term)]; ok { // else nobody won, and the next one came at once
+		if known, ok := terms[strconv.Itoa(term)]; ok { // otherwise no node won, and the next election came at once
 			at = known
 		}
 		if stood := still.near(at); stood > 0 {
@@ -579,7 +583,7 @@ func TestSiege(t *testing.T) {
 				return err
 			}
 			was := before[i]
-			more := 48 + 4*float64(max(0, h.kept-was.kept))/1024 // MiB; what honest hosts have put is kept in memory
+			more := 48 + 4*float64(max(0, h.kept-was.kept))/1024 // MiB; content of honest hosts stays in memory
 			if h.goroutines > was.goroutines+64 || h.files > was.files+32 || h.heap > 2*was.heap+more {
 				return fmt.Errorf("before: %s, now: %s", was, h)
 			}
@@ -591,7 +595,7 @@ func TestSiege(t *testing.T) {
 				break
 			}
 			if time.Now().After(deadline) {
-				t.Errorf("%s keeps what the attackers took: %v", b.name, err)
+				t.Errorf("%s retains resources of the attackers: %v", b.name, err)
 				break
 			}
 		}

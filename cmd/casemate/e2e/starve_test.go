@@ -20,8 +20,8 @@ import (
 	"github.com/miekg/dns"
 )
 
-// asker asks one server for one name, as fast as 50 times a second, each question under an ID of its own and again
-// after a second without an answer, as resolvers do: a datagram may get lost.
+// asker asks one server for one name, up to 50 times a second, each question with a new ID, repeated after a second
+// without an answer, as resolvers do: a datagram may get lost.
 type asker struct {
 	conn *net.UDPConn
 	name string
@@ -42,9 +42,8 @@ func (h *host) asker(t testing.TB, server, name string) *asker {
 	return a
 }
 
-// while asks at least n questions, and more until do has returned, and then waits until all of them are answered.
-// Whatever the caller lets go on afterwards has not been waited for: there is no other way for a question to fail than
-// never to be answered. It returns what each took, for the log alone.
+// while asks at least n questions, and more until do has returned, and then waits until all of them are answered. A
+// question can only fail by never being answered. It returns the durations, for the log only.
 func (a *asker) while(t testing.TB, what string, n int, do func()) {
 	t.Helper()
 	type question struct {
@@ -68,7 +67,7 @@ func (a *asker) while(t testing.TB, what string, n int, do func()) {
 			a.conn.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
 			size, err := a.conn.Read(buf)
 			if err != nil {
-				continue // nothing yet, or nobody was at the port: it is asked again
+				continue // nothing yet, or no process listened on the port: it is asked again
 			}
 			var m dns.Msg
 			if m.Unpack(buf[:size]) != nil {
@@ -141,7 +140,8 @@ func (a *asker) while(t testing.TB, what string, n int, do func()) {
 	}
 	slices.Sort(took)
 	t.Logf("while %s: %d questions answered, half of them in %s, 99 %% in %s, all in %s", what, len(took),
-		took[len(took)/2].Round(10*time.Microsecond), took[len(took)*99/100].Round(10*time.Microsecond), took[len(took)-1].Round(10*time.Microsecond))
+		took[len(took)/2].Round(10*time.Microsecond), took[len(took)*99/100].Round(10*time.Microsecond),
+		took[len(took)-1].Round(10*time.Microsecond))
 }
 
 // child is the process that another one has started with this argument.
@@ -187,8 +187,8 @@ func stopped(t testing.TB, pid int) {
 }
 
 // TestNothingStarvesDNS: a client asks 50 times a second while the daemon is saturated with pulls, while it is stopped,
-// while both processes are killed. Every question that was asked while the daemon was stopped is answered before it goes
-// on.
+// while both processes are killed. Every question that was asked while the daemon was stopped is answered before the
+// daemon continues.
 func TestNothingStarvesDNS(t *testing.T) {
 	l := newLab(t)
 	b := newBastion(t, l, "n1")
@@ -260,7 +260,8 @@ func TestNothingStarvesDNS(t *testing.T) {
 	daemon.Process.Kill()
 	until(t, "both are gone", func() error {
 		for _, p := range []int{pid, last} {
-			if stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p)); err == nil && !strings.Contains(string(stat), ") Z ") {
+			if stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p)); err == nil &&
+				!strings.Contains(string(stat), ") Z ") {
 				return fmt.Errorf("%d is there", p)
 			}
 		}

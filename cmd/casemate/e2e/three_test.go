@@ -46,13 +46,14 @@ func (tr *trio) join(by *bastion, name string) *bastion {
 	tr.t.Helper()
 	b := &bastion{host: tr.lab.host(name, "")}
 	b.config, b.socket = b.path("casemate.yaml"), b.path("admin.sock")
-	// A small disk of its own, so that it can be filled.
+	// A small separate disk, so that it can be filled.
 	if err := os.Mkdir(b.path("disk"), 0o755); err != nil {
 		tr.t.Fatal(err)
 	}
 	must(tr.t, "mount", "-t", "tmpfs", "-o", "size=256m", "tmpfs", b.path("disk"))
 	tr.t.Cleanup(func() { run("umount", b.path("disk")) })
-	b.write("casemate.yaml", fmt.Sprintf("node: %s\ndata: %s\nadvertise: [%s]\nlisten:\n  admin: %s\n", name, b.path("disk/data"), b.ip, b.socket))
+	b.write("casemate.yaml", fmt.Sprintf("node: %s\ndata: %s\nadvertise: [%s]\nlisten:\n  admin: %s\n", name,
+		b.path("disk/data"), b.ip, b.socket))
 	token := strings.Fields(by.casemate(tr.t, "token", "create"))[0]
 	b.must(tr.t, b.bin(), "join", "--config", b.config, "--token", token, by.ip)
 	tr.nodes = append(tr.nodes, b)
@@ -94,9 +95,9 @@ func (tr *trio) ended(b *bastion) {
 }
 
 type memberInfo struct {
-	Node, Role string
-	Up, Self   bool
-	Lacks      int
+	Node, Role  string
+	Up, Self    bool
+	BlobsToCome int `json:"blobs_to_come"`
 }
 
 func (b *bastion) members() (list []memberInfo, err error) {
@@ -118,8 +119,8 @@ func (tr *trio) whole(n int) {
 			}
 			voters, leader := 0, 0
 			for _, m := range list {
-				if !m.Up || m.Lacks != 0 {
-					return fmt.Errorf("%s says of %s: up %v, lacks %d", b.name, m.Node, m.Up, m.Lacks)
+				if !m.Up || m.BlobsToCome != 0 {
+					return fmt.Errorf("%s reports of %s: up %v, %d blobs missing", b.name, m.Node, m.Up, m.BlobsToCome)
 				}
 				if m.Role != "learner" {
 					voters++
@@ -163,7 +164,7 @@ func (tr *trio) roles() (leader *bastion, followers []*bastion) {
 	return leader, followers
 }
 
-// writes puts files one after another at a node until it is told to stop; it remembers which were acknowledged and the
+// writes puts files one after another at a node until it is stopped; it remembers which were acknowledged and the
 // longest time between two.
 type writes struct {
 	mu     sync.Mutex
@@ -236,7 +237,8 @@ func TestThreeBastions(t *testing.T) {
 	l := newLab(t)
 	tr := newTrio(t, l)
 	n1 := tr.nodes[0]
-	if out, err := n1.tryIn("correct horse\n", n1.bin(), "--socket", n1.socket, "user", "add", "ops", "--password-stdin"); err != nil {
+	if out, err := n1.tryIn("correct horse\n", n1.bin(), "--socket", n1.socket, "user", "add", "ops",
+		"--password-stdin"); err != nil {
 		t.Fatalf("user add: %v\n%s", err, out)
 	}
 	ca := n1.casemate(t, "ca")
@@ -252,7 +254,8 @@ func TestThreeBastions(t *testing.T) {
 	}
 	own := "registry.casemate.internal"
 	oci := writeLayout(t, client1.path("pause"), platforms(t, pauseImage(t)))
-	if out, err := client1.tryIn("correct horse", client(t, "crane"), "auth", "login", own, "-u", "ops", "--password-stdin"); err != nil {
+	if out, err := client1.tryIn("correct horse", client(t, "crane"), "auth", "login", own, "-u", "ops",
+		"--password-stdin"); err != nil {
 		t.Fatalf("crane auth login: %v\n%s", err, out)
 	}
 	client1.must(t, client(t, "crane"), "push", "--index", oci, own+"/registry.k8s.io/pause:3.10")
@@ -264,7 +267,8 @@ func TestThreeBastions(t *testing.T) {
 		// Started at n1, gone on with at n2, finished at n3: each passes it to the node that has its bytes.
 		data := bytes.Repeat([]byte("casemate"), 100_000)
 		curl := func(b *bastion, args ...string) string {
-			return client1.must(t, append([]string{"curl", "-sS", "--resolve", own + ":443:" + b.ip, "-u", "ops:correct horse", "-D", "-", "-o", "/dev/null"}, args...)...)
+			return client1.must(t, append([]string{"curl", "-sS", "--resolve", own + ":443:" + b.ip, "-u",
+				"ops:correct horse", "-D", "-", "-o", "/dev/null"}, args...)...)
 		}
 		location := func(head string) string {
 			for line := range strings.Lines(head) {
@@ -276,7 +280,8 @@ func TestThreeBastions(t *testing.T) {
 			return ""
 		}
 		at := location(curl(tr.nodes[0], "-X", "POST", "https://"+own+"/v2/team/moved/blobs/uploads/"))
-		at = location(curl(tr.nodes[1], "-X", "PATCH", "-H", "Content-Type: application/octet-stream", "--data-binary", "@"+client1.write("tmp/blob", string(data)), at))
+		at = location(curl(tr.nodes[1], "-X", "PATCH", "-H", "Content-Type: application/octet-stream", "--data-binary",
+			"@"+client1.write("tmp/blob", string(data)), at))
 		digest := fmt.Sprintf("sha256:%x", sha256.Sum256(data))
 		if head := curl(tr.nodes[2], "-X", "PUT", at+"&digest="+digest); !strings.Contains(head, " 201 ") {
 			t.Fatalf("the upload was not finished:\n%s", head)
@@ -289,7 +294,8 @@ func TestThreeBastions(t *testing.T) {
 	})
 
 	var acked []string
-	event := func(name string, do func(leader *bastion, followers []*bastion) (writeAt *bastion, begin func(), end func())) {
+	event := func(name string, do func(leader *bastion, followers []*bastion) (writeAt *bastion, begin func(),
+		end func())) {
 		t.Run(name, func(t *testing.T) {
 			tr.whole(3)
 			leader, followers := tr.roles()
@@ -315,7 +321,8 @@ func TestThreeBastions(t *testing.T) {
 					p.mu.Lock()
 					defer p.mu.Unlock()
 					if at != nil && len(w.acked) < writes+3 || p.done+len(p.failed) < pulls+3 {
-						return fmt.Errorf("%d writes (%d failed), %d pulls", len(w.acked)-writes, w.failed, p.done-pulls)
+						return fmt.Errorf("%d writes (%d failed), %d pulls", len(w.acked)-writes, w.failed,
+							p.done-pulls)
 					}
 					return nil
 				})
@@ -327,9 +334,11 @@ func TestThreeBastions(t *testing.T) {
 			some("after it")
 			stop()
 			wg.Wait()
-			t.Logf("pulls: %d, of which %d needed the second try; longest time between two %.2f s", p.done, p.retried, p.gap.Seconds())
+			t.Logf("pulls: %d, of which %d needed the second try; longest time between two %.2f s", p.done, p.retried,
+				p.gap.Seconds())
 			if at != nil {
-				t.Logf("writes: %d acknowledged, %d refused; longest time between two %.2f s", len(w.acked), w.failed, w.gap.Seconds())
+				t.Logf("writes: %d acknowledged, %d refused; longest time between two %.2f s", len(w.acked), w.failed,
+					w.gap.Seconds())
 			}
 			for _, out := range p.failed {
 				t.Errorf("a pull failed twice:\n%s", out)
@@ -370,17 +379,24 @@ func TestThreeBastions(t *testing.T) {
 			t.Logf("DNS stopped naming the dead follower after %.2f s", named(leader, followers[0], false).Seconds())
 		}, func() { tr.start(followers[0]) }
 	})
-	event("the leader is cut off without a word", func(leader *bastion, followers []*bastion) (*bastion, func(), func()) {
+	event("the leader is cut off without a word", func(leader *bastion, followers []*bastion) (*bastion, func(),
+		func()) {
 		port := fmt.Sprintf("p%d", slices.Index(tr.nodes, leader)+1)
 		return followers[0], func() {
 			must(t, "ip", "-n", l.name+"sw", "link", "set", port, "nomaster") // the wire stays up and leads nowhere
 			t.Logf("DNS stopped naming the lost leader after %.2f s", named(followers[0], leader, false).Seconds())
-			// A client on the leader's side of the cut reads as ever, and is told that writing does not work.
+			// A client on the leader's side of the cut can read, and gets an error for writes.
 			leader.trust(ca)
-			leader.must(t, "curl", "-fsS", "-o", "/dev/null", "--resolve", "registry.k8s.io:443:"+leader.ip, "-H", "Accept: */*", "https://registry.k8s.io/v2/pause/manifests/3.10")
-			leader.fails(t, "no majority", leader.bin(), "--socket", leader.socket, "name", "set", "cut.casemate.internal", "TXT", "off")
-			if out := leader.must(t, "curl", "-sS", "--resolve", own+":443:"+leader.ip, "-u", "ops:correct horse", "-X", "PUT", "-H", "Content-Type: application/vnd.oci.image.index.v1+json",
-				"--data-binary", `{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}`, "-w", "%{http_code}", "https://"+own+"/v2/team/cut/manifests/1"); !strings.HasSuffix(out, "503") || !strings.Contains(out, "UNAVAILABLE") {
+			leader.must(t, "curl", "-fsS", "-o", "/dev/null", "--resolve", "registry.k8s.io:443:"+leader.ip, "-H",
+				"Accept: */*", "https://registry.k8s.io/v2/pause/manifests/3.10")
+			leader.fails(t, "no majority", leader.bin(), "--socket", leader.socket, "name", "set",
+				"cut.casemate.internal", "TXT", "off")
+			if out := leader.must(t, "curl", "-sS", "--resolve", own+":443:"+leader.ip, "-u", "ops:correct horse", "-X",
+				"PUT", "-H", "Content-Type: application/vnd.oci.image.index.v1+json",
+				"--data-binary",
+				`{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}`, "-w",
+				"%{http_code}", "https://"+own+"/v2/team/cut/manifests/1"); !strings.HasSuffix(out, "503") ||
+				!strings.Contains(out, "UNAVAILABLE") {
 				t.Errorf("a push without a majority: %s", out)
 			}
 		}, func() { must(t, "ip", "-n", l.name+"sw", "link", "set", port, "master", "br0") }
@@ -395,15 +411,19 @@ func TestThreeBastions(t *testing.T) {
 		return at, func() {
 				fillDisk(t, full.path("disk"), 12<<20)
 				heavy = own + "/docker.io/library/heavy:1"
-				client1.must(t, client(t, "crane"), "push", writeImage(t, client1.path("heavy"), randomImage(t, 24<<20, 1)), heavy)
+				client1.must(t, client(t, "crane"), "push",
+					writeImage(t, client1.path("heavy"), randomImage(t, 24<<20, 1)), heavy)
 				// Asked at the full one, which passes it on.
-				out := client1.must(t, "curl", "-sS", "--resolve", "docker.io:443:"+full.ip, "-H", "Accept: */*", "https://docker.io/v2/library/heavy/manifests/1")
+				out := client1.must(t, "curl", "-sS", "--resolve", "docker.io:443:"+full.ip, "-H", "Accept: */*",
+					"https://docker.io/v2/library/heavy/manifests/1")
 				var m struct{ Layers []struct{ Digest string } }
 				if err := json.Unmarshal([]byte(out), &m); err != nil || len(m.Layers) != 1 {
 					t.Fatalf("%v: %s", err, out)
 				}
-				client1.must(t, "curl", "-fsS", "--resolve", "docker.io:443:"+full.ip, "-o", client1.path("tmp/layer"), "https://docker.io/v2/library/heavy/blobs/"+m.Layers[0].Digest)
-				if sum := client1.must(t, "sha256sum", client1.path("tmp/layer")); !strings.HasPrefix(sum, strings.TrimPrefix(m.Layers[0].Digest, "sha256:")) {
+				client1.must(t, "curl", "-fsS", "--resolve", "docker.io:443:"+full.ip, "-o", client1.path("tmp/layer"),
+					"https://docker.io/v2/library/heavy/blobs/"+m.Layers[0].Digest)
+				if sum := client1.must(t, "sha256sum", client1.path("tmp/layer")); !strings.HasPrefix(sum,
+					strings.TrimPrefix(m.Layers[0].Digest, "sha256:")) {
 					t.Errorf("through the full node: %s instead of %s", sum, m.Layers[0].Digest)
 				}
 			}, func() {
@@ -414,7 +434,8 @@ func TestThreeBastions(t *testing.T) {
 	})
 	event("rolling upgrade to another build", func(leader *bastion, followers []*bastion) (*bastion, func(), func()) {
 		next := filepath.Join(l.dir, "casemate-next")
-		build := exec.Command("go", "build", "-trimpath", "-ldflags", "-X main.version=next", "-o", next, "./cmd/casemate")
+		build := exec.Command("go", "build", "-trimpath", "-ldflags", "-X main.version=next", "-o", next,
+			"./cmd/casemate")
 		build.Dir, build.Env = repo(t), append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := build.CombinedOutput(); err != nil {
 			t.Fatalf("%v\n%s", err, out)
@@ -440,14 +461,15 @@ func TestThreeBastions(t *testing.T) {
 		return nil, func() {
 			tr.kill(tr.nodes...)
 			for _, b := range tr.nodes {
-				tr.procs[b] = b.launch(t) // as when the power comes back: none of them waits for another
+				tr.procs[b] = b.launch(t) // as after a power failure: none of them waits for another
 			}
 			for _, b := range tr.nodes {
 				b.ready(t)
 			}
 		}, func() {}
 	})
-	event("a node is replaced with an empty disk", func(leader *bastion, followers []*bastion) (*bastion, func(), func()) {
+	event("a node is replaced with an empty disk", func(leader *bastion, followers []*bastion) (*bastion, func(),
+		func()) {
 		gone := followers[1]
 		return leader, func() {
 				tr.kill(gone)
@@ -462,7 +484,7 @@ func TestThreeBastions(t *testing.T) {
 	})
 }
 
-// fillDisk writes a file "filler" into dir, a file system of its own, that leaves so many bytes of it available.
+// fillDisk writes a file "filler" into dir, a separate file system, that leaves so many bytes of it available.
 func fillDisk(t *testing.T, dir string, left int64) {
 	t.Helper()
 	var fs syscall.Statfs_t
@@ -471,7 +493,8 @@ func fillDisk(t *testing.T, dir string, left int64) {
 	}
 	fill := int64(fs.Bavail)*fs.Bsize - left
 	if fill <= 0 {
-		t.Fatalf("%s: %d bytes are available, fewer than the %d that should be left", dir, int64(fs.Bavail)*fs.Bsize, left)
+		t.Fatalf("%s: %d bytes are available, fewer than the %d that should be left", dir, int64(fs.Bavail)*fs.Bsize,
+			left)
 	}
 	must(t, "fallocate", "-l", fmt.Sprint(fill), filepath.Join(dir, "filler"))
 }

@@ -3,9 +3,9 @@ package main
 // mutation is one way to break a promise of the tree (cluster/doc.go).
 type mutation struct {
 	name  string // short, unique: -run matches it
-	what  string // what is wrong then, for people
+	what  string // what is wrong then, for the report
 	file  string // below the repository
-	old   string // stands in the file exactly once
+	old   string // occurs in the file exactly once
 	new   string
 	tests []test // each of them must fail
 }
@@ -22,8 +22,8 @@ const (
 	blob    = "cluster/blob"
 )
 
-// mutations are the list. The text to be replaced is short and says what the line is for, so that it survives changes
-// around it; a mutation whose text is gone is an error, to be mended here together with the change.
+// mutations are the list. The text to be replaced is short and shows what the line is for, so that it survives changes
+// around it. A mutation whose text is gone is an error; it has to be updated here together with the change.
 var mutations = []mutation{
 	// 1. Bytes before names.
 	{
@@ -127,10 +127,11 @@ var mutations = []mutation{
 		"return true\n\tcase <-wait.C:\n\t\treturn true",
 		[]test{{cluster, "^TestCutOffLeaderConfirmsNoMiss$"}, {cluster, "^TestDeposedLeaderConfirmsNoMiss$"}},
 	},
-	// 5. Foreign bytes are hashed.
+	// 5. Bytes from other nodes are hashed.
 	{
 		"bytes-not-hashed", "5: bytes get the name that somebody says",
-		"cluster/blob/writer.go", "if digest != \"\" && got != digest {\n\t\treturn \"\", false, fmt.Errorf(\"the bytes",
+		"cluster/blob/writer.go", "if digest != \"\" && got != digest {\n\t\treturn \"\", false, fmt.Errorf(\"the " +
+			"bytes",
 		"if digest != \"\" {\n\t\tgot = digest\n\t}\n\tif false {\n\t\treturn \"\", false, fmt.Errorf(\"the bytes",
 		[]test{{cluster, "^TestWrongBytes$"}, {blob, "^TestPromise5WrongBytesAreNoBlob$"}},
 	},
@@ -139,7 +140,7 @@ var mutations = []mutation{
 		"cluster/replica/fetch.go", "f.w.Place(f.digest); err == nil {", "f.w.Place(\"\"); err == nil {",
 		[]test{{cluster, "^TestWrongBytes$"}},
 	},
-	// 6. A blob goes only when nothing names it, and the log's order decides.
+	// 6. A blob is removed only when no name refers to it, and the log's order decides.
 	{
 		"collect-what-is-named", "6: a collect takes blobs that something names",
 		"cluster/state/blob.go", "if b.strong != 0 || b.pin != 0 {", "if b.pin != 0 {",
@@ -187,7 +188,8 @@ var mutations = []mutation{
 	{
 		"shown-before-the-mark", "7: a node says that it shows an entry before its mark is on the disk",
 		"cluster/cluster.go", "index := c.machine.view.Load().Index()\n\t\tif err := c.commitIndex.Set(index)",
-		"index := c.machine.view.Load().Index()\n\t\tc.marked.reached(index)\n\t\tif err := c.commitIndex.Set(index - index%2)",
+		"index := c.machine.view.Load().Index()\n\t\tc.marked.reached(index)\n\t\tif err := c.commitIndex.Set(index " +
+			"- index%2)",
 		[]test{{cluster, "^TestAloneAfterPowerCut$"}},
 	},
 	{
@@ -218,7 +220,8 @@ var mutations = []mutation{
 	},
 	{
 		"applied-is-taken-back", "7: a leader overwrites entries that this node has applied",
-		"cluster/raftlog/logstore.go", "low <= applied && low > l.snapped()", "false && low <= applied && low > l.snapped()",
+		"cluster/raftlog/logstore.go", "low <= applied && low > l.snapped()",
+		"false && low <= applied && low > l.snapped()",
 		[]test{{cluster, "^TestRevertedMajorityGoesOn$"}},
 	},
 	{
@@ -297,10 +300,11 @@ var mutations = []mutation{
 		"cluster/propose.go", "case !before && r.Index != index:", "case false && r.Index != index:",
 		[]test{{cluster, "^TestRevertedNodeNamesItsCommandsAnew$"}},
 	},
-	// 12. Held means these bytes.
+	// 12. A confirmed blob has these bytes.
 	{
 		"suspect-is-whole", "12: a file that may have been changed is handed out without being hashed",
-		"cluster/blob/damage.go", "if err = d.Verify(d.life, digest); err == nil {", "if err = error(nil); err == nil {",
+		"cluster/blob/damage.go", "if err = d.Verify(d.life, digest); err == nil {",
+		"if err = error(nil); err == nil {",
 		[]test{{blob, "^TestSuspicion$"}, {cluster, "^TestDamagedOnTheOnlyNode$"}},
 	},
 	{
@@ -313,7 +317,7 @@ var mutations = []mutation{
 		"cluster/tree.go", "return t.c.replica.OpenVerified(ctx, digest)", "return t.c.replica.Open(ctx, digest)",
 		[]test{{cluster, "^TestRotIsFoundByTheFirstRead$"}},
 	},
-	// Members find each other, which everything above rests on.
+	// Members find each other, which everything above depends on.
 	{
 		"address-not-said", "a node that has moved does not say where it is",
 		"cluster/peer/beat.go", "\tp.hear(node, r.Header.Get(addressHeader))\n", "",
@@ -321,7 +325,8 @@ var mutations = []mutation{
 	},
 	{
 		"address-not-kept", "what an operator says of a node's address is forgotten",
-		"cluster/peer/addresses.go", "\ta.told[node] = addr\n\treturn p.writeTold()", "\ta.told[node] = addr\n\treturn nil",
+		"cluster/peer/addresses.go", "\ta.told[node] = addr\n\treturn p.writeTold()",
+		"\ta.told[node] = addr\n\treturn nil",
 		[]test{{cluster, "^TestAllAddressesChange$"}},
 	},
 }

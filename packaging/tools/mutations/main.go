@@ -1,11 +1,11 @@
-// Command mutations asks whether the tests guard what the tree promises. It breaks one promise after the other on
-// purpose and expects the named tests to fail:
+// Command mutations checks whether the tests guard the promises of the tree. It breaks one promise after the other on
+// purpose and expects the listed tests to fail:
 //
 //	go run ./mutations -root ../.. [-run REGEXP] [-check]
 //
-// First all of these tests must pass as the tree is. Nothing is changed in place: a mutation is an overlay of the go
-// command (go help build, -overlay). With -check it only looks whether every mutation still applies.
-// The exit code is 0 when every mutation was noticed by every test that is to notice it.
+// First all of these tests must pass without a mutation. Nothing is changed in place: a mutation is an overlay of the
+// go command (go help build, -overlay). With -check it only checks whether every mutation still applies. The exit code
+// is 0 if every listed test of every mutation has failed.
 package main
 
 import (
@@ -109,7 +109,7 @@ func (m mutation) apply(root string) ([]byte, error) {
 		return nil, err
 	}
 	if n := bytes.Count(data, []byte(m.old)); n != 1 {
-		return nil, fmt.Errorf("%s has its text %d times, not once; mend packaging/tools/mutations/list.go:\n%s",
+		return nil, fmt.Errorf("%s has its text %d times, not once; update packaging/tools/mutations/list.go:\n%s",
 			m.file, n, m.old)
 	}
 	if len(m.tests) == 0 {
@@ -118,7 +118,7 @@ func (m mutation) apply(root string) ([]byte, error) {
 	return bytes.Replace(data, []byte(m.old), []byte(m.new), 1), nil
 }
 
-// overlay writes the mutated file and the overlay that names it, and returns the latter's name.
+// overlay writes the mutated file and an overlay that refers to it, and returns the name of the overlay.
 func (m mutation) overlay(root, dir string) (string, error) {
 	data, err := m.apply(root)
 	if err != nil {
@@ -139,7 +139,7 @@ func (m mutation) overlay(root, dir string) (string, error) {
 type runner struct {
 	root, dir string
 
-	// The test program that was built last.
+	// The newest test program.
 	pkg, overlay, program string
 }
 
@@ -163,10 +163,10 @@ func (r *runner) build(pkg, overlay string) error {
 	return nil
 }
 
-// limit ends what hangs: a broken promise may look like that too.
+// limit ends a test that hangs: a broken promise may cause that, too.
 const limit = 10 * time.Minute
 
-// play runs tests of a package and returns their output. An error that is not an exec.ExitError is ours.
+// play runs tests of a package and returns their output. An error that is not an exec.ExitError is internal.
 func (r *runner) play(pkg, run, overlay string) ([]byte, error) {
 	if err := r.build(pkg, overlay); err != nil {
 		return nil, err
@@ -206,7 +206,7 @@ func (r *runner) whole(list []mutation) error {
 		}
 	}
 	for _, pkg := range pkgs {
-		for _, run := range by[pkg] { // one by one: a name that is gone must not hide behind the others
+		for _, run := range by[pkg] { // one by one: a missing name must not be hidden by the others
 			if out, err := r.play(pkg, run, ""); err != nil {
 				return fmt.Errorf("%s %s fails without a mutation: %w\n%s", pkg, run, err, tail(out))
 			}

@@ -31,11 +31,11 @@ type licence struct {
 	text []byte
 }
 
-// goModule is the standard library, whose licence everything built with it carries.
+// goModule is the standard library, whose licence applies to every program built with it.
 const goModule = "std"
 
-// linked returns what is linked into the binary for an architecture, with the licences of exactly the packages that are
-// in it. A licence that is not known to be compatible is an error.
+// linked returns the modules that are linked into the binary for an architecture, with the licences of exactly the
+// linked packages. A licence that is not known to be compatible is an error.
 func (b *builder) linked(arch, binary string) ([]module, error) {
 	info, err := buildinfo.ReadFile(binary)
 	if err != nil {
@@ -105,7 +105,8 @@ func (b *builder) linked(arch, binary string) ([]module, error) {
 				continue
 			}
 			if !slices.Contains(compatible, id) {
-				return nil, fmt.Errorf("%s@%s: %s is %q, none of %s", m.path, m.version, l.name, id, strings.Join(compatible, ", "))
+				return nil, fmt.Errorf("%s@%s: %s is %q, none of %s", m.path, m.version, l.name, id,
+					strings.Join(compatible, ", "))
 			}
 			m.spdx = append(m.spdx, id)
 		}
@@ -125,7 +126,7 @@ func isNotice(name string) bool {
 	return regexp.MustCompile(`(?i)^(notice|patents)`).MatchString(filepath.Base(name))
 }
 
-// take adds the licences in dir, which lies in the module's directory.
+// take adds the licences in dir, a directory of the module.
 func (m *module) take(root, dir string) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -137,7 +138,9 @@ func (m *module) take(root, dir string) error {
 			return err
 		}
 		known := slices.ContainsFunc(m.licences, func(l licence) bool { return l.name == name })
-		if known || e.IsDir() || !licenceName.MatchString(e.Name()) || slices.Contains([]string{".go", ".docs"}, filepath.Ext(e.Name())) { // documentation is not linked in
+		// documentation is not linked in
+		if known || e.IsDir() || !licenceName.MatchString(e.Name()) ||
+			slices.Contains([]string{".go", ".docs"}, filepath.Ext(e.Name())) {
 			continue
 		}
 		text, err := os.ReadFile(filepath.Join(dir, e.Name()))
@@ -153,27 +156,31 @@ func (m *module) take(root, dir string) error {
 // compatible are the licences that may be linked in.
 var compatible = []string{"Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "ISC", "MIT", "MPL-2.0", "Unlicense", "CC0-1.0"}
 
-// identify tells the licence of a text by sentences that only it has; "" if it is none of those that are known.
+// identify recognises the licence of a text by characteristic sentences; "" if it is none of the known ones.
 func identify(text []byte) string {
 	s := strings.Join(strings.Fields(strings.ToLower(string(text))), " ")
 	has := func(list ...string) bool {
 		return !slices.ContainsFunc(list, func(x string) bool { return !strings.Contains(s, x) })
 	}
 	switch {
-	case has("mozilla public license version 2.0"), has("mozilla public license, version 2.0"): // it names the GNU licences, too
+	// it mentions the GNU licences, too
+	case has("mozilla public license version 2.0"), has("mozilla public license, version 2.0"):
 		return "MPL-2.0"
-	case has("gnu general public license"), has("gnu affero"), has("gnu lesser general public license"), has("server side public license"), has("business source license"):
+	case has("gnu general public license"), has("gnu affero"), has("gnu lesser general public license"),
+		has("server side public license"), has("business source license"):
 		return "not to be linked in"
 	case has("apache license", "version 2.0"):
 		return "Apache-2.0"
-	case has("redistribution and use in source and binary forms", "neither the name"), has("redistribution and use in source and binary forms", "names of its contributors may"),
+	case has("redistribution and use in source and binary forms", "neither the name"),
+		has("redistribution and use in source and binary forms", "names of its contributors may"),
 		has("redistribution and use in source and binary forms", "may not be used to endorse"):
 		return "BSD-3-Clause"
 	case has("redistribution and use in source and binary forms"):
 		return "BSD-2-Clause"
 	case has("permission is hereby granted, free of charge", "the software is provided \"as is\""):
 		return "MIT"
-	case has("permission to use, copy, modify, and/or distribute this software"), has("permission to use, copy, modify, and distribute this software"):
+	case has("permission to use, copy, modify, and/or distribute this software"),
+		has("permission to use, copy, modify, and distribute this software"):
 		return "ISC"
 	case has("this is free and unencumbered software released into the public domain"):
 		return "Unlicense"
@@ -183,20 +190,25 @@ func identify(text []byte) string {
 	return ""
 }
 
-// copyright is the file in Debian's form (copyright-format 1.0).
+// copyright returns the file in Debian's form (copyright-format 1.0).
 func copyright(year int, mods []module) []byte {
 	var b strings.Builder
-	fmt.Fprintf(&b, "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\nUpstream-Name: casemate\n"+
-		"Comment: The texts of all licences are in /usr/share/doc/casemate/licenses, that of Casemate in /usr/share/doc/casemate/LICENSE.\n\n"+
+	fmt.Fprintf(&b, "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\nUpstream-Name: "+
+		"casemate\n"+
+		"Comment: The texts of all licences are in /usr/share/doc/casemate/licenses, that of Casemate in "+
+		"/usr/share/doc/casemate/LICENSE.\n\n"+
 		"Files: *\nCopyright: %d the Casemate maintainers\nLicense: Apache-2.0\n"+
-		" On Debian systems the text of the Apache License, version 2.0, is in\n /usr/share/common-licenses/Apache-2.0.\n", year)
+		" On Debian systems the text of the Apache License, version 2.0, is in\n "+
+		"/usr/share/common-licenses/Apache-2.0.\n", year)
 	for _, m := range mods {
-		fmt.Fprintf(&b, "\nFiles: %s@%s\nCopyright: see the licence\nLicense: %s\n See /usr/share/doc/casemate/licenses/%s@%s.\n", m.path, m.version, strings.Join(m.spdx, " and "), m.path, m.version)
+		fmt.Fprintf(&b, "\nFiles: %s@%s\nCopyright: see the licence\nLicense: %s\n See "+
+			"/usr/share/doc/casemate/licenses/%s@%s.\n", m.path, m.version, strings.Join(m.spdx, " and "), m.path,
+			m.version)
 	}
 	return []byte(b.String())
 }
 
-// sbom is what is in the binary, as SPDX 2.3 in JSON.
+// sbom returns the content of the binary as SPDX 2.3 in JSON.
 func (b *builder) sbom(arch string, binary []byte, mods []module) ([]byte, error) {
 	type checksum struct {
 		Algorithm string `json:"algorithm"`
@@ -229,12 +241,14 @@ func (b *builder) sbom(arch string, binary []byte, mods []module) ([]byte, error
 	sum := sha256.Sum256(binary)
 	version := packageVersion(b.version, b.epoch)
 	const self = "SPDXRef-casemate"
-	pkgs := []pkg{{ID: self, Name: "casemate", Version: version, Download: "NOASSERTION", Declared: "Apache-2.0", Concluded: "Apache-2.0", Copyright: "NOASSERTION",
+	pkgs := []pkg{{ID: self, Name: "casemate", Version: version, Download: "NOASSERTION", Declared: "Apache-2.0",
+		Concluded: "Apache-2.0", Copyright: "NOASSERTION",
 		Purpose: "APPLICATION", Checksums: []checksum{{"SHA256", hex.EncodeToString(sum[:])}}}}
 	relations := []relation{{"SPDXRef-DOCUMENT", "DESCRIBES", self}}
 	for _, m := range mods {
 		id := "SPDXRef-" + regexp.MustCompile(`[^A-Za-z0-9.-]`).ReplaceAllString(m.path, "-")
-		p := pkg{ID: id, Name: m.path, Version: m.version, Download: "NOASSERTION", Declared: strings.Join(m.spdx, " AND "), Concluded: strings.Join(m.spdx, " AND "), Copyright: "NOASSERTION"}
+		p := pkg{ID: id, Name: m.path, Version: m.version, Download: "NOASSERTION",
+			Declared: strings.Join(m.spdx, " AND "), Concluded: strings.Join(m.spdx, " AND "), Copyright: "NOASSERTION"}
 		if m.sum != "" {
 			p.Comment = "go.sum " + m.sum
 		}
@@ -245,10 +259,13 @@ func (b *builder) sbom(arch string, binary []byte, mods []module) ([]byte, error
 		relations = append(relations, relation{self, "STATIC_LINK", id})
 	}
 	data, err := json.MarshalIndent(map[string]any{
-		"spdxVersion": "SPDX-2.3", "dataLicense": "CC0-1.0", "SPDXID": "SPDXRef-DOCUMENT", "name": "casemate-" + version + "-linux-" + arch,
-		"documentNamespace": "https://casemate.invalid/spdx/" + version + "-linux-" + arch + "-" + hex.EncodeToString(sum[:8]),
-		"creationInfo":      map[string]any{"created": b.epoch.Format(time.RFC3339), "creators": []string{"Tool: casemate-packages"}},
-		"packages":          pkgs, "relationships": relations,
+		"spdxVersion": "SPDX-2.3", "dataLicense": "CC0-1.0", "SPDXID": "SPDXRef-DOCUMENT", "name": "casemate-" +
+			version + "-linux-" + arch,
+		"documentNamespace": "https://casemate.invalid/spdx/" + version + "-linux-" + arch + "-" +
+			hex.EncodeToString(sum[:8]),
+		"creationInfo": map[string]any{"created": b.epoch.Format(time.RFC3339),
+			"creators": []string{"Tool: casemate-packages"}},
+		"packages": pkgs, "relationships": relations,
 	}, "", " ")
 	return append(data, '\n'), err
 }

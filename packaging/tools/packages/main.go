@@ -3,7 +3,7 @@
 //	go run ./packages -root ../.. -version V -commit C [-arch amd64,arm64] [-out dist]
 //
 // The same commit gives the same bytes: every time in a package is that of the commit (SOURCE_DATE_EPOCH overrides it),
-// owners are root, and nothing of this machine enters.
+// owners are root, and no property of the build machine is included.
 package main
 
 import (
@@ -90,7 +90,7 @@ func run(root, out, version, commit string, arches []string) error {
 	return nil
 }
 
-// epochOf is the time that stands in the packages.
+// epochOf is the time that the packages contain.
 func epochOf(root string) (time.Time, error) {
 	text := os.Getenv("SOURCE_DATE_EPOCH")
 	if text == "" {
@@ -116,7 +116,8 @@ type builder struct {
 // compile builds the daemon for an architecture, "" for this machine's.
 func (b *builder) compile(arch string) (string, error) {
 	path := filepath.Join(b.work, "casemate-"+arch)
-	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w -X main.version="+b.version+" -X main.commit="+b.commit, "-o", path, "./cmd/casemate")
+	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w -X main.version="+b.version+
+		" -X main.commit="+b.commit, "-o", path, "./cmd/casemate")
 	cmd.Dir = b.root
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=", "GOOS=linux")
 	if arch != "" {
@@ -126,11 +127,12 @@ func (b *builder) compile(arch string) (string, error) {
 	return path, cmd.Run()
 }
 
-// packageVersion turns what git describe says into a version that dpkg and rpm order as it was meant: v1.2.0-rc1 →
-// 1.2.0~rc1, v1.2.0-3-gabc → 1.2.0+3.gabc, and a commit without a tag before it → 0.0.0+20261127093000.abc.
+// packageVersion converts the output of git describe to a version that dpkg and rpm order correctly: v1.2.0-rc1 →
+// 1.2.0~rc1, v1.2.0-3-gabc → 1.2.0+3.gabc, and a commit without an earlier tag → 0.0.0+20261127093000.abc.
 func packageVersion(describe string, epoch time.Time) string {
 	v, dirty := strings.CutSuffix(describe, "-dirty")
-	if m := regexp.MustCompile(`^v?([0-9][0-9.]*)(?:-([a-z]+[0-9.]*))?(?:-([0-9]+)-(g[0-9a-f]+))?$`).FindStringSubmatch(v); m != nil && strings.Contains(m[1], ".") {
+	if m := regexp.MustCompile(`^v?([0-9][0-9.]*)(?:-([a-z]+[0-9.]*))?(?:-([0-9]+)-(g[0-9a-f]+))?$`).FindStringSubmatch(
+		v); m != nil && strings.Contains(m[1], ".") {
 		v = m[1]
 		if m[2] != "" {
 			v += "~" + m[2]
@@ -147,7 +149,7 @@ func packageVersion(describe string, epoch time.Time) string {
 	return v
 }
 
-// staged is a file of the packages, in a directory of ours with the commit's time.
+// staged is a file of the packages, in a staging directory with the commit's time.
 type staged struct {
 	path, dst string
 	mode      os.FileMode
@@ -184,7 +186,7 @@ func (s *stage) copy(dst, src string) *staged {
 	return s.put(dst, 0o644, data)
 }
 
-// say is what the program prints.
+// say returns the output of the program.
 func (s *stage) say(args ...string) []byte {
 	cmd := exec.Command(s.b.host, args...)
 	cmd.Env = append(os.Environ(), fmt.Sprintf("SOURCE_DATE_EPOCH=%d", s.b.epoch.Unix())) // man pages carry a date
@@ -206,7 +208,7 @@ func gzipped(data []byte) []byte {
 
 const docDir = "/usr/share/doc/casemate/"
 
-// stage lays out what the package of an architecture holds.
+// stage collects the content of the package for an architecture.
 func (b *builder) stage(arch string) (*stage, error) {
 	s := &stage{b: b, dir: filepath.Join(b.work, arch)}
 	if err := os.Mkdir(s.dir, 0o755); err != nil {
@@ -287,23 +289,27 @@ func (b *builder) stage(arch string) (*stage, error) {
 }
 
 func (b *builder) changelog() []byte {
-	return fmt.Appendf(nil, "casemate (%s-1) unstable; urgency=medium\n\n  * Built from commit %s.\n\n -- Casemate maintainers <maintainers@casemate.invalid>  %s\n",
+	return fmt.Appendf(nil, "casemate (%s-1) unstable; urgency=medium\n\n  * Built from commit %s.\n\n -- Casemate "+
+		"maintainers <maintainers@casemate.invalid>  %s\n",
 		packageVersion(b.version, b.epoch), b.commit, b.epoch.Format(time.RFC1123Z))
 }
 
 // pack writes one package and returns its path.
 func (b *builder) pack(s *stage, arch, format, out string) (_ string, err error) {
 	info := &nfpm.Info{
-		Name: "casemate", Arch: arch, Platform: "linux", Version: packageVersion(b.version, b.epoch), VersionSchema: "none", Release: "1",
-		Section: "net", Priority: "optional", Maintainer: "Casemate maintainers <maintainers@casemate.invalid>", Description: description,
-		License: "Apache-2.0", MTime: b.epoch, DisableGlobbing: true,
+		Name: "casemate", Arch: arch, Platform: "linux", Version: packageVersion(b.version, b.epoch),
+		VersionSchema: "none", Release: "1",
+		Section: "net", Priority: "optional", Maintainer: "Casemate maintainers <maintainers@casemate.invalid>",
+		Description: description,
+		License:     "Apache-2.0", MTime: b.epoch, DisableGlobbing: true,
 	}
 	info.Scripts = nfpm.Scripts{
 		PostInstall: filepath.Join(b.root, "packaging/scripts/postinstall.sh"),
 		PreRemove:   filepath.Join(b.root, "packaging/scripts/preremove.sh"),
 		PostRemove:  filepath.Join(b.root, "packaging/scripts/postremove.sh"),
 	}
-	info.Deb.Compression, info.RPM.Compression = "gzip", "gzip" // every dpkg and rpm reads it, and Go writes it ten times as fast as xz
+	// every dpkg and rpm reads it, and Go writes it ten times as fast as xz
+	info.Deb.Compression, info.RPM.Compression = "gzip", "gzip"
 	info.RPM.BuildHost, info.RPM.Summary, info.RPM.Group = "casemate", summary, "System Environment/Daemons"
 	for _, f := range s.list {
 		if f.only != "" && f.only != format {
@@ -315,7 +321,8 @@ func (b *builder) pack(s *stage, arch, format, out string) (_ string, err error)
 		})
 	}
 	for _, dir := range ownDirs(info.Contents) {
-		info.Contents = append(info.Contents, &files.Content{Destination: dir, Type: files.TypeDir, FileInfo: &files.ContentFileInfo{Owner: "root", Group: "root", Mode: 0o755, MTime: b.epoch}})
+		info.Contents = append(info.Contents, &files.Content{Destination: dir, Type: files.TypeDir,
+			FileInfo: &files.ContentFileInfo{Owner: "root", Group: "root", Mode: 0o755, MTime: b.epoch}})
 	}
 	info = nfpm.WithDefaults(info)
 	if err := nfpm.PrepareForPackager(info, format); err != nil {
@@ -333,12 +340,14 @@ func (b *builder) pack(s *stage, arch, format, out string) (_ string, err error)
 	return path, write(path, &buf)
 }
 
-// ownDirs are the directories that nobody else's package has files in: rpm removes only those that a package says are
-// its own.
+// ownDirs are the directories in which no other package has files: rpm removes only those that a package owns.
 func ownDirs(list files.Contents) []string {
 	dirs := map[string]bool{}
 	for _, c := range list {
-		for dir := path.Dir(c.Destination); slices.ContainsFunc([]string{"/etc/casemate/", "/usr/share/casemate/", docDir}, func(own string) bool { return strings.HasPrefix(dir+"/", own) }); dir = path.Dir(dir) {
+		for dir := path.Dir(c.Destination); slices.ContainsFunc(
+			[]string{"/etc/casemate/", "/usr/share/casemate/", docDir}, func(own string) bool {
+				return strings.HasPrefix(dir+"/", own)
+			}); dir = path.Dir(dir) {
 			dirs[dir] = true
 		}
 	}

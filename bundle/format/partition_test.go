@@ -9,9 +9,9 @@ import (
 	"casemate/bundle"
 )
 
-// TestDeal deals many random bundles: every byte of every blob lies in one part, in order, and no part is larger than
-// it may be.
-func TestDeal(t *testing.T) {
+// TestPartition partitions many random bundles: every byte of every blob is in one part, in order, and no part exceeds
+// its size.
+func TestPartition(t *testing.T) {
 	cutSome, several := 0, 0
 	for seed := range uint64(3000 / every(5)) {
 		r := rand.New(rand.NewPCG(seed, 1))
