@@ -223,13 +223,19 @@ func openDir(cfg Config) (lock io.Closer, id identity, key []byte, err error) {
 	return lock, id, key, nil
 }
 
+// inUse is ErrInUse in a sentence.
+type inUse string
+
+func (s inUse) Error() string      { return string(s) }
+func (inUse) Is(target error) bool { return target == ErrInUse }
+
 // tell makes one sentence of an error with a data directory: the thing first, then the way out.
 func tell(what, dir string, err error) error {
 	switch {
 	case err == nil:
 		return nil
 	case errors.Is(err, ErrInUse):
-		return fmt.Errorf("%s: data directory %s: in use by another casemate process, stop that one first: %w", what, dir, ErrInUse)
+		return inUse(fmt.Sprintf("%s: data directory %s: in use by another casemate process, stop that one first", what, dir))
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, readOnly):
 		return fmt.Errorf("%s: data directory %s: user %d may not write there, give it to the user casemate runs as: %w",
 			what, dir, os.Geteuid(), err)
