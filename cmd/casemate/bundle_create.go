@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/ed25519"
 	"crypto/sha256"
@@ -395,9 +396,12 @@ func leaveOut(opt *collect.Options, file, key string) (domain string, err error)
 	if err != nil {
 		return "", err
 	}
+	if !bytes.HasPrefix(text, []byte("{")) {
+		return "", fmt.Errorf("--since %s is no inventory: casemate inventory on a bastion prints one", file)
+	}
 	inv, digest, err := bundle.ReadInventory(text, keys)
 	if err != nil {
-		return "", fmt.Errorf("--since %s is no inventory that can be used, casemate inventory on a bastion prints one: %w", file, err)
+		return "", fmt.Errorf("%s: %w", file, err)
 	}
 	held := make(map[string]bool, len(inv.Blobs))
 	for _, b := range inv.Blobs {

@@ -3,6 +3,7 @@ package main
 import (
 	"regexp"
 	"strings"
+	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
 )
@@ -45,6 +46,31 @@ func init() {
 		}
 		if wrong := ts.Getenv("WRONG"); wrong != "" {
 			ts.Fatalf("these mistakes are answered in another way:%s", wrong)
+		}
+	}
+}
+
+// The exit code of status is for scripts: whether this node serves, and with --check, for cron, whether all is well.
+func TestStatusExitCodes(t *testing.T) {
+	for _, c := range []struct {
+		serving            bool
+		problems, warnings []string
+		plain, check       int
+	}{
+		{true, nil, nil, exitDone, exitDone},
+		{true, nil, []string{"a certificate ends soon"}, exitDone, exitDone},
+		{true, []string{"the disk is full"}, nil, exitDone, exitDiffers},
+		{false, []string{"the DNS process is away"}, nil, exitFailed, exitDiffers},
+	} {
+		socket := answering(t, map[string]any{
+			"GET status": map[string]any{"serving": c.serving, "problems": c.problems, "warnings": c.warnings},
+		})
+		for args, want := range map[string]int{"status": c.plain, "status --check": c.check} {
+			var out, talk strings.Builder
+			code := run(append(strings.Fields(args), "--socket", socket), strings.NewReader(""), &out, &talk)
+			if code != want || code != exitDone && !strings.Contains(talk.String(), c.problems[0]) {
+				t.Errorf("%s, serving %v, problems %q: exit code %d, want %d: %s", args, c.serving, c.problems, code, want, &talk)
+			}
 		}
 	}
 }
