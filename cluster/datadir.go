@@ -235,7 +235,8 @@ func tell(what, dir string, err error) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, ErrInUse):
-		return inUse(fmt.Sprintf("%s: data directory %s: in use by another casemate process, stop that one first", what, dir))
+		return inUse(fmt.Sprintf("%s: data directory %s: in use by another casemate process, stop that one first", what,
+			dir))
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, readOnly):
 		return fmt.Errorf("%s: data directory %s: user %d may not write there, give it to the user casemate runs as: %w",
 			what, dir, os.Geteuid(), err)

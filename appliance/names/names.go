@@ -97,7 +97,8 @@ func Set(ctx context.Context, tree Updater, name, kind string, in Record) error 
 		return err
 	}
 	if _, err := netip.ParseAddr(strings.Join(in.Values, " ")); err == nil && kind == "CNAME" {
-		return usage.Errorf("the value of a CNAME is a name, got the address %s: set it with type A or AAAA", in.Values[0])
+		return usage.Errorf("the value of a CNAME is a name, got the address %s: set it with type A or AAAA",
+			in.Values[0])
 	}
 	name = origin.Fold(name)
 	rec := dnssrv.Record{Name: name, Type: kind, Values: in.Values}
@@ -120,11 +121,12 @@ func Set(ctx context.Context, tree Updater, name, kind string, in Record) error 
 	return tree.Update(ctx, func(b cluster.Batch) error { b.Put("names/"+name+"/"+kind, data); return nil })
 }
 
-// whole refuses what people type for a whole name and is none. Resolvers complete a single label with their search list,
-// so nobody would ask for it.
+// whole refuses what people type for a whole name and is none. Resolvers complete a single label with their search
+// list, so nobody would ask for it.
 func whole(name string) error {
 	if in := origin.Pasted(name); in != "" {
-		return usage.Errorf("the name of a record is a host name, without a scheme and a path: write %s, got %q", in, name)
+		return usage.Errorf("the name of a record is a host name, without a scheme and a path: write %s, got %q", in,
+			name)
 	}
 	if n := origin.Fold(name); n != "" && !strings.ContainsAny(n, ".*") {
 		return usage.Errorf("the name of a record is a whole name with a dot, like %s.corp.example, got %q", n, name)

@@ -161,13 +161,14 @@ func explainBind(key, network string, a netip.AddrPort, err error) error {
 		if network == "udp" {
 			flag = "u"
 		}
-		return explained{fmt.Sprintf("%s: %s port %s is taken by another program (ss -l%snp 'sport = :%d' shows which): "+
-			"stop it or change %s", key, network, a, flag, a.Port(), key), err}
+		return explained{fmt.Sprintf("%s: %s port %s is taken by another program (ss -l%snp 'sport = :%d' shows "+
+			"which): stop it or change %s", key, network, a, flag, a.Port(), key), err}
 	case errors.Is(err, syscall.EACCES):
-		return explained{fmt.Sprintf("%s: ports below 1024, like %s, need root or CAP_NET_BIND_SERVICE: start casemate by "+
-			"systemd, or change %s", key, a, key), err}
+		return explained{fmt.Sprintf("%s: ports below 1024, like %s, need root or CAP_NET_BIND_SERVICE: start "+
+			"casemate by systemd, or change %s", key, a, key), err}
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
-		return explained{fmt.Sprintf("%s: %s is no address of this host: change %s (or advertise)", key, a.Addr(), key), err}
+		return explained{fmt.Sprintf("%s: %s is no address of this host: change %s (or advertise)", key, a.Addr(), key),
+			err}
 	}
 	return fmt.Errorf("%s %s: %w", key, a, err)
 }

@@ -70,7 +70,8 @@ Exit code 0: everything is here. 3: something is missing or differs.`,
 			})
 			if err == nil && r.Missing+r.Differs > 0 {
 				n := r.Missing + r.Differs
-				err = fmt.Errorf("%d of %s %s missing or different: %w", n, count(r.Asked, "listed item"), are(n), errDiffers)
+				err = fmt.Errorf("%d of %s %s missing or different: %w", n, count(r.Asked, "listed item"), are(n),
+					errDiffers)
 			}
 			return err
 		},

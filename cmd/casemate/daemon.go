@@ -122,7 +122,8 @@ what --permit adds; "casemate ca rotate --permit" makes another, wider root.`,
 
 // enrollHost is said to whoever made a bastion: without it the public names do not resolve on the bastion itself, where
 // people try them first.
-const enrollHost = "once it runs, enroll this host itself, so that the names resolve and are trusted here: casemate enroll | sh"
+const enrollHost = "once it runs, enroll this host itself, so that the names resolve and are trusted here: " +
+	"casemate enroll | sh"
 
 // nextSteps says what was made and what to type next.
 func nextSteps(p setup.Prepared, what string) (lines []string) {
