@@ -154,9 +154,12 @@ func TestCheckSaysWhatAClientMeets(t *testing.T) {
 		!slices.Equal(r.Findings[0].Platforms, []string{"linux/arm64"}) {
 		t.Errorf("for another processor: %+v", r)
 	}
-	only.Platforms = []string{"amd64"}
-	if status, says := n.admin("POST", "check", only, nil); status != 400 || !strings.Contains(says, `got "amd64"`) {
-		t.Errorf("a platform that is none: %d %s", status, says)
+	for _, p := range []string{"amd64", "linux/amd46", "lunix/amd64", "linux/", "/amd64", ""} {
+		only.Platforms = []string{p}
+		if status, says := n.admin("POST", "check", only, nil); status != 400 || !strings.Contains(says, "got \""+p+"\"") &&
+			!strings.Contains(says, `got \"`+p+`\"`) {
+			t.Errorf("a platform that is none: %q: %d %s", p, status, says)
+		}
 	}
 	var book []missing.Listed
 	if n.must("GET", "missing", nil, &book); len(book) != 0 {

@@ -225,14 +225,20 @@ func openDir(cfg Config) (lock io.Closer, id identity, key []byte, err error) {
 	return lock, id, key, nil
 }
 
+// inUse is ErrInUse in a sentence.
+type inUse string
+
+func (s inUse) Error() string      { return string(s) }
+func (inUse) Is(target error) bool { return target == ErrInUse }
+
 // describe turns an error about a data directory into one sentence: the problem, then what to do.
 func describe(what, dir string, err error) error {
 	switch {
 	case err == nil:
 		return nil
 	case errors.Is(err, ErrInUse):
-		return fmt.Errorf("%s: data directory %s: in use by another casemate process, stop that one first: %w", what,
-			dir, ErrInUse)
+		return inUse(fmt.Sprintf("%s: data directory %s: in use by another casemate process, stop that one first", what,
+			dir))
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, readOnly):
 		return fmt.Errorf("%s: data directory %s: user %d may not write to it, change its owner to the user that "+
 			"casemate runs as: %w",

@@ -42,6 +42,12 @@ var (
 	archNames = []string{"amd64", "arm64", "arm", "386", "ppc64le", "s390x", "riscv64", "loong64"}
 )
 
+// Architectures are those that a file's alias can mean, as Go spells them.
+func Architectures() []string { return slices.Clone(archNames) }
+
+// KnownArchitecture reports whether name is a spelling of one of them, as amd64 and aarch64 are.
+func KnownArchitecture(name string) bool { return archs[name] != "" }
+
 var (
 	versionElement = regexp.MustCompile(`^v?[0-9]+\.[0-9]+(\.[0-9]+)*([-+][0-9A-Za-z.+-]+)?$`)
 	versionInName  = regexp.MustCompile(`[0-9]+\.[0-9]+\.[0-9]+(-(alpha|beta|rc)\.?[0-9]+)?(\+[0-9a-z]+[0-9])?`)

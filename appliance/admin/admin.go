@@ -33,6 +33,7 @@ import (
 	"casemate/appliance/status"
 	"casemate/appliance/usage"
 	"casemate/appliance/user"
+	"casemate/bundle"
 	"casemate/cluster"
 	"casemate/dnssrv"
 	"casemate/fileserver"
@@ -507,6 +508,12 @@ func (a *API) postCheck(r *http.Request) (any, error) {
 	var req content.CheckRequest
 	if err := readUpTo(r, &req, MaxCheckBody); err != nil {
 		return nil, err
+	}
+	for _, p := range req.Platforms {
+		if !bundle.KnownPlatform(p) {
+			return nil, usage.Errorf("a platform is a system and an architecture, like linux/amd64 or linux/arm64/v8, got %q",
+				p)
+		}
 	}
 	return a.Lookup.Check(r.Context(), req)
 }

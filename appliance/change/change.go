@@ -106,6 +106,12 @@ func (c *Changes) version(name string) (uint64, error) {
 // AddOrigin adds an origin and enables it: record, DNS and certificates in one step. If the root does not permit it,
 // the error has the command that changes that, and nothing is stored.
 func (c *Changes) AddOrigin(ctx context.Context, host string, aliases []string) (origin.Origin, error) {
+	for _, n := range append([]string{host}, aliases...) {
+		if in := origin.Pasted(n); in != "" {
+			return origin.Origin{}, usage.Errorf("an origin is a host name, without a scheme and a path: write %s, got %q",
+				in, n)
+		}
+	}
 	host = origin.Fold(host)
 	var made origin.Origin
 	err := c.Commit(ctx, func() (*origin.Set, func(cluster.Batch) error, error) {
@@ -166,6 +172,9 @@ func (c *Changes) AddOrigin(ctx context.Context, host string, aliases []string) 
 
 // RemoveOrigin removes an origin from DNS and certificates at once. Its content stays stored.
 func (c *Changes) RemoveOrigin(ctx context.Context, host string) error {
+	if in := origin.Pasted(host); in != "" {
+		return usage.Errorf("an origin is a host name, without a scheme and a path: write %s, got %q", in, host)
+	}
 	host = origin.Fold(host)
 	err := c.Commit(ctx, func() (*origin.Set, func(cluster.Batch) error, error) {
 		v := c.Current.State()
@@ -230,6 +239,11 @@ func (c *Changes) SetSetting(ctx context.Context, key string, value *string) err
 		set, err := settings.Parse(texts)
 		if err != nil {
 			return nil, nil, err
+		}
+		if key == "files.alias_arch" {
+			if err := set.RefuseArch(); err != nil {
+				return nil, nil, err
+			}
 		}
 		isDNS := func(r netip.AddrPort) bool { return slices.Contains(c.DNSAddrs(), r) }
 		if err := set.RefuseSelf(c.Current.Addrs(), isDNS); err != nil {

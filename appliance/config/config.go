@@ -394,7 +394,10 @@ func (c *Config) Complete() error {
 	if c.Log.Format == "" {
 		c.Log.Format = "auto"
 	}
-	return c.Validate()
+	if err := c.Validate(); err != nil {
+		return &usage.Error{Err: err}
+	}
+	return nil
 }
 
 // routeAddrs returns the local addresses of the default routes. Connecting a UDP socket sends nothing: it only

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"iter"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -93,7 +94,15 @@ type Updater interface {
 
 // Set sets the records of a name for a type. A rule violation is a [usage.Error].
 func Set(ctx context.Context, tree Updater, name, kind string, in Record) error {
-	name, kind = origin.Fold(name), strings.ToUpper(kind)
+	kind = strings.ToUpper(kind)
+	if err := whole(name); err != nil {
+		return err
+	}
+	if _, err := netip.ParseAddr(strings.Join(in.Values, " ")); err == nil && kind == "CNAME" {
+		return usage.Errorf("the value of a CNAME is a name, got the address %s: set it with type A or AAAA",
+			in.Values[0])
+	}
+	name = origin.Fold(name)
 	rec := dnssrv.Record{Name: name, Type: kind, Values: in.Values}
 	if in.TTL != "" {
 		var err error
@@ -113,6 +122,19 @@ func Set(ctx context.Context, tree Updater, name, kind string, in Record) error 
 			len(data))
 	}
 	return tree.Update(ctx, func(b cluster.Batch) error { b.Put("names/"+name+"/"+kind, data); return nil })
+}
+
+// whole refuses input that is not a whole name. Resolvers complete a single label with their search list, so no client
+// would ask for it.
+func whole(name string) error {
+	if in := origin.Pasted(name); in != "" {
+		return usage.Errorf("the name of a record is a host name, without a scheme and a path: write %s, got %q", in,
+			name)
+	}
+	if n := origin.Fold(name); n != "" && !strings.ContainsAny(n, ".*") {
+		return usage.Errorf("the name of a record is a whole name with a dot, like %s.corp.example, got %q", n, name)
+	}
+	return nil
 }
 
 // Delete deletes the records of a name for a type, or with "" all of them; fs.ErrNotExist if there are none.

@@ -104,6 +104,20 @@ func Fold(host string) string {
 	return strings.TrimSuffix(host, ".")
 }
 
+// Pasted returns the host in a URL or in an image's name, which people paste where a host name belongs; "" if s is
+// neither.
+func Pasted(s string) string {
+	_, rest, ok := strings.Cut(s, "://")
+	if !ok {
+		rest = s
+	}
+	host, _, path := strings.Cut(rest, "/")
+	if host = Fold(host); !ok && !path || Check(host) != nil {
+		return ""
+	}
+	return host
+}
+
 // Check returns why host cannot be an origin; host is the result of Fold.
 func Check(host string) error {
 	if _, err := netip.ParseAddr(host); err == nil {

@@ -39,7 +39,25 @@ func Sentence(err error) string {
 			}
 		}
 	}
-	return strings.ReplaceAll(s, "\n", "; ")
+	return oneLine(s)
+}
+
+// oneLine joins lines with semicolons, and with a space those that a heading introduces.
+func oneLine(s string) string {
+	var line strings.Builder
+	for part := range strings.SplitSeq(s, "\n") {
+		part = strings.TrimSpace(part)
+		switch said := line.String(); {
+		case part == "":
+			continue
+		case strings.HasSuffix(said, ":"):
+			line.WriteString(" ")
+		case said != "":
+			line.WriteString("; ")
+		}
+		line.WriteString(part)
+	}
+	return line.String()
 }
 
 // ofSystem reports an error whose cause has an error number of the operating system.

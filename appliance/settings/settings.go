@@ -389,7 +389,10 @@ func Parse(values map[string]string) (*Settings, error) {
 			return nil, usage.Errorf("setting %s must have at most 4096 bytes, got %d", d.key, len(v))
 		}
 		if err := d.set(s, v); err != nil {
-			return nil, usage.Errorf("setting %s %w", d.key, err)
+			if strings.HasPrefix(err.Error(), "must ") || strings.HasPrefix(err.Error(), "has ") {
+				return nil, usage.Errorf("setting %s %w", d.key, err)
+			}
+			return nil, usage.Errorf("setting %s: %w", d.key, err)
 		}
 	}
 	for k := range values {
@@ -443,6 +446,16 @@ func (s *Settings) AllowedNets() []netip.Prefix {
 		}
 	}
 	return list
+}
+
+// RefuseArch refuses an unknown architecture for aliases. It is not part of Parse, so that a cluster in which one was
+// set before this was checked still starts.
+func (s *Settings) RefuseArch() error {
+	if s.AliasArch == "" || fileserver.KnownArchitecture(s.AliasArch) {
+		return nil
+	}
+	return usage.Errorf("setting files.alias_arch must be one of %s, or empty, got %q",
+		strings.Join(fileserver.Architectures(), ", "), s.AliasArch)
 }
 
 // Read reads the settings' texts from the settings directory of the tree.

@@ -145,6 +145,15 @@ func listenWith(lc net.ListenConfig, key string, a netip.AddrPort) (net.Listener
 	return l, nil
 }
 
+// explained is an error of the kernel with a sentence that says what to do.
+type explained struct {
+	text string
+	err  error
+}
+
+func (e explained) Error() string { return e.text }
+func (e explained) Unwrap() error { return e.err }
+
 // explainBind turns the kernel's error about an address into a sentence that says what to do.
 func explainBind(key, network string, a netip.AddrPort, err error) error {
 	switch {
@@ -153,16 +162,14 @@ func explainBind(key, network string, a netip.AddrPort, err error) error {
 		if network == "udp" {
 			flag = "u"
 		}
-		return fmt.Errorf("%s: %s port %s is taken by another program (ss -l%snp 'sport = :%d' shows which): stop it "+
-			"or "+
-			"change %s: %w", key, network, a, flag, a.Port(), key, err)
+		return explained{fmt.Sprintf("%s: %s port %s is taken by another program (ss -l%snp 'sport = :%d' shows "+
+			"which): stop it or change %s", key, network, a, flag, a.Port(), key), err}
 	case errors.Is(err, syscall.EACCES):
-		return fmt.Errorf("%s: ports below 1024, like %s, need root or CAP_NET_BIND_SERVICE: start casemate by "+
-			"systemd, or "+
-			"change %s: %w", key, a, key, err)
+		return explained{fmt.Sprintf("%s: ports below 1024, like %s, need root or CAP_NET_BIND_SERVICE: start "+
+			"casemate by systemd, or change %s", key, a, key), err}
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
-		return fmt.Errorf("%s: %s is not an address of this host: change %s (or advertise): %w", key, a.Addr(),
-			key, err)
+		return explained{fmt.Sprintf("%s: %s is not an address of this host: change %s (or advertise)", key, a.Addr(), key),
+			err}
 	}
 	return fmt.Errorf("%s %s: %w", key, a, err)
 }

@@ -327,7 +327,7 @@ func createWhole(name string, stdout io.Writer) (*whole, error) {
 	}
 	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*.part") // mode 0600
 	if err != nil {
-		return nil, err
+		return nil, noFile("the backup", name, err)
 	}
 	return &whole{Writer: f, file: f, name: name}, nil
 }

@@ -38,7 +38,7 @@ bundle verify" does that.`,
 			c, err := format.Inspect(inputs)
 			if err != nil {
 				if errors.Is(err, format.ErrDamaged) {
-					err = fmt.Errorf("%w: %w", err, errDiffers)
+					err = differs{err}
 				}
 				return err
 			}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/ed25519"
 	"crypto/sha256"
@@ -303,9 +304,21 @@ func writable(to target, split bool) error {
 	// By trying: permissions do not tell of a medium that is read-only.
 	f, err := os.CreateTemp(filepath.Dir(file), ".casemate-*.partial")
 	if err != nil {
-		return fmt.Errorf("the bundle cannot be written to %s: %w", file, errors.Unwrap(err))
+		return noFile("the bundle", file, err)
 	}
 	return errors.Join(f.Close(), os.Remove(f.Name()))
+}
+
+// noFile says why a file cannot be made, where err is that of the temporary file beside it.
+func noFile(what, file string, err error) error {
+	why := err.Error()
+	switch e := (*fs.PathError)(nil); {
+	case errors.Is(err, fs.ErrNotExist):
+		why = fmt.Sprintf("there is no directory %s", filepath.Dir(file))
+	case errors.As(err, &e):
+		why = e.Err.Error()
+	}
+	return fmt.Errorf("%s cannot be written to %s: %s", what, file, why)
 }
 
 // countingWriter counts what is written.
@@ -386,6 +399,9 @@ func leaveOut(opt *collect.Options, file, key string) (domain string, err error)
 	text, err := os.ReadFile(file)
 	if err != nil {
 		return "", err
+	}
+	if !bytes.HasPrefix(text, []byte("{")) {
+		return "", fmt.Errorf("--since %s is no inventory: casemate inventory on a bastion prints one", file)
 	}
 	inv, digest, err := bundle.ReadInventory(text, keys)
 	if err != nil {

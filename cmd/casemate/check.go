@@ -69,8 +69,9 @@ Exit code 0: everything is here. 3: something is missing or differs.`,
 				t.line(summary(r))
 			})
 			if err == nil && r.Missing+r.Differs > 0 {
-				err = fmt.Errorf("%d of %s are missing or different: %w",
-					r.Missing+r.Differs, count(r.Asked, "listed item"), errDiffers)
+				n := r.Missing + r.Differs
+				err = fmt.Errorf("%d of %s %s missing or different: %w", n, count(r.Asked, "listed item"), are(n),
+					errDiffers)
 			}
 			return err
 		},

@@ -26,6 +26,9 @@ func imageCommand(o *options) *cobra.Command {
 		Example:           "  casemate image list registry.k8s.io/",
 		ValidArgsFunction: o.complete(theImages),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := noScheme(args...); err != nil {
+				return err
+			}
 			var images []imageInfo
 			if err := o.client().call(cmd.Context(), "GET", "images", prefix(args), nil, &images); err != nil {
 				return err
@@ -54,8 +57,10 @@ tags, with neither the whole repository. "casemate gc" frees the disk space.`,
 		Example:           "  casemate image delete registry.k8s.io/pause:3.9",
 		ValidArgsFunction: o.complete(theImages),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := o.client().call(cmd.Context(), "DELETE", "images", url.Values{"ref": args}, nil,
-				nil); err != nil {
+			if err := noScheme(args[0]); err != nil {
+				return err
+			}
+			if err := o.client().call(cmd.Context(), "DELETE", "images", url.Values{"ref": args}, nil, nil); err != nil {
 				return o.suggest(cmd, err, theImages, args[0])
 			}
 			return o.changed(cmd, "image", args[0], "deleted")
@@ -63,6 +68,16 @@ tags, with neither the whole repository. "casemate gc" frees the disk space.`,
 	}
 	o.prints(remove, change{})
 	return group("image", "list and delete stored images", list, remove)
+}
+
+// noScheme refuses the name of an image that is written like a URL: images are kept and listed without a scheme.
+func noScheme(names ...string) error {
+	for _, n := range names {
+		if _, name, ok := strings.Cut(n, "://"); ok {
+			return usageError{fmt.Errorf("an image is written without a scheme: %s, got %q", name, n)}
+		}
+	}
+	return nil
 }
 
 func prefix(args []string) url.Values {
@@ -85,6 +100,10 @@ func fileCommand(o *options) *cobra.Command {
 		Example:           "  casemate file list https://dl.k8s.io/release/",
 		ValidArgsFunction: o.complete(theFiles),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			// Files are kept under their URLs, so a prefix that begins with a host is one behind a scheme.
+			if len(args) > 0 && strings.Contains(args[0], ".") && !strings.Contains(args[0], "://") {
+				args[0] = "https://" + args[0]
+			}
 			var files []fileInfo
 			if err := o.client().call(cmd.Context(), "GET", "files", prefix(args), nil, &files); err != nil {
 				return err
@@ -119,6 +138,9 @@ func filePut(o *options) *cobra.Command {
 		Long:    "Store the file PATH under its upstream URL. PATH - reads standard input.",
 		Example: "  casemate file put https://dl.k8s.io/release/v1.35.4/bin/linux/amd64/kubeadm ./kubeadm",
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if strings.Contains(args[1], "://") && !strings.Contains(args[0], "://") {
+				return usageError{fmt.Errorf("the URL comes first: casemate file put %s %s", args[1], args[0])}
+			}
 			body := cmd.InOrStdin()
 			if args[1] != "-" {
 				// Opened here: the daemon runs as another user in a sandbox and might be unable to.

@@ -106,7 +106,8 @@ what --permit adds; "casemate ca rotate --permit" makes another, wider root.`,
 			}
 			what := fmt.Sprintf("%s is the first node of %s, its data is in %s", cfg.Node, res.Domain, cfg.Data)
 			lines = append(lines, nextSteps(res.Prepared, what)...)
-			return o.changedTo(cmd, out, append(lines, "once it runs, enroll the nodes with: casemate enroll")...)
+			return o.changedTo(cmd, out, append(lines, enrollHost,
+				"and every node with the line that this prints: casemate enroll")...)
 		},
 	}
 	nodeFlags(cmd, &config, &name, &data, &advertise)
@@ -119,6 +120,11 @@ what --permit adds; "casemate ca rotate --permit" makes another, wider root.`,
 	o.prints(cmd, preparedNode{})
 	return cmd
 }
+
+// enrollHost is printed after a bastion was made: without it the public names do not resolve on the bastion itself,
+// where people try them first.
+const enrollHost = "once it runs, enroll this host itself, so that the names resolve and are trusted here: " +
+	"casemate enroll | sh"
 
 // nextSteps describes what was made and which commands come next.
 func nextSteps(p setup.Prepared, what string) (lines []string) {

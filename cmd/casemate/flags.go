@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"casemate/bundle"
 	"casemate/bundle/lists"
 )
 
@@ -250,7 +251,7 @@ func parsePlatform(s string) (string, error) {
 		return "", fmt.Errorf("must be OS/ARCH or OS/ARCH/VARIANT, like linux/amd64 or linux/arm64/v8, got %q", s)
 	}
 	part := strings.Split(strings.ToLower(s), "/")
-	for i, known := range [][]string{systems, architectures} {
+	for i, known := range [][]string{bundle.Systems, bundle.Architectures} {
 		if !slices.Contains(known, part[i]) {
 			return "", fmt.Errorf("must name one of %s, got %q in %q%s", strings.Join(known, ", "), part[i], s,
 				didYouMean(nearest(part[i], slices.Values(known))))
@@ -258,16 +259,6 @@ func parsePlatform(s string) (string, error) {
 	}
 	return s, nil
 }
-
-// Platforms that images are built for (the image specification uses Go's names), and the names that uname prints. A
-// typo would make every image fail.
-var (
-	systems = []string{"linux", "windows", "darwin", "freebsd", "netbsd", "openbsd", "solaris", "aix", "wasi",
-		"wasip1"}
-	architectures = []string{"amd64", "arm64", "arm", "386", "ppc64le", "s390x", "riscv64", "loong64", "ppc64",
-		"mips64le",
-		"mips64", "mipsle", "mips", "wasm", "x86_64", "aarch64"}
-)
 
 // zone matches a DNS name; the CA decides whether a certificate may be for it.
 var zone = regexp.MustCompile(`^\.?` + label + `(\.` + label + `)*\.?$`)

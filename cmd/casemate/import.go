@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"slices"
 	"strings"
@@ -85,6 +86,12 @@ func importDiff(o *options) *cobra.Command {
 		Use: "diff FILE…", Short: "report what an import would change", Args: cobra.MinimumNArgs(1), Hidden: true,
 		Long: "Report what an import would change, name by name. \"casemate import --dry-run\" is the same.",
 		RunE: func(cmd *cobra.Command, args []string) error {
+			for _, name := range args {
+				if _, err := os.Stat(name); errors.Is(err, fs.ErrNotExist) && name != "-" {
+					return usageError{fmt.Errorf("import diff compares files with what is here, and there is no file %s; what an "+
+						"import brought is shown by: casemate import show NAME", name)}
+				}
+			}
 			f.request.DryRun = true
 			return o.runImport(cmd, f, args)
 		},

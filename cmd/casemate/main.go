@@ -81,6 +81,12 @@ func (e usageError) Unwrap() error { return e.err }
 // errDiffers ends a command that checked something and found it missing or different.
 var errDiffers = errors.New("something is missing or differs")
 
+// differs is an errDiffers whose own words say enough.
+type differs struct{ error }
+
+func (d differs) Unwrap() error   { return d.error }
+func (differs) Is(err error) bool { return err == errDiffers }
+
 func exitCode(err error) int {
 	var wrongArgs usageError
 	var wrongConfig *usageerror.Error
@@ -213,7 +219,8 @@ func wrongArgs(cmd *cobra.Command) {
 // wrongNumber says which arguments of the command's usage are missing, or that there are too many; err if the arguments
 // are wrong in another way.
 func wrongNumber(cmd *cobra.Command, list []string, err error) string {
-	if !strings.Contains(err.Error(), "arg(s)") { // cobra's wording
+	// Cobra's own wording: of numbers, and of arguments where there should be none.
+	if !strings.Contains(err.Error(), "arg(s)") && !strings.HasPrefix(err.Error(), "unknown command") {
 		return err.Error()
 	}
 	var needs, all []string

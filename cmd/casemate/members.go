@@ -49,7 +49,8 @@ it does not appear in the list of processes.`,
 				return err
 			}
 			out := newPreparedNode(cfg, p)
-			return o.changedTo(cmd, out, nextSteps(p, cfg.Node+" is a member; its content comes when it runs")...)
+			steps := nextSteps(p, cfg.Node+" is a member; its content comes when it runs")
+			return o.changedTo(cmd, out, append(steps, enrollHost)...)
 		},
 	}
 	f := cmd.Flags()

@@ -95,10 +95,10 @@ func TestReadme(t *testing.T) {
 	}
 	for _, command := range blocks[1] {
 		count++
-		n.sh(t, "cd /tmp && "+command)
+		n.sh(t, "cd /mnt && "+command)
 	}
-	if got, err := os.ReadFile(n.root + "/tmp/kubeadm"); err == nil && string(got) != string(file) {
-		t.Error("kubeadm is another one")
+	if got, err := os.ReadFile(n.root + "/mnt/kubeadm"); err != nil || string(got) != string(file) {
+		t.Errorf("kubeadm is another one: %v", err)
 	}
 	if count >= 10 {
 		t.Errorf("%d commands from the package to the first pull; it should be under ten", count)
@@ -113,7 +113,7 @@ func TestReadme(t *testing.T) {
 	token := b.sh(t, blocks[0][0]+" 2>/dev/null")
 	b2 := l.boot(t, "b2", plainMachine)
 	carry(b2)
-	b2.sh(t, "dpkg -i /mnt/casemate_*.deb")
+	b2.sh(t, "dpkg -i /mnt/casemate_*_$(dpkg --print-architecture).deb")
 	if err := os.WriteFile(b2.root+"/mnt/token", []byte(token), 0o600); err != nil {
 		t.Fatal(err)
 	}
