@@ -42,8 +42,9 @@ const (
 	// commitRetry is how soon it is looked again whether what a follower has is committed, if nothing says so: raft
 	// tells nobody of entries that are no commands.
 	commitRetry = 10 * time.Millisecond
-	// heartbeatEvery is the least time between two heartbeats that nobody waits for. Raft's own pace, a tenth of
-	// HeartbeatTimeout, is several times what it takes to notice that a leader is gone.
+	// heartbeatEvery is the time between two heartbeats that nobody waits for, at most. Raft's own pace, a tenth of
+	// HeartbeatTimeout, is several times what it takes to notice that a leader is gone. They go to all followers at the
+	// same moment, and with every second one of them go the beats.
 	heartbeatEvery = 200 * time.Millisecond
 )
 
@@ -155,8 +156,8 @@ func (f *followers) verifying() (done func()) {
 // pace holds a heartbeat back until it is due, or somebody waits for it.
 func (f *followers) pace(k *follower, ended ...<-chan struct{}) {
 	f.mu.Lock()
-	wait := time.Until(k.beaten.Add(heartbeatEvery))
-	if f.ask == 0 && wait > 0 {
+	// By the clock that nobody sets, lest it hold a heartbeat back for longer.
+	if wait := min(wake.Within(heartbeatEvery), heartbeatEvery-time.Since(k.beaten)); f.ask == 0 && wait > 0 {
 		now := f.now.Next()
 		f.mu.Unlock()
 		due := time.NewTimer(wait)

@@ -299,6 +299,7 @@ func (p *Port) configFor(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 	}
 	cfg := &tls.Config{
 		Certificates: []tls.Certificate{*cert}, MinVersion: tls.VersionTLS13, SessionTicketsDisabled: true,
+		DynamicRecordSizingDisabled: true,
 	}
 	if slices.Contains(hello.SupportedProtos, ALPNJoin) {
 		// The joiner knows the root by its hash only, so it is sent along.
@@ -354,7 +355,9 @@ func (p *Port) dialAt(ctx context.Context, node, addr, alpn string, cert *tls.Ce
 	wire := &bulk{Conn: raw}
 	conn := tls.Client(wire, &tls.Config{
 		MinVersion: tls.VersionTLS13, NextProtos: []string{p.alpn(alpn)}, ServerName: node,
-		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return cert, nil },
+		// Records of 1.2 KiB, with which a connection would begin, are for browsers that show the first of them.
+		DynamicRecordSizingDisabled: true,
+		GetClientCertificate:        func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return cert, nil },
 		// Verified below, by the rule for members; the standard one knows names and roots only.
 		InsecureSkipVerify: true,
 		VerifyConnection: func(cs tls.ConnectionState) error {

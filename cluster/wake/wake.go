@@ -2,6 +2,15 @@
 // things.
 package wake
 
+import "time"
+
+// Within is how long to wait for the next whole multiple of d on the clock, at most d. A processor that is woken for one
+// of those who wait like this is awake for all of them.
+func Within(d time.Duration) time.Duration {
+	now := time.Now()
+	return d - now.Sub(now.Truncate(d))
+}
+
 // Broadcast wakes everybody who waits for the next change. The lock that guards what changes guards the Broadcast too.
 // Its zero value is ready.
 type Broadcast struct{ next chan struct{} } // nil until somebody waits
