@@ -15,7 +15,7 @@ import (
 // and an upload may take any time.
 func TestQuietDirections(t *testing.T) {
 	clustertest.Run(t, func(t *testing.T) {
-		const stall = 400 * time.Millisecond // longer than beatEvery
+		const stall = 500 * time.Millisecond // longer than beatEvery
 		cl := clustertest.New(t, 3, func(c *cluster.Config) { cluster.Impatient(c, stall) })
 		ctx, cancel := context.WithCancel(context.Background())
 		defer cancel()

@@ -43,7 +43,8 @@ const (
 	// raft reports no commit of entries that are not commands.
 	commitRetry = 10 * time.Millisecond
 	// heartbeatEvery is the minimum time between two heartbeats that no caller waits for. Raft's own rate, ten per
-	// HeartbeatTimeout, is several times what is needed to notice that a leader has failed.
+	// HeartbeatTimeout, is several times what is needed to notice that a leader has failed. All followers get theirs at
+	// the same moment, and the beats go with every second one of them.
 	heartbeatEvery = 200 * time.Millisecond
 )
 
@@ -155,8 +156,8 @@ func (f *followers) verifying() (done func()) {
 // pace delays a heartbeat until it is due, or a caller waits for it.
 func (f *followers) pace(k *follower, ended ...<-chan struct{}) {
 	f.mu.Lock()
-	wait := time.Until(k.beaten.Add(heartbeatEvery))
-	if f.ask == 0 && wait > 0 {
+	// By the clock that nobody sets, lest it hold a heartbeat back for longer.
+	if wait := min(wake.Within(heartbeatEvery), heartbeatEvery-time.Since(k.beaten)); f.ask == 0 && wait > 0 {
 		now := f.now.Next()
 		f.mu.Unlock()
 		due := time.NewTimer(wait)

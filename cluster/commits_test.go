@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -68,6 +70,83 @@ func TestCommitIsPassedOn(t *testing.T) {
 		}
 		soon("after a restart", cl.Leader())
 	})
+}
+
+// A write that comes when nothing else does waits for disks and wires, and for no timer: in a bubble no time goes by.
+func TestWritesWaitForNoTimer(t *testing.T) {
+	clustertest.Run(t, func(t *testing.T) {
+		cl := clustertest.New(t, 3, nil)
+		for _, n := range cl.Nodes {
+			for i := range 5 {
+				time.Sleep(time.Second + time.Duration(i)*37*time.Millisecond)
+				began := time.Now()
+				if err := n.Put("x", fmt.Sprint(n.Name, i)); err != nil {
+					t.Fatal(err)
+				}
+				if d := time.Since(began); d != 0 {
+					t.Errorf("write %d at %s has waited for %s", i, n.Name, d)
+				}
+			}
+		}
+	})
+}
+
+// A small blob is sent to another node in one piece with what is said of it, so the other node is woken once.
+func TestSmallCopiesAreOnePiece(t *testing.T) {
+	clustertest.Run(t, func(t *testing.T) {
+		const size = 4 << 10
+		var mu sync.Mutex
+		var large []int // writes that hold a blob
+		cl := clustertest.New(t, 3, func(c *cluster.Config) {
+			dial := c.Dial
+			c.Dial = func(ctx context.Context, addr string) (net.Conn, error) {
+				conn, err := dial(ctx, addr)
+				if err != nil {
+					return nil, err
+				}
+				return noting{conn, func(n int) {
+					mu.Lock()
+					defer mu.Unlock()
+					if n >= size {
+						large = append(large, n)
+					}
+				}}, nil
+			}
+		})
+		time.Sleep(time.Second)
+		mu.Lock()
+		large = nil
+		mu.Unlock()
+		w, err := cl.Leader().C.Tree().CreateBlob("")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer w.Close()
+		if _, err := w.Write(noise(size, 7)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Commit(context.Background(), ""); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		mu.Lock()
+		defer mu.Unlock()
+		const record = 5 + 1 + 16 // what a record of TLS 1.3 adds (RFC 8446, section 5.2)
+		if len(large) != 2 || min(large[0], large[1]) <= size+record {
+			t.Errorf("a blob of %d bytes was sent to two nodes in writes of %v bytes: without their headers", size, large)
+		}
+	})
+}
+
+// noting tells of each write.
+type noting struct {
+	net.Conn
+	write func(n int)
+}
+
+func (c noting) Write(p []byte) (int, error) {
+	c.write(len(p))
+	return c.Conn.Write(p)
 }
 
 // What is being sent to a node it does not fetch as well; if the sender gives up, it does.

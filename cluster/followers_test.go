@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -84,6 +85,21 @@ func TestPaceOfHeartbeats(t *testing.T) {
 		if d := waited(); d != heartbeatEvery {
 			t.Errorf("the second has waited for %s", d)
 		}
+		// Those to several followers go out at the same moment.
+		k3, _ := f.get("n3")
+		time.Sleep(heartbeatEvery / 3)
+		f.pace(k3, never, never)
+		began := time.Now()
+		var both sync.WaitGroup
+		for _, to := range []*follower{k, k3} {
+			both.Go(func() {
+				f.pace(to, never, never)
+				if d := time.Since(began); d != heartbeatEvery-heartbeatEvery/3 {
+					t.Errorf("the one to %s has waited for %s", to.id, d)
+				}
+			})
+		}
+		both.Wait()
 		done := f.verifying()
 		for range 3 {
 			if d := waited(); d != 0 {

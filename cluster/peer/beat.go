@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	beatEvery = 333 * time.Millisecond // at least
+	beatEvery = 400 * time.Millisecond // at least; a multiple of what raft's heartbeats have, to go out with them
 	beatLeast = 2 * time.Millisecond   // between two
 	beatLost  = 1 * time.Second        // without a beat, a node counts as down
 	redial    = 200 * time.Millisecond
@@ -62,12 +62,14 @@ func (p *Port) serveBeat(w http.ResponseWriter, r *http.Request) {
 		if b.Stopped != "" {
 			return
 		}
-		wait, cancel := context.WithTimeout(r.Context(), beatEvery)
-		moved := p.cfg.Host.WaitDurable(wait, b.Applied+1) == nil
+		sent := time.Now()
+		wait, cancel := context.WithTimeout(r.Context(), wake.Within(beatEvery))
+		p.cfg.Host.WaitDurable(wait, b.Applied+1)
 		cancel()
+		// A write may wait for what the next beat says, so there is a pause only if the one before has just gone out.
 		pause := now
-		if moved { // otherwise beatEvery has passed
-			pause = time.After(beatLeast)
+		if rest := beatLeast - time.Since(sent); rest > 0 {
+			pause = time.After(rest)
 		}
 		select {
 		case <-r.Context().Done():

@@ -301,6 +301,7 @@ func (p *Port) configFor(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 	}
 	cfg := &tls.Config{
 		Certificates: []tls.Certificate{*cert}, MinVersion: tls.VersionTLS13, SessionTicketsDisabled: true,
+		DynamicRecordSizingDisabled: true,
 	}
 	if slices.Contains(hello.SupportedProtos, ALPNJoin) {
 		// The joiner knows the root only by its hash, so it gets the certificate.
@@ -356,7 +357,9 @@ func (p *Port) dialAt(ctx context.Context, node, addr, alpn string, cert *tls.Ce
 	wire := &bulk{Conn: raw}
 	conn := tls.Client(wire, &tls.Config{
 		MinVersion: tls.VersionTLS13, NextProtos: []string{p.alpn(alpn)}, ServerName: node,
-		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return cert, nil },
+		// Records of 1.2 KiB, with which a connection would begin, are for browsers that render the first of them.
+		DynamicRecordSizingDisabled: true,
+		GetClientCertificate:        func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return cert, nil },
 		// VerifyConnection below applies the rule for members; the standard check knows only names and roots.
 		InsecureSkipVerify: true,
 		VerifyConnection: func(cs tls.ConnectionState) error {

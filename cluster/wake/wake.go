@@ -1,6 +1,15 @@
 // Package wake wakes goroutines after a change, through channels, so that they can wait for other events too.
 package wake
 
+import "time"
+
+// Within returns how long to wait for the next whole multiple of d on the clock, at most d. A processor that wakes for
+// one goroutine that waits like this is awake for all of them.
+func Within(d time.Duration) time.Duration {
+	now := time.Now()
+	return d - now.Sub(now.Truncate(d))
+}
+
 // Broadcast wakes all goroutines that wait for the next change. The lock that guards the changing value guards the
 // Broadcast too. Its zero value is ready.
 type Broadcast struct{ next chan struct{} } // nil if no goroutine waits

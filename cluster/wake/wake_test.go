@@ -1,6 +1,30 @@
 package wake
 
-import "testing"
+import (
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// Whoever waits within the same time wakes at the same moment, which is never later than that.
+func TestWithin(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const d = 200 * time.Millisecond
+		began := time.Now()
+		var all sync.WaitGroup
+		for _, after := range []time.Duration{d, d + 1, d + d/4, 2*d - 1} {
+			all.Go(func() {
+				time.Sleep(after)
+				time.Sleep(Within(d))
+				if woke := time.Since(began); woke != 2*d {
+					t.Errorf("who began to wait after %s woke after %s, not %s", after, woke, 2*d)
+				}
+			})
+		}
+		all.Wait()
+	})
+}
 
 func TestBroadcast(t *testing.T) {
 	var b Broadcast
