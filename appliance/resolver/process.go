@@ -2,7 +2,6 @@ package resolver
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -40,7 +39,10 @@ type ProcessOptions struct {
 	Stderr io.Writer
 }
 
-// RunProcess is the DNS process. It returns nil after a stop that was asked for.
+// ErrStopped is what RunProcess returns when this node was removed from its cluster: nobody is to start it again.
+var ErrStopped = process.ErrStopped
+
+// RunProcess is the DNS process. It returns nil after a stop that was asked for, and ErrStopped for good.
 func RunProcess(ctx context.Context, opt ProcessOptions) error {
 	logs := opt.Log
 	if opt.Config != "" {
@@ -49,7 +51,8 @@ func RunProcess(ctx context.Context, opt ProcessOptions) error {
 			logs = cfg.Log
 		}
 	}
-	plain, level := config.NewLogger(logs, opt.Stderr)
+	plain, level, flush := config.NewServiceLogger(logs, opt.Stderr)
+	defer flush()
 	handler, lines := lograte.Handler(plain.Handler())
 	defer lines.Close()
 	log := slog.New(handler).With("room", "dns")
@@ -76,12 +79,7 @@ func RunProcess(ctx context.Context, opt ProcessOptions) error {
 			log.Warn("systemd's watchdog cannot be used", "err", err)
 		}
 	}
-	err = process.Serve(ctx, cfg)
-	if errors.Is(err, process.ErrStopped) {
-		log.Info("stopped for good", "why", err)
-		return nil
-	}
-	return err
+	return process.Serve(ctx, cfg)
 }
 
 // ProcessConfig makes of open files what a DNS process needs. They are closed.

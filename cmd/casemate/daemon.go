@@ -252,6 +252,10 @@ func initConfig(path, name, data string, addrs []netip.Addr) (config.Config, err
 	return cfg, nil
 }
 
+// keepsRunning makes a write to standard output or standard error that nobody reads any more an error, where it would
+// end the process by SIGPIPE otherwise: a service does not end because its log's receiver did.
+func keepsRunning() { signal.Ignore(syscall.SIGPIPE) }
+
 func serveCommand(*options) *cobra.Command {
 	var path string
 	cmd := &cobra.Command{
@@ -266,7 +270,9 @@ func serveCommand(*options) *cobra.Command {
 			if os.Getenv("GOMAXPROCS") == "" {
 				runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + 1)
 			}
-			log, level := config.NewLogger(cfg.Log, cmd.ErrOrStderr())
+			keepsRunning()
+			log, level, flush := config.NewServiceLogger(cfg.Log, cmd.ErrOrStderr())
+			defer flush()
 			hup := make(chan os.Signal, 1)
 			signal.Notify(hup, syscall.SIGHUP) // from the start: it must not end the process while it opens
 			defer signal.Stop(hup)

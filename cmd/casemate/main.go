@@ -23,6 +23,7 @@ import (
 	"casemate/appliance"
 	"casemate/appliance/config"
 	"casemate/appliance/reply"
+	"casemate/appliance/resolver"
 	usageerror "casemate/appliance/usage"
 )
 
@@ -38,7 +39,7 @@ const (
 	exitFailed  = 1
 	exitUsage   = 2
 	exitDiffers = 3
-	exitRemoved = 4 // of serve: this node was removed from its cluster; casemate.service does not start it again
+	exitRemoved = 4 // of serve and dns: this node was removed from its cluster; systemd does not start them again
 )
 
 func main() { os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
@@ -90,7 +91,7 @@ func exitCode(err error) int {
 		return exitDone
 	case errors.Is(err, errDiffers):
 		return exitDiffers
-	case errors.Is(err, appliance.ErrRemoved):
+	case errors.Is(err, appliance.ErrRemoved), errors.Is(err, resolver.ErrStopped):
 		return exitRemoved
 	case errors.As(err, &wrongArgs), errors.As(err, &wrongConfig):
 		return exitUsage
