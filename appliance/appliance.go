@@ -169,7 +169,9 @@ func Open(cfg config.Config, opt Options) (_ *Appliance, err error) {
 
 // openTree opens the cluster, waits for what a node must know before it can answer, and reads it.
 func (a *Appliance) openTree() (err error) {
-	if !setup.Initialised(a.cfg) {
+	if there, err := setup.Initialised(a.cfg); err != nil {
+		return err
+	} else if !there {
 		return fmt.Errorf("data directory %s is not initialised: "+
 			"casemate init makes the first node of a cluster there, casemate join every other", a.cfg.Data)
 	}

@@ -3,29 +3,36 @@ package config
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"reflect"
 
 	"casemate/appliance/service"
+	"casemate/appliance/usage"
 )
 
 // Blank reports a config file that sets nothing, like the one of a fresh package, or that does not exist: it is written
-// for the operator.
-func Blank(path string) bool {
-	if _, err := os.Lstat(path); err != nil {
-		return true
+// for the operator. A file with a mistake is not blank. An error: whether there is one cannot be known.
+func Blank(path string) (bool, error) {
+	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+		return true, nil
+	} else if err != nil {
+		return false, usage.Errorf("config: %w", err)
 	}
 	cfg, err := Load(path)
-	return err == nil && reflect.DeepEqual(cfg, Config{})
+	return err == nil && reflect.DeepEqual(cfg, Config{}), nil
 }
 
 // Stage writes the config beside its place before anything else is done, so that a place that cannot be written to is
 // known early; the function that it returns moves it there or removes it. A file that is not blank is left alone, and
 // with "" nothing is written.
 func Stage(path string, cfg Config) (func(ok bool) error, error) {
-	if path == "" || !Blank(path) {
+	if path == "" {
 		return func(bool) error { return nil }, nil
+	}
+	if blank, err := Blank(path); err != nil || !blank {
+		return func(bool) error { return nil }, err
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, fmt.Errorf("config %s cannot be written, name another with --config: %w", path, err)

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"time"
 
 	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -24,6 +25,9 @@ const (
 	SocketPeer  = "peer"  // the connection to the daemon that has started it
 	storedTable = "table" // what its predecessor left with systemd
 )
+
+// bindPause is how long a process waits that has got no sockets to answer at, before the next one is started.
+const bindPause = 5 * time.Second
 
 // ProcessOptions are what a DNS process is told.
 type ProcessOptions struct {
@@ -66,6 +70,14 @@ func RunProcess(ctx context.Context, opt ProcessOptions) error {
 		files = append(files, os.NewFile(uintptr(3+i), name))
 	}
 	cfg, err := ProcessConfig(files)
+	if err != nil && systemd && len(files) > 0 {
+		// A port is taken. Each new start tries to bind it, and that need not be ten times a second.
+		log.Error("systemd could not bind the addresses of listen.dns: casemate status names the program that has them")
+		select {
+		case <-ctx.Done():
+		case <-time.After(bindPause):
+		}
+	}
 	if err != nil {
 		return err
 	}

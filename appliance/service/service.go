@@ -43,8 +43,11 @@ type Host struct {
 // Find returns the host's service, or nil where there is none: the unit is not installed, or who asks is not root and
 // so runs the daemon as himself.
 func Find() (*Host, error) {
-	if os.Geteuid() != 0 || !installed("/") {
+	if os.Geteuid() != 0 {
 		return nil, nil
+	}
+	if there, err := installed("/"); err != nil || !there {
+		return nil, err
 	}
 	u, err := user.Lookup(User)
 	if err != nil {
@@ -57,18 +60,22 @@ func Find() (*Host, error) {
 	return h, errors.Join(err, gerr)
 }
 
-func installed(root string) bool {
-	return slices.ContainsFunc(units, func(dir string) bool {
-		_, err := os.Stat(filepath.Join(root, dir, Unit))
-		return err == nil
-	})
+func installed(root string) (bool, error) {
+	for _, dir := range units {
+		if _, err := os.Stat(filepath.Join(root, dir, Unit)); err == nil {
+			return true, nil
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return false, fmt.Errorf("whether systemd runs the daemon cannot be seen: %w", err)
+		}
+	}
+	return false, nil
 }
 
 // Prepare makes the data directory as the daemon's user needs it. One that holds another user's files is refused:
 // somebody means something else by it.
 func (h *Host) Prepare(data string) error {
-	if to, err := os.Readlink(data); err == nil && data == DataDir {
-		return fmt.Errorf("data directory %s: it is a symbolic link, which systemd does not take for a service's directory: put the data at %s by a mount, or name the place with --data", data, to)
+	if err := Linked(data); err != nil {
+		return err
 	}
 	if err := mkdirs(data); err != nil {
 		return fmt.Errorf("data directory %s: %w", data, err)
@@ -93,6 +100,30 @@ func (h *Host) Prepare(data string) error {
 	}
 	if err := dir.Lchown(".", h.uid, h.gid); err != nil {
 		return fmt.Errorf("data directory %s: %w", data, err)
+	}
+	return nil
+}
+
+// Linked says what to do about a data directory of the packages that is a symbolic link; nil if it is none.
+func Linked(data string) error {
+	to, err := os.Readlink(data)
+	if err != nil || data != DataDir {
+		return nil // whatever else is wrong with it is said where it is used
+	}
+	return fmt.Errorf("data directory %s is a symbolic link to %s, and packages, upgrades and systemd need a directory of "+
+		"its own there: remove the link, and mount the disk at %s, or write data: %s into casemate.yaml and run "+
+		"casemate sockets (before there is a node: casemate init --data %s)", data, to, data, to, to)
+}
+
+// Owns says what to do about data that belongs to another user than the daemon's, as restored files do.
+func (h *Host) Owns(path, data string) error {
+	info, err := os.Lstat(path)
+	if err != nil {
+		return fmt.Errorf("data directory %s: %w", data, err)
+	}
+	if uid, ok := owner(info); ok && uid != h.uid {
+		return fmt.Errorf("data directory %s: %s belongs to user %d, and the daemon runs as %s, which may not read it: "+
+			"chown -R %s: %s", data, filepath.Base(path), uid, User, User, data)
 	}
 	return nil
 }
@@ -192,13 +223,16 @@ func (h *Host) Write(cfg Config) (changed []string, err error) {
 }
 
 // Written reports whether all sockets have their addresses.
-func (h *Host) Written() bool {
+func (h *Host) Written() (bool, error) {
 	for _, s := range sockets {
-		if _, err := os.Stat(filepath.Join(h.root, dropInDir, addressesOf(s.name))); err != nil {
-			return false
+		_, err := os.Stat(filepath.Join(h.root, dropInDir, addressesOf(s.name)))
+		if errors.Is(err, fs.ErrNotExist) {
+			return false, nil
+		} else if err != nil {
+			return false, fmt.Errorf("drop-in for systemd: %w", err)
 		}
 	}
-	return true
+	return true, nil
 }
 
 func replace(path string, data []byte) error {
@@ -273,8 +307,8 @@ func DropIns(cfg Config) (map[string][]byte, error) {
 	}
 	if cfg.Data != DataDir {
 		plain := strings.ReplaceAll(cfg.Data, "%", "%%")
-		quoted := `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(plain) + `"`
-		files[dataDropIn] = fmt.Appendf(nil, "%s[Unit]\nRequiresMountsFor=%s\nConditionPathExists=\nConditionPathExists=%s/cluster\n\n[Service]\nReadWritePaths=%s\n", head, quoted, plain, quoted)
+		quoted := `"-` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(plain) + `"`
+		files[dataDropIn] = fmt.Appendf(nil, "%s[Service]\nReadWritePaths=%s\n", head, quoted)
 	}
 	return files, nil
 }

@@ -49,14 +49,26 @@ func prepare(cfg config.Config, configFile string, make func() error) (p Prepare
 		return p, err
 	}
 	defer func() { err = errors.Join(err, put(err == nil)) }()
-	if configFile != "" && config.Blank(configFile) {
-		p.ConfigFile = configFile
+	if configFile != "" {
+		blank, err := config.Blank(configFile)
+		if err != nil {
+			return p, err
+		}
+		if blank {
+			p.ConfigFile = configFile
+		}
+	}
+	socketsWritten := true
+	if host != nil {
+		if socketsWritten, err = host.Written(); err != nil {
+			return p, err
+		}
 	}
 	as := func(do func() error) error { return do() }
 	if host != nil {
 		as = host.As
 	}
-	if err := as(make); errors.Is(err, cluster.ErrInitialised) && (p.ConfigFile != "" || host != nil && !host.Written()) {
+	if err := as(make); errors.Is(err, cluster.ErrInitialised) && (p.ConfigFile != "" || !socketsWritten) {
 		p.Resumed = true
 	} else if errors.Is(err, cluster.ErrInUse) {
 		return p, running(cfg.Data)

@@ -6,7 +6,6 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
-	"path/filepath"
 
 	"casemate/appliance/config"
 	"casemate/appliance/nodes"
@@ -31,12 +30,16 @@ func Restore(ctx context.Context, cfg config.Config, r io.Reader,
 	if err := checkDataDir(cfg.Data); err != nil {
 		return rep, p, err
 	}
-	if exists(filepath.Join(cfg.Data, clusterDir, "format")) {
+	if there, err := exists(cfg.Data, clusterDir, "format"); err != nil {
+		return rep, p, err
+	} else if there {
 		return rep, p, fmt.Errorf("data directory %s is already initialised, restore into a new one with data (or --data); "+
 			"if only the config is missing after a restore, casemate init writes it: %w", cfg.Data, fs.ErrExist)
 	}
 	for _, name := range []string{CertsDir, MissingFile} {
-		if path := filepath.Join(cfg.Data, name); exists(path) {
+		if there, err := exists(cfg.Data, name); err != nil {
+			return rep, p, err
+		} else if there {
 			return rep, p, fmt.Errorf("data directory %s has %q of another node, "+
 				"restore into a new one with data (or --data): %w", cfg.Data, name, fs.ErrExist)
 		}

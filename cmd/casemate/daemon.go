@@ -224,7 +224,11 @@ func loadConfig(path string) (config.Config, error) {
 // initConfig reads the config if there is one, else makes one of the flags. A flag that contradicts the file is an
 // error: init does not change a file.
 func initConfig(path, name, data string, addrs []netip.Addr) (config.Config, error) {
-	if config.Blank(path) {
+	blank, err := config.Blank(path)
+	if err != nil {
+		return config.Config{}, err
+	}
+	if blank {
 		cfg := config.Config{Node: name, Data: data, Advertise: addrs}
 		return cfg, cfg.Complete()
 	}
