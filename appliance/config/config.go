@@ -77,6 +77,10 @@ func Load(path string) (Config, error) {
 		if errors.Is(err, fs.ErrNotExist) {
 			return Config{}, usage.Errorf("config %s does not exist: casemate init writes it, --config names another", path)
 		}
+		if errors.Is(err, fs.ErrPermission) {
+			return Config{}, usage.Errorf("config %s may not be read by user %d: chmod o+r %s, and o+x for its directories, or "+
+				"run the command as root: %w", path, os.Geteuid(), path, fs.ErrPermission)
+		}
 		return Config{}, usage.Errorf("config: %w", err)
 	}
 	defer f.Close()

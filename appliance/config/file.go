@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"strings"
 
 	"casemate/appliance/service"
 	"casemate/appliance/usage"
@@ -25,33 +26,34 @@ func Blank(path string) (bool, error) {
 }
 
 // Stage writes the config beside its place before anything else is done, so that a place that cannot be written to is
-// known early; the function that it returns moves it there or removes it. A file that is not blank is left alone, and
-// with "" nothing is written.
-func Stage(path string, cfg Config) (func(ok bool) error, error) {
+// known early; the function that it returns moves it there or removes it. A file that is not blank is left as it is, but
+// for node, data and advertise where given sets one and the file does not: they are added at its end. With "" nothing is
+// written.
+func Stage(path string, cfg, given Config) (put func(ok bool) error, err error) {
 	if path == "" {
 		return func(bool) error { return nil }, nil
 	}
-	if blank, err := Blank(path); err != nil || !blank {
+	blank, err := Blank(path)
+	if err != nil {
+		return nil, err
+	}
+	var text []byte
+	if blank {
+		text = defaulted(cfg).YAML()
+	} else if text, err = extended(path, given); err != nil || text == nil {
 		return func(bool) error { return nil }, err
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		path = real // a link stays one
+	}
+	if err := service.MakeParents(filepath.Dir(path)); err != nil {
 		return nil, fmt.Errorf("config %s cannot be written, name another with --config: %w", path, err)
 	}
 	f, err := os.CreateTemp(filepath.Dir(path), ".casemate-*.yaml")
 	if err != nil {
 		return nil, fmt.Errorf("config %s cannot be written, name another with --config: %w", path, err)
 	}
-	// What is the default anyway stands there as a comment.
-	if cfg.Data == service.DataDir {
-		cfg.Data = ""
-	}
-	if cfg.Listen.Admin == DefaultSocket {
-		cfg.Listen.Admin = ""
-	}
-	if cfg.Log.Format == "auto" {
-		cfg.Log.Format = ""
-	}
-	_, err = f.Write(cfg.YAML())
+	_, err = f.Write(text)
 	if err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close()); err != nil {
 		os.Remove(f.Name())
 		return nil, fmt.Errorf("config %s: %w", path, err)
@@ -62,4 +64,57 @@ func Stage(path string, cfg Config) (func(ok bool) error, error) {
 		}
 		return os.Rename(f.Name(), path)
 	}, nil
+}
+
+// extended is the config file at path with the keys of given that it does not set; nil if there are none.
+func extended(path string, given Config) ([]byte, error) {
+	has, err := Load(path)
+	if err != nil {
+		return nil, err
+	}
+	var add strings.Builder
+	if has.Node == "" && given.Node != "" {
+		fmt.Fprintf(&add, "node: %q\n", given.Node)
+	}
+	if has.Data == "" && given.Data != "" {
+		fmt.Fprintf(&add, "data: %q\n", given.Data)
+	}
+	if has.Advertise == nil && given.Advertise != nil {
+		var list []string
+		for _, a := range given.Advertise {
+			list = append(list, fmt.Sprintf("%q", a))
+		}
+		fmt.Fprintf(&add, "advertise: [%s]\n", strings.Join(list, ", "))
+	}
+	if add.Len() == 0 {
+		return nil, nil
+	}
+	old, err := os.ReadFile(path)
+	if err != nil {
+		return nil, usage.Errorf("config: %w", err)
+	}
+	text := string(old)
+	if text != "" && !strings.HasSuffix(text, "\n") {
+		text += "\n"
+	}
+	text += add.String()
+	if _, err := Parse(path, []byte(text)); err != nil {
+		return nil, usage.Errorf("config %s exists and lacks what flags say, and it cannot be added at its end: write it there, "+
+			"and leave the flags out: %s", path, strings.ReplaceAll(strings.TrimSpace(add.String()), "\n", "; "))
+	}
+	return []byte(text), nil
+}
+
+// defaulted is a config without what is the default anyway: that stands in the file as a comment.
+func defaulted(cfg Config) *Config {
+	if cfg.Data == service.DataDir {
+		cfg.Data = ""
+	}
+	if cfg.Listen.Admin == DefaultSocket {
+		cfg.Listen.Admin = ""
+	}
+	if cfg.Log.Format == "auto" {
+		cfg.Log.Format = ""
+	}
+	return &cfg
 }

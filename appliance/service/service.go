@@ -134,17 +134,19 @@ func mkdirs(dir string) error {
 	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := parents(filepath.Dir(dir)); err != nil {
+	if err := MakeParents(filepath.Dir(dir)); err != nil {
 		return err
 	}
 	return os.Mkdir(dir, 0o750)
 }
 
-func parents(dir string) error {
+// MakeParents makes a directory with its parents, which every user can pass whatever the umask is; those that are there
+// stay as they are.
+func MakeParents(dir string) error {
 	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := parents(filepath.Dir(dir)); err != nil {
+	if err := MakeParents(filepath.Dir(dir)); err != nil {
 		return err
 	}
 	if err := os.Mkdir(dir, 0o755); err != nil {
@@ -173,6 +175,21 @@ func (h *Host) CanEnter(data string) error {
 			name, rest, _ = strings.Cut(rest, "/")
 			dir = filepath.Join(dir, name)
 		}
+	})
+}
+
+// CanRead says what to do about a config that the daemon's user may not read; nil where there is none yet.
+func (h *Host) CanRead(config string) error {
+	return h.As(func() error {
+		f, err := os.Open(config)
+		if errors.Is(err, fs.ErrPermission) {
+			return fmt.Errorf("config %s: the daemon runs as %s, which may not read it: chmod o+r %s, and o+x for its "+
+				"directories", config, User, config)
+		}
+		if err == nil {
+			f.Close()
+		}
+		return nil // what else may be wrong is said where it is read
 	})
 }
 
@@ -236,7 +253,7 @@ func (h *Host) Written() (bool, error) {
 }
 
 func replace(path string, data []byte) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+	if err := MakeParents(filepath.Dir(path)); err != nil {
 		return err
 	}
 	f, err := os.CreateTemp(filepath.Dir(path), ".casemate-*") // systemd reads *.conf only

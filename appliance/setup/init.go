@@ -60,6 +60,8 @@ type InitOptions struct {
 	Permit, Exclude []string
 	// ConfigFile is where the config is written if there is no file; "" writes none.
 	ConfigFile string
+	// Given is what flags say: node, data and advertise are added to a config file that does not set them.
+	Given config.Config
 	// Log gets one line per change of state. nil: nothing is logged.
 	Log *slog.Logger
 }
@@ -109,7 +111,7 @@ func Init(ctx context.Context, cfg config.Config, opt InitOptions) (res InitResu
 	if err := checkDataDir(cfg.Data); err != nil {
 		return res, err
 	}
-	res.Prepared, err = prepare(cfg, opt.ConfigFile,
+	res.Prepared, err = prepare(cfg, opt.Given, opt.ConfigFile,
 		func() error { return bootstrap(ctx, cfg, opt, log, set, spec, disabled) })
 	if err != nil {
 		return res, err

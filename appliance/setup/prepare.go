@@ -23,11 +23,11 @@ type Prepared struct {
 	Firewall []string
 }
 
-// prepare makes what a node needs: its config if there is none, its data by calling make, and, where systemd runs the
+// prepare makes what a node needs: its config if there is none, with given added if there is one that lacks it, its data by calling make, and, where systemd runs the
 // daemon, its sockets' drop-ins. The data is made as the daemon's user. What can be refused is refused before make is
 // called; if that fails there is no config and no drop-in either. If we were to crash after make, the next run would
 // find the data whole (make says so), and write the rest.
-func prepare(cfg config.Config, configFile string, make func() error) (p Prepared, err error) {
+func prepare(cfg, given config.Config, configFile string, make func() error) (p Prepared, err error) {
 	host, err := serviceHost(configFile)
 	if err != nil {
 		return p, err
@@ -43,8 +43,11 @@ func prepare(cfg config.Config, configFile string, make func() error) (p Prepare
 		if err := host.CanEnter(cfg.Data); err != nil {
 			return p, err
 		}
+		if err := host.CanRead(configFile); err != nil {
+			return p, err
+		}
 	}
-	put, err := config.Stage(configFile, cfg)
+	put, err := config.Stage(configFile, cfg, given)
 	if err != nil {
 		return p, err
 	}

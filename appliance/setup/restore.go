@@ -18,6 +18,8 @@ type RestoreOptions struct {
 	Passphrase, Identities string
 	// ConfigFile is where the config is written if there is no file; "" writes none.
 	ConfigFile string
+	// Given is what flags say: node, data and advertise are added to a config file that does not set them.
+	Given config.Config
 	// Log gets one line per change of state. nil: nothing is logged.
 	Log *slog.Logger
 }
@@ -44,7 +46,7 @@ func Restore(ctx context.Context, cfg config.Config, r io.Reader,
 				"restore into a new one with data (or --data): %w", cfg.Data, name, fs.ErrExist)
 		}
 	}
-	p, err = prepare(cfg, opt.ConfigFile, func() (err error) {
+	p, err = prepare(cfg, opt.Given, opt.ConfigFile, func() (err error) {
 		rep, err = cluster.Restore(ctx, ClusterConfig(cfg, orDiscard(opt.Log)), r, cluster.RestoreOptions{
 			Passphrase: opt.Passphrase, Identities: opt.Identities,
 			Edit: func(b cluster.Batch) error { return onlyNode(b, cfg) },

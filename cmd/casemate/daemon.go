@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -77,7 +78,7 @@ too: public registries and download hosts, the domain, private addresses, and
 what --permit adds; "casemate ca rotate --permit" makes another, wider root.`,
 		Example: "  casemate init --advertise 10.0.0.11 --domain gap.bank.example --set dns.forward=10.1.1.1",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := initConfig(config, name, data, advertise)
+			cfg, given, err := initConfig(config, name, data, advertise)
 			if err != nil {
 				return err
 			}
@@ -91,7 +92,7 @@ what --permit adds; "casemate ca rotate --permit" makes another, wider root.`,
 				}
 				opt.Set["domain"] = domain
 			}
-			opt.ConfigFile = config
+			opt.ConfigFile, opt.Given = config, given
 			opt.Log = warnings(cmd)
 			res, err := setup.Init(cmd.Context(), cfg, opt)
 			if err != nil {
@@ -221,23 +222,25 @@ func loadConfig(path string) (config.Config, error) {
 	return cfg, err
 }
 
-// initConfig reads the config if there is one, else makes one of the flags. A flag that contradicts the file is an
-// error: init does not change a file.
-func initConfig(path, name, data string, addrs []netip.Addr) (config.Config, error) {
+// initConfig reads the config if there is one, and completes it with what flags give. A flag that contradicts the file
+// is an error: nothing that stands in a file is changed.
+func initConfig(path, name, data string, addrs []netip.Addr) (cfg, given config.Config, err error) {
+	given = config.Config{Node: name, Data: data, Advertise: addrs}
 	blank, err := config.Blank(path)
 	if err != nil {
-		return config.Config{}, err
+		return cfg, given, err
 	}
-	if blank {
-		cfg := config.Config{Node: name, Data: data, Advertise: addrs}
-		return cfg, cfg.Complete()
+	if !blank {
+		if cfg, err = config.Load(path); err != nil {
+			return cfg, given, err
+		}
 	}
-	cfg, err := config.Load(path)
-	if err != nil {
-		return cfg, err
+	cfg.Node, cfg.Data = cmp.Or(cfg.Node, name), cmp.Or(cfg.Data, data)
+	if cfg.Advertise == nil {
+		cfg.Advertise = addrs
 	}
 	if err := cfg.Complete(); err != nil {
-		return cfg, err
+		return cfg, given, err
 	}
 	for _, c := range []struct {
 		flag, key string
@@ -249,11 +252,11 @@ func initConfig(path, name, data string, addrs []netip.Addr) (config.Config, err
 		{"--advertise", "advertise", addrs != nil, slices.Equal(addrs, cfg.Advertise)},
 	} {
 		if c.given && !c.same {
-			return cfg, usageError{fmt.Errorf("%s exists and contradicts %s: change its %s, or leave the flag out",
+			return cfg, given, usageError{fmt.Errorf("%s exists and contradicts %s: change its %s, or leave the flag out",
 				path, c.flag, c.key)}
 		}
 	}
-	return cfg, nil
+	return cfg, given, nil
 }
 
 // keepsRunning makes a write to standard output or standard error that nobody reads any more an error, where it would

@@ -7,6 +7,7 @@ package main
 
 import (
 	"context"
+	"crypto/fips140"
 	"errors"
 	"fmt"
 	"io"
@@ -133,6 +134,8 @@ Begin with "casemate init", then "systemctl enable --now casemate" or
 		Args:          cobra.ArbitraryArgs,
 		RunE:          needsCommand,
 		Annotations:   map[string]string{onlyGroup: "yes"},
+
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return refuseFIPSOnly(cmd) },
 	}
 	socket := os.Getenv("CASEMATE_SOCKET")
 	if socket == "" {
@@ -159,6 +162,17 @@ Begin with "casemate init", then "systemctl enable --now casemate" or
 	wrongArgs(root)
 	describe(root)
 	return root, o
+}
+
+// refuseFIPSOnly ends every command but those about the program itself in Go's FIPS 140-only mode, in which the cipher
+// that seals keys cannot be used.
+func refuseFIPSOnly(cmd *cobra.Command) error {
+	if !fips140.Enforced() || slices.Contains([]string{"version", "help", "completion", "man"}, cmd.Name()) ||
+		cmd.HasParent() && cmd.Parent().Name() == "completion" {
+		return nil
+	}
+	return usageError{errors.New("GODEBUG=fips140=only forbids ChaCha20-Poly1305, which seals the cluster's keys: run casemate " +
+		"without it, or with fips140=on, which uses the validated module where there is one")}
 }
 
 // describe makes a sentence of the short description where a command has no long one.
