@@ -28,42 +28,42 @@ func Blank(path string) (bool, error) {
 // Stage writes the config beside its place before anything else is done, so that a place that cannot be written to is
 // known early; the function that it returns moves it there or removes it. A file that is not blank is left as it is, but
 // for node, data and advertise where given sets one and the file does not: they are added at its end. With "" nothing is
-// written.
-func Stage(path string, cfg, given Config) (put func(ok bool) error, err error) {
+// written. writes says whether something is.
+func Stage(path string, cfg, given Config) (put func(ok bool) error, writes bool, err error) {
 	if path == "" {
-		return func(bool) error { return nil }, nil
+		return func(bool) error { return nil }, false, nil
 	}
 	blank, err := Blank(path)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	var text []byte
 	if blank {
 		text = defaulted(cfg).YAML()
 	} else if text, err = extended(path, given); err != nil || text == nil {
-		return func(bool) error { return nil }, err
+		return func(bool) error { return nil }, false, err
 	}
 	if real, err := filepath.EvalSymlinks(path); err == nil {
 		path = real // a link stays one
 	}
 	if err := service.MakeParents(filepath.Dir(path)); err != nil {
-		return nil, fmt.Errorf("config %s cannot be written, name another with --config: %w", path, err)
+		return nil, false, fmt.Errorf("config %s cannot be written, name another with --config: %w", path, err)
 	}
 	f, err := os.CreateTemp(filepath.Dir(path), ".casemate-*.yaml")
 	if err != nil {
-		return nil, fmt.Errorf("config %s cannot be written, name another with --config: %w", path, err)
+		return nil, false, fmt.Errorf("config %s cannot be written, name another with --config: %w", path, err)
 	}
 	_, err = f.Write(text)
 	if err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close()); err != nil {
 		os.Remove(f.Name())
-		return nil, fmt.Errorf("config %s: %w", path, err)
+		return nil, false, fmt.Errorf("config %s: %w", path, err)
 	}
 	return func(ok bool) error {
 		if !ok {
 			return os.Remove(f.Name())
 		}
 		return os.Rename(f.Name(), path)
-	}, nil
+	}, true, nil
 }
 
 // extended is the config file at path with the keys of given that it does not set; nil if there are none.

@@ -30,7 +30,7 @@ func TestStageAddsWhatFlagsSay(t *testing.T) {
 			if err := os.WriteFile(path, []byte(c.text), 0o644); err != nil {
 				t.Fatal(err)
 			}
-			put, err := Stage(path, Config{}, c.given)
+			put, _, err := Stage(path, Config{}, c.given)
 			if c.want == "" {
 				if err == nil || !strings.Contains(err.Error(), `advertise: ["10.0.0.11"`) {
 					t.Fatalf("got %v, expected an error with the line", err)
@@ -63,7 +63,7 @@ func TestStageWrites(t *testing.T) {
 	old := syscall.Umask(0o077)
 	defer syscall.Umask(old)
 	for path, written := range map[string]string{link: file, filepath.Join(dir, "a", "b.yaml"): filepath.Join(dir, "a", "b.yaml")} {
-		put, err := Stage(path, Config{Node: "n1"}, Config{})
+		put, _, err := Stage(path, Config{Node: "n1"}, Config{})
 		if err == nil {
 			err = put(true)
 		}

@@ -47,7 +47,7 @@ func prepare(cfg, given config.Config, configFile string, make func() error) (p 
 			return p, err
 		}
 	}
-	put, err := config.Stage(configFile, cfg, given)
+	put, added, err := config.Stage(configFile, cfg, given)
 	if err != nil {
 		return p, err
 	}
@@ -66,6 +66,13 @@ func prepare(cfg, given config.Config, configFile string, make func() error) (p 
 		if socketsWritten, err = host.Written(); err != nil {
 			return p, err
 		}
+	}
+	if added {
+		defer func() {
+			if err == nil {
+				p.ConfigFile = configFile
+			}
+		}()
 	}
 	as := func(do func() error) error { return do() }
 	if host != nil {

@@ -12,7 +12,6 @@ import (
 
 	"casemate/appliance/config"
 	"casemate/appliance/service"
-	"casemate/appliance/sockets"
 )
 
 // Stopped says why the node of a config does not run, and what to do: it was removed from its cluster, it is none yet,
@@ -92,9 +91,10 @@ func stoppedByPort(cfg config.Config) error {
 		{"listen.peer", "tcp", []netip.AddrPort{cfg.PeerListen()}},
 	} {
 		for _, at := range l.at {
-			h, held, err := sockets.HolderOf(l.network, at)
-			// systemd holds the sockets of the units, and a daemon that comes up has them.
-			if err != nil || !held || h.PID <= 1 || h.Process == "casemate" {
+			h, held, err := service.HolderOf(l.network, at)
+			// systemd holds the sockets of the units, and a daemon that comes up has them. Who is not root sees neither.
+			unseen := h.PID == 0 && os.Geteuid() != 0
+			if err != nil || !held || unseen || h.PID == 1 || h.Process == "casemate" {
 				continue
 			}
 			taken = append(taken, fmt.Sprintf("%s has %s port %s (%s)", h, l.network, at, l.key))

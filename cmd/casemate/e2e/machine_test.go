@@ -126,32 +126,7 @@ func TestDaemonEndsForNoReasonButItsOwn(t *testing.T) {
 	must(t, "cp", filepath.Join(dir, deb), b.root+"/mnt")
 	b.sh(t, "dpkg -i /mnt/"+deb+" && casemate init 2>&1 && systemctl enable --now casemate.service")
 	client := l.host("client", "")
-	runs := func(after string) {
-		t.Helper()
-		until(t, "it serves after "+after, func() error {
-			if out, err := b.in("casemate", "status"); err != nil {
-				return fmt.Errorf("%w: %s", err, out)
-			}
-			if out, err := client.try("dig", "+time=1", "+tries=1", "+short", "@"+b.ip, "registry.k8s.io"); err != nil || !strings.Contains(out, b.ip) {
-				return fmt.Errorf("dig: %v: %s", err, out)
-			}
-			out, err := client.try("curl", "-fsS", "-m", "5", "http://"+b.ip+"/readyz")
-			if err != nil {
-				return fmt.Errorf("%w: %s", err, out)
-			}
-			return nil
-		})
-	}
-	tells := func(want string) {
-		t.Helper()
-		until(t, "status names the cause", func() error {
-			out, err := b.in("casemate", "status")
-			if err == nil || !strings.Contains(out, want) {
-				return fmt.Errorf("it says (%v) %s, expected %q", err, out, want)
-			}
-			return nil
-		})
-	}
+	runs, tells := watched(t, b, client)
 	runs("the first start")
 
 	t.Log("systemd's journal is stopped")
@@ -203,16 +178,24 @@ func TestDaemonEndsForNoReasonButItsOwn(t *testing.T) {
 	b.sh(t, "chown -R casemate: /var/lib/casemate")
 	runs("the owner was set right")
 
-	t.Log("another program has a port, and ends")
+}
+
+// TestPortsOfOthers: another program has a port of the bastion's, which its status says, and when that program ends the
+// bastion serves by itself. A link in place of its data directory is said where people look.
+func TestPortsOfOthers(t *testing.T) {
+	dir := t.TempDir()
+	packages(t, "v0.1.0", dir)
+	l := newLab(t)
+	deb := "casemate_0.1.0-1_" + goarch() + ".deb"
+	b := l.boot(t, "b1", plainMachine)
+	must(t, "cp", filepath.Join(dir, deb), b.root+"/mnt")
+	b.sh(t, "dpkg -i /mnt/"+deb+" && casemate init 2>&1 && systemctl enable --now casemate.service")
+	runs, _ := watched(t, b, l.host("client", ""))
+	runs("the first start")
 	for _, c := range []struct{ port, kind, key string }{{"80", "STREAM", "listen.http"}, {"53", "DGRAM", "listen.dns"}, {"7443", "STREAM", "listen.peer"}} {
 		b.sh(t, "systemctl stop 'casemate*'")
-		b.sh(t, `systemd-run --unit=holder -p Type=exec python3 -c "
-import socket, time
-s = socket.socket(socket.AF_INET, socket.SOCK_`+c.kind+`)
-s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-s.bind(('0.0.0.0', `+c.port+`))
-s.type == socket.SOCK_STREAM and s.listen()
-time.sleep(3600)"`)
+		b.sh(t, "systemd-run --unit=holder -p Type=exec perl -MSocket -e 'socket(S, PF_INET, SOCK_"+c.kind+", 0); setsockopt(S, SOL_SOCKET, SO_REUSEADDR, 1); "+
+			"bind(S, sockaddr_in("+c.port+", INADDR_ANY)) or die $!; listen(S, 5); sleep 3600'")
 		until(t, "the port is taken", func() error {
 			_, err := b.in("sh", "-c", "ss -Hlntup | grep -q '0.0.0.0:"+c.port+" '")
 			return err
@@ -220,7 +203,7 @@ time.sleep(3600)"`)
 		b.in("systemctl", "start", "casemate.service")
 		until(t, "status names the program", func() error {
 			out, _ := b.in("casemate", "status")
-			if !strings.Contains(out, "python3 (process ") || !strings.Contains(out, c.key) {
+			if !strings.Contains(out, "perl (process ") || !strings.Contains(out, c.key) {
 				return fmt.Errorf("it says %s", out)
 			}
 			return nil
@@ -230,7 +213,38 @@ time.sleep(3600)"`)
 	}
 
 	t.Log("a link in place of the data directory is said where people look")
-	b.sh(t, "systemctl stop 'casemate*' && umount /var/lib/casemate && rmdir /var/lib/casemate && ln -s /var/lib/disk /var/lib/casemate")
+	b.sh(t, "systemctl stop 'casemate*' && mv /var/lib/casemate /var/lib/disk && ln -s /var/lib/disk /var/lib/casemate")
 	b.wrong(t, "data: /var/lib/disk", "casemate status")
 	b.wrong(t, "casemate sockets", "casemate init 2>&1")
+}
+
+// watched returns what waits until the bastion serves, web and names, and what waits until its status says why not.
+func watched(t *testing.T, b *booted, client *host) (runs, tells func(string)) {
+	runs = func(after string) {
+		t.Helper()
+		until(t, "it serves after "+after, func() error {
+			if out, err := b.in("casemate", "status"); err != nil {
+				return fmt.Errorf("%w: %s", err, out)
+			}
+			if out, err := client.try("dig", "+time=1", "+tries=1", "+short", "@"+b.ip, "registry.k8s.io"); err != nil || !strings.Contains(out, b.ip) {
+				return fmt.Errorf("dig: %v: %s", err, out)
+			}
+			out, err := client.try("curl", "-fsS", "-m", "5", "http://"+b.ip+"/readyz")
+			if err != nil {
+				return fmt.Errorf("%w: %s", err, out)
+			}
+			return nil
+		})
+	}
+	tells = func(want string) {
+		t.Helper()
+		until(t, "status names the cause", func() error {
+			out, err := b.in("casemate", "status")
+			if err == nil || !strings.Contains(out, want) {
+				return fmt.Errorf("it says (%v) %s, expected %q", err, out, want)
+			}
+			return nil
+		})
+	}
+	return runs, tells
 }

@@ -1,4 +1,4 @@
-package sockets
+package service
 
 import (
 	"encoding/binary"
@@ -22,7 +22,7 @@ type Holder struct {
 
 func (h Holder) String() string {
 	if h.PID == 0 {
-		return "another program (only root sees which)"
+		return "another program, which cannot be seen from here,"
 	}
 	return fmt.Sprintf("%s (process %d)", h.Process, h.PID)
 }

@@ -1,4 +1,4 @@
-package sockets
+package service
 
 import (
 	"encoding/binary"
