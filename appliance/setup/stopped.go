@@ -21,10 +21,8 @@ func Stopped(ctx context.Context, cfg config.Config, configFile string) error {
 	if err := stoppedByData(cfg, configFile); err != nil {
 		return err
 	}
-	if len(cfg.Advertise) > 0 {
-		if err := stoppedByPort(cfg); err != nil {
-			return err
-		}
+	if taken := TakenPorts(cfg); taken != "" {
+		return fmt.Errorf("casemate does not run: %s", taken)
 	}
 	host, err := serviceHost(configFile)
 	if err != nil || host == nil {
@@ -76,8 +74,12 @@ func noNode(cfg config.Config, configFile string) error {
 		"every other", cfg.Data, configFile, cfg.Node)
 }
 
-// stoppedByPort looks for other programs at the node's ports.
-func stoppedByPort(cfg config.Config) error {
+// TakenPorts says which other programs have ports of the node's, and what to do; "" if none can be seen. cfg must be
+// complete.
+func TakenPorts(cfg config.Config) string {
+	if len(cfg.Advertise) == 0 {
+		return ""
+	}
 	u := cfg.Units()
 	var taken []string
 	for _, l := range []struct {
@@ -101,10 +103,10 @@ func stoppedByPort(cfg config.Config) error {
 		}
 	}
 	if len(taken) == 0 {
-		return nil
+		return ""
 	}
-	return fmt.Errorf("casemate does not run: %s: stop that program, and the daemon goes on by itself, or change listen in "+
-		"the config and run casemate sockets", strings.Join(taken, ", and "))
+	return strings.Join(taken, ", and ") + ": stop that program, and casemate goes on by itself, or change listen in the " +
+		"config and run casemate sockets"
 }
 
 // stoppedByUnit looks at what systemd says.

@@ -126,6 +126,18 @@ func (c *client) stopped() error {
 	return setup.Stopped(context.Background(), cfg, c.config)
 }
 
+// takenPorts says which other programs have ports of the node of this socket; the daemon itself sees no other processes.
+func (c *client) takenPorts() []string {
+	cfg, err := loadConfig(c.config)
+	if err != nil || cfg.Listen.Admin != c.socket {
+		return nil
+	}
+	if taken := setup.TakenPorts(cfg); taken != "" {
+		return []string{taken}
+	}
+	return nil
+}
+
 // call sends in (JSON, unless nil) and reads the answer into out (unless nil).
 func (c *client) call(ctx context.Context, method, path string, query url.Values, in, out any) error {
 	var body io.Reader
