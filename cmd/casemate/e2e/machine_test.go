@@ -22,11 +22,11 @@ func TestUpgradeFromPackageWithConffile(t *testing.T) {
 		old, next                             string
 	}{
 		{
-			"deb", "dpkg -i", "dpkg -i", "dpkg -P casemate", "dpkg-query -W -f='${Conffiles}' casemate; dpkg -S /etc/casemate/casemate.yaml",
+			"deb", "dpkg -i", "dpkg -i", "dpkg -P casemate", "dpkg-query -W -f='${Conffiles}' casemate; dpkg -S /etc/casemate/casemate.yaml 2>/dev/null",
 			"casemate_0.1.0-1_" + goarch() + ".deb", "casemate_99.0.0-1_" + goarch() + ".deb",
 		},
 		{
-			"rpm", "rpm -i --nodeps", "rpm -U --nodeps", "rpm -e --nodeps casemate", "rpm -q --configfiles casemate; rpm -qf /etc/casemate/casemate.yaml",
+			"rpm", "rpm -i --nodeps", "rpm -U --nodeps", "rpm -e --nodeps casemate", "rpm -q --configfiles casemate; rpm -qf /etc/casemate/casemate.yaml >/dev/null 2>&1 && echo casemate.yaml",
 			"casemate-0.1.0-1." + rpmArch + ".rpm", "casemate-99.0.0-1." + rpmArch + ".rpm",
 		},
 	} {
@@ -36,8 +36,7 @@ func TestUpgradeFromPackageWithConffile(t *testing.T) {
 			must(t, "cp", filepath.Join(before, pm.old), filepath.Join(dir, pm.next), b.root+"/mnt")
 			noOwner := func() {
 				t.Helper()
-				if out, _ := b.in("sh", "-c", pm.owned); strings.Contains(strings.ReplaceAll(out, "no path found matching pattern /etc/casemate/casemate.yaml", ""), "casemate.yaml\n") ||
-					strings.Contains(out, " /etc/casemate/casemate.yaml ") {
+				if out, _ := b.in("sh", "-c", pm.owned); strings.Contains(out, "casemate.yaml") {
 					t.Errorf("the package owns the config: %s", out)
 				}
 				if out := b.sh(t, "ls -A /etc/casemate 2>/dev/null || true"); strings.Trim(out, "\n") != "" && strings.Trim(out, "\n") != "casemate.yaml" {
@@ -199,9 +198,9 @@ func TestPortsOfOthers(t *testing.T) {
 			reuse = "" // two that say so share a port for datagrams
 		}
 		b.sh(t, "systemd-run --unit=holder -p Type=exec perl -MSocket -e 'socket(S, PF_INET, SOCK_"+c.kind+", 0); "+reuse+
-			"bind(S, sockaddr_in("+c.port+", INADDR_ANY)) or die $!; listen(S, 5); sleep 3600'")
+			"bind(S, sockaddr_in("+c.port+", inet_aton(\""+b.ip+"\"))) or die $!; listen(S, 5); sleep 3600'")
 		until(t, "the port is taken", func() error {
-			_, err := b.in("sh", "-c", "ss -Hlntup | grep -q '0.0.0.0:"+c.port+" '")
+			_, err := b.in("sh", "-c", "ss -Hlntup | grep -q '"+b.ip+":"+c.port+" '")
 			return err
 		})
 		b.in("systemctl", "start", "casemate.service")
