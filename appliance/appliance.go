@@ -169,7 +169,9 @@ func Open(cfg config.Config, opt Options) (_ *Appliance, err error) {
 
 // openTree opens the cluster and reads it, after waiting until this node knows enough to serve.
 func (a *Appliance) openTree() (err error) {
-	if !setup.Initialised(a.cfg) {
+	if there, err := setup.Initialised(a.cfg); err != nil {
+		return err
+	} else if !there {
 		return fmt.Errorf("data directory %s is not initialised: "+
 			"run casemate init for the first node of a cluster, casemate join for every other node", a.cfg.Data)
 	}

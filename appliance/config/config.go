@@ -79,6 +79,10 @@ func Load(path string) (Config, error) {
 			return Config{}, usage.Errorf("config %s does not exist: casemate init writes it, --config sets another "+
 				"path", path)
 		}
+		if errors.Is(err, fs.ErrPermission) {
+			return Config{}, usage.Errorf("config %s may not be read by user %d: chmod o+r %s, and o+x for its directories, or "+
+				"run the command as root: %w", path, os.Geteuid(), path, fs.ErrPermission)
+		}
 		return Config{}, usage.Errorf("config: %w", err)
 	}
 	defer f.Close()
@@ -455,7 +459,8 @@ func (c *Config) YAML() []byte {
 
 	b.WriteString("\n")
 	key("", "node", text(c.Node), `"n1"`, "The node's name, a DNS label. Default: the host's short name.")
-	key("", "data", text(c.Data), strconv.Quote(service.DataDir), "The directory that the node owns.")
+	key("", "data", text(c.Data), strconv.Quote(service.DataDir), "The directory that the node owns. A larger disk: mount it there, or name its directory here. "+
+		"Never make that place a symbolic link.")
 	key("", "advertise", list(len(c.Advertise), func(i int) string { return c.Advertise[i].String() }), `["10.0.0.11"]`,
 		"Addresses at which clients and the other nodes reach this one; DNS answers with them. "+
 			"Default: those of the default routes.")

@@ -13,7 +13,10 @@ func TestPackagedConfigIsBlank(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := (&Config{}).YAML(); !bytes.Equal(data, want) || !Blank(path) {
+	if want := (&Config{}).YAML(); !bytes.Equal(data, want) {
 		t.Errorf("%s is not what an empty Config writes:\n%s", path, want)
+	}
+	if blank, err := Blank(path); err != nil || !blank {
+		t.Errorf("%s is not blank (%v)", path, err)
 	}
 }

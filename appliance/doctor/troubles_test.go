@@ -113,3 +113,26 @@ func TestLine(t *testing.T) {
 		t.Errorf("%v %s", err, out)
 	}
 }
+
+// A full /tmp is said, and not taken for bastions that do not answer.
+func TestLineWithoutRoom(t *testing.T) {
+	dir := t.TempDir()
+	for name, text := range map[string]string{
+		"uname":  "echo x86_64",
+		"mktemp": "ln -s /dev/full " + dir + "/f && echo " + dir + "/f",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\n"+text+"\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	line := Line(Executable{SHA256: strings.Repeat("ab", 32), Size: 60 << 20, Arch: "amd64", OS: "linux"}, []netip.Addr{netip.MustParseAddr("127.0.0.1")})
+	cmd := exec.Command("sh", "-c", line)
+	cmd.Env = append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"), "TMPDIR=/some/where")
+	out, err := cmd.CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "no room in /some/where: free 61 MiB there") || strings.Contains(string(out), "no bastion gave") {
+		t.Errorf("%v: %s", err, out)
+	}
+	if _, err := os.Lstat(filepath.Join(dir, "f")); !os.IsNotExist(err) {
+		t.Errorf("the line leaves its file behind: %v", err)
+	}
+}

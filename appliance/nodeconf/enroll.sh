@@ -1099,9 +1099,12 @@ main() {
 		command -v $m_tool >/dev/null || die "the program $m_tool is not installed"
 	done
 	STATE=$ROOT/var/lib/casemate-enroll
-	WORK=$(mktemp -d) || die "cannot create a temporary directory"
+	WORK=$(mktemp -d) || die "no temporary directory can be made in ${TMPDIR:-/tmp}: is it full or read-only? TMPDIR names another"
 	trap 'rm -rf "$WORK"' EXIT
 	trap 'exit 1' HUP INT TERM
+	head -c 1048576 /dev/zero >"$WORK/room" ||
+		die "no room in ${TMPDIR:-/tmp}: free 1 MiB there, or name another directory with TMPDIR; nothing was done"
+	rm "$WORK/room"
 	mkdir "$WORK/want"
 	: >"$WORK/plan"
 	if [ -n "$UNDO" ]; then undo; else enrol; fi

@@ -2,12 +2,12 @@ package resolver
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"os"
+	"time"
 
 	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -26,7 +26,10 @@ const (
 	storedTable = "table" // the table that its predecessor stored with systemd
 )
 
-// ProcessOptions are the options of a DNS process.
+// bindPause is how long a process waits that has got no sockets to answer at, before the next one is started.
+const bindPause = 5 * time.Second
+
+// ProcessOptions are what a DNS process is told.
 type ProcessOptions struct {
 	// Config is the config file whose log settings apply, if systemd runs the process.
 	Config string
@@ -40,7 +43,10 @@ type ProcessOptions struct {
 	Stderr io.Writer
 }
 
-// RunProcess runs the DNS process. It returns nil after a requested stop.
+// ErrStopped is what RunProcess returns when this node was removed from its cluster: nobody is to start it again.
+var ErrStopped = process.ErrStopped
+
+// RunProcess is the DNS process. It returns nil after a stop that was asked for, and ErrStopped for good.
 func RunProcess(ctx context.Context, opt ProcessOptions) error {
 	logs := opt.Log
 	if opt.Config != "" {
@@ -49,7 +55,8 @@ func RunProcess(ctx context.Context, opt ProcessOptions) error {
 			logs = cfg.Log
 		}
 	}
-	plain, level := config.NewLogger(logs, opt.Stderr)
+	plain, level, flush := config.NewServiceLogger(logs, opt.Stderr)
+	defer flush()
 	handler, lines := lograte.Handler(plain.Handler())
 	defer lines.Close()
 	log := slog.New(handler).With("room", "dns")
@@ -63,6 +70,14 @@ func RunProcess(ctx context.Context, opt ProcessOptions) error {
 		files = append(files, os.NewFile(uintptr(3+i), name))
 	}
 	cfg, err := ProcessConfig(files)
+	if err != nil && systemd && len(files) > 0 {
+		// A port is taken. Each new start tries to bind it, and that need not be ten times a second.
+		log.Error("systemd could not bind the addresses of listen.dns: casemate status names the program that has them")
+		select {
+		case <-ctx.Done():
+		case <-time.After(bindPause):
+		}
+	}
 	if err != nil {
 		return err
 	}
@@ -76,12 +91,7 @@ func RunProcess(ctx context.Context, opt ProcessOptions) error {
 			log.Warn("systemd's watchdog cannot be used", "err", err)
 		}
 	}
-	err = process.Serve(ctx, cfg)
-	if errors.Is(err, process.ErrStopped) {
-		log.Info("stopped for good", "why", err)
-		return nil
-	}
-	return err
+	return process.Serve(ctx, cfg)
 }
 
 // ProcessConfig converts open files to the configuration of a DNS process. It closes them.

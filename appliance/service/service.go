@@ -43,8 +43,11 @@ type Host struct {
 // Find returns the host's service, or nil if there is none: the unit is not installed, or the caller is not root and
 // runs the daemon as that user.
 func Find() (*Host, error) {
-	if os.Geteuid() != 0 || !installed("/") {
+	if os.Geteuid() != 0 {
 		return nil, nil
+	}
+	if there, err := installed("/"); err != nil || !there {
+		return nil, err
 	}
 	u, err := user.Lookup(User)
 	if err != nil {
@@ -57,18 +60,22 @@ func Find() (*Host, error) {
 	return h, errors.Join(err, gerr)
 }
 
-func installed(root string) bool {
-	return slices.ContainsFunc(units, func(dir string) bool {
-		_, err := os.Stat(filepath.Join(root, dir, Unit))
-		return err == nil
-	})
+func installed(root string) (bool, error) {
+	for _, dir := range units {
+		if _, err := os.Stat(filepath.Join(root, dir, Unit)); err == nil {
+			return true, nil
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return false, fmt.Errorf("whether systemd runs the daemon cannot be seen: %w", err)
+		}
+	}
+	return false, nil
 }
 
 // Prepare creates the data directory for the daemon's user. It refuses a directory with another user's files, because
 // the path is probably wrong.
 func (h *Host) Prepare(data string) error {
-	if to, err := os.Readlink(data); err == nil && data == DataDir {
-		return fmt.Errorf("data directory %s: it is a symbolic link, which systemd does not accept as a service's directory: mount the data at %s, or set the path with --data", data, to)
+	if err := Linked(data); err != nil {
+		return err
 	}
 	if err := mkdirs(data); err != nil {
 		return fmt.Errorf("data directory %s: %w", data, err)
@@ -97,23 +104,49 @@ func (h *Host) Prepare(data string) error {
 	return nil
 }
 
-// mkdirs creates a directory with its parents, accessible to the daemon's user whatever the umask is; existing ones
-// are not changed.
+// Linked says what to do about a data directory of the packages that is a symbolic link; nil if it is none.
+func Linked(data string) error {
+	to, err := os.Readlink(data)
+	if err != nil || data != DataDir {
+		return nil // whatever else is wrong with it is said where it is used
+	}
+	return fmt.Errorf("data directory %s is a symbolic link to %s, and packages, upgrades and systemd need a directory of "+
+		"its own there: remove the link, and mount the disk at %s, or write data: %s into casemate.yaml and run "+
+		"casemate sockets (before there is a node: casemate init --data %s)", data, to, data, to, to)
+}
+
+// Owns says what to do about data that belongs to another user than the daemon's, as restored files do.
+func (h *Host) Owns(path, data string) error {
+	info, err := os.Lstat(path)
+	if err != nil {
+		return fmt.Errorf("data directory %s: %w", data, err)
+	}
+	if uid, ok := owner(info); ok && uid != h.uid {
+		return fmt.Errorf("data directory %s: %s belongs to user %d, and the daemon runs as %s, which may not read it: "+
+			"chown -R %s: %s", data, filepath.Base(path), uid, User, User, data)
+	}
+	return nil
+}
+
+// mkdirs makes a directory with its parents, which the daemon's user can pass whatever the umask is; those that are
+// there stay as they are.
 func mkdirs(dir string) error {
 	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := parents(filepath.Dir(dir)); err != nil {
+	if err := MakeParents(filepath.Dir(dir)); err != nil {
 		return err
 	}
 	return os.Mkdir(dir, 0o750)
 }
 
-func parents(dir string) error {
+// MakeParents makes a directory with its parents, which every user can pass whatever the umask is; those that are there
+// stay as they are.
+func MakeParents(dir string) error {
 	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := parents(filepath.Dir(dir)); err != nil {
+	if err := MakeParents(filepath.Dir(dir)); err != nil {
 		return err
 	}
 	if err := os.Mkdir(dir, 0o755); err != nil {
@@ -145,8 +178,23 @@ func (h *Host) CanEnter(data string) error {
 	})
 }
 
-// hidden refuses paths that the daemon sees differently (ProtectHome, PrivateTmp, PrivateDevices), or that do not
-// survive a boot.
+// CanRead says what to do about a config that the daemon's user may not read; nil where there is none yet.
+func (h *Host) CanRead(config string) error {
+	return h.As(func() error {
+		f, err := os.Open(config)
+		if errors.Is(err, fs.ErrPermission) {
+			return fmt.Errorf("config %s: the daemon runs as %s, which may not read it: chmod o+r %s, and o+x for its "+
+				"directories", config, User, config)
+		}
+		if err == nil {
+			f.Close()
+		}
+		return nil // what else may be wrong is said where it is read
+	})
+}
+
+// hidden refuses what the daemon does not see as others do (ProtectHome, PrivateTmp, PrivateDevices), or what is gone
+// after a boot.
 func hidden(data string) error {
 	for _, dir := range []string{"/home", "/root", "/run", "/tmp", "/var/tmp", "/dev", "/proc", "/sys"} {
 		if data == dir || strings.HasPrefix(data, dir+"/") {
@@ -192,17 +240,20 @@ func (h *Host) Write(cfg Config) (changed []string, err error) {
 }
 
 // Written reports whether all sockets have their addresses.
-func (h *Host) Written() bool {
+func (h *Host) Written() (bool, error) {
 	for _, s := range sockets {
-		if _, err := os.Stat(filepath.Join(h.root, dropInDir, addressesOf(s.name))); err != nil {
-			return false
+		_, err := os.Stat(filepath.Join(h.root, dropInDir, addressesOf(s.name)))
+		if errors.Is(err, fs.ErrNotExist) {
+			return false, nil
+		} else if err != nil {
+			return false, fmt.Errorf("drop-in for systemd: %w", err)
 		}
 	}
-	return true
+	return true, nil
 }
 
 func replace(path string, data []byte) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+	if err := MakeParents(filepath.Dir(path)); err != nil {
 		return err
 	}
 	f, err := os.CreateTemp(filepath.Dir(path), ".casemate-*") // systemd reads *.conf only
@@ -273,8 +324,8 @@ func DropIns(cfg Config) (map[string][]byte, error) {
 	}
 	if cfg.Data != DataDir {
 		plain := strings.ReplaceAll(cfg.Data, "%", "%%")
-		quoted := `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(plain) + `"`
-		files[dataDropIn] = fmt.Appendf(nil, "%s[Unit]\nRequiresMountsFor=%s\nConditionPathExists=\nConditionPathExists=%s/cluster\n\n[Service]\nReadWritePaths=%s\n", head, quoted, plain, quoted)
+		quoted := `"-` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(plain) + `"`
+		files[dataDropIn] = fmt.Appendf(nil, "%s[Service]\nReadWritePaths=%s\n", head, quoted)
 	}
 	return files, nil
 }

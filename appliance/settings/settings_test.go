@@ -103,11 +103,11 @@ func TestRedirectPairs(t *testing.T) {
 		{a + " http://UPDATE.k3s.io:80/v1-release//channels/stable=>text:x", "must have each address once"},
 		{"https://a.example/x=>https://a.example/x", "it leads to itself"},
 		{"https://a.example/x=>/x", "it leads to itself"},
-		{"https://a.example/x=>https://b.example/*", "* stands only at the end of a target, and only if the address " +
+		{"https://a.example/x=>https://b.example/*", "a * is allowed only at the end of a target, and only if the address " +
 			"ends in /*"},
-		{"https://a.example/x*=>https://b.example/y", "a * stands only behind the last slash"},
-		{"https://a.example/*/x=>https://b.example/y", "a * stands only behind the last slash"},
-		{"https://a.example/*=>https://b.example/*/x", "* stands only at the end"},
+		{"https://a.example/x*=>https://b.example/y", "a * is allowed only after the last slash"},
+		{"https://a.example/*/x=>https://b.example/y", "a * is allowed only after the last slash"},
+		{"https://a.example/*=>https://b.example/*/x", "a * is allowed only at the end"},
 		{"https://a.example/x#y=>https://b.example/y", "fragment"},
 		{"https://a.example/x=>https://u:secret@b.example/y", "user or a password"},
 	} {

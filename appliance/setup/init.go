@@ -13,15 +13,19 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"os/user"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 
 	"casemate/appliance/config"
 	"casemate/appliance/hostname"
 	"casemate/appliance/nodes"
 	"casemate/appliance/origin"
 	"casemate/appliance/secret"
+	"casemate/appliance/service"
 	"casemate/appliance/settings"
 	"casemate/appliance/usage"
 	"casemate/cluster"
@@ -57,6 +61,8 @@ type InitOptions struct {
 	Permit, Exclude []string
 	// ConfigFile is where the config is written if the file does not exist; "" writes none.
 	ConfigFile string
+	// Given is what flags say: node, data and advertise are added to a config file that does not set them.
+	Given config.Config
 	// Log gets one line per change of state. nil: nothing is logged.
 	Log *slog.Logger
 }
@@ -108,7 +114,7 @@ func Init(ctx context.Context, cfg config.Config, opt InitOptions) (res InitResu
 	if err := checkDataDir(cfg.Data); err != nil {
 		return res, err
 	}
-	res.Prepared, err = prepare(cfg, opt.ConfigFile,
+	res.Prepared, err = prepare(cfg, opt.Given, opt.ConfigFile,
 		func() error { return bootstrap(ctx, cfg, opt, log, set, spec, disabled) })
 	if err != nil {
 		return res, err
@@ -138,7 +144,9 @@ func bootstrap(ctx context.Context, cfg config.Config, opt InitOptions, log *slo
 	}
 	defer func() { err = errors.Join(err, c.Close()) }()
 	tree := c.Tree()
-	if entries, err := tree.ReadDir("pki"); err == nil && len(entries) > 0 {
+	if entries, err := tree.ReadDir("pki"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	} else if len(entries) > 0 {
 		return initialised(cfg.Data)
 	}
 	origins, err := origin.Load(tree.Sub("origins"), set.Origins) // the state that an interrupted Init left behind
@@ -192,9 +200,39 @@ func (dir initialised) Error() string {
 
 func (initialised) Is(err error) bool { return err == fs.ErrExist || err == cluster.ErrInitialised }
 
-func exists(path string) bool {
-	_, err := os.Lstat(path)
-	return err == nil
+// exists reports whether a file of the data directory is there. An error is no answer: whoever took it for absence
+// would make a second cluster beside the data of the first.
+func exists(data string, name ...string) (bool, error) {
+	_, err := os.Lstat(filepath.Join(append([]string{data}, name...)...))
+	switch {
+	case err == nil:
+		return true, nil
+	case errors.Is(err, fs.ErrNotExist):
+		return false, nil
+	}
+	return false, unreadable(data, err)
+}
+
+// unreadable is the error for a data directory that cannot be looked into.
+func unreadable(data string, err error) error {
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		who := fmt.Sprintf("user %d", os.Geteuid())
+		if u, uerr := user.LookupId(strconv.Itoa(os.Geteuid())); uerr == nil {
+			who = u.Username
+		}
+		return fmt.Errorf("data directory %s: %s may not read it, so nobody knows whether a node is there; if its files "+
+			"belong to another user than the daemon (a restored copy does): chown -R %s: %s: %w", data, who, service.User,
+			data, err)
+	case errors.Is(err, syscall.ENOTDIR):
+		return fmt.Errorf("data directory %s: a part of it is a file and no directory: choose another with data (or "+
+			"--data): %w", data, err)
+	case errors.Is(err, syscall.ELOOP):
+		return fmt.Errorf("data directory %s: its symbolic links lead in a circle: name the directory itself with data (or "+
+			"--data): %w", data, err)
+	}
+	return fmt.Errorf("data directory %s cannot be read, so nobody knows whether a node is there; the disk may be damaged "+
+		"or gone (dmesg): %w", data, err)
 }
 
 // checkDataDir refuses a directory with files that are not casemate's before anything is written.
@@ -204,7 +242,7 @@ func checkDataDir(dir string) error {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("data directory %s cannot be used, choose another with data (or --data): %w", dir, err)
+		return unreadable(dir, err)
 	}
 	for _, e := range entries {
 		if !slices.Contains([]string{clusterDir, CertsDir, MissingFile, removedFile, "lost+found"}, e.Name()) {
@@ -219,7 +257,9 @@ func checkDataDir(dir string) error {
 // created again.
 func openOrBootstrap(cfg config.Config, log *slog.Logger) (*cluster.Cluster, error) {
 	cc := ClusterConfig(cfg, log)
-	if !exists(filepath.Join(cc.Dir, "format")) {
+	if there, err := exists(cfg.Data, clusterDir, "format"); err != nil {
+		return nil, err
+	} else if !there {
 		if err := cluster.Bootstrap(cc); err != nil {
 			return nil, err
 		}
@@ -234,10 +274,14 @@ func ClusterConfig(cfg config.Config, log *slog.Logger) cluster.Config {
 	}
 }
 
-// Initialised reports whether the data directory has a node, or the rest of an interrupted join.
-func Initialised(cfg config.Config) bool {
-	dir := filepath.Join(cfg.Data, clusterDir)
-	return exists(filepath.Join(dir, "format")) || exists(filepath.Join(dir, "incomplete"))
+// Initialised reports whether the data directory holds a node, or what a join that was cut short has left. An error:
+// that cannot be known.
+func Initialised(cfg config.Config) (bool, error) {
+	whole, err := exists(cfg.Data, clusterDir, "format")
+	if err != nil || whole {
+		return whole, err
+	}
+	return exists(cfg.Data, clusterDir, "incomplete")
 }
 
 // self returns this node's record in the tree.

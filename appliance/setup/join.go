@@ -24,6 +24,8 @@ type JoinOptions struct {
 	Wait bool
 	// ConfigFile is where the config is written if the file does not exist; "" writes none.
 	ConfigFile string
+	// Given is what flags say: node, data and advertise are added to a config file that does not set them.
+	Given config.Config
 	// Log gets one line per change of state. nil: nothing is logged.
 	Log *slog.Logger
 }
@@ -49,7 +51,7 @@ func Join(ctx context.Context, cfg config.Config, opt JoinOptions) (p Prepared, 
 	log := orDiscard(opt.Log)
 	cc := ClusterConfig(cfg, log)
 	cc.PeerAddr, cc.Version = cfg.PeerDial(cfg.PeerListen()), opt.Version
-	return prepare(cfg, opt.ConfigFile, func() error {
+	return prepare(cfg, opt.Given, opt.ConfigFile, func() error {
 		for {
 			err := cluster.Join(ctx, cc, addr, token)
 			if err == nil || !opt.Wait || !again(err) {

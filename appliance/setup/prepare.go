@@ -24,11 +24,11 @@ type Prepared struct {
 	Firewall []string
 }
 
-// prepare creates what a node needs: its config if there is none, its data by calling make, and, if systemd runs the
-// daemon, the drop-ins of its sockets. The data is created as the daemon's user. Everything that can be refused is
-// refused before make is called; if make fails there is no config and no drop-in either. If we were to crash after
-// make, the next run would find the data complete (make reports it), and write the rest.
-func prepare(cfg config.Config, configFile string, make func() error) (p Prepared, err error) {
+// prepare makes what a node needs: its config if there is none, with given added if there is one that lacks it, its data by calling make, and, where systemd runs the
+// daemon, its sockets' drop-ins. The data is made as the daemon's user. What can be refused is refused before make is
+// called; if that fails there is no config and no drop-in either. If we were to crash after make, the next run would
+// find the data whole (make says so), and write the rest.
+func prepare(cfg, given config.Config, configFile string, make func() error) (p Prepared, err error) {
 	host, err := serviceHost(configFile)
 	if err != nil {
 		return p, err
@@ -44,20 +44,42 @@ func prepare(cfg config.Config, configFile string, make func() error) (p Prepare
 		if err := host.CanEnter(cfg.Data); err != nil {
 			return p, err
 		}
+		if err := host.CanRead(configFile); err != nil {
+			return p, err
+		}
 	}
-	put, err := config.Stage(configFile, cfg)
+	put, added, err := config.Stage(configFile, cfg, given)
 	if err != nil {
 		return p, err
 	}
 	defer func() { err = errors.Join(err, put(err == nil)) }()
-	if configFile != "" && config.Blank(configFile) {
-		p.ConfigFile = configFile
+	if configFile != "" {
+		blank, err := config.Blank(configFile)
+		if err != nil {
+			return p, err
+		}
+		if blank {
+			p.ConfigFile = configFile
+		}
+	}
+	socketsWritten := true
+	if host != nil {
+		if socketsWritten, err = host.Written(); err != nil {
+			return p, err
+		}
+	}
+	if added {
+		defer func() {
+			if err == nil {
+				p.ConfigFile = configFile
+			}
+		}()
 	}
 	as := func(do func() error) error { return do() }
 	if host != nil {
 		as = host.As
 	}
-	if err := as(make); errors.Is(err, cluster.ErrInitialised) && (p.ConfigFile != "" || host != nil && !host.Written()) {
+	if err := as(make); errors.Is(err, cluster.ErrInitialised) && (p.ConfigFile != "" || !socketsWritten) {
 		p.Resumed = true
 	} else if errors.Is(err, cluster.ErrInUse) {
 		return p, running(cfg.Data)

@@ -15,12 +15,14 @@ import (
 // on the node does not start, even if no other node can be asked.
 const removedFile = "removed"
 
-// Removed returns an error that wraps cluster.ErrRemoved if the node with this data directory was removed from its
-// cluster, and nil if it was not or the directory cannot be read.
+// Removed returns an error that wraps cluster.ErrRemoved if the node whose data directory this is was removed from its
+// cluster, nil if it was not, and another error if that cannot be known.
 func Removed(data string) error {
 	info, err := os.Stat(filepath.Join(data, removedFile))
-	if err != nil {
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil
+	} else if err != nil {
+		return unreadable(data, err)
 	}
 	return fmt.Errorf("stopped on %s (data directory %s): %w", info.ModTime().UTC().Format(time.RFC3339), data, cluster.ErrRemoved)
 }

@@ -6,7 +6,6 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
-	"path/filepath"
 
 	"casemate/appliance/config"
 	"casemate/appliance/nodes"
@@ -19,6 +18,8 @@ type RestoreOptions struct {
 	Passphrase, Identities string
 	// ConfigFile is where the config is written if the file does not exist; "" writes none.
 	ConfigFile string
+	// Given is what flags say: node, data and advertise are added to a config file that does not set them.
+	Given config.Config
 	// Log gets one line per change of state. nil: nothing is logged.
 	Log *slog.Logger
 }
@@ -31,17 +32,21 @@ func Restore(ctx context.Context, cfg config.Config, r io.Reader,
 	if err := checkDataDir(cfg.Data); err != nil {
 		return rep, p, err
 	}
-	if exists(filepath.Join(cfg.Data, clusterDir, "format")) {
+	if there, err := exists(cfg.Data, clusterDir, "format"); err != nil {
+		return rep, p, err
+	} else if there {
 		return rep, p, fmt.Errorf("data directory %s is already initialised, restore into a new one with data (or --data); "+
 			"if only the config is missing after a restore, casemate init writes it: %w", cfg.Data, fs.ErrExist)
 	}
 	for _, name := range []string{CertsDir, MissingFile} {
-		if path := filepath.Join(cfg.Data, name); exists(path) {
+		if there, err := exists(cfg.Data, name); err != nil {
+			return rep, p, err
+		} else if there {
 			return rep, p, fmt.Errorf("data directory %s has %q of another node, "+
 				"restore into a new one with data (or --data): %w", cfg.Data, name, fs.ErrExist)
 		}
 	}
-	p, err = prepare(cfg, opt.ConfigFile, func() (err error) {
+	p, err = prepare(cfg, opt.Given, opt.ConfigFile, func() (err error) {
 		rep, err = cluster.Restore(ctx, ClusterConfig(cfg, orDiscard(opt.Log)), r, cluster.RestoreOptions{
 			Passphrase: opt.Passphrase, Identities: opt.Identities,
 			Edit: func(b cluster.Batch) error { return onlyNode(b, cfg) },

@@ -49,8 +49,10 @@ func TestInitRefusesContradictionsAndWritesNothing(t *testing.T) {
 		if !errors.As(err, &mistake) || !strings.Contains(err.Error(), c.says) {
 			t.Errorf("got %v, want a usage error with %q", err, c.says)
 		}
-		if exists(cfg.Data) || exists(c.opt.ConfigFile) {
-			t.Errorf("%q: something was written", c.says)
+		for _, path := range []string{cfg.Data, c.opt.ConfigFile} {
+			if there, err := exists(path); there || err != nil {
+				t.Errorf("%q: %s was written (%v)", c.says, path, err)
+			}
 		}
 	}
 }

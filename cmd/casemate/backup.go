@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -145,7 +146,7 @@ none. Every byte is verified before the node counts as restored. Nodes of the ol
 cluster are not members of the new one: wipe their data and join them again.`,
 		Example: "  casemate restore /mnt/backup/casemate.tar --advertise 10.0.0.11 --identity key.txt",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			cfg, err := initConfig(config, name, data, advertise)
+			cfg, given, err := initConfig(config, name, data, advertise)
 			if err != nil {
 				return err
 			}
@@ -153,7 +154,7 @@ cluster are not members of the new one: wipe their data and join them again.`,
 			if err != nil {
 				return err
 			}
-			opt := setup.RestoreOptions{ConfigFile: config}
+			opt := setup.RestoreOptions{ConfigFile: config, Given: given}
 			if key == "--passphrase-file" {
 				opt.Passphrase = text
 			} else {
@@ -322,7 +323,19 @@ func createWhole(name string, stdout io.Writer) (*whole, error) {
 	if name == "-" {
 		return &whole{Writer: stdout}, nil
 	}
-	if st, err := os.Stat(name); err == nil && !st.Mode().IsRegular() {
+	switch st, err := os.Lstat(name); {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return nil, err
+	case st.Mode().Type() == fs.ModeSymlink:
+		// The name appears when the file is complete, by a rename, which would put the file in the link's place.
+		to, err := os.Readlink(name)
+		if err != nil {
+			return nil, err
+		}
+		return nil, usageError{fmt.Errorf("%s is a symbolic link to %s, and would be replaced by the file: name the file "+
+			"itself, or remove the link", name, to)}
+	case !st.Mode().IsRegular():
 		return nil, usageError{fmt.Errorf("%s is not a file", name)}
 	}
 	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*.part") // mode 0600

@@ -5,8 +5,10 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -15,6 +17,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"casemate/appliance/service"
 )
 
 // rootInfo is a root certificate.
@@ -234,18 +238,19 @@ type issued struct {
 func certIssue(o *options) *cobra.Command {
 	var names []string
 	var csr, dir string
+	var force bool
 	cmd := &cobra.Command{
 		Use: "issue --name NAME…", Short: "issue a certificate for another service inside the gap", Args: cobra.NoArgs,
 		Long: `Issue a certificate for another service inside the gap.
 
 Without --csr a key is made too. The certificate with its chain is written to
 NAME.crt in --dir and the key to NAME.key (mode 0600); with --dir - both are
-printed.`,
+printed. Files that exist are replaced only with --force.`,
 		Example: "  casemate cert issue --name harbor.bank.internal --dir /etc/ssl/harbor",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			in := map[string]any{"names": names}
 			if csr != "" {
-				text, err := readSmall(csr)
+				text, err := readRequest(csr)
 				if err != nil {
 					return err
 				}
@@ -255,6 +260,18 @@ printed.`,
 				}
 			} else if len(names) == 0 {
 				return usageError{fmt.Errorf("cert issue needs --name or --csr")}
+			}
+			base := func(name string) string {
+				return filepath.Join(dir, strings.NewReplacer("*", "_", "/", "_", ":", "_").Replace(name))
+			}
+			if len(names) > 0 && dir != "-" && !force {
+				list := []string{base(names[0]) + ".crt"}
+				if csr == "" {
+					list = append(list, base(names[0])+".key")
+				}
+				if err := refuseExisting(list...); err != nil {
+					return err
+				}
 			}
 			var c struct{ Serial, Certificate, Chain, Key string }
 			if err := o.client().call(cmd.Context(), "POST", "certs", nil, in, &c); err != nil {
@@ -269,11 +286,11 @@ printed.`,
 				_, err := io.WriteString(cmd.OutOrStdout(), c.Certificate+c.Chain+c.Key)
 				return err
 			}
-			base := c.Serial
+			file := base(c.Serial)
 			if len(names) > 0 {
-				base = strings.NewReplacer("*", "_", "/", "_", ":", "_").Replace(names[0])
+				file = base(names[0])
 			}
-			if err := os.MkdirAll(dir, 0o755); err != nil {
+			if err := service.MakeParents(dir); err != nil {
 				return err
 			}
 			for _, f := range []struct {
@@ -284,7 +301,7 @@ printed.`,
 				if f.text == "" {
 					continue
 				}
-				name := filepath.Join(dir, base+f.ext)
+				name := file + f.ext
 				if err := writeFile(name, f.text, f.mode); err != nil {
 					return fmt.Errorf("certificate %s is issued but cannot be written: %w", c.Serial, err)
 				}
@@ -301,13 +318,43 @@ printed.`,
 	}
 	f := cmd.Flags()
 	f.StringSliceVar(&names, "name", nil, "DNS `NAME` or IP address; may be repeated")
-	f.StringVar(&csr, "csr", "", "certificate signing request `FILE` (PKCS#10, PEM): its key is certified")
+	f.StringVar(&csr, "csr", "", "certificate signing request `FILE` (PKCS#10, PEM or DER): its key is certified")
 	f.StringVar(&dir, "dir", ".", "write the files to this `DIRECTORY`, or to standard output with -")
+	f.BoolVar(&force, "force", false, "replace files that exist")
 	oldName(f, "out", "dir")
 	cmd.MarkFlagFilename("csr", "csr", "pem")
 	cmd.MarkFlagDirname("dir")
 	o.prints(cmd, issued{})
 	return cmd
+}
+
+// readRequest reads a certificate signing request, and returns it as PEM: what is no PEM must be the same in DER.
+func readRequest(name string) ([]byte, error) {
+	data, err := readSmall(name)
+	if err != nil {
+		return nil, err
+	}
+	if block, _ := pem.Decode(data); block != nil {
+		return data, nil // what is wrong with it says the CA
+	}
+	if _, err := x509.ParseCertificateRequest(data); err != nil {
+		return nil, usageError{fmt.Errorf("%s is no certificate signing request (PKCS#10), neither PEM nor DER; openssl req "+
+			"-new -key KEY -subj /CN=NAME -addext subjectAltName=DNS:NAME makes one", name)}
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: data}), nil
+}
+
+// refuseExisting is an error if a file is there already, or a link with its name.
+func refuseExisting(names ...string) error {
+	for _, name := range names {
+		if _, err := os.Lstat(name); err == nil {
+			return fmt.Errorf("%s exists and nothing was issued: name another --dir, or replace it with --force: %w", name,
+				fs.ErrExist)
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 // csrNames returns the names in a PEM request, for the name of the file.

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -12,7 +11,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"strings"
 	"syscall"
 
@@ -100,7 +98,7 @@ func (c *client) unreachable(err error) error {
 		return fmt.Errorf("no permission for the admin socket %s: run the command as root or as a member of the group "+
 			"casemate", c.socket)
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		if err := c.neverRuns(); err != nil {
+		if err := c.stopped(); err != nil {
 			return err
 		}
 		return fmt.Errorf("no casemate is running here (admin socket %s): start it with \"systemctl start casemate\" "+
@@ -110,22 +108,33 @@ func (c *client) unreachable(err error) error {
 	return fmt.Errorf("admin socket %s: %w", c.socket, op.Err)
 }
 
-// neverRuns explains that the node of this socket does not run however often it is started, and what to do: it was
-// removed from its cluster, or is not initialised. nil if neither is the case, or if the user may not read its data
-// directory.
-func (c *client) neverRuns() error {
-	cfg, err := config.Load(c.config)
-	if err != nil || cmp.Or(cfg.Listen.Admin, config.DefaultSocket) != c.socket {
+// stopped says why the node of this socket does not run and what to do; nil if no reason can be seen, or if the socket
+// is not that of this host's node.
+func (c *client) stopped() error {
+	cfg, err := loadConfig(c.config)
+	if blank, berr := config.Blank(c.config); err != nil && berr == nil && blank {
+		cfg, err = config.Config{Data: service.DataDir, Listen: config.Listen{Admin: config.DefaultSocket}}, nil
+	}
+	if err != nil {
+		if c.socket == config.DefaultSocket {
+			return fmt.Errorf("no casemate is running here, and it cannot run: %w", err)
+		}
 		return nil
 	}
-	data := cmp.Or(cfg.Data, service.DataDir)
-	if err := setup.Removed(data); err != nil {
-		return err
+	if cfg.Listen.Admin != c.socket {
+		return nil
 	}
-	if list, err := os.ReadDir(data); errors.Is(err, fs.ErrNotExist) || err == nil && len(list) == 0 {
-		return fmt.Errorf("no casemate is initialised here (data directory %s): casemate init makes the first node "+
-			"of a "+
-			"cluster, casemate join every other", data)
+	return setup.Stopped(context.Background(), cfg, c.config)
+}
+
+// takenPorts says which other programs have ports of the node of this socket; the daemon itself sees no other processes.
+func (c *client) takenPorts() []string {
+	cfg, err := loadConfig(c.config)
+	if err != nil || cfg.Listen.Admin != c.socket {
+		return nil
+	}
+	if taken := setup.TakenPorts(cfg); taken != "" {
+		return []string{taken}
 	}
 	return nil
 }

@@ -27,8 +27,8 @@ func TestNodeThatNeverRuns(t *testing.T) {
 		return c.call(t.Context(), "GET", "status", nil, nil, nil)
 	}
 	for range 2 { // no directory, and an empty one, as the package makes it
-		if err := ask(socket); !strings.Contains(err.Error(), "no casemate is initialised here (data directory "+data+
-			"): casemate init") {
+		if err := ask(socket); !strings.Contains(err.Error(), "no node is in data directory "+data) ||
+			!strings.Contains(err.Error(), "casemate init makes the first node of a cluster") {
 			t.Errorf("before init: %v", err)
 		}
 		if err := os.MkdirAll(data, 0o700); err != nil {
@@ -36,6 +36,9 @@ func TestNodeThatNeverRuns(t *testing.T) {
 		}
 	}
 	if err := os.Mkdir(filepath.Join(data, "cluster"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(data, "cluster", "format"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if err := ask(socket); errors.Is(err, appliance.ErrRemoved) ||

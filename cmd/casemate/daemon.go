@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -77,7 +78,7 @@ too: public registries and download hosts, the domain, private addresses, and
 what --permit adds; "casemate ca rotate --permit" makes another, wider root.`,
 		Example: "  casemate init --advertise 10.0.0.11 --domain gap.bank.example --set dns.forward=10.1.1.1",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := initConfig(config, name, data, advertise)
+			cfg, given, err := initConfig(config, name, data, advertise)
 			if err != nil {
 				return err
 			}
@@ -92,7 +93,7 @@ what --permit adds; "casemate ca rotate --permit" makes another, wider root.`,
 				}
 				opt.Set["domain"] = domain
 			}
-			opt.ConfigFile = config
+			opt.ConfigFile, opt.Given = config, given
 			opt.Log = warnings(cmd)
 			res, err := setup.Init(cmd.Context(), cfg, opt)
 			if err != nil {
@@ -228,19 +229,25 @@ func loadConfig(path string) (config.Config, error) {
 	return cfg, err
 }
 
-// initConfig reads the config if it exists, otherwise it makes one from the flags. A flag that contradicts the file is
-// an error: init does not change a file.
-func initConfig(path, name, data string, addrs []netip.Addr) (config.Config, error) {
-	if config.Blank(path) {
-		cfg := config.Config{Node: name, Data: data, Advertise: addrs}
-		return cfg, cfg.Complete()
-	}
-	cfg, err := config.Load(path)
+// initConfig reads the config if there is one, and completes it with what flags give. A flag that contradicts the file
+// is an error: nothing that stands in a file is changed.
+func initConfig(path, name, data string, addrs []netip.Addr) (cfg, given config.Config, err error) {
+	given = config.Config{Node: name, Data: data, Advertise: addrs}
+	blank, err := config.Blank(path)
 	if err != nil {
-		return cfg, err
+		return cfg, given, err
+	}
+	if !blank {
+		if cfg, err = config.Load(path); err != nil {
+			return cfg, given, err
+		}
+	}
+	cfg.Node, cfg.Data = cmp.Or(cfg.Node, name), cmp.Or(cfg.Data, data)
+	if cfg.Advertise == nil {
+		cfg.Advertise = addrs
 	}
 	if err := cfg.Complete(); err != nil {
-		return cfg, err
+		return cfg, given, err
 	}
 	for _, c := range []struct {
 		flag, key string
@@ -252,15 +259,19 @@ func initConfig(path, name, data string, addrs []netip.Addr) (config.Config, err
 		{"--advertise", "advertise", addrs != nil, slices.Equal(addrs, cfg.Advertise)},
 	} {
 		if c.given && !c.same {
-			return cfg, usageError{fmt.Errorf("%s exists and contradicts %s: change its %s, or leave the flag out",
+			return cfg, given, usageError{fmt.Errorf("%s exists and contradicts %s: change its %s, or leave the flag out",
 				path, c.flag, c.key)}
 		}
 	}
-	return cfg, nil
+	return cfg, given, nil
 }
 
 // extraGarbage is how many bytes of garbage the daemon may have beyond what is usual.
 const extraGarbage = 16 << 20
+
+// keepsRunning makes a write to standard output or standard error that nobody reads any more an error, where it would
+// end the process by SIGPIPE otherwise: a service does not end because its log's receiver did.
+func keepsRunning() { signal.Ignore(syscall.SIGPIPE) }
 
 func serveCommand(*options) *cobra.Command {
 	var path string
@@ -283,7 +294,9 @@ func serveCommand(*options) *cobra.Command {
 				untouched := make([]byte, extraGarbage)
 				defer runtime.KeepAlive(&untouched[0])
 			}
-			log, level := config.NewLogger(cfg.Log, cmd.ErrOrStderr())
+			keepsRunning()
+			log, level, flush := config.NewServiceLogger(cfg.Log, cmd.ErrOrStderr())
+			defer flush()
 			hup := make(chan os.Signal, 1)
 			signal.Notify(hup, syscall.SIGHUP) // from the start: a signal must not end the process while it opens
 			defer signal.Stop(hup)

@@ -21,6 +21,7 @@ func dnsCommand(*options) *cobra.Command {
 			if err := l.UnmarshalText([]byte(level)); err != nil {
 				return usageError{err}
 			}
+			keepsRunning()
 			opt.Version, opt.Log.Level, opt.Stderr = version, l, cmd.ErrOrStderr()
 			return resolver.RunProcess(cmd.Context(), opt)
 		},

@@ -7,6 +7,7 @@ package main
 
 import (
 	"context"
+	"crypto/fips140"
 	"errors"
 	"fmt"
 	"io"
@@ -23,6 +24,7 @@ import (
 	"casemate/appliance"
 	"casemate/appliance/config"
 	"casemate/appliance/reply"
+	"casemate/appliance/resolver"
 	usageerror "casemate/appliance/usage"
 )
 
@@ -38,7 +40,7 @@ const (
 	exitFailed  = 1
 	exitUsage   = 2
 	exitDiffers = 3
-	exitRemoved = 4 // of serve: this node was removed from its cluster; casemate.service does not restart it
+	exitRemoved = 4 // of serve and dns: this node was removed from its cluster; systemd does not restart them
 )
 
 func main() { os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
@@ -96,7 +98,7 @@ func exitCode(err error) int {
 		return exitDone
 	case errors.Is(err, errDiffers):
 		return exitDiffers
-	case errors.Is(err, appliance.ErrRemoved):
+	case errors.Is(err, appliance.ErrRemoved), errors.Is(err, resolver.ErrStopped):
 		return exitRemoved
 	case errors.As(err, &wrongArgs), errors.As(err, &wrongConfig):
 		return exitUsage
@@ -138,6 +140,8 @@ Begin with "casemate init", then "systemctl enable --now casemate" or
 		Args:          cobra.ArbitraryArgs,
 		RunE:          needsCommand,
 		Annotations:   map[string]string{onlyGroup: "yes"},
+
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return refuseFIPSOnly(cmd) },
 	}
 	socket := os.Getenv("CASEMATE_SOCKET")
 	if socket == "" {
@@ -166,6 +170,17 @@ Begin with "casemate init", then "systemctl enable --now casemate" or
 	wrongArgs(root)
 	describe(root)
 	return root, o
+}
+
+// refuseFIPSOnly ends every command but those about the program itself in Go's FIPS 140-only mode, in which the cipher
+// that seals keys cannot be used.
+func refuseFIPSOnly(cmd *cobra.Command) error {
+	if !fips140.Enforced() || slices.Contains([]string{"version", "help", "completion", "man"}, cmd.Name()) ||
+		cmd.HasParent() && cmd.Parent().Name() == "completion" {
+		return nil
+	}
+	return usageError{errors.New("GODEBUG=fips140=only forbids ChaCha20-Poly1305, which seals the cluster's keys: run casemate " +
+		"without it, or with fips140=on, which uses the validated module where there is one")}
 }
 
 // describe uses the short description as a sentence if a command has no long one.

@@ -34,14 +34,14 @@ uses a token owns it and may repeat the command until the token expires.
 it does not appear in the list of processes.`,
 		Example: "  casemate join --token casemate1.… 10.0.0.11",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			cfg, err := initConfig(config, name, data, advertise)
+			cfg, given, err := initConfig(config, name, data, advertise)
 			if err != nil {
 				return err
 			}
 			if opt.Token, err = readToken(cmd, opt.Token); err != nil {
 				return err
 			}
-			opt.Addr, opt.ConfigFile = args[0], config
+			opt.Addr, opt.ConfigFile, opt.Given = args[0], config, given
 			opt.Log = warnings(cmd)
 			opt.Version = version
 			p, err := setup.Join(cmd.Context(), cfg, opt)

@@ -96,6 +96,9 @@ monitoring: 3 if it does not or there is a problem; warnings do not count.`,
 			if err := o.client().call(cmd.Context(), "GET", "status", nil, nil, &s); err != nil {
 				return err
 			}
+			if !s.Serving {
+				s.Problems = append(s.Problems, o.client().takenPorts()...)
+			}
 			explain(s.Members)
 			s.Uploads.Limit, s.Uploads.LimitPerUser = s.Uploads.Most, s.Uploads.Share
 			if err := o.print(cmd, s, s.page); err != nil {

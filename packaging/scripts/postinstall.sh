@@ -10,6 +10,17 @@ abort-*) exit 0 ;;
 *) [ "${1:-1}" = 1 ] || upgrade=yes ;;
 esac
 
+config=/etc/casemate/casemate.yaml
+kept=/etc/casemate/.casemate-upgrade.yaml # the config that an earlier package owned: preinstall.sh
+if [ -f "$kept" ] && [ ! -f "$config" ]; then
+    mv "$kept" "$config"
+fi
+# Earlier versions had the data directory as a condition of the unit: a disk that was mounted later started nothing.
+own=/etc/systemd/system/casemate.service.d/10-data.conf
+if [ -f "$own" ]; then
+    sed -i -e '/^ConditionPathExists=/d' -e '/^RequiresMountsFor=/d' -e 's|^ReadWritePaths="/|ReadWritePaths="-/|' "$own"
+fi
+
 if command -v systemd-sysusers >/dev/null; then
     systemd-sysusers casemate.conf
 elif ! id casemate >/dev/null 2>&1; then

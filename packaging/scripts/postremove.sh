@@ -3,14 +3,23 @@
 # the files that init wrote.
 set -e
 
+config=/etc/casemate/casemate.yaml
+kept=/etc/casemate/.casemate-upgrade.yaml # preinstall.sh has moved it there, and the upgrade failed
+case "$1" in
+abort-*)
+    if [ -f "$kept" ] && [ ! -f "$config" ]; then
+        mv "$kept" "$config"
+    fi
+    ;;
+esac
+
 dropins=/etc/systemd/system
 if [ "$1" = purge ]; then
     data=/var/lib/casemate
     own=$dropins/casemate.service.d/10-data.conf
     if [ -f "$own" ]; then
-        data=$(sed -n 's/^ConditionPathExists=\(..*\)\/cluster$/\1/p' "$own" | sed 's/%%/%/g')
-        echo "casemate's data in $data stays: the package did not create that directory." \
-            "It contains keys of the CA: erase it if it is not needed any more" >&2
+        data=$(sed -n 's/^ReadWritePaths="-\{0,1\}\(.*\)"$/\1/p' "$own" | sed 's/%%/%/g; s/\\\(.\)/\1/g')
+        echo "casemate's data in $data stays: it is not where the package put it. It holds keys of the CA: erase it if nobody needs it any more" >&2
     fi
     if [ -L /var/lib/casemate ]; then
         echo "casemate's data in $(readlink /var/lib/casemate) stays: /var/lib/casemate is a link." \
@@ -28,7 +37,7 @@ if [ "$1" = purge ]; then
         rmdir "$dropins/casemate-$name.socket.d" 2>/dev/null || :
     done
     rmdir "$dropins/casemate.service.d" 2>/dev/null || :
-    rm -f /etc/casemate/casemate.yaml /etc/casemate/.casemate-*.yaml
+    rm -f "$config" /etc/casemate/.casemate-*.yaml
     rmdir /etc/casemate 2>/dev/null || :
 fi
 

@@ -153,7 +153,6 @@ func packageVersion(describe string, epoch time.Time) string {
 type staged struct {
 	path, dst string
 	mode      os.FileMode
-	kind      string // of nfpm/files, "" is a plain file
 	only      string // "deb", "rpm", or "" for both
 }
 
@@ -231,7 +230,8 @@ func (b *builder) stage(arch string) (*stage, error) {
 	}
 	s.copy("/usr/lib/sysusers.d/casemate.conf", "systemd/casemate.sysusers.conf")
 	s.copy("/usr/lib/tmpfiles.d/casemate.conf", "systemd/casemate.tmpfiles.conf")
-	s.copy("/etc/casemate/casemate.yaml", "packaging/casemate.yaml").kind = files.TypeConfigNoReplace
+	// What casemate init writes is no file of the package's (Debian Policy 10.7.3): this one is to read.
+	s.copy("/usr/share/casemate/casemate.yaml", "packaging/casemate.yaml")
 	s.copy("/usr/lib/firewalld/services/casemate.xml", "packaging/firewalld/casemate.xml")
 	s.copy("/usr/share/casemate/prometheus/casemate.rules.yml", "packaging/prometheus/casemate.rules.yml")
 	s.copy("/usr/share/casemate/grafana/casemate.json", "packaging/grafana/casemate.json")
@@ -304,19 +304,20 @@ func (b *builder) pack(s *stage, arch, format, out string) (_ string, err error)
 		License:     "Apache-2.0", MTime: b.epoch, DisableGlobbing: true,
 	}
 	info.Scripts = nfpm.Scripts{
+		PreInstall:  filepath.Join(b.root, "packaging/scripts/preinstall.sh"),
 		PostInstall: filepath.Join(b.root, "packaging/scripts/postinstall.sh"),
 		PreRemove:   filepath.Join(b.root, "packaging/scripts/preremove.sh"),
 		PostRemove:  filepath.Join(b.root, "packaging/scripts/postremove.sh"),
 	}
-	// every dpkg and rpm reads it, and Go writes it ten times as fast as xz
-	info.Deb.Compression, info.RPM.Compression = "gzip", "gzip"
+	info.RPM.Scripts.PostTrans = filepath.Join(b.root, "packaging/scripts/posttrans.sh")
+	info.Deb.Compression, info.RPM.Compression = "gzip", "gzip" // every dpkg and rpm reads it, and Go writes it ten times as fast as xz
 	info.RPM.BuildHost, info.RPM.Summary, info.RPM.Group = "casemate", summary, "System Environment/Daemons"
 	for _, f := range s.list {
 		if f.only != "" && f.only != format {
 			continue
 		}
 		info.Contents = append(info.Contents, &files.Content{
-			Source: f.path, Destination: f.dst, Type: f.kind,
+			Source: f.path, Destination: f.dst,
 			FileInfo: &files.ContentFileInfo{Owner: "root", Group: "root", Mode: f.mode, MTime: b.epoch},
 		})
 	}
@@ -344,10 +345,7 @@ func (b *builder) pack(s *stage, arch, format, out string) (_ string, err error)
 func ownDirs(list files.Contents) []string {
 	dirs := map[string]bool{}
 	for _, c := range list {
-		for dir := path.Dir(c.Destination); slices.ContainsFunc(
-			[]string{"/etc/casemate/", "/usr/share/casemate/", docDir}, func(own string) bool {
-				return strings.HasPrefix(dir+"/", own)
-			}); dir = path.Dir(dir) {
+		for dir := path.Dir(c.Destination); slices.ContainsFunc([]string{"/usr/share/casemate/", docDir}, func(own string) bool { return strings.HasPrefix(dir+"/", own) }); dir = path.Dir(dir) {
 			dirs[dir] = true
 		}
 	}

@@ -1,0 +1,14 @@
+#!/bin/sh
+# The last script of rpm's: the old package is gone by now, and with it the config that it owned (preinstall.sh).
+set -e
+
+config=/etc/casemate/casemate.yaml
+kept=/etc/casemate/.casemate-upgrade.yaml
+if [ -f "$kept" ]; then
+    if [ -f "$config" ]; then
+        rm -f "$kept" # it was not taken away
+    else
+        mv "$kept" "$config"
+        cmp -s "$config" "$config.rpmsave" && rm -f "$config.rpmsave" || :
+    fi
+fi
