@@ -27,7 +27,8 @@ run: build ## start a node on 127.0.0.1, put a sample in, show DNS, TLS, pull an
 	@# With job control Ctrl-C reaches the demo alone. Else make gets it too and ends with an error.
 	@set -m; bin/demo -casemate bin/casemate -dir run; exit $$?
 
-# The timeouts of tests end what hangs, also on a machine with ten times the load. Tests of clusters mostly wait, so more of them run at a time than there are cores.
+# The timeouts of tests end what hangs, also on a machine with ten times the load. Tests of clusters mostly wait, so
+# more of them run at a time than there are cores.
 test: ## unit and in-process tests (about four minutes on two quiet cores)
 	$(if $(RACE),,@echo "no C compiler found: running without the race detector" >&2)
 	$(GOTEST) $(RACE) -shuffle=on -parallel 6 -timeout 60m ./...
@@ -56,7 +57,8 @@ soak: build ## long tests: many seeds, many kills, an hour of siege (the last as
 
 lint: ## gofmt, tidy modules, vet, staticcheck, the import rules, govulncheck where its database can be had
 	@mkdir -p bin
-	@out=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$out" ]; then echo "gofmt would change:"; echo "$$out"; exit 1; fi
+	@out=$$(gofmt -l $$(git ls-files '*.go')); \
+	if [ -n "$$out" ]; then echo "gofmt would change:"; echo "$$out"; exit 1; fi
 	go mod tidy -diff
 	cd packaging/tools && go mod tidy -diff
 	go vet ./...
@@ -65,9 +67,14 @@ lint: ## gofmt, tidy modules, vet, staticcheck, the import rules, govulncheck wh
 	cd packaging/tools && go run ./mutations -root ../.. -check
 	GOOS=darwin CGO_ENABLED=0 go build -o /dev/null ./cmd/casemate
 	$(TOOL) staticcheck ./...
-	go test -count 1 -run '^TestImports$$' ./cmd/casemate
-	@if $(TOOL) govulncheck $(if $(VULNDB),-db $(VULNDB)) ./... > bin/govulncheck.txt 2>&1; then echo "govulncheck: nothing found"; \
-	elif grep -qE 'fetching vulnerabilities|dial tcp|no such host|403|connection refused' bin/govulncheck.txt; then echo "govulncheck: its database cannot be had here, not checked"; \
+	@dead=$$($(TOOL) deadcode ./cmd/casemate ./cmd/casemate/demo | \
+	  grep -vFf <(sed -n 's/ # .*//p' packaging/tools/deadcode.txt) || true); \
+	if [ -n "$$dead" ]; then echo "only tests call:"; echo "$$dead"; exit 1; fi
+	go test -count 1 -run '^Test(Imports|Words|Phrases|Width)$$' ./cmd/casemate
+	@if $(TOOL) govulncheck $(if $(VULNDB),-db $(VULNDB)) ./... > bin/govulncheck.txt 2>&1; then \
+	  echo "govulncheck: nothing found"; \
+	elif grep -qE 'fetching vulnerabilities|dial tcp|no such host|403|connection refused' bin/govulncheck.txt; then \
+	  echo "govulncheck: its database cannot be had here, not checked"; \
 	else cat bin/govulncheck.txt; exit 1; fi
 
 packages: ## DEB and RPM for amd64 and arm64, in dist/

@@ -156,8 +156,9 @@ func TestCheckSaysWhatAClientMeets(t *testing.T) {
 	}
 	for _, p := range []string{"amd64", "linux/amd46", "lunix/amd64", "linux/", "/amd64", ""} {
 		only.Platforms = []string{p}
-		if status, says := n.admin("POST", "check", only, nil); status != 400 || !strings.Contains(says, "got \""+p+"\"") &&
-			!strings.Contains(says, `got \"`+p+`\"`) {
+		if status, says := n.admin("POST", "check", only, nil); status != 400 ||
+			!strings.Contains(says, "got \""+p+"\"") &&
+				!strings.Contains(says, `got \"`+p+`\"`) {
 			t.Errorf("a platform that is none: %q: %d %s", p, status, says)
 		}
 	}

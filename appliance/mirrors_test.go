@@ -26,7 +26,7 @@ func TestMirrorsByTheAdminAPI(t *testing.T) {
 	}
 	for path, want := range map[string]string{
 		"mirrors?for=rkt": `got "rkt"`, "mirrors": `got ""`, "kubespray?mode=x": `must be dns or mirror, got "x"`,
-		"kubespray?mode=mirror&version=v9.9.9": `Kubespray "v9.9.9" is not known`,
+		"kubespray?mode=mirror&version=v9.9.9": `version "v9.9.9" of Kubespray is not known`,
 	} {
 		if status, sentence := n.admin("GET", path, nil, nil); status != http.StatusBadRequest ||
 			!strings.Contains(sentence, want) {

@@ -133,7 +133,8 @@ func TestSmallCopiesAreOnePiece(t *testing.T) {
 		defer mu.Unlock()
 		const record = 5 + 1 + 16 // what a record of TLS 1.3 adds (RFC 8446, section 5.2)
 		if len(large) != 2 || min(large[0], large[1]) <= size+record {
-			t.Errorf("a blob of %d bytes was sent to two nodes in writes of %v bytes: without their headers", size, large)
+			t.Errorf("a blob of %d bytes was sent to two nodes in writes of %v bytes: without their headers",
+				size, large)
 		}
 	})
 }

@@ -33,7 +33,8 @@ func TestRememberedChainJudgesTheSame(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			// A thief's intermediate, which says nothing of its own and outlives what is above it: only that stops its leaves.
+			// A thief's intermediate, which says nothing of its own and outlives what is above it: only that stops its
+			// leaves.
 			rootKey, err := h.ca.rootKey(s.root, nil)
 			if err != nil {
 				t.Fatal(err)
@@ -46,7 +47,8 @@ func TestRememberedChainJudgesTheSame(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			wide := &issuer{cert: wideCert, key: wideKey, chain: append([]*x509.Certificate{wideCert}, s.issuer.chain[1:]...)}
+			wide := &issuer{cert: wideCert, key: wideKey,
+				chain: append([]*x509.Certificate{wideCert}, s.issuer.chain[1:]...)}
 			foreign := raise(t, fortified, Init).snapshot().issuer
 			names := func(list ...string) func(*x509.Certificate) {
 				return func(c *x509.Certificate) {
@@ -74,7 +76,8 @@ func TestRememberedChainJudgesTheSame(t *testing.T) {
 				}
 			}
 			for _, n := range []string{name, "docker.io", "casemate.internal", "10.0.0.11", "fd00::11", "198.51.100.7",
-				"10.66.0.1", "203.0.113.9", "ebanking.bank.example", "vault.corp.example", "app.corp.example", "ghcr.io"} {
+				"10.66.0.1", "203.0.113.9", "ebanking.bank.example", "vault.corp.example", "app.corp.example",
+				"ghcr.io"} {
 				add("for "+n, n, names(n), s.issuer)
 				add(n+" beside a good name", name, names(name, n), s.issuer)
 				add("of another name than "+n, n, names(name), s.issuer)
@@ -86,7 +89,8 @@ func TestRememberedChainJudgesTheSame(t *testing.T) {
 			add("ended", name, func(c *x509.Certificate) { c.NotAfter = now.Add(-time.Hour) }, s.issuer)
 			add("not yet begun", name, func(c *x509.Certificate) { c.NotBefore = now.Add(time.Hour) }, s.issuer)
 			add("with a URI", name, func(c *x509.Certificate) { c.URIs = []*url.URL{u} }, s.issuer)
-			add("with mail", name, func(c *x509.Certificate) { c.EmailAddresses = []string{"a@bank.example"} }, s.issuer)
+			add("with mail", name, func(c *x509.Certificate) { c.EmailAddresses = []string{"a@bank.example"} },
+				s.issuer)
 			add("for clients", name,
 				func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} }, s.issuer)
 			add("a CA", name, func(c *x509.Certificate) { c.IsCA = true }, s.issuer)
@@ -102,7 +106,8 @@ func TestRememberedChainJudgesTheSame(t *testing.T) {
 				}
 				tmpl := &x509.Certificate{
 					NotBefore: now.Add(-backdate), NotAfter: now.Add(15 * 365 * day), BasicConstraintsValid: true,
-					KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: serversOnly(), Subject: good.cert.Leaf.Subject,
+					KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: serversOnly(),
+					Subject: good.cert.Leaf.Subject,
 				}
 				names(m.name)(tmpl)
 				m.edit(tmpl)
@@ -123,14 +128,17 @@ func TestRememberedChainJudgesTheSame(t *testing.T) {
 						t.Errorf("%s, %s: the whole chain %v, the remembered one %v", m.what, when, wholeErr, shortErr)
 					} else if wholeErr == nil {
 						accepted++
-						if fmt.Sprint(whole.root, whole.listed, whole.behind) != fmt.Sprint(short.root, short.listed, short.behind) {
-							t.Errorf("%s, %s: root %s, with the remembered chain %s", m.what, when, whole.root, short.root)
+						if fmt.Sprint(whole.root, whole.listed, whole.behind) != fmt.Sprint(short.root, short.listed,
+							short.behind) {
+							t.Errorf("%s, %s: root %s, with the remembered chain %s", m.what, when, whole.root,
+								short.root)
 						}
 					}
 				}
 			}
 			if len(s.verified) != 2 {
-				t.Errorf("%d chains are remembered, want those of the intermediate and of the wide one", len(s.verified))
+				t.Errorf("%d chains are remembered, want those of the intermediate and of the wide one",
+					len(s.verified))
 			}
 			if accepted == 0 {
 				t.Error("everything is refused")

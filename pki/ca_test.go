@@ -93,7 +93,7 @@ func TestKeysAreSealed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := h.shake(h.ca.Roots(), "docker.io"); err != nil {
+	if _, err := h.handshake(h.ca.Roots(), "docker.io"); err != nil {
 		t.Fatal(err)
 	}
 	if err := h.ca.Rotate(t.Context()); err != nil {
@@ -161,7 +161,7 @@ func TestEnablingIsOneConditionalBatch(t *testing.T) {
 		t.Errorf("got %v, want ErrNotPermitted with the name", err)
 	}
 	h.know("ghcr.io", "quay.io")
-	if _, err := h.shake(h.ca.Roots(), "ghcr.io"); err == nil {
+	if _, err := h.handshake(h.ca.Roots(), "ghcr.io"); err == nil {
 		t.Error("a certificate was made for a name that the intermediate does not permit")
 	}
 	first, err := h.ca.Constrain(append([]string{"ghcr.io"}, enabled...))
@@ -179,11 +179,11 @@ func TestEnablingIsOneConditionalBatch(t *testing.T) {
 		t.Fatalf("got %v, want fs.ErrExist: the CA changed in between", err)
 	}
 	// At once, with no Run going on.
-	if _, err := h.shake(h.ca.Roots(), "ghcr.io"); err != nil {
+	if _, err := h.handshake(h.ca.Roots(), "ghcr.io"); err != nil {
 		t.Error(err)
 	}
 	h.constrain(append([]string{"ghcr.io", "quay.io"}, enabled...)...)
-	if _, err := h.shake(h.ca.Roots(), "quay.io"); err != nil {
+	if _, err := h.handshake(h.ca.Roots(), "quay.io"); err != nil {
 		t.Error(err)
 	}
 	// The same names again change nothing, but still write the condition.
@@ -222,7 +222,7 @@ func TestYearsGoBy(t *testing.T) {
 		}
 		for _, now := range []func() time.Time{h.clock.now, slow} {
 			for _, name := range []string{"registry.k8s.io", ""} {
-				certs, err := shake(t, h.ca.TLSConfig(), roots, name, now)
+				certs, err := handshake(t, h.ca.TLSConfig(), roots, name, now)
 				if err != nil {
 					t.Fatalf("day %d, %q: %v", d, name, err)
 				}
@@ -260,12 +260,12 @@ func TestRootEnds(t *testing.T) {
 	end := h.snapshot().root.anchor.NotAfter
 	h.clock.add(end.Sub(h.clock.now()) - 40*day)
 	h.maintain()
-	if _, err := h.shake(h.ca.Roots(), "docker.io"); err != nil {
+	if _, err := h.handshake(h.ca.Roots(), "docker.io"); err != nil {
 		t.Fatal(err)
 	}
 	h.clock.add(15 * day)
 	h.maintain()
-	certs, err := h.shake(h.ca.Roots(), "docker.io")
+	certs, err := h.handshake(h.ca.Roots(), "docker.io")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -289,7 +289,7 @@ func TestRootEnds(t *testing.T) {
 	roots := h.ca.Roots()
 	h.clock.add(60 * day)
 	h.maintain()
-	if _, err := h.shake(roots, "docker.io"); err != nil {
+	if _, err := h.handshake(roots, "docker.io"); err != nil {
 		t.Error(err)
 	}
 	if err := h.ca.FinishRotation(t.Context()); err != nil {
@@ -302,11 +302,11 @@ func TestClockSetBack(t *testing.T) {
 	h := build(t, nil)
 	h.clock.add(5 * 365 * day)
 	h.maintain()
-	if _, err := h.shake(h.ca.Roots(), "docker.io"); err != nil {
+	if _, err := h.handshake(h.ca.Roots(), "docker.io"); err != nil {
 		t.Fatal(err)
 	}
 	h.clock.add(-5 * 365 * day)
-	if _, err := h.shake(h.ca.Roots(), "docker.io"); err == nil {
+	if _, err := h.handshake(h.ca.Roots(), "docker.io"); err == nil {
 		t.Fatal("a leaf of the future was accepted")
 	}
 	select {
@@ -315,7 +315,7 @@ func TestClockSetBack(t *testing.T) {
 		t.Error("the failed handshake does not wake up Run")
 	}
 	h.maintain()
-	if _, err := h.shake(h.ca.Roots(), "docker.io"); err != nil {
+	if _, err := h.handshake(h.ca.Roots(), "docker.io"); err != nil {
 		t.Error(err)
 	}
 }
@@ -324,7 +324,7 @@ func TestClockSetBack(t *testing.T) {
 func TestRunFollowsTheTree(t *testing.T) {
 	h := build(t, nil)
 	other := h.second("n2", "127.0.0.2")
-	if _, err := other.shake(h.ca.Roots(), "docker.io"); err != nil {
+	if _, err := other.handshake(h.ca.Roots(), "docker.io"); err != nil {
 		t.Fatal(err)
 	}
 	first := other.ca.leaves.lookup("docker.io").cert.Leaf
@@ -421,7 +421,7 @@ func TestRotationIsAStory(t *testing.T) {
 	h.know("ghcr.io")
 	h.constrain(append([]string{"ghcr.io"}, enabled...)...)
 	for _, trust := range [][]byte{oldPEM, newPEM, roots} {
-		if _, err := h.shake(trust, "ghcr.io"); err != nil {
+		if _, err := h.handshake(trust, "ghcr.io"); err != nil {
 			t.Error(err)
 		}
 	}
@@ -434,7 +434,7 @@ func TestRotationIsAStory(t *testing.T) {
 	if _, overlap := h.ca.Rotation(); overlap {
 		t.Error("the rotation is not finished")
 	}
-	if _, err := h.shake(newPEM, "ghcr.io"); err != nil {
+	if _, err := h.handshake(newPEM, "ghcr.io"); err != nil {
 		t.Error(err)
 	}
 	if _, err := h.tree.Stat("root/" + old + "/key"); !errors.Is(err, fs.ErrNotExist) {
@@ -454,7 +454,7 @@ func TestRotationIsAStory(t *testing.T) {
 
 func TestExpiries(t *testing.T) {
 	h := build(t, nil)
-	if _, err := h.shake(h.ca.Roots(), "docker.io"); err != nil {
+	if _, err := h.handshake(h.ca.Roots(), "docker.io"); err != nil {
 		t.Fatal(err)
 	}
 	good, err := h.ca.Issue(t.Context(), Request{Names: []string{"a.casemate.internal"}})

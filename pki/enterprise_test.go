@@ -112,7 +112,7 @@ func TestEnterprise(t *testing.T) {
 				t.Error("Roots are not the enterprise's and our own")
 			}
 			for _, name := range []string{"docker.io", "casemate.internal", ""} {
-				certs, err := h.shake(pemOf(b.root), name)
+				certs, err := h.handshake(pemOf(b.root), name)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -135,7 +135,7 @@ func TestEnterprise(t *testing.T) {
 			}
 			h.know("ghcr.io")
 			h.constrain(append([]string{"ghcr.io"}, enabled...)...)
-			if _, err := h.shake(pemOf(b.root), "ghcr.io"); err != nil {
+			if _, err := h.handshake(pemOf(b.root), "ghcr.io"); err != nil {
 				t.Error(err)
 			}
 			if !slices.Contains(h.snapshot().names, "ghcr.io") {
@@ -185,7 +185,7 @@ func TestEnterprise(t *testing.T) {
 				if _, overlap := h.ca.Rotation(); overlap || !bytes.Equal(h.ca.Roots(), pemOf(b.root)) {
 					t.Error("an overlap of a root with itself")
 				}
-				if _, err := h.shake(pemOf(b.root), "docker.io"); err != nil {
+				if _, err := h.handshake(pemOf(b.root), "docker.io"); err != nil {
 					t.Error(err)
 				}
 				if _, err := h.ca.Issue(t.Context(), Request{Names: []string{"git.casemate.internal"}}); err != nil {
@@ -199,13 +199,13 @@ func TestEnterprise(t *testing.T) {
 			if err := h.ca.RotateTo(t.Context(), Change{Own: true, Abrupt: true}); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := h.shake(h.ca.Roots(), "docker.io"); err != nil {
+			if _, err := h.handshake(h.ca.Roots(), "docker.io"); err != nil {
 				t.Error(err)
 			}
 			if err := h.ca.FinishRotation(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := h.shake(h.ca.Roots(), "docker.io"); err != nil {
+			if _, err := h.handshake(h.ca.Roots(), "docker.io"); err != nil {
 				t.Error(err)
 			}
 		})
@@ -243,7 +243,7 @@ func TestEnterpriseConstraints(t *testing.T) {
 	if _, err := h.ca.Issue(t.Context(), Request{Names: []string{"quay.io"}}); !errors.Is(err, ErrNotPermitted) {
 		t.Errorf("got %v, want ErrNotPermitted", err)
 	}
-	if _, err := h.shake(h.ca.Roots(), "docker.io"); err != nil {
+	if _, err := h.handshake(h.ca.Roots(), "docker.io"); err != nil {
 		t.Error(err)
 	}
 }

@@ -120,7 +120,7 @@ func TestFaults(t *testing.T) {
 					}
 				}
 				if !h.snapshot().root.ref.Enterprise {
-					if _, err := h.shake(h.ca.Roots(), "docker.io"); err != nil {
+					if _, err := h.handshake(h.ca.Roots(), "docker.io"); err != nil {
 						t.Error(err)
 					}
 				}

@@ -33,14 +33,15 @@ type files struct {
 	dir string
 	log *slog.Logger
 
-	changing sync.Mutex // held while files change, so that none is written after it was deleted; before mu
+	// held while files change, so that none is written after it was deleted; mu is acquired after it
+	changing sync.Mutex
 
 	mu      sync.Mutex
 	ram     map[string]values // by file; newer than the disk, and not there yet
 	there   map[string]bool   // the files on the disk, so that asking for one that is not there does not wait for it
 	late    []string          // the files that wait to be written, in their order; bounded by maxLeaves
 	writing bool              // a goroutine writes them
-	idle    sync.WaitGroup    // that goroutine; added to under mu
+	idle    sync.WaitGroup    // that goroutine; added to while mu is held
 }
 
 // values is what is stored for a name, by certmagic's file extension. It is never changed.

@@ -48,12 +48,14 @@ func TestFilesKeepWhatIsStored(t *testing.T) {
 		t.Helper()
 		keys := certmagic.StorageKeys
 		for ext, key := range map[string]string{
-			".key": keys.SitePrivateKey(issuerKey, name), ".crt": keys.SiteCert(issuerKey, name), ".json": keys.SiteMeta(issuerKey, name),
+			".key": keys.SitePrivateKey(issuerKey, name), ".crt": keys.SiteCert(issuerKey, name),
+			".json": keys.SiteMeta(issuerKey, name),
 		} {
 			want, there := whole(mark)[ext], mark != ""
 			got, err := f.Load(t.Context(), key)
 			info, serr := f.Stat(t.Context(), key)
-			if there && (err != nil || serr != nil || string(got) != string(want) || info.Size != int64(len(want)) || !info.IsTerminal) {
+			if there && (err != nil || serr != nil || string(got) != string(want) || info.Size != int64(len(want)) ||
+				!info.IsTerminal) {
 				t.Errorf("%s, %s: %q, %v, %+v, %v", when, key, got, err, info, serr)
 			}
 			if !there && (!errors.Is(err, fs.ErrNotExist) || !errors.Is(serr, fs.ErrNotExist)) {

@@ -129,10 +129,10 @@ func (c *CA) issue(ctx context.Context, s *snapshot, out *Issued, pub crypto.Pub
 	}
 	ch := &change{base: s, next: s.state}
 	iss, now := s.issuer, c.now()
-	lacks := slices.ContainsFunc(out.Names, func(n string) bool { return iss.allows(n) != nil })
+	outside := slices.ContainsFunc(out.Names, func(n string) bool { return iss.allows(n) != nil })
 	switch {
 	case s.root.direct(): // there are no intermediates of ours
-	case lacks:
+	case outside:
 		iss, err = c.planOwnIssuer(ch, s.root, out.Names)
 	case now.Add(life).After(iss.end) && s.root.end().After(iss.end):
 		iss, err = c.planIssuer(ch, s.root, nil, s.names)
@@ -141,7 +141,8 @@ func (c *CA) issue(ctx context.Context, s *snapshot, out *Issued, pub crypto.Pub
 		return s.cured(err, out.Names...)
 	}
 	if now.Add(life).After(iss.end.Add(time.Minute)) {
-		return mistakef("the CA ends on %s: ask for a shorter lifetime or rotate the root", iss.end.UTC().Format(time.DateOnly))
+		return mistakef("the CA ends on %s: ask for a shorter lifetime or rotate the root",
+			iss.end.UTC().Format(time.DateOnly))
 	}
 	cert, err := c.signLeaf(iss, pub, out.Names, life)
 	if err != nil {
@@ -155,7 +156,8 @@ func (c *CA) issue(ctx context.Context, s *snapshot, out *Issued, pub crypto.Pub
 	}
 	name := "issued/" + out.Serial
 	err = c.cfg.Tree.Update(ctx, func(b Batch) error {
-		r := record{Serial: out.Serial, Names: out.Names, Issuer: iss.id, From: cert.NotBefore.Unix(), To: cert.NotAfter.Unix()}
+		r := record{Serial: out.Serial, Names: out.Names, Issuer: iss.id, From: cert.NotBefore.Unix(),
+			To: cert.NotAfter.Unix()}
 		if err := putJSON(b, name, r); err != nil {
 			return err
 		}
@@ -192,7 +194,8 @@ func (c *CA) List() ([]Certificate, error) {
 	}
 	out := make([]Certificate, 0, len(all))
 	for _, r := range all {
-		cert := Certificate{Serial: r.Serial, Names: r.Names, Issuer: r.Issuer, NotBefore: time.Unix(r.From, 0).UTC(), NotAfter: time.Unix(r.To, 0).UTC()}
+		cert := Certificate{Serial: r.Serial, Names: r.Names, Issuer: r.Issuer, NotBefore: time.Unix(r.From, 0).UTC(),
+			NotAfter: time.Unix(r.To, 0).UTC()}
 		if r.Revoked != 0 {
 			cert.Revoked = time.Unix(r.Revoked, 0).UTC()
 		}

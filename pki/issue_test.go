@@ -452,7 +452,7 @@ func TestEveryNamedListExists(t *testing.T) {
 	h := build(t, nil)
 	var seen []*x509.Certificate
 	for round := range 8 {
-		certs, err := h.shake(h.ca.Roots(), "docker.io")
+		certs, err := h.handshake(h.ca.Roots(), "docker.io")
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -23,10 +23,10 @@ import (
 )
 
 // leaves are this node's certificates for the names that it answers for. certmagic makes keys and requests, stores,
-// renews and holds the certificates; what it asks for a certificate is us (Issue). When that happens is decided here and
-// not by certmagic's on-demand mode, for three reasons: its wait lists are one per process and by name, so that two CAs
-// in one process mix up; it retries inside the handshake, for minutes; and it knows expiry as the only reason to renew,
-// by the system's clock.
+// renews and holds the certificates; what it asks for a certificate is us (Issue). When that happens is decided here
+// and not by certmagic's on-demand mode, for three reasons: its wait lists are one per process and by name, so that two
+// CAs in one process mix up; it retries inside the handshake, for minutes; and it knows expiry as the only reason to
+// renew, by the system's clock.
 type leaves struct {
 	ca     *CA
 	magic  *certmagic.Config
@@ -41,7 +41,7 @@ type leaves struct {
 	closed bool
 	ready  map[string]*leaf  // what handshakes may get of certmagic's cache, by name; at most maxLeaves
 	said   map[string]string // by name: why it has no certificate
-	wg     sync.WaitGroup    // calls in flight; added to under mu while not closed
+	wg     sync.WaitGroup    // calls in flight; added to while mu is held and the CA is open
 }
 
 // maxLeaves bounds what a wrong Config.Known could do to memory and disk.
@@ -512,7 +512,8 @@ func (l *leaves) due(f *leaf) bool {
 		return true
 	}
 	now := l.ca.now()
-	return due(f.cert.Leaf.NotBefore, f.cert.Leaf.NotAfter, now) && earlier(now.Add(leafLife), s.issuer.end).After(f.cert.Leaf.NotAfter)
+	return due(f.cert.Leaf.NotBefore, f.cert.Leaf.NotAfter, now) && earlier(now.Add(leafLife), s.issuer.end).After(
+		f.cert.Leaf.NotAfter)
 }
 
 func (l *leaves) forget(name string) {

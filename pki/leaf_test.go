@@ -70,13 +70,15 @@ func TestWhichCertificate(t *testing.T) {
 		if n := len(cert.Leaf.DNSNames) + len(cert.Leaf.IPAddresses); n != 1 {
 			t.Errorf("%q at %s: %d names in one certificate", c.sni, c.local, n)
 		}
-		if len(cert.Leaf.CRLDistributionPoints) != 1 || cert.Leaf.CRLDistributionPoints[0] != "http://casemate.internal/crl/"+h.snapshot().issuer.id+".crl" {
+		if len(cert.Leaf.CRLDistributionPoints) != 1 ||
+			cert.Leaf.CRLDistributionPoints[0] != "http://casemate.internal/crl/"+h.snapshot().issuer.id+".crl" {
 			t.Errorf("distribution points %v", cert.Leaf.CRLDistributionPoints)
 		}
 	}
 	// Known to us, but the intermediate does not permit it: an error, and no miss.
 	h.know("ghcr.io")
-	if cert, err := h.ca.TLSConfig().GetCertificate(hello("ghcr.io", "10.0.0.11:443")); cert != nil || !errors.Is(err, ErrNotPermitted) {
+	if cert, err := h.ca.TLSConfig().GetCertificate(hello("ghcr.io", "10.0.0.11:443")); cert != nil ||
+		!errors.Is(err, ErrNotPermitted) {
 		t.Errorf("got %v, %v, want ErrNotPermitted", cert, err)
 	}
 	if len(h.misses) != 0 {
@@ -93,7 +95,8 @@ func TestScannerMakesNothingGrow(t *testing.T) {
 			t.Fatalf("got %v, %v", cert, err)
 		}
 	}
-	for _, junk := range []string{"../../etc/passwd", "a b", "*.docker.io", "x\x00y", strings.Repeat("a", 300), "..", "a..b", "[::1", "é.example"} {
+	for _, junk := range []string{"../../etc/passwd", "a b", "*.docker.io", "x\x00y", strings.Repeat("a", 300), "..",
+		"a..b", "[::1", "é.example"} {
 		if cert, err := get(hello(junk, "127.0.0.1:443")); cert != nil || err != nil {
 			t.Errorf("%q: got %v, %v", junk, cert, err)
 		}
@@ -265,7 +268,7 @@ func TestDamagedFiles(t *testing.T) {
 	} {
 		t.Run(what, func(t *testing.T) {
 			h := build(t, nil)
-			first, err := h.shake(h.ca.Roots(), "docker.io")
+			first, err := h.handshake(h.ca.Roots(), "docker.io")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -273,7 +276,7 @@ func TestDamagedFiles(t *testing.T) {
 			damage(t, h, filepath.Join(h.cfg.Dir, "docker.io"))
 			h.reopen()
 			for range 2 {
-				certs, err := h.shake(h.ca.Roots(), "docker.io")
+				certs, err := h.handshake(h.ca.Roots(), "docker.io")
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -291,7 +294,7 @@ func TestDamagedFiles(t *testing.T) {
 		})
 		t.Run(what+", found when it is renewed", func(t *testing.T) {
 			h := build(t, nil)
-			if _, err := h.shake(h.ca.Roots(), "docker.io"); err != nil {
+			if _, err := h.handshake(h.ca.Roots(), "docker.io"); err != nil {
 				t.Fatal(err)
 			}
 			first := h.ca.leaves.lookup("docker.io")
@@ -353,13 +356,13 @@ func TestDiskTakesNothing(t *testing.T) {
 	if err := os.Mkdir(filepath.Join(h.cfg.Dir, "docker.io"), 0o700); err != nil { // in the way
 		t.Fatal(err)
 	}
-	certs, err := h.shake(h.ca.Roots(), "docker.io")
+	certs, err := h.handshake(h.ca.Roots(), "docker.io")
 	if err != nil {
 		t.Fatal(err)
 	}
 	h.clock.add(25 * day)
 	h.maintain()
-	again, err := h.shake(h.ca.Roots(), "docker.io")
+	again, err := h.handshake(h.ca.Roots(), "docker.io")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -373,7 +376,7 @@ func TestLeafIsRenewed(t *testing.T) {
 	h := build(t, nil)
 	stop, done := make(chan struct{}), make(chan struct{})
 	roots := h.ca.Roots()
-	if _, err := h.shake(roots, "docker.io"); err != nil {
+	if _, err := h.handshake(roots, "docker.io"); err != nil {
 		t.Fatal(err)
 	}
 	first := h.ca.leaves.lookup("docker.io")
@@ -409,12 +412,12 @@ func TestLeafIsRenewed(t *testing.T) {
 	if n := len(h.ca.leaves.cache.AllMatchingCertificates("docker.io")); n != 1 {
 		t.Errorf("certmagic keeps %d certificates of the name, want 1", n)
 	}
-	if _, err := h.shake(roots, "docker.io"); err != nil {
+	if _, err := h.handshake(roots, "docker.io"); err != nil {
 		t.Error(err)
 	}
 	// Nobody asked for weeks and Run did not run: the next handshake waits for a new one.
 	h.clock.add(60 * day)
-	if _, err := h.shake(roots, "docker.io"); err != nil {
+	if _, err := h.handshake(roots, "docker.io"); err != nil {
 		t.Error(err)
 	}
 }
@@ -427,7 +430,7 @@ func TestHandshakeWithoutQuorum(t *testing.T) {
 		return errors.New("no quorum"), false
 	}
 	for _, name := range []string{"docker.io", "registry.k8s.io", ""} {
-		if _, err := h.shake(h.ca.Roots(), name); err != nil {
+		if _, err := h.handshake(h.ca.Roots(), name); err != nil {
 			t.Error(err)
 		}
 	}
@@ -436,7 +439,7 @@ func TestHandshakeWithoutQuorum(t *testing.T) {
 
 func TestClosedCA(t *testing.T) {
 	h := build(t, nil)
-	if _, err := h.shake(h.ca.Roots(), "docker.io"); err != nil {
+	if _, err := h.handshake(h.ca.Roots(), "docker.io"); err != nil {
 		t.Fatal(err)
 	}
 	if err := errors.Join(h.ca.Close(), h.ca.Close()); err != nil {
@@ -457,7 +460,7 @@ func TestClientHangsUp(t *testing.T) {
 	if err := tls.Server(server, h.ca.TLSConfig()).HandshakeContext(ctx); err == nil {
 		t.Error("no error")
 	}
-	if _, err := h.shake(h.ca.Roots(), "docker.io"); err != nil {
+	if _, err := h.handshake(h.ca.Roots(), "docker.io"); err != nil {
 		t.Error(err)
 	}
 }
@@ -466,10 +469,12 @@ func TestTooManyLeaves(t *testing.T) {
 	h := build(t, nil)
 	h.ca.leaves.mu.Lock()
 	for i := range maxLeaves {
-		h.ca.leaves.ready[fmt.Sprint(i)] = &leaf{cert: &tls.Certificate{Leaf: &x509.Certificate{NotAfter: time.Now().Add(day)}}}
+		h.ca.leaves.ready[fmt.Sprint(i)] = &leaf{cert: &tls.Certificate{
+			Leaf: &x509.Certificate{NotAfter: time.Now().Add(day)}}}
 	}
 	h.ca.leaves.mu.Unlock()
-	if _, err := h.ca.leaves.obtain("docker.io"); err == nil || !strings.Contains(err.Error(), "4096 certificates are the most") {
+	if _, err := h.ca.leaves.obtain("docker.io"); err == nil ||
+		!strings.Contains(err.Error(), "4096 certificates are the most") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -500,7 +505,7 @@ func TestZapToSlog(t *testing.T) {
 func TestGlobalsAreUnused(t *testing.T) {
 	before := certmagic.Default
 	h := build(t, nil)
-	if _, err := h.shake(h.ca.Roots(), "docker.io"); err != nil {
+	if _, err := h.handshake(h.ca.Roots(), "docker.io"); err != nil {
 		t.Fatal(err)
 	}
 	if fmt.Sprintf("%+v", before) != fmt.Sprintf("%+v", certmagic.Default) {

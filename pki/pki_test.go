@@ -186,14 +186,14 @@ func (l logTo) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// shake makes a TLS handshake over loopback, as a client that trusts roots and asks for name ("" for none), and returns
-// what the server sent.
-func (h *house) shake(roots []byte, name string) ([]*x509.Certificate, error) {
+// handshake makes a TLS handshake over loopback, as a client that trusts roots and asks for name ("" for none), and
+// returns what the server sent.
+func (h *house) handshake(roots []byte, name string) ([]*x509.Certificate, error) {
 	h.t.Helper()
-	return shake(h.t, h.ca.TLSConfig(), roots, name, h.clock.now)
+	return handshake(h.t, h.ca.TLSConfig(), roots, name, h.clock.now)
 }
 
-func shake(t testing.TB, server *tls.Config, roots []byte, name string, now func() time.Time) ([]*x509.Certificate,
+func handshake(t testing.TB, server *tls.Config, roots []byte, name string, now func() time.Time) ([]*x509.Certificate,
 	error) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -236,7 +236,7 @@ func TestHandshakeByName(t *testing.T) {
 	h := build(t, nil)
 	for _, name := range []string{"registry.k8s.io", "registry-1.docker.io", "casemate.internal",
 		"n1.casemate.internal", "", "127.0.0.1"} {
-		certs, err := h.shake(h.ca.Roots(), name)
+		certs, err := h.handshake(h.ca.Roots(), name)
 		if err != nil {
 			t.Fatalf("%q: %v", name, err)
 		}
@@ -248,7 +248,7 @@ func TestHandshakeByName(t *testing.T) {
 
 func TestUnknownNameIsAMiss(t *testing.T) {
 	h := build(t, nil)
-	_, err := h.shake(h.ca.Roots(), "update.example.com")
+	_, err := h.handshake(h.ca.Roots(), "update.example.com")
 	if err == nil || !strings.Contains(err.Error(), "remote error: tls: unrecognized name") {
 		t.Errorf("got %v, want the alert unrecognized_name", err)
 	}

@@ -48,7 +48,7 @@ func TestRotateWidens(t *testing.T) {
 	fresh := bytes.TrimSuffix(both, old)
 	shakes := func(what string, roots []byte, name string, want bool) {
 		t.Helper()
-		if _, err := h.shake(roots, name); (err == nil) != want {
+		if _, err := h.handshake(roots, name); (err == nil) != want {
 			t.Errorf("%s, %s: accepted %v, want %v (%v)", what, name, err == nil, want, err)
 		}
 	}
@@ -167,7 +167,7 @@ func TestRotateAwayFromEnterprise(t *testing.T) {
 		}
 		ours := bytes.TrimSuffix(h.ca.Roots(), theirs)
 		for _, trust := range [][]byte{theirs, ours, h.ca.Roots()} {
-			if _, err := h.shake(trust, "docker.io"); err != nil {
+			if _, err := h.handshake(trust, "docker.io"); err != nil {
 				t.Error(err)
 			}
 		}
@@ -180,7 +180,7 @@ func TestRotateAwayFromEnterprise(t *testing.T) {
 		if s := h.ca.Shape(); s.Name != ShapeAnchored {
 			t.Errorf("shape %s", s.Name)
 		}
-		if _, err := h.shake(ours, "docker.io"); err != nil {
+		if _, err := h.handshake(ours, "docker.io"); err != nil {
 			t.Error(err)
 		}
 	})
@@ -201,7 +201,7 @@ func TestRotateAwayFromEnterprise(t *testing.T) {
 		if err := h.ca.RotateTo(t.Context(), Change{Own: true, Abrupt: true}); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := h.shake(h.ca.Roots(), "docker.io"); err != nil {
+		if _, err := h.handshake(h.ca.Roots(), "docker.io"); err != nil {
 			t.Error(err)
 		}
 	})
@@ -224,7 +224,7 @@ func TestUndoFinish(t *testing.T) {
 	if err := h.ca.FinishRotation(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := h.shake(old, "docker.io"); err == nil {
+	if _, err := h.handshake(old, "docker.io"); err == nil {
 		t.Fatal("the old root is of use after the end")
 	}
 	h.clock.add(29 * day)
@@ -240,7 +240,7 @@ func TestUndoFinish(t *testing.T) {
 	}
 	for _, name := range []string{"docker.io", "registry.k8s.io"} { // one leaf from before, and a new one
 		for _, trust := range [][]byte{old, bytes.TrimSuffix(both, old), both} {
-			if _, err := h.shake(trust, name); err != nil {
+			if _, err := h.handshake(trust, name); err != nil {
 				t.Error(err)
 			}
 		}
@@ -271,7 +271,7 @@ func TestUndoRotation(t *testing.T) {
 	h.know("files.nwe.example")
 	h.constrain(append([]string{"files.nwe.example"}, enabled...)...)
 	both := h.ca.Roots()
-	if _, err := h.shake(both, "docker.io"); err != nil {
+	if _, err := h.handshake(both, "docker.io"); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := h.ca.Undo(t.Context()); !errors.Is(err, ErrNotPermitted) ||
@@ -287,7 +287,7 @@ func TestUndoRotation(t *testing.T) {
 		t.Error("the old root is not in use again")
 	}
 	for _, trust := range [][]byte{old, both} {
-		certs, err := h.shake(trust, "docker.io")
+		certs, err := h.handshake(trust, "docker.io")
 		if err != nil {
 			t.Error(err)
 		} else if len(certs) != 4 {
@@ -308,7 +308,7 @@ func TestUndoRotation(t *testing.T) {
 	if err := h.ca.RotateTo(t.Context(), Change{Permit: []string{"new.example"}}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := h.shake(old, "ghcr.io"); err != nil {
+	if _, err := h.handshake(old, "ghcr.io"); err != nil {
 		t.Error(err)
 	}
 }
@@ -321,13 +321,13 @@ func TestUndoEnterprise(t *testing.T) {
 	if err := h.ca.UseEnterprise(t.Context(), chain, key); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := h.shake(old, "docker.io"); err == nil {
+	if _, err := h.handshake(old, "docker.io"); err == nil {
 		t.Fatal("there is no cross certificate")
 	}
 	if what, err := h.ca.Undo(t.Context()); err != nil || what != UndoneRotation {
 		t.Fatal(what, err)
 	}
-	if _, err := h.shake(old, "docker.io"); err != nil {
+	if _, err := h.handshake(old, "docker.io"); err != nil {
 		t.Error(err)
 	}
 }

@@ -283,7 +283,7 @@ func TestRotateConfinesAnEnterprise(t *testing.T) {
 		t.Errorf("the enterprise's key is stored: %v", err)
 	}
 	h.maintain()
-	if _, err := h.shake(roots, "docker.io"); err != nil {
+	if _, err := h.handshake(roots, "docker.io"); err != nil {
 		t.Error(err)
 	}
 	sent, _ := h.sent("docker.io")

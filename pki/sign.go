@@ -26,7 +26,8 @@ func (c *CA) signLeaf(
 		Subject: pkix.Name{Organization: []string{organization(c.domain)}},
 	}
 	if !t.NotAfter.After(now) {
-		return nil, fmt.Errorf("the intermediate %s ended on %s and is not replaced yet", iss.id, t.NotAfter.UTC().Format(time.DateTime))
+		return nil, fmt.Errorf("the intermediate %s ended on %s and is not replaced yet", iss.id,
+			t.NotAfter.UTC().Format(time.DateTime))
 	}
 	if _, ok := pub.(*rsa.PublicKey); ok {
 		t.KeyUsage |= x509.KeyUsageKeyEncipherment

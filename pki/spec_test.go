@@ -155,11 +155,11 @@ func TestManyNames(t *testing.T) {
 	}
 	h.constrain(names...)
 	h.know(names...)
-	if _, err := h.shake(h.ca.Roots(), names[len(names)-1]); err != nil {
+	if _, err := h.handshake(h.ca.Roots(), names[len(names)-1]); err != nil {
 		t.Error(err)
 	}
 	h.reopen()
-	if _, err := h.shake(h.ca.Roots(), names[300]); err != nil {
+	if _, err := h.handshake(h.ca.Roots(), names[300]); err != nil {
 		t.Error(err)
 	}
 }

@@ -511,7 +511,8 @@ func (a *API) postCheck(r *http.Request) (any, error) {
 	}
 	for _, p := range req.Platforms {
 		if !bundle.KnownPlatform(p) {
-			return nil, usage.Errorf("a platform is a system and an architecture, like linux/amd64 or linux/arm64/v8, got %q",
+			return nil, usage.Errorf("a platform is a system and an architecture, like linux/amd64 or "+
+				"linux/arm64/v8, got %q",
 				p)
 		}
 	}

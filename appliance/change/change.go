@@ -108,7 +108,8 @@ func (c *Changes) version(name string) (uint64, error) {
 func (c *Changes) AddOrigin(ctx context.Context, host string, aliases []string) (origin.Origin, error) {
 	for _, n := range append([]string{host}, aliases...) {
 		if in := origin.Pasted(n); in != "" {
-			return origin.Origin{}, usage.Errorf("an origin is a host name, without a scheme and a path: write %s, got %q",
+			return origin.Origin{}, usage.Errorf("an origin is a host name, without a scheme and a path: write %s, "+
+				"got %q",
 				in, n)
 		}
 	}

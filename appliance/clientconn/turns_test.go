@@ -146,7 +146,8 @@ func TestCopyInTurnsKeepsTheOrder(t *testing.T) {
 			}
 		}
 		if seen != notes || !bytes.Equal(body, want) {
-			t.Errorf("%d bytes: %d arrived, equal: %v; %d notes, want %d", size, len(body), bytes.Equal(body, want), seen, notes)
+			t.Errorf("%d bytes: %d arrived, equal: %v; %d notes, want %d", size, len(body), bytes.Equal(body, want),
+				seen, notes)
 		}
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
 
@@ -80,7 +81,8 @@ func Load(path string) (Config, error) {
 				"path", path)
 		}
 		if errors.Is(err, fs.ErrPermission) {
-			return Config{}, usage.Errorf("config %s may not be read by user %d: chmod o+r %s, and o+x for its directories, or "+
+			return Config{}, usage.Errorf("config %s may not be read by user %d: chmod o+r %s, and o+x for its "+
+				"directories, or "+
 				"run the command as root: %w", path, os.Geteuid(), path, fs.ErrPermission)
 		}
 		return Config{}, usage.Errorf("config: %w", err)
@@ -422,22 +424,35 @@ func routeAddrs() []netip.Addr {
 	return list
 }
 
+// comment writes text as a comment, in lines of at most 120 columns.
+func comment(b *strings.Builder, indent, text string) {
+	line := indent + "#"
+	for _, word := range strings.Fields(text) {
+		if utf8.RuneCountInString(line+" "+word) > 120 {
+			b.WriteString(line + "\n")
+			line = indent + "#"
+		}
+		line += " " + word
+	}
+	b.WriteString(line + "\n")
+}
+
 // YAML writes the config as a file that Parse reads: every key with its description; keys that are not set are
 // comments with their default.
 func (c *Config) YAML() []byte {
 	var b strings.Builder
-	b.WriteString("# The config of this Casemate node. Every key is optional; keys that are not set are commented " +
-		"out, " +
-		"with their default or an example.\n" +
-		"# Settings that are the same on every node are changed with: casemate config set\n" +
-		"# To apply a change: systemctl reload casemate, which reports what needs a restart. " +
-		"After one of advertise, listen or data: casemate sockets\n")
+	comment(&b, "", "The config of this Casemate node. Every key is optional; keys that are not set are commented "+
+		"out, with their default or an example.")
+	comment(&b, "", "Settings that are the same on every node are changed with: casemate config set")
+	comment(&b, "", "To apply a change: systemctl reload casemate, which reports what needs a restart. "+
+		"After one of advertise, listen or data: casemate sockets")
 	key := func(indent, name, value, def, help string) {
 		mark := ""
 		if value == "" {
 			mark, value = "#", def
 		}
-		fmt.Fprintf(&b, "%s# %s\n%s%s%s: %s\n", indent, help, indent, mark, name, value)
+		comment(&b, indent, help)
+		fmt.Fprintf(&b, "%s%s%s: %s\n", indent, mark, name, value)
 	}
 	text := func(s string) string {
 		if s == "" {
@@ -459,8 +474,9 @@ func (c *Config) YAML() []byte {
 
 	b.WriteString("\n")
 	key("", "node", text(c.Node), `"n1"`, "The node's name, a DNS label. Default: the host's short name.")
-	key("", "data", text(c.Data), strconv.Quote(service.DataDir), "The directory that the node owns. A larger disk: mount it there, or name its directory here. "+
-		"Never make that place a symbolic link.")
+	key("", "data", text(c.Data), strconv.Quote(service.DataDir),
+		"The directory that the node owns. A larger disk: mount it there, or name its directory here. "+
+			"Never make that place a symbolic link.")
 	key("", "advertise", list(len(c.Advertise), func(i int) string { return c.Advertise[i].String() }), `["10.0.0.11"]`,
 		"Addresses at which clients and the other nodes reach this one; DNS answers with them. "+
 			"Default: those of the default routes.")

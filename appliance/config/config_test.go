@@ -49,7 +49,8 @@ func TestConfigIsReadWhole(t *testing.T) {
 
 func TestConfigErrorsNameTheLineTheRuleAndTheValue(t *testing.T) {
 	for _, c := range []struct{ in, want string }{
-		{"nodes: n1\n", `c.yaml line 1: unknown key "nodes"; the keys of the config are advertise, data, listen, log, node, peers`},
+		{"nodes: n1\n",
+			`c.yaml line 1: unknown key "nodes"; the keys of the config are advertise, data, listen, log, node, peers`},
 		{"node: n1\nlisten:\n  htp: []\n",
 			`c.yaml line 3: unknown key "htp"; the keys of listen are admin, dns, http, https, peer`},
 		{"node: n1\nnode: n2\n", `c.yaml line 2: key "node" is duplicated`},

@@ -26,9 +26,9 @@ func Blank(path string) (bool, error) {
 }
 
 // Stage writes the config beside its place before anything else is done, so that a place that cannot be written to is
-// known early; the function that it returns moves it there or removes it. A file that is not blank is left as it is, but
-// for node, data and advertise where given sets one and the file does not: they are added at its end. With "" nothing is
-// written. writes says whether something is.
+// known early; the function that it returns moves it there or removes it. A file that is not blank is left as it is,
+// but for node, data and advertise where given sets one and the file does not: they are added at its end. With ""
+// nothing is written. writes says whether something is.
 func Stage(path string, cfg, given Config) (put func(ok bool) error, writes bool, err error) {
 	if path == "" {
 		return func(bool) error { return nil }, false, nil
@@ -99,7 +99,8 @@ func extended(path string, given Config) ([]byte, error) {
 	}
 	text += add.String()
 	if _, err := Parse(path, []byte(text)); err != nil {
-		return nil, usage.Errorf("config %s exists and lacks what flags say, and it cannot be added at its end: write it there, "+
+		return nil, usage.Errorf("config %s exists and lacks what flags say, and it cannot be added at its end: "+
+			"write it there, "+
 			"and leave the flags out: %s", path, strings.ReplaceAll(strings.TrimSpace(add.String()), "\n", "; "))
 	}
 	return []byte(text), nil

@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// What flags say and the config does not is added to it; what stands there stays as it is.
+// What flags say and the config does not is added to it; existing keys stay as they are.
 func TestStageAddsWhatFlagsSay(t *testing.T) {
 	addr := []netip.Addr{netip.MustParseAddr("10.0.0.11"), netip.MustParseAddr("fd00::11")}
 	for _, c := range []struct {
@@ -18,7 +18,8 @@ func TestStageAddsWhatFlagsSay(t *testing.T) {
 		want       string // "" is an error
 	}{
 		{"nothing is given", "node: n1 # mine\n", Config{}, "node: n1 # mine\n"},
-		{"an address", "node: n1 # mine\n", Config{Advertise: addr}, "node: n1 # mine\nadvertise: [\"10.0.0.11\", \"fd00::11\"]\n"},
+		{"an address", "node: n1 # mine\n", Config{Advertise: addr},
+			"node: n1 # mine\nadvertise: [\"10.0.0.11\", \"fd00::11\"]\n"},
 		{"no end of line", "node: n1", Config{Advertise: addr[:1]}, "node: n1\nadvertise: [\"10.0.0.11\"]\n"},
 		{"it says so already", "node: n1\n", Config{Node: "n1"}, "node: n1\n"},
 		{"everything", "log: {level: debug}\n", Config{Node: "n2", Data: "/srv/x", Advertise: addr[:1]},
@@ -62,7 +63,8 @@ func TestStageWrites(t *testing.T) {
 	}
 	old := syscall.Umask(0o077)
 	defer syscall.Umask(old)
-	for path, written := range map[string]string{link: file, filepath.Join(dir, "a", "b.yaml"): filepath.Join(dir, "a", "b.yaml")} {
+	for path, written := range map[string]string{link: file, filepath.Join(dir, "a", "b.yaml"): filepath.Join(dir, "a",
+		"b.yaml")} {
 		put, _, err := Stage(path, Config{Node: "n1"}, Config{})
 		if err == nil {
 			err = put(true)

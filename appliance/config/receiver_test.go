@@ -36,7 +36,8 @@ func TestLogWithAReceiverThatDoesNotRead(t *testing.T) {
 	text := r.out.String()
 	lines := strings.Count(text, "msg=line\n")
 	if lines < keptLines || lines >= 2*keptLines || !strings.Contains(text, "log lines were dropped") {
-		t.Errorf("%d lines of %d came, at least %d were expected, and a line that tells of the others", lines, 2*keptLines,
+		t.Errorf("%d lines of %d came, at least %d were expected, and a line that tells of the others", lines,
+			2*keptLines,
 			keptLines)
 	}
 }
@@ -45,7 +46,10 @@ func TestLogWithAReceiverThatDoesNotRead(t *testing.T) {
 func TestFlushEndsWithoutAReader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		free := make(chan struct{})
-		log, _, flush := NewServiceLogger(Log{Format: "text"}, writer(func([]byte) (int, error) { <-free; return 0, io.ErrClosedPipe }))
+		log, _, flush := NewServiceLogger(Log{Format: "text"}, writer(func([]byte) (int, error) {
+			<-free
+			return 0, io.ErrClosedPipe
+		}))
 		log.Info("line")
 		flush()
 		close(free)

@@ -35,11 +35,12 @@ func Line(e Executable, bastions []netip.Addr) string {
 	if machine == "" {
 		machine = e.Arch
 	}
-	return fmt.Sprintf(`( [ "$(uname -m)" = %[1]s ] || { echo "this is for %[1]s, the node is $(uname -m): take the line of a bastion with that architecture" >&2; exit 1; }; `+
-		`d=$(mktemp) && trap 'rm -f "$d"' EXIT && head -c %[5]d /dev/zero >"$d" || { echo "no room in ${TMPDIR:-/tmp}: free %[6]d MiB there, or name another directory with TMPDIR" >&2; exit 1; }; `+
-		`for u in %[2]s; do `+
-		`{ curl -fsS --noproxy '*' -m 120 -o "$d" "$u" || wget -q --no-proxy -T 120 -O "$d" "$u"; } && echo "%[3]s  $d" | sha256sum -c --status - && break; done; `+
-		`echo "%[3]s  $d" | sha256sum -c --status - || { echo "no bastion served the right file" >&2; exit 1; }; chmod 700 "$d" && "$d" doctor %[4]s )`,
+	return fmt.Sprintf(
+		`( [ "$(uname -m)" = %[1]s ] || { echo "this is for %[1]s, the node is $(uname -m): take the line of a bastion with that architecture" >&2; exit 1; }; `+
+			`d=$(mktemp) && trap 'rm -f "$d"' EXIT && head -c %[5]d /dev/zero >"$d" || { echo "no room in ${TMPDIR:-/tmp}: free %[6]d MiB there, or name another directory with TMPDIR" >&2; exit 1; }; `+
+			`for u in %[2]s; do `+
+			`{ curl -fsS --noproxy '*' -m 120 -o "$d" "$u" || wget -q --no-proxy -T 120 -O "$d" "$u"; } && echo "%[3]s  $d" | sha256sum -c --status - && break; done; `+
+			`echo "%[3]s  $d" | sha256sum -c --status - || { echo "no bastion served the right file" >&2; exit 1; }; chmod 700 "$d" && "$d" doctor %[4]s )`,
 		machine, strings.Join(urls, " "), e.SHA256, strings.Join(addrs, " "),
 		e.Size, e.Size>>20+1)
 }

@@ -265,7 +265,8 @@ var troubles = []trouble{
 	{"manifest-unknown", []string{"failed to resolve reference", "manifest unknown", "MANIFEST_UNKNOWN"},
 		"The bastion at {bastion} does not have {name} under this name: {detail}.", []step{
 			{do: "on a bastion: `casemate missing` lists the name exactly as it was requested, and notes if only " +
-				"other platforms are stored or a short name was ambiguous; `casemate image list` shows what is stored"}}},
+				"other platforms are stored or a short name was ambiguous; `casemate image list` shows what is " +
+				"stored"}}},
 	{"no-platform", []string{"no match for platform in manifest"},
 		"The bastion at {bastion} has {name}, but not for this node's platform ({detail}).", []step{
 			{do: "on the connected side: `casemate bundle create --platform {detail} …`, then `casemate import` on a " +

@@ -125,11 +125,13 @@ func TestLineWithoutRoom(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	line := Line(Executable{SHA256: strings.Repeat("ab", 32), Size: 60 << 20, Arch: "amd64", OS: "linux"}, []netip.Addr{netip.MustParseAddr("127.0.0.1")})
+	line := Line(Executable{SHA256: strings.Repeat("ab", 32), Size: 60 << 20, Arch: "amd64", OS: "linux"},
+		[]netip.Addr{netip.MustParseAddr("127.0.0.1")})
 	cmd := exec.Command("sh", "-c", line)
 	cmd.Env = append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"), "TMPDIR=/some/where")
 	out, err := cmd.CombinedOutput()
-	if err == nil || !strings.Contains(string(out), "no room in /some/where: free 61 MiB there") || strings.Contains(string(out), "no bastion gave") {
+	if err == nil || !strings.Contains(string(out), "no room in /some/where: free 61 MiB there") ||
+		strings.Contains(string(out), "no bastion gave") {
 		t.Errorf("%v: %s", err, out)
 	}
 	if _, err := os.Lstat(filepath.Join(dir, "f")); !os.IsNotExist(err) {

@@ -115,11 +115,12 @@ func (s *Site) line(script string) string {
 			hosts = append(hosts, a.String())
 		}
 	}
-	return fmt.Sprintf(`sh -c 'f=$(mktemp) && head -c 1048576 /dev/zero >"$f" || { rm -f "$f"; echo "casemate-enroll: no room in ${TMPDIR:-/tmp}: free 1 MiB there, or name another directory with TMPDIR; nothing was done" >&2; exit 1; }; `+
-		`for b in %s; do u="http://$b/enroll"; `+
-		`if command -v curl >/dev/null; then curl -fsS --noproxy "*" -m 20 -o "$f" "$u"; else http_proxy= wget -q -T 20 -O "$f" "$u"; fi || continue; `+
-		`if echo "%s  $f" | sha256sum -c - >/dev/null 2>&1; then sh "$f" "$@"; r=$?; rm -f "$f"; exit $r; fi; echo "casemate-enroll: $u has a wrong checksum" >&2; done; `+
-		`rm -f "$f"; echo "casemate-enroll: no bastion served the script; nothing was done" >&2; exit 1' casemate-enroll`+"\n",
+	return fmt.Sprintf(
+		`sh -c 'f=$(mktemp) && head -c 1048576 /dev/zero >"$f" || { rm -f "$f"; echo "casemate-enroll: no room in ${TMPDIR:-/tmp}: free 1 MiB there, or name another directory with TMPDIR; nothing was done" >&2; exit 1; }; `+
+			`for b in %s; do u="http://$b/enroll"; `+
+			`if command -v curl >/dev/null; then curl -fsS --noproxy "*" -m 20 -o "$f" "$u"; else http_proxy= wget -q -T 20 -O "$f" "$u"; fi || continue; `+
+			`if echo "%s  $f" | sha256sum -c - >/dev/null 2>&1; then sh "$f" "$@"; r=$?; rm -f "$f"; exit $r; fi; echo "casemate-enroll: $u has a wrong checksum" >&2; done; `+
+			`rm -f "$f"; echo "casemate-enroll: no bastion served the script; nothing was done" >&2; exit 1' casemate-enroll`+"\n",
 		quoted(hosts), hex.EncodeToString(sum[:]))
 }
 

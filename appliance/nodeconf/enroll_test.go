@@ -935,11 +935,13 @@ func TestLine(t *testing.T) {
 		t.Error("the same site gives two scripts")
 	}
 	sum := sha256.Sum256([]byte(script))
-	want := `sh -c 'f=$(mktemp) && head -c 1048576 /dev/zero >"$f" || { rm -f "$f"; echo "casemate-enroll: no room in ${TMPDIR:-/tmp}: free 1 MiB there, or name another directory with TMPDIR; nothing was done" >&2; exit 1; }; ` +
-		`for b in "10.0.0.11" "10.0.0.12" "10.0.0.13" "[fd00::13]"; do u="http://$b/enroll"; ` +
-		`if command -v curl >/dev/null; then curl -fsS --noproxy "*" -m 20 -o "$f" "$u"; else http_proxy= wget -q -T 20 -O "$f" "$u"; fi || continue; ` +
-		`if echo "` + hex.EncodeToString(sum[:]) + `  $f" | sha256sum -c - >/dev/null 2>&1; then sh "$f" "$@"; r=$?; rm -f "$f"; exit $r; fi; echo "casemate-enroll: $u has a wrong checksum" >&2; done; ` +
-		`rm -f "$f"; echo "casemate-enroll: no bastion served the script; nothing was done" >&2; exit 1' casemate-enroll` + "\n"
+	want :=
+		`sh -c 'f=$(mktemp) && head -c 1048576 /dev/zero >"$f" || { rm -f "$f"; echo "casemate-enroll: no room in ${TMPDIR:-/tmp}: free 1 MiB there, or name another directory with TMPDIR; nothing was done" >&2; exit 1; }; ` +
+			`for b in "10.0.0.11" "10.0.0.12" "10.0.0.13" "[fd00::13]"; do u="http://$b/enroll"; ` +
+			`if command -v curl >/dev/null; then curl -fsS --noproxy "*" -m 20 -o "$f" "$u"; else http_proxy= wget -q -T 20 -O "$f" "$u"; fi || continue; ` +
+			`if echo "` + hex.EncodeToString(sum[:]) +
+			`  $f" | sha256sum -c - >/dev/null 2>&1; then sh "$f" "$@"; r=$?; rm -f "$f"; exit $r; fi; echo "casemate-enroll: $u has a wrong checksum" >&2; done; ` +
+			`rm -f "$f"; echo "casemate-enroll: no bastion served the script; nothing was done" >&2; exit 1' casemate-enroll` + "\n"
 	if got := enroll(t, s, "line")[0].Text; got != want {
 		t.Errorf("the line is\n%s, want\n%s", got, want)
 	}
@@ -984,7 +986,8 @@ func TestLineTriesEveryBastion(t *testing.T) {
 				t.Fatal(err)
 			}
 			// BusyBox takes its own mktemp.
-			if out := line(1, ""); name != "busybox" && !strings.Contains(out, "free 1 MiB there, or name another directory with TMPDIR; nothing was done") {
+			if out := line(1, ""); name != "busybox" &&
+				!strings.Contains(out, "free 1 MiB there, or name another directory with TMPDIR; nothing was done") {
 				t.Errorf("with no room for temporary files it says\n%s", out)
 			}
 			if err := os.Remove(filepath.Join(dir, "mktemp")); err != nil {

@@ -128,9 +128,11 @@ func TestANameBelongsToOneOrigin(t *testing.T) {
 
 func TestPasted(t *testing.T) {
 	for s, want := range map[string]string{
-		"https://registry.k8s.io/v2/": "registry.k8s.io", "https://Quay.IO": "quay.io", "docker://quay.io:443/a/b:1": "quay.io",
+		"https://registry.k8s.io/v2/": "registry.k8s.io", "https://Quay.IO": "quay.io",
+		"docker://quay.io:443/a/b:1": "quay.io",
 		"registry.k8s.io/pause:3.10": "registry.k8s.io", "ftp://quay.io/": "quay.io", "quay.io/": "quay.io",
-		"quay.io": "", "quay.io:5000": "", "10.0.0.1": "", "https://10.0.0.1/": "", "library/nginx": "", "": "", "/": "",
+		"quay.io": "", "quay.io:5000": "", "10.0.0.1": "", "https://10.0.0.1/": "", "library/nginx": "",
+		"": "", "/": "",
 		"://": "", "https://": "", "2001:db8::1": "", "*.quay.io": "",
 	} {
 		if got := Pasted(s); got != want {

@@ -29,7 +29,8 @@ const Unit = "casemate.service"
 const DataDir = "/var/lib/casemate"
 
 // units are the directories in which packages and operators install units (systemd.unit(5)).
-var units = []string{"etc/systemd/system", "usr/local/lib/systemd/system", "usr/lib/systemd/system", "lib/systemd/system"}
+var units = []string{"etc/systemd/system", "usr/local/lib/systemd/system", "usr/lib/systemd/system",
+	"lib/systemd/system"}
 
 // dropInDir is the directory of the operator's drop-ins, relative to the root directory.
 const dropInDir = "etc/systemd/system"
@@ -51,7 +52,8 @@ func Find() (*Host, error) {
 	}
 	u, err := user.Lookup(User)
 	if err != nil {
-		return nil, fmt.Errorf("%s is installed, but its user %s does not exist (systemd-sysusers creates it): %w", Unit, User, err)
+		return nil, fmt.Errorf("%s is installed, but its user %s does not exist (systemd-sysusers creates it): %w",
+			Unit, User, err)
 	}
 	h := &Host{root: "/"}
 	h.uid, err = strconv.Atoi(u.Uid)
@@ -95,7 +97,8 @@ func (h *Host) Prepare(data string) error {
 			return fmt.Errorf("data directory %s: %w", data, err)
 		}
 		if uid, ok := owner(info); ok && uid != h.uid && e.Name() != "lost+found" {
-			return fmt.Errorf("data directory %s: %s belongs to user %d, but the daemon runs as %s: chown -R %s: %s", data, e.Name(), uid, User, User, data)
+			return fmt.Errorf("data directory %s: %s belongs to user %d, but the daemon runs as %s: chown -R %s: %s",
+				data, e.Name(), uid, User, User, data)
 		}
 	}
 	if err := dir.Lchown(".", h.uid, h.gid); err != nil {
@@ -110,7 +113,8 @@ func Linked(data string) error {
 	if err != nil || data != DataDir {
 		return nil // whatever else is wrong with it is said where it is used
 	}
-	return fmt.Errorf("data directory %s is a symbolic link to %s, and packages, upgrades and systemd need a directory of "+
+	return fmt.Errorf("data directory %s is a symbolic link to %s, and packages, upgrades and systemd need a "+
+		"directory of "+
 		"its own there: remove the link, and mount the disk at %s, or write data: %s into casemate.yaml and run "+
 		"casemate sockets (before there is a node: casemate init --data %s)", data, to, data, to, to)
 }
@@ -122,7 +126,8 @@ func (h *Host) Owns(path, data string) error {
 		return fmt.Errorf("data directory %s: %w", data, err)
 	}
 	if uid, ok := owner(info); ok && uid != h.uid {
-		return fmt.Errorf("data directory %s: %s belongs to user %d, and the daemon runs as %s, which may not read it: "+
+		return fmt.Errorf("data directory %s: %s belongs to user %d, and the daemon runs as %s, which may not read "+
+			"it: "+
 			"chown -R %s: %s", data, filepath.Base(path), uid, User, User, data)
 	}
 	return nil
@@ -166,7 +171,8 @@ func (h *Host) CanEnter(data string) error {
 	return h.As(func() error {
 		for dir, rest := "/", strings.TrimPrefix(data, "/"); ; {
 			if _, err := os.Stat(dir + "/."); errors.Is(err, fs.ErrPermission) {
-				return fmt.Errorf("data directory %s: the daemon runs as %s, which may not enter %s: chmod o+x %s, or choose another", data, User, dir, dir)
+				return fmt.Errorf("data directory %s: the daemon runs as %s, which may not enter %s: chmod o+x %s, "+
+					"or choose another", data, User, dir, dir)
 			}
 			if rest == "" {
 				return nil
@@ -198,7 +204,8 @@ func (h *Host) CanRead(config string) error {
 func hidden(data string) error {
 	for _, dir := range []string{"/home", "/root", "/run", "/tmp", "/var/tmp", "/dev", "/proc", "/sys"} {
 		if data == dir || strings.HasPrefix(data, dir+"/") {
-			return fmt.Errorf("data directory %s: %s is hidden from the daemon by its unit, or does not survive a reboot: choose another, for example below /srv", data, dir)
+			return fmt.Errorf("data directory %s: %s is hidden from the daemon by its unit, or does not survive a "+
+				"reboot: choose another, for example below /srv", data, dir)
 		}
 	}
 	return nil
@@ -300,7 +307,8 @@ func paths() func(func(string) bool) {
 // DropIns returns the drop-ins for cfg, by path below /etc/systemd/system.
 func DropIns(cfg Config) (map[string][]byte, error) {
 	if strings.ContainsFunc(cfg.Data, func(r rune) bool { return r < ' ' || r == 0x7f }) {
-		return nil, fmt.Errorf("data directory %q has control characters in its name, which systemd's units do not support: choose another", cfg.Data)
+		return nil, fmt.Errorf("data directory %q has control characters in its name, which systemd's units do not "+
+			"support: choose another", cfg.Data)
 	}
 	if err := hidden(filepath.Clean(cfg.Data)); err != nil {
 		return nil, err

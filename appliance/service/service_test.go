@@ -18,7 +18,8 @@ func at(list ...string) (l []netip.AddrPort) {
 	return l
 }
 
-var usual = Config{Data: DataDir, HTTP: at("10.0.0.11:80"), HTTPS: at("10.0.0.11:443", "[fd00::11]:443"), DNS: at("10.0.0.11:53")}
+var usual = Config{Data: DataDir, HTTP: at("10.0.0.11:80"), HTTPS: at("10.0.0.11:443", "[fd00::11]:443"),
+	DNS: at("10.0.0.11:53")}
 
 func TestDropInsSayTheAddressesAndNothingElse(t *testing.T) {
 	files, err := DropIns(usual)
@@ -58,10 +59,12 @@ func TestDataElsewhere(t *testing.T) {
 
 // The daemon cannot see these directories.
 func TestDataWhereTheDaemonCannotSeeIt(t *testing.T) {
-	for _, data := range []string{"/home/ops/casemate", "/root", "/tmp/x", "/var/tmp/x", "/srv/../home/x", "/run/casemate/data"} {
+	for _, data := range []string{"/home/ops/casemate", "/root", "/tmp/x", "/var/tmp/x", "/srv/../home/x",
+		"/run/casemate/data"} {
 		cfg := usual
 		cfg.Data = data
-		if _, err := DropIns(cfg); err == nil || !strings.Contains(err.Error(), "is hidden from the daemon by its unit") {
+		if _, err := DropIns(cfg); err == nil || !strings.Contains(err.Error(),
+			"is hidden from the daemon by its unit") {
 			t.Errorf("%s: %v", data, err)
 		}
 	}
@@ -136,7 +139,8 @@ func TestWriteChangesWhatHasChanged(t *testing.T) {
 		}
 	}
 	http, data := "casemate-http.socket.d/10-addresses.conf", "casemate.service.d/10-data.conf"
-	write(usual, http, "casemate-https.socket.d/10-addresses.conf", "casemate-dns-udp.socket.d/10-addresses.conf", "casemate-dns-tcp.socket.d/10-addresses.conf")
+	write(usual, http, "casemate-https.socket.d/10-addresses.conf", "casemate-dns-udp.socket.d/10-addresses.conf",
+		"casemate-dns-tcp.socket.d/10-addresses.conf")
 	write(usual)
 	moved := usual
 	moved.Data, moved.HTTP = "/srv/casemate", at("10.0.0.12:80")
@@ -170,19 +174,22 @@ func TestPrepareRefusesOthersFiles(t *testing.T) {
 		t.Errorf("a second time: %v", err)
 	}
 	other := &Host{uid: os.Getuid() + 1, gid: os.Getgid()}
-	if err := other.Prepare(data); err == nil || !strings.Contains(err.Error(), "mine belongs to user") || !strings.Contains(err.Error(), "chown -R casemate: ") {
+	if err := other.Prepare(data); err == nil || !strings.Contains(err.Error(), "mine belongs to user") ||
+		!strings.Contains(err.Error(), "chown -R casemate: ") {
 		t.Errorf("got %v", err)
 	}
 }
 
 func TestFirewallNamesTheServiceOrThePorts(t *testing.T) {
 	peer := netip.MustParseAddrPort("10.0.0.11:7443")
-	if got := Firewall(usual, peer); got[0] != "firewall-cmd --permanent --add-service=casemate" || got[1] != "firewall-cmd --reload" {
+	if got := Firewall(usual, peer); got[0] != "firewall-cmd --permanent --add-service=casemate" ||
+		got[1] != "firewall-cmd --reload" {
 		t.Errorf("%q", got)
 	}
 	cfg := usual
 	cfg.HTTP = at("10.0.0.11:8080")
-	want := "firewall-cmd --permanent --add-port=443/tcp --add-port=53/tcp --add-port=53/udp --add-port=7443/tcp --add-port=8080/tcp"
+	want := "firewall-cmd --permanent --add-port=443/tcp --add-port=53/tcp --add-port=53/udp --add-port=7443/tcp " +
+		"--add-port=8080/tcp"
 	if got := Firewall(cfg, peer); got[0] != want {
 		t.Errorf("%q", got[0])
 	}

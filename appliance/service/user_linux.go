@@ -22,7 +22,8 @@ func (h *Host) As(do func() error) (err error) {
 			err = errors.Join(err, fmt.Errorf("back to root: %w", back))
 		}
 	}()
-	if err := errors.Join(syscall.Setgroups([]int{h.gid}), syscall.Setresgid(-1, h.gid, -1), syscall.Setresuid(-1, h.uid, -1)); err != nil {
+	if err := errors.Join(syscall.Setgroups([]int{h.gid}), syscall.Setresgid(-1, h.gid, -1),
+		syscall.Setresuid(-1, h.uid, -1)); err != nil {
 		return fmt.Errorf("become user %s: %w", User, err)
 	}
 	return do()

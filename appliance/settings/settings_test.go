@@ -103,8 +103,9 @@ func TestRedirectPairs(t *testing.T) {
 		{a + " http://UPDATE.k3s.io:80/v1-release//channels/stable=>text:x", "must have each address once"},
 		{"https://a.example/x=>https://a.example/x", "it leads to itself"},
 		{"https://a.example/x=>/x", "it leads to itself"},
-		{"https://a.example/x=>https://b.example/*", "a * is allowed only at the end of a target, and only if the address " +
-			"ends in /*"},
+		{"https://a.example/x=>https://b.example/*",
+			"a * is allowed only at the end of a target, and only if the address " +
+				"ends in /*"},
 		{"https://a.example/x*=>https://b.example/y", "a * is allowed only after the last slash"},
 		{"https://a.example/*/x=>https://b.example/y", "a * is allowed only after the last slash"},
 		{"https://a.example/*=>https://b.example/*/x", "a * is allowed only at the end"},

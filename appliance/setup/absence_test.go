@@ -82,14 +82,19 @@ func TestAnErrorIsNoAbsence(t *testing.T) {
 				for what, do := range map[string]func() error{
 					"initialised": func() error { _, err := Initialised(cfg); return err },
 					"removed":     func() error { return Removed(filepath.Join(cfg.Data, clusterDir)) },
-					"init":        func() error { _, err := Init(context.Background(), cfg, InitOptions{}); return err },
+					"init": func() error {
+						_, err := Init(context.Background(), cfg, InitOptions{})
+						return err
+					},
 					"restore": func() error {
-						_, _, err := Restore(context.Background(), cfg, strings.NewReader(""), RestoreOptions{Passphrase: "x"})
+						_, _, err := Restore(context.Background(), cfg, strings.NewReader(""),
+							RestoreOptions{Passphrase: "x"})
 						return err
 					},
 				} {
 					err := do()
-					if err == nil || !strings.Contains(err.Error(), c.says) || strings.Contains(err.Error(), "casemate init") {
+					if err == nil || !strings.Contains(err.Error(), c.says) ||
+						strings.Contains(err.Error(), "casemate init") {
 						t.Errorf("%s: got %v, expected an error with %q", what, err, c.says)
 					}
 				}

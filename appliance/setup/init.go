@@ -121,15 +121,17 @@ func Init(ctx context.Context, cfg config.Config, opt InitOptions) (res InitResu
 	}
 	if _, given := opt.Set["domain"]; !given {
 		if zone := hostZone(); zone != "" {
-			res.Notes = append(res.Notes, fmt.Sprintf("the cluster's zone is %s and cannot be changed later; this host is in "+
+			res.Notes = append(res.Notes, fmt.Sprintf("the cluster's zone is %s and cannot be changed later; this "+
+				"host is in "+
 				"%s: to use your own zone, start again with an empty data directory and --domain casemate.%s",
 				res.Domain, zone, zone))
 		}
 	}
 	if len(set.Forward) == 0 {
 		if found := hostResolvers(cfg.Advertise); len(found) > 0 {
-			res.Notes = append(res.Notes, fmt.Sprintf("other names are answered NXDOMAIN at once; to forward them to this "+
-				"host's resolvers: casemate config set dns.forward %s", strings.Join(found, ",")))
+			res.Notes = append(res.Notes, fmt.Sprintf(
+				"other names are answered NXDOMAIN at once; to forward them to this "+
+					"host's resolvers: casemate config set dns.forward %s", strings.Join(found, ",")))
 		}
 	}
 	return res, nil
@@ -221,17 +223,21 @@ func unreadable(data string, err error) error {
 		if u, uerr := user.LookupId(strconv.Itoa(os.Geteuid())); uerr == nil {
 			who = u.Username
 		}
-		return fmt.Errorf("data directory %s: %s may not read it, so nobody knows whether a node is there; if its files "+
-			"belong to another user than the daemon (a restored copy does): chown -R %s: %s: %w", data, who, service.User,
+		return fmt.Errorf("data directory %s: %s may not read it, so nobody knows whether a node is there; if its "+
+			"files "+
+			"belong to another user than the daemon (a restored copy does): chown -R %s: %s: %w", data, who,
+			service.User,
 			data, err)
 	case errors.Is(err, syscall.ENOTDIR):
 		return fmt.Errorf("data directory %s: a part of it is a file and no directory: choose another with data (or "+
 			"--data): %w", data, err)
 	case errors.Is(err, syscall.ELOOP):
-		return fmt.Errorf("data directory %s: its symbolic links lead in a circle: name the directory itself with data (or "+
+		return fmt.Errorf("data directory %s: its symbolic links lead in a circle: name the directory itself with "+
+			"data (or "+
 			"--data): %w", data, err)
 	}
-	return fmt.Errorf("data directory %s cannot be read, so nobody knows whether a node is there; the disk may be damaged "+
+	return fmt.Errorf("data directory %s cannot be read, so nobody knows whether a node is there; the disk may be "+
+		"damaged "+
 		"or gone (dmesg): %w", data, err)
 }
 
@@ -246,7 +252,8 @@ func checkDataDir(dir string) error {
 	}
 	for _, e := range entries {
 		if !slices.Contains([]string{clusterDir, CertsDir, MissingFile, removedFile, "lost+found"}, e.Name()) {
-			return fmt.Errorf("data directory %s contains %q, which is not casemate's: choose an empty directory with data (or "+
+			return fmt.Errorf("data directory %s contains %q, which is not casemate's: choose an empty directory "+
+				"with data (or "+
 				"--data): %w", dir, e.Name(), fs.ErrExist)
 		}
 	}
@@ -270,7 +277,8 @@ func openOrBootstrap(cfg config.Config, log *slog.Logger) (*cluster.Cluster, err
 // ClusterConfig returns the configuration for opening the cluster on a node with this config.
 func ClusterConfig(cfg config.Config, log *slog.Logger) cluster.Config {
 	return cluster.Config{
-		Dir: filepath.Join(cfg.Data, clusterDir), Node: cfg.Node, Log: log, Reserve: reserve(cfg.Data), Tallies: tallies,
+		Dir: filepath.Join(cfg.Data, clusterDir), Node: cfg.Node, Log: log, Reserve: reserve(cfg.Data),
+		Tallies: tallies,
 	}
 }
 
@@ -323,7 +331,8 @@ func hostResolvers(own []netip.Addr) []string {
 				continue
 			}
 			a, err := netip.ParseAddr(f[1])
-			if err != nil || a.IsLoopback() || a.Zone() != "" || slices.Contains(own, a) || slices.Contains(found, a.String()) {
+			if err != nil || a.IsLoopback() || a.Zone() != "" || slices.Contains(own, a) ||
+				slices.Contains(found, a.String()) {
 				continue
 			}
 			found = append(found, a.String())

@@ -24,10 +24,10 @@ type Prepared struct {
 	Firewall []string
 }
 
-// prepare makes what a node needs: its config if there is none, with given added if there is one that lacks it, its data by calling make, and, where systemd runs the
-// daemon, its sockets' drop-ins. The data is made as the daemon's user. What can be refused is refused before make is
-// called; if that fails there is no config and no drop-in either. If we were to crash after make, the next run would
-// find the data whole (make says so), and write the rest.
+// prepare makes what a node needs: its config if there is none, with given added if there is one that lacks it, its
+// data by calling make, and, where systemd runs the daemon, its sockets' drop-ins. The data is made as the daemon's
+// user. What can be refused is refused before make is called; if that fails there is no config and no drop-in either.
+// If we were to crash after make, the next run would find the data whole (make says so), and write the rest.
 func prepare(cfg, given config.Config, configFile string, make func() error) (p Prepared, err error) {
 	host, err := serviceHost(configFile)
 	if err != nil {
@@ -120,7 +120,8 @@ func WriteSockets(cfg config.Config, configFile string) ([]string, error) {
 		return nil, err
 	}
 	if host == nil {
-		return nil, usage.Errorf("systemd does not run casemate with %s on this host, or you are not root: the daemon binds "+
+		return nil, usage.Errorf("systemd does not run casemate with %s on this host, or you are not root: the "+
+			"daemon binds "+
 			"its sockets itself", configFile)
 	}
 	return host.Write(cfg.Units())

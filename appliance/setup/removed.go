@@ -24,7 +24,8 @@ func Removed(data string) error {
 	} else if err != nil {
 		return unreadable(data, err)
 	}
-	return fmt.Errorf("stopped on %s (data directory %s): %w", info.ModTime().UTC().Format(time.RFC3339), data, cluster.ErrRemoved)
+	return fmt.Errorf("stopped on %s (data directory %s): %w", info.ModTime().UTC().Format(time.RFC3339), data,
+		cluster.ErrRemoved)
 }
 
 // MarkRemoved records that the node with this data directory was removed.

@@ -35,7 +35,8 @@ func Restore(ctx context.Context, cfg config.Config, r io.Reader,
 	if there, err := exists(cfg.Data, clusterDir, "format"); err != nil {
 		return rep, p, err
 	} else if there {
-		return rep, p, fmt.Errorf("data directory %s is already initialised, restore into a new one with data (or --data); "+
+		return rep, p, fmt.Errorf("data directory %s is already initialised, restore into a new one with data (or "+
+			"--data); "+
 			"if only the config is missing after a restore, casemate init writes it: %w", cfg.Data, fs.ErrExist)
 	}
 	for _, name := range []string{CertsDir, MissingFile} {

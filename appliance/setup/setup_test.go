@@ -33,10 +33,12 @@ func TestInitRefusesContradictionsAndWritesNothing(t *testing.T) {
 		says string
 	}{
 		{InitOptions{Set: map[string]string{"dns.ttl": "0s"}}, `setting dns.ttl must be between 1s and 1h, got "0s"`},
-		{InitOptions{Set: map[string]string{"files.alias_arch": "x86"}}, `setting files.alias_arch must be one of amd64, arm64,`},
+		{InitOptions{Set: map[string]string{"files.alias_arch": "x86"}},
+			`setting files.alias_arch must be one of amd64, arm64,`},
 		{InitOptions{Set: map[string]string{"nonsense": "1"}}, `there is no setting "nonsense"`},
 		{InitOptions{Set: map[string]string{"domain": "docker.io"}}, "setting domain must not overlap an origin"},
-		{InitOptions{Set: map[string]string{"dns.forward": "127.0.0.1:5353"}}, "this node's own address 127.0.0.1:5353"},
+		{InitOptions{Set: map[string]string{"dns.forward": "127.0.0.1:5353"}},
+			"this node's own address 127.0.0.1:5353"},
 		{InitOptions{Exclude: []string{"casemate.internal"}}, "forbids the domain"},
 		{InitOptions{Permit: []string{"a.bank.example"}, Exclude: []string{"bank.example"}}, "drop one of the two"},
 		{InitOptions{Exclude: []string{"127.0.0.0/8"}}, "advertised address 127.0.0.1 is in exclude 127.0.0.0/8"},

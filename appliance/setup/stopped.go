@@ -66,11 +66,14 @@ func stoppedByData(cfg config.Config, configFile string) error {
 // join write into the config whose node it is.
 func noNode(cfg config.Config, configFile string) error {
 	if blank, err := config.Blank(configFile); err == nil && blank {
-		return fmt.Errorf("no casemate is initialised here (data directory %s): casemate init makes the first node of a "+
+		return fmt.Errorf("no casemate is initialised here (data directory %s): casemate init makes the first node "+
+			"of a "+
 			"cluster, casemate join every other", cfg.Data)
 	}
-	return fmt.Errorf("no node is in data directory %s, but %s is that of node %s: if its disk is not mounted, mount it, and "+
-		"the daemon goes on by itself; if there never was one, casemate init makes the first node of a cluster, casemate join "+
+	return fmt.Errorf("no node is in data directory %s, but %s is that of node %s: if its disk is not mounted, mount "+
+		"it, and "+
+		"the daemon goes on by itself; if there never was one, casemate init makes the first node of a cluster, "+
+		"casemate join "+
 		"every other", cfg.Data, configFile, cfg.Node)
 }
 
@@ -94,7 +97,8 @@ func TakenPorts(cfg config.Config) string {
 	} {
 		for _, at := range l.at {
 			h, held, err := service.HolderOf(l.network, at)
-			// systemd holds the sockets of the units, and a daemon that comes up has them. Who is not root sees neither.
+			// systemd holds the sockets of the units, and a daemon that comes up has them. Who is not root sees
+			// neither.
 			unseen := h.PID == 0 && os.Geteuid() != 0
 			if err != nil || !held || unseen || h.PID == 1 || h.Process == "casemate" {
 				continue
@@ -105,7 +109,8 @@ func TakenPorts(cfg config.Config) string {
 	if len(taken) == 0 {
 		return ""
 	}
-	return strings.Join(taken, ", and ") + ": stop that program, and casemate goes on by itself, or change listen in the " +
+	return strings.Join(taken, ", and ") + ": stop that program, and casemate goes on by itself, or change listen in " +
+		"the " +
 		"config and run casemate sockets"
 }
 
@@ -125,7 +130,8 @@ func stoppedByUnit(states []service.UnitState) error {
 		case u.Active == "activating" && u.Unit == service.Unit:
 			return fmt.Errorf("casemate does not run yet: %s is starting: %s says what it waits for", u.Unit, log)
 		case u.Unit == service.Unit && u.Enabled == "disabled" && u.Active != "active":
-			return fmt.Errorf("no casemate is running here, and %s is not enabled, so that no boot starts it: %s", u.Unit,
+			return fmt.Errorf("no casemate is running here, and %s is not enabled, so that no boot starts it: %s",
+				u.Unit,
 				service.Start())
 		}
 	}

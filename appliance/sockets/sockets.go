@@ -165,11 +165,13 @@ func explainBind(key, network string, a netip.AddrPort, err error) error {
 		return explained{fmt.Sprintf("%s: %s port %s is taken by another program (ss -l%snp 'sport = :%d' shows "+
 			"which): stop it or change %s", key, network, a, flag, a.Port(), key), err}
 	case errors.Is(err, syscall.EACCES):
-		return explained{fmt.Sprintf("%s: ports below 1024, like %s, need root or CAP_NET_BIND_SERVICE: start casemate "+
+		return explained{fmt.Sprintf("%s: ports below 1024, like %s, need root or CAP_NET_BIND_SERVICE: start "+
+			"casemate "+
 			"by systemd, whose sockets bind them (if one could not, casemate status names the program that has the "+
 			"port), or change %s", key, a, key), err}
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
-		return explained{fmt.Sprintf("%s: %s is not an address of this host: change %s (or advertise)", key, a.Addr(), key),
+		return explained{fmt.Sprintf("%s: %s is not an address of this host: change %s (or advertise)", key,
+			a.Addr(), key),
 			err}
 	}
 	return fmt.Errorf("%s %s: %w", key, a, err)
@@ -352,7 +354,8 @@ func (s *Set) bindAdmin(cfg *config.Config, files []*os.File) error {
 		} else if info, statErr := os.Lstat(path); statErr != nil && !errors.Is(statErr, fs.ErrNotExist) {
 			return fmt.Errorf("listen.admin: %w", statErr)
 		} else if statErr == nil && info.Mode().Type() != fs.ModeSocket {
-			return fmt.Errorf("listen.admin: %s exists and is not a socket: remove it or change listen.admin: %w", path, err)
+			return fmt.Errorf("listen.admin: %s exists and is not a socket: remove it or change listen.admin: %w",
+				path, err)
 		}
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("listen.admin: %w", err)

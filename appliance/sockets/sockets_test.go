@@ -68,7 +68,8 @@ func mustDup(t *testing.T, f *os.File) int {
 
 func TestSocketsFromSystemdAreUsedByName(t *testing.T) {
 	cfg := testConfig(t, t.TempDir())
-	cfg.Listen.HTTP, cfg.Listen.HTTPS, cfg.Listen.DNS = nil, nil, nil // no address is configured: those of the inherited sockets apply
+	// no address is configured: those of the inherited sockets apply
+	cfg.Listen.HTTP, cfg.Listen.HTTPS, cfg.Listen.DNS = nil, nil, nil
 	http, httpAt := inherit(t, "http", "tcp", "127.0.0.1:0")
 	https, httpsAt := inherit(t, "https", "tcp", "127.0.0.1:0")
 	udp, udpAt := inherit(t, "dns-udp", "udp", "127.0.0.1:0")

@@ -28,7 +28,8 @@ func (p *Page) lostProblem() (list []cluster.Lost, all int, sentence string) {
 		blobs = fmt.Sprintf("%d blobs are", all)
 	}
 	return list, all, fmt.Sprintf("%s damaged or lost here, and no reachable node has an intact copy, "+
-		"so clients cannot get them: import or push them again (%s); casemate scrub lists all", blobs, strings.Join(named, "; "))
+		"so clients cannot get them: import or push them again (%s); casemate scrub lists all", blobs,
+		strings.Join(named, "; "))
 }
 
 // scrubInfo is the state of the background scrub.

@@ -62,7 +62,8 @@ func (p *Page) Report(ctx context.Context) (any, error) {
 		problems = append(problems, noLeader(p.Cluster.Members()))
 	}
 	if st.DiskFree < st.DiskReserve {
-		problems = append(problems, "the disk is full up to its reserve: nothing can be written; delete images or files and "+
+		problems = append(problems, "the disk is full up to its reserve: nothing can be written; delete images or "+
+			"files and "+
 			"run casemate gc --now, or give it a larger disk")
 	}
 	problems = append(problems, p.Cluster.Problems()...)
@@ -124,9 +125,11 @@ func (p *Page) Report(ctx context.Context) (any, error) {
 		"leader": st.Leader, "role": st.Role, "members": p.Cluster.Members(),
 		"term": st.Term, "applied": st.Applied, "commit": st.Commit,
 		"entries": st.Entries, "images": images, "files": files, "blobs": st.Blobs, "bytes": st.Bytes,
-		"imports":      map[string]any{"complete": complete, "incomplete": len(pending), "running": p.Imports.Running()},
+		"imports": map[string]any{"complete": complete, "incomplete": len(pending),
+			"running": p.Imports.Running()},
 		"disk":         map[string]int64{"total": st.DiskTotal, "free": st.DiskFree, "reserve": st.DiskReserve},
-		"certificates": certs, "ca": shape, "warnings": append([]string{}, warnings...), "misses": misses, "scrub": scrub,
+		"certificates": certs, "ca": shape, "warnings": append([]string{}, warnings...), "misses": misses,
+		"scrub":   scrub,
 		"uploads": uploads,
 	}, nil
 }

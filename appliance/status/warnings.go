@@ -20,7 +20,8 @@ func shapeWarning(s pki.Shape) string {
 		cure = "casemate ca rotate, if its path length leaves room for three CA certificates below it; " +
 			"otherwise have a new one signed and set it with casemate config set pki.issuer"
 	}
-	return fmt.Sprintf("an attacker with a bastion's keys is not limited by %s: %s", strings.Join(s.Missing, "; "), cure)
+	return fmt.Sprintf("an attacker with a bastion's keys is not limited by %s: %s", strings.Join(s.Missing, "; "),
+		cure)
 }
 
 // uploadWarnings returns sentences for status about users who have reached the limit of unfinished uploads.
@@ -44,7 +45,8 @@ func importWarnings(list []content.Import) []string {
 		case i.State != content.Incomplete || i.Running:
 		case len(i.Missing) > 0:
 			out = append(out,
-				fmt.Sprintf("import %s is incomplete: of its %d parts, import %s as well; or remove it: casemate import remove %s", i.Name,
+				fmt.Sprintf("import %s is incomplete: of its %d parts, import %s as well; or remove it: casemate "+
+					"import remove %s", i.Name,
 					i.Parts, strings.Trim(fmt.Sprint(i.Missing), "[]"), i.Name))
 		default:
 			out = append(out, fmt.Sprintf("import %s was interrupted: import %s again to continue; "+
@@ -98,7 +100,8 @@ func (p *Page) clusterWarnings() (list []string) {
 			"differs: casemate cluster format --raise (older versions no longer start after it)", agreed, newest))
 	}
 	if voters > 1 && voters%2 == 0 {
-		list = append(list, fmt.Sprintf("%d nodes vote, of which %d are a majority: the cluster tolerates as many failures with one "+
+		list = append(list, fmt.Sprintf("%d nodes vote, of which %d are a majority: the cluster tolerates as many "+
+			"failures with one "+
 			"node less: add one or remove one", voters, voters/2+1))
 	}
 	return list

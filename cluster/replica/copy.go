@@ -14,9 +14,9 @@ import (
 const streamFrom = 1 << 20
 
 // unasked is the size up to which a blob is sent without asking whether the other node has it. If it has, its server
-// still reads so many bytes without closing the connection. Such a blob is read once for all copies and sent from memory
-// in one piece with its header: net/http sends the header of a request with an unknown body by itself, which wakes the
-// other side for it.
+// still reads so many bytes without closing the connection. Such a blob is read once for all copies and sent from
+// memory in one piece with its header: net/http sends the header of a request with an unknown body by itself, which
+// wakes the other side for it.
 const unasked = 64 << 10
 
 // streamingCopy copies a growing scratch file to one node. It is the body of the request, unless the blob is sent from

@@ -333,8 +333,9 @@ func createWhole(name string, stdout io.Writer) (*whole, error) {
 		if err != nil {
 			return nil, err
 		}
-		return nil, usageError{fmt.Errorf("%s is a symbolic link to %s, and would be replaced by the file: name the file "+
-			"itself, or remove the link", name, to)}
+		return nil,
+			usageError{fmt.Errorf("%s is a symbolic link to %s, and would be replaced by the file: name the file "+
+				"itself, or remove the link", name, to)}
 	case !st.Mode().IsRegular():
 		return nil, usageError{fmt.Errorf("%s is not a file", name)}
 	}

@@ -20,7 +20,9 @@ func TestHalfABackupHasNoName(t *testing.T) {
 		end  func(w http.ResponseWriter)
 		want string
 	}{
-		"cut off":           {func(http.ResponseWriter) { panic(http.ErrAbortHandler) }, "the daemon cut the answer off"},
+		"cut off": {func(http.ResponseWriter) {
+			panic(http.ErrAbortHandler)
+		}, "the daemon cut the answer off"},
 		"ended too early":   {func(http.ResponseWriter) {}, "has no end"},
 		"report is no JSON": {func(w http.ResponseWriter) { w.Header().Set(admin.ReportTrailer, "{") }, "has no end"},
 	} {
@@ -74,8 +76,9 @@ func TestRecoveryCosts(t *testing.T) {
 		{
 			cluster.RecoverReport{Node: "n1", Lost: []string{"n2", "n3"}, Voter: true, Committed: 10, Last: 12,
 				Missing: 3},
-			[]string{"given up: n2, n3", "their number is unknown", "2 log entries, 11 to 12, are not known here to be " +
-				"committed", "3 named blobs are not on this disk"}, "no voter",
+			[]string{"given up: n2, n3", "their number is unknown",
+				"2 log entries, 11 to 12, are not known here to be " +
+					"committed", "3 named blobs are not on this disk"}, "no voter",
 		},
 		{cluster.RecoverReport{Node: "n4", Lost: []string{"n2"}, Committed: 12, Last: 12},
 			[]string{"n4 was not a voter", "every named blob is on this disk"}, "log entries"},

@@ -338,7 +338,8 @@ func readRequest(name string) ([]byte, error) {
 		return data, nil // what is wrong with it says the CA
 	}
 	if _, err := x509.ParseCertificateRequest(data); err != nil {
-		return nil, usageError{fmt.Errorf("%s is no certificate signing request (PKCS#10), neither PEM nor DER; openssl req "+
+		return nil, usageError{fmt.Errorf("%s is no certificate signing request (PKCS#10), neither PEM nor DER; "+
+			"openssl req "+
 			"-new -key KEY -subj /CN=NAME -addext subjectAltName=DNS:NAME makes one", name)}
 	}
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: data}), nil
@@ -348,7 +349,8 @@ func readRequest(name string) ([]byte, error) {
 func refuseExisting(names ...string) error {
 	for _, name := range names {
 		if _, err := os.Lstat(name); err == nil {
-			return fmt.Errorf("%s exists and nothing was issued: name another --dir, or replace it with --force: %w", name,
+			return fmt.Errorf("%s exists and nothing was issued: name another --dir, or replace it with --force: %w",
+				name,
 				fs.ErrExist)
 		} else if !errors.Is(err, fs.ErrNotExist) {
 			return err

@@ -127,7 +127,8 @@ func (c *client) stopped() error {
 	return setup.Stopped(context.Background(), cfg, c.config)
 }
 
-// takenPorts says which other programs have ports of the node of this socket; the daemon itself sees no other processes.
+// takenPorts says which other programs have ports of the node of this socket; the daemon itself sees no other
+// processes.
 func (c *client) takenPorts() []string {
 	cfg, err := loadConfig(c.config)
 	if err != nil || cfg.Listen.Admin != c.socket {

@@ -60,7 +60,8 @@ tags, with neither the whole repository. "casemate gc" frees the disk space.`,
 			if err := noScheme(args[0]); err != nil {
 				return err
 			}
-			if err := o.client().call(cmd.Context(), "DELETE", "images", url.Values{"ref": args}, nil, nil); err != nil {
+			if err := o.client().call(cmd.Context(), "DELETE", "images", url.Values{"ref": args}, nil,
+				nil); err != nil {
 				return o.suggest(cmd, err, theImages, args[0])
 			}
 			return o.changed(cmd, "image", args[0], "deleted")

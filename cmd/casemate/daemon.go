@@ -259,8 +259,9 @@ func initConfig(path, name, data string, addrs []netip.Addr) (cfg, given config.
 		{"--advertise", "advertise", addrs != nil, slices.Equal(addrs, cfg.Advertise)},
 	} {
 		if c.given && !c.same {
-			return cfg, given, usageError{fmt.Errorf("%s exists and contradicts %s: change its %s, or leave the flag out",
-				path, c.flag, c.key)}
+			return cfg, given,
+				usageError{fmt.Errorf("%s exists and contradicts %s: change its %s, or leave the flag out",
+					path, c.flag, c.key)}
 		}
 	}
 	return cfg, given, nil
@@ -287,9 +288,9 @@ func serveCommand(*options) *cobra.Command {
 			if os.Getenv("GOMAXPROCS") == "" {
 				runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + 1)
 			}
-			// The collector runs when there is as much garbage as there is memory in use. A daemon that holds little would
-			// run it after each hundred handshakes, so it is made to count pages that are never touched. Their size bounds
-			// the garbage that this adds, however much comes to be in use, as a higher GOGC would not.
+			// The collector runs when there is as much garbage as there is memory in use. A daemon that holds little
+			// would run it after each hundred handshakes, so it is made to count pages that are never touched. Their
+			// size bounds the garbage that this adds, however much comes to be in use, as a higher GOGC would not.
 			if os.Getenv("GOGC") == "" {
 				untouched := make([]byte, extraGarbage)
 				defer runtime.KeepAlive(&untouched[0])

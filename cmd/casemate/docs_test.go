@@ -80,7 +80,9 @@ func TestDocsCommands(t *testing.T) {
 				continue
 			}
 			before = ""
-			for _, part := range strings.FieldsFunc(line, func(r rune) bool { return r == '|' || r == ';' || r == '&' }) {
+			for _, part := range strings.FieldsFunc(line, func(r rune) bool {
+				return r == '|' || r == ';' || r == '&'
+			}) {
 				args := words(part)
 				for len(args) > 0 && (args[0] == "sudo" || args[0] == "$" || strings.Contains(args[0], "=")) {
 					args = args[1:]
@@ -237,7 +239,8 @@ func TestDocsLinks(t *testing.T) {
 	top := filepath.Join("..", "..")
 	texts := map[string]string{}
 	err := filepath.WalkDir(top, func(name string, d fs.DirEntry, err error) error {
-		if err == nil && d.IsDir() && (d.Name() == ".git" || name == filepath.Join(top, "bin") || name == filepath.Join(top, "dist")) {
+		if err == nil && d.IsDir() && (d.Name() == ".git" || name == filepath.Join(top, "bin") ||
+			name == filepath.Join(top, "dist")) {
 			return fs.SkipDir
 		}
 		if err != nil || !strings.HasSuffix(name, ".md") {

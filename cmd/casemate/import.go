@@ -88,7 +88,8 @@ func importDiff(o *options) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			for _, name := range args {
 				if _, err := os.Stat(name); errors.Is(err, fs.ErrNotExist) && name != "-" {
-					return usageError{fmt.Errorf("import diff compares files with what is here, and there is no file %s; what an "+
+					return usageError{fmt.Errorf("import diff compares files with what is here, and there is no file "+
+						"%s; what an "+
 						"import brought is shown by: casemate import show NAME", name)}
 				}
 			}

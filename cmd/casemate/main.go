@@ -179,7 +179,8 @@ func refuseFIPSOnly(cmd *cobra.Command) error {
 		cmd.HasParent() && cmd.Parent().Name() == "completion" {
 		return nil
 	}
-	return usageError{errors.New("GODEBUG=fips140=only forbids ChaCha20-Poly1305, which seals the cluster's keys: run casemate " +
+	return usageError{errors.New("GODEBUG=fips140=only forbids ChaCha20-Poly1305, which seals the cluster's keys: " +
+		"run casemate " +
 		"without it, or with fips140=on, which uses the validated module where there is one")}
 }
 

@@ -13,8 +13,9 @@ var internals = regexp.MustCompile(`arg\(s\)|invalid argument|temporarily unavai
 	`bind:|dial |0x[0-9a-f]{4}|\.part\b|\.partial|%!|goroutine|held by another|: (open|stat|mkdir|read) `)
 
 func init() {
-	// mistakes TABLE types the commands of a table, each of which is a mistake. A line is an exit code, a command without
-	// casemate, and after " => " the sentence; one that ends with … only begins so. The answer is that sentence alone.
+	// mistakes TABLE types the commands of a table, each of which is a mistake. A line is an exit code, a command
+	// without casemate, and after " => " the sentence; one that ends with … only begins so. The answer is that sentence
+	// alone.
 	storyCommands["mistakes"] = func(ts *testscript.TestScript, _ bool, args []string) {
 		work := ts.Getenv("WORK")
 		for line := range strings.Lines(ts.ReadFile(args[0])) {
@@ -69,7 +70,8 @@ func TestStatusExitCodes(t *testing.T) {
 			var out, talk strings.Builder
 			code := run(append(strings.Fields(args), "--socket", socket), strings.NewReader(""), &out, &talk)
 			if code != want || code != exitDone && !strings.Contains(talk.String(), c.problems[0]) {
-				t.Errorf("%s, serving %v, problems %q: exit code %d, want %d: %s", args, c.serving, c.problems, code, want, &talk)
+				t.Errorf("%s, serving %v, problems %q: exit code %d, want %d: %s", args, c.serving, c.problems, code,
+					want, &talk)
 			}
 		}
 	}

@@ -99,7 +99,8 @@ func NewLink(cfg LinkConfig) *Link {
 	}
 	return &Link{
 		cfg: cfg, waiters: make(map[uint64]waiter), answers: make(map[uint64]chan struct{}),
-		wake: make(chan struct{}, 1), stopped: make(chan struct{}), ever: make(chan struct{}), there: make(chan struct{}),
+		wake: make(chan struct{}, 1), stopped: make(chan struct{}), ever: make(chan struct{}),
+		there: make(chan struct{}),
 	}
 }
 

@@ -18,7 +18,8 @@ fi
 # Earlier versions had the data directory as a condition of the unit: a disk that was mounted later started nothing.
 own=/etc/systemd/system/casemate.service.d/10-data.conf
 if [ -f "$own" ]; then
-    sed -i -e '/^ConditionPathExists=/d' -e '/^RequiresMountsFor=/d' -e 's|^ReadWritePaths="/|ReadWritePaths="-/|' "$own"
+    sed -i -e '/^ConditionPathExists=/d' -e '/^RequiresMountsFor=/d' \
+        -e 's|^ReadWritePaths="/|ReadWritePaths="-/|' "$own"
 fi
 
 if command -v systemd-sysusers >/dev/null; then

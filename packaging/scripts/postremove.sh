@@ -19,7 +19,8 @@ if [ "$1" = purge ]; then
     own=$dropins/casemate.service.d/10-data.conf
     if [ -f "$own" ]; then
         data=$(sed -n 's/^ReadWritePaths="-\{0,1\}\(.*\)"$/\1/p' "$own" | sed 's/%%/%/g; s/\\\(.\)/\1/g')
-        echo "casemate's data in $data stays: it is not where the package put it. It holds keys of the CA: erase it if nobody needs it any more" >&2
+        echo "casemate's data in $data stays: the package did not create that directory." \
+            "It contains keys of the CA: erase it if it is not needed any more" >&2
     fi
     if [ -L /var/lib/casemate ]; then
         echo "casemate's data in $(readlink /var/lib/casemate) stays: /var/lib/casemate is a link." \

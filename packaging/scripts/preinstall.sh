@@ -1,6 +1,6 @@
 #!/bin/sh
-# Before the files are in place: install [OLD-VERSION] or upgrade OLD-VERSION from dpkg; 1 (install) or 2 (upgrade) from rpm.
-# Earlier packages owned /etc/casemate/casemate.yaml, which casemate init writes: the next change of the template would have
+# Before the files are in place: install [OLD-VERSION] or upgrade OLD-VERSION from dpkg; 1 (install) or 2 (upgrade)
+# from rpm. Earlier packages owned /etc/casemate/casemate.yaml, which casemate init writes: a new template would have
 # made dpkg ask. Whoever upgrades from them keeps the file as it is, and no package owns it any more.
 set -e
 

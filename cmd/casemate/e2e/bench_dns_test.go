@@ -285,7 +285,8 @@ func TestBenchStarvation(t *testing.T) {
 	bin := filepath.Join(repo(t), "bin/casemate")
 	beside("an import", bin, "--socket", b.socket, "import", out)
 	beside("a collection", bin, "--socket", b.socket, "gc", "--now")
-	beside("a backup", "sh", "-c", `"$0" --socket "$1" backup - --passphrase-file "$2" >/dev/null`, bin, b.socket, passphrase)
+	beside("a backup", "sh", "-c", `"$0" --socket "$1" backup - --passphrase-file "$2" >/dev/null`, bin, b.socket,
+		passphrase)
 	beside("an upload", bin, "--socket", b.socket, "file", "put", "https://dl.k8s.io/upload",
 		filepath.Join(out, "dl.k8s.io", "big0"))
 }

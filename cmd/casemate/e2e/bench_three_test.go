@@ -349,8 +349,10 @@ func TestBenchThreeImport(t *testing.T) {
 		together = append(together, (cpuOf(t, three) - before).Seconds())
 		drop(three[0], three...)
 	}
-	report(row{what: fmt.Sprintf("import of %d GiB, three nodes, at the leader", gib), unit: "s CPU", ours: cpu["three, leader"],
+	report(row{what: fmt.Sprintf("import of %d GiB, three nodes, at the leader", gib), unit: "s CPU",
+		ours: cpu["three, leader"],
 		peer: "one node", best: cpu["one node"], factor: 3.5})
-	report(row{what: fmt.Sprintf("import of %d GiB, three nodes, at the leader, beside three apart", gib), unit: "s CPU",
+	report(row{what: fmt.Sprintf("import of %d GiB, three nodes, at the leader, beside three apart", gib),
+		unit: "s CPU",
 		ours: median(together), peer: "three nodes apart", best: median(alone), factor: 3.5 / 3})
 }

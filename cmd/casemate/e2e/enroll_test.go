@@ -191,7 +191,8 @@ func TestEnroll(t *testing.T) {
 	})
 	t.Run("the reason of a failure is named", func(t *testing.T) {
 		b.casemate(t, "config", "set", "dns.allow", "192.0.2.0/24")
-		n.fails(t, "casemate.internal does not resolve: the bastions ("+b.ip+") do not answer on port 53", "sh", "-c", b.line(t))
+		n.fails(t, "casemate.internal does not resolve: the bastions ("+b.ip+") do not answer on port 53", "sh", "-c",
+			b.line(t))
 		b.casemate(t, "config", "set", "dns.allow", "--default")
 		if out := n.must(t, "sh", "-c", b.line(t)); !strings.Contains(out, "the certificate is trusted") ||
 			!strings.Contains(out, "nothing to do") {

@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// TestUpgradeFromPackageWithConffile: earlier packages owned /etc/casemate/casemate.yaml, which init writes. The upgrade
-// asks nothing, keeps what was written, takes away what was not, and no package owns the file afterwards.
+// TestUpgradeFromPackageWithConffile: earlier packages owned /etc/casemate/casemate.yaml, which init writes. The
+// upgrade asks nothing, keeps what was written, takes away what was not, and no package owns the file afterwards.
 func TestUpgradeFromPackageWithConffile(t *testing.T) {
 	dir := t.TempDir()
 	before := earlier(t, dir)
@@ -22,11 +22,13 @@ func TestUpgradeFromPackageWithConffile(t *testing.T) {
 		old, next                             string
 	}{
 		{
-			"deb", "dpkg -i", "dpkg -i", "dpkg -P casemate", "dpkg-query -W -f='${Conffiles}' casemate; dpkg -S /etc/casemate/casemate.yaml 2>/dev/null",
+			"deb", "dpkg -i", "dpkg -i", "dpkg -P casemate", "dpkg-query -W -f='${Conffiles}' casemate; dpkg -S " +
+				"/etc/casemate/casemate.yaml 2>/dev/null",
 			"casemate_0.1.0-1_" + goarch() + ".deb", "casemate_99.0.0-1_" + goarch() + ".deb",
 		},
 		{
-			"rpm", "rpm -i --nodeps", "rpm -U --nodeps", "rpm -e --nodeps casemate", "rpm -q --configfiles casemate; rpm -qf /etc/casemate/casemate.yaml >/dev/null 2>&1 && echo casemate.yaml",
+			"rpm", "rpm -i --nodeps", "rpm -U --nodeps", "rpm -e --nodeps casemate",
+			"rpm -q --configfiles casemate; rpm -qf /etc/casemate/casemate.yaml >/dev/null 2>&1 && echo casemate.yaml",
 			"casemate-0.1.0-1." + rpmArch + ".rpm", "casemate-99.0.0-1." + rpmArch + ".rpm",
 		},
 	} {
@@ -39,7 +41,8 @@ func TestUpgradeFromPackageWithConffile(t *testing.T) {
 				if out, _ := b.in("sh", "-c", pm.owned); strings.Contains(out, "casemate.yaml") {
 					t.Errorf("the package owns the config: %s", out)
 				}
-				if out := b.sh(t, "ls -A /etc/casemate 2>/dev/null || true"); strings.Trim(out, "\n") != "" && strings.Trim(out, "\n") != "casemate.yaml" {
+				if out := b.sh(t, "ls -A /etc/casemate 2>/dev/null || true"); strings.Trim(out, "\n") != "" &&
+					strings.Trim(out, "\n") != "casemate.yaml" {
 					t.Errorf("left behind in /etc/casemate: %s", out)
 				}
 			}
@@ -51,7 +54,8 @@ func TestUpgradeFromPackageWithConffile(t *testing.T) {
 			b.sh(t, pm.remove)
 
 			t.Log("one that init has written, and the operator edited, stays, and the daemon runs on")
-			b.sh(t, pm.install+" /mnt/"+pm.old+" && casemate init 2>&1 && echo '# by hand' >> /etc/casemate/casemate.yaml && systemctl enable --now casemate.service")
+			b.sh(t, pm.install+" /mnt/"+pm.old+" && casemate init 2>&1 && echo '# by hand' >> "+
+				"/etc/casemate/casemate.yaml && systemctl enable --now casemate.service")
 			was := b.sh(t, "cat /etc/casemate/casemate.yaml")
 			b.sh(t, pm.upgrade+" /mnt/"+pm.next+" </dev/null")
 			if now := b.sh(t, "cat /etc/casemate/casemate.yaml"); now != was {
@@ -63,7 +67,8 @@ func TestUpgradeFromPackageWithConffile(t *testing.T) {
 
 			t.Log("and so does one that a node runs with that has every default")
 			b.sh(t, "systemctl stop 'casemate*' && rm -r /var/lib/casemate/* && "+pm.remove+"; rm -rf /etc/casemate")
-			b.sh(t, pm.install+" /mnt/"+pm.old+" && cp -p /etc/casemate/casemate.yaml /mnt/blank && casemate init 2>&1 && cp -p /mnt/blank /etc/casemate/casemate.yaml")
+			b.sh(t, pm.install+" /mnt/"+pm.old+" && cp -p /etc/casemate/casemate.yaml /mnt/blank && casemate init "+
+				"2>&1 && cp -p /mnt/blank /etc/casemate/casemate.yaml")
 			b.sh(t, pm.upgrade+" /mnt/"+pm.next+" </dev/null && cmp /mnt/blank /etc/casemate/casemate.yaml")
 			noOwner()
 		})
@@ -98,7 +103,8 @@ func earlier(t *testing.T, dir string) string {
 		}
 	})
 	out := filepath.Join(dir, "old")
-	if text, err := runIn(filepath.Join(tree, "packaging", "tools"), "go", "run", "./packages", "-root", "../..", "-out", out, "-version", "v0.1.0", "-commit", "e2e", "-arch", goarch()); err != nil {
+	if text, err := runIn(filepath.Join(tree, "packaging", "tools"), "go", "run", "./packages", "-root", "../..",
+		"-out", out, "-version", "v0.1.0", "-commit", "e2e", "-arch", goarch()); err != nil {
 		t.Fatalf("packages of %s: %v\n%s", commit, err, text)
 	}
 	return out
@@ -130,7 +136,8 @@ func TestDaemonEndsForNoReasonButItsOwn(t *testing.T) {
 
 	t.Log("systemd's journal is stopped")
 	pid := b.sh(t, "systemctl show -P MainPID casemate.service casemate-dns.service | grep .")
-	b.sh(t, "systemctl stop systemd-journald.socket systemd-journald-dev-log.socket systemd-journald-audit.socket systemd-journald.service 2>/dev/null; ! systemctl is-active --quiet systemd-journald")
+	b.sh(t, "systemctl stop systemd-journald.socket systemd-journald-dev-log.socket systemd-journald-audit.socket "+
+		"systemd-journald.service 2>/dev/null; ! systemctl is-active --quiet systemd-journald")
 	b.sh(t, "casemate config set dns.ttl 19s && casemate config set dns.ttl 18s && casemate status") // each is logged
 	b.sh(t, "systemctl start systemd-journald.socket systemd-journald-dev-log.socket systemd-journald.service")
 	b.sh(t, "casemate config set files.alias_arch amd64")
@@ -146,7 +153,8 @@ func TestDaemonEndsForNoReasonButItsOwn(t *testing.T) {
 	})
 
 	t.Log("somebody ends it")
-	b.sh(t, "kill -TERM $(systemctl show -P MainPID casemate.service) $(systemctl show -P MainPID casemate-dns.service)")
+	b.sh(t, "kill -TERM $(systemctl show -P MainPID casemate.service) $(systemctl show -P MainPID "+
+		"casemate-dns.service)")
 	until(t, "the processes are others", func() error {
 		now := b.sh(t, "systemctl show -P MainPID casemate.service casemate-dns.service | grep .")
 		for old := range strings.Lines(pid) {
@@ -159,7 +167,8 @@ func TestDaemonEndsForNoReasonButItsOwn(t *testing.T) {
 	runs("SIGTERM")
 
 	t.Log("the data disk is not there, and comes back")
-	b.sh(t, "systemctl stop casemate.service && mv /var/lib/casemate /var/lib/disk && mkdir /var/lib/casemate && ! systemctl start casemate.service")
+	b.sh(t, "systemctl stop casemate.service && mv /var/lib/casemate /var/lib/disk && mkdir /var/lib/casemate && ! "+
+		"systemctl start casemate.service")
 	for range 30 { // each wakes the socket
 		client.try("curl", "-sS", "-m", "0.2", "http://"+b.ip+"/readyz")
 	}
@@ -191,13 +200,15 @@ func TestPortsOfOthers(t *testing.T) {
 	b.sh(t, "dpkg -i /mnt/"+deb+" && casemate init 2>&1 && systemctl enable --now casemate.service")
 	runs, _ := watched(t, b, l.host("client", ""))
 	runs("the first start")
-	for _, c := range []struct{ port, kind, key string }{{"80", "STREAM", "listen.http"}, {"53", "DGRAM", "listen.dns"}, {"7443", "STREAM", "listen.peer"}} {
+	for _, c := range []struct{ port, kind, key string }{{"80", "STREAM", "listen.http"}, {
+		"53", "DGRAM", "listen.dns"}, {"7443", "STREAM", "listen.peer"}} {
 		b.sh(t, "systemctl stop 'casemate*'")
 		reuse := "setsockopt(S, SOL_SOCKET, SO_REUSEADDR, 1); "
 		if c.kind == "DGRAM" {
 			reuse = "" // two that say so share a port for datagrams
 		}
-		b.sh(t, "systemd-run --unit=holder -p Type=exec perl -MSocket -e 'socket(S, PF_INET, SOCK_"+c.kind+", 0); "+reuse+
+		b.sh(t, "systemd-run --unit=holder -p Type=exec perl -MSocket -e 'socket(S, PF_INET, SOCK_"+c.kind+
+			", 0); "+reuse+
 			"bind(S, sockaddr_in("+c.port+", inet_aton(\""+b.ip+"\"))) or die $!; listen(S, 5); sleep 3600'")
 		until(t, "the port is taken", func() error {
 			_, err := b.in("sh", "-c", "ss -Hlntup | grep -q '"+b.ip+":"+c.port+" '")
@@ -229,7 +240,8 @@ func watched(t *testing.T, b *booted, client *host) (runs, tells func(string)) {
 			if out, err := b.in("casemate", "status"); err != nil {
 				return fmt.Errorf("%w: %s", err, out)
 			}
-			if out, err := client.try("dig", "+time=1", "+tries=1", "+short", "@"+b.ip, "registry.k8s.io"); err != nil || !strings.Contains(out, b.ip) {
+			if out, err := client.try("dig", "+time=1", "+tries=1", "+short", "@"+b.ip,
+				"registry.k8s.io"); err != nil || !strings.Contains(out, b.ip) {
 				return fmt.Errorf("dig: %v: %s", err, out)
 			}
 			out, err := client.try("curl", "-fsS", "-m", "5", "http://"+b.ip+"/readyz")

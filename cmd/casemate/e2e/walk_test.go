@@ -48,8 +48,8 @@ func (m *booted) terminal(t *testing.T, line string, answers ...string) string {
 	return m.sh(t, "printf '"+strings.Join(answers, "\\n")+"\\n' | script -qec '"+line+"' /dev/null")
 }
 
-// TestWalk is a new operator's first day, with the lines that the README says, on a bastion without a default route: from
-// the package to pulls and pushes on the bastion itself, and a root that is made wider while a node works on.
+// TestWalk is a new operator's first day, with the lines that the README says, on a bastion without a default route:
+// from the package to pulls and pushes on the bastion itself, and a root that is made wider while a node works on.
 func TestWalk(t *testing.T) {
 	dir := t.TempDir()
 	packages(t, "v0.1.0", dir)
@@ -90,7 +90,8 @@ func TestWalk(t *testing.T) {
 	must(t, "cp", filepath.Join(dir, "casemate_0.1.0-1_"+goarch()+".deb"), b.root+"/mnt")
 	for _, arch := range []string{"amd64", "arm64"} {
 		if arch != goarch() {
-			if err := os.WriteFile(b.root+"/mnt/casemate_0.1.0-1_"+arch+".deb", []byte("of another architecture"), 0o600); err != nil {
+			if err := os.WriteFile(b.root+"/mnt/casemate_0.1.0-1_"+arch+".deb", []byte("of another architecture"),
+				0o600); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -102,7 +103,8 @@ func TestWalk(t *testing.T) {
 		talk := b.sh(t, "cat /tmp/talk")
 		switch {
 		case strings.HasPrefix(command, "casemate init"):
-			for _, want := range []string{"casemate.bank.example", "casemate enroll | sh\n", "this prints: casemate enroll\n"} {
+			for _, want := range []string{"casemate.bank.example", "casemate enroll | sh\n",
+				"this prints: casemate enroll\n"} {
 				if !strings.Contains(talk, want) {
 					t.Errorf("%s does not say %q:\n%s", command, want, talk)
 				}
@@ -180,7 +182,8 @@ func TestWalk(t *testing.T) {
 	}
 	b.sh(t, rotate) // as the error says
 	works("in the overlap")
-	b.sh(t, "casemate origin add files.newzone.example && echo new > /mnt/new && casemate file put https://files.newzone.example/new /mnt/new")
+	b.sh(t, "casemate origin add files.newzone.example && echo new > /mnt/new && casemate file put "+
+		"https://files.newzone.example/new /mnt/new")
 	works("in the overlap, with the new origin")
 	b.wrong(t, "", "casemate ca rotate --finish 2>&1")
 	works("after a finish that was refused")
@@ -201,19 +204,22 @@ func TestWalk(t *testing.T) {
 	mirrored.hosts(t)
 	sock, state := mirrored.path("tmp/containerd.sock"), mirrored.path("tmp/containerd")
 	mirrored.write("etc/containerd.toml", "version = 2\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n")
-	mirrored.daemon(t, "containerd", mirrored.in("containerd", "-c", mirrored.path("etc/containerd.toml"), "--root", state+"/root", "--state", state+"/state", "-a", sock)...)
+	mirrored.daemon(t, "containerd", mirrored.in("containerd", "-c", mirrored.path("etc/containerd.toml"), "--root",
+		state+"/root", "--state", state+"/state", "-a", sock)...)
 	until(t, "containerd answers", func() error {
 		_, err := mirrored.try("ctr", "-a", sock, "version")
 		return err
 	})
 	pull := func(ref string) (string, error) {
-		return mirrored.try(mirrored.in("ctr", "-a", sock, "images", "pull", "--snapshotter", "native", "--hosts-dir", "/etc/containerd/certs.d", ref)...)
+		return mirrored.try(mirrored.in("ctr", "-a", sock, "images", "pull", "--snapshotter", "native", "--hosts-dir",
+			"/etc/containerd/certs.d", ref)...)
 	}
 	if out, err := pull("registry.k8s.io/pause:3.10"); err != nil {
 		t.Errorf("a mirrored pull: %v\n%s", err, out)
 	}
 	const nobodys = "registry.nobody.example/team/app:1"
-	if out, err := pull(nobodys); err == nil || !strings.Contains(out, "not found") || strings.Contains(out, "lookup ") {
+	if out, err := pull(nobodys); err == nil || !strings.Contains(out, "not found") ||
+		strings.Contains(out, "lookup ") {
 		t.Errorf("a registry nobody named should be not found, and nobody asked for its name: %v\n%s", err, out)
 	}
 	until(t, "the missing book names it", func() error {

@@ -310,7 +310,8 @@ func (b *builder) pack(s *stage, arch, format, out string) (_ string, err error)
 		PostRemove:  filepath.Join(b.root, "packaging/scripts/postremove.sh"),
 	}
 	info.RPM.Scripts.PostTrans = filepath.Join(b.root, "packaging/scripts/posttrans.sh")
-	info.Deb.Compression, info.RPM.Compression = "gzip", "gzip" // every dpkg and rpm reads it, and Go writes it ten times as fast as xz
+	// every dpkg and rpm reads it, and Go writes it ten times as fast as xz
+	info.Deb.Compression, info.RPM.Compression = "gzip", "gzip"
 	info.RPM.BuildHost, info.RPM.Summary, info.RPM.Group = "casemate", summary, "System Environment/Daemons"
 	for _, f := range s.list {
 		if f.only != "" && f.only != format {
@@ -345,7 +346,8 @@ func (b *builder) pack(s *stage, arch, format, out string) (_ string, err error)
 func ownDirs(list files.Contents) []string {
 	dirs := map[string]bool{}
 	for _, c := range list {
-		for dir := path.Dir(c.Destination); slices.ContainsFunc([]string{"/usr/share/casemate/", docDir}, func(own string) bool { return strings.HasPrefix(dir+"/", own) }); dir = path.Dir(dir) {
+		for dir := path.Dir(c.Destination); slices.ContainsFunc([]string{"/usr/share/casemate/", docDir},
+			func(own string) bool { return strings.HasPrefix(dir+"/", own) }); dir = path.Dir(dir) {
 			dirs[dir] = true
 		}
 	}
