@@ -45,7 +45,8 @@ func KnownKubespray(version string) (*KubesprayRelease, error) {
 		minor, _ = strconv.Atoi(m[1])
 	}
 	if minor < oldestKubespray || minor > newestKubespray {
-		return nil, fmt.Errorf("version %q of Kubespray is not known, only v2.%d.0 to %s: give its checkout with --kubespray DIR",
+		return nil, fmt.Errorf("version %q of Kubespray is not known, only v2.%d.0 to %s: give its checkout with "+
+			"--kubespray DIR",
 			version, oldestKubespray, NewestKubespray)
 	}
 	k := &KubesprayRelease{Release: "v" + strings.TrimPrefix(version, "v"), MirrorServer: true, MirrorCA: minor >= 28,
