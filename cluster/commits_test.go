@@ -12,6 +12,7 @@ import (
 
 	"casemate/cluster"
 	"casemate/cluster/clustertest"
+	"casemate/cluster/wake"
 )
 
 // Nobody waits for raft's next turn: what is committed shows on all nodes as soon as messages can say so, also what a
@@ -72,13 +73,16 @@ func TestCommitIsPassedOn(t *testing.T) {
 	})
 }
 
-// A write that comes when nothing else does waits for disks and wires, and for no timer: in a bubble no time goes by.
+// A write that comes alone waits for disks and the network, and for no timer: in a bubble no time passes.
 func TestWritesWaitForNoTimer(t *testing.T) {
 	clustertest.Run(t, func(t *testing.T) {
 		cl := clustertest.New(t, 3, nil)
 		for _, n := range cl.Nodes {
 			for i := range 5 {
-				time.Sleep(time.Second + time.Duration(i)*37*time.Millisecond)
+				time.Sleep(time.Second)
+				// Heartbeats and beats go out at whole multiples of 200 ms. A write in the 2 ms after one of them has
+				// to wait for the next beat, so this one comes between two.
+				time.Sleep(wake.Within(200*time.Millisecond) + time.Duration(i+1)*30*time.Millisecond)
 				began := time.Now()
 				if err := n.Put("x", fmt.Sprint(n.Name, i)); err != nil {
 					t.Fatal(err)
