@@ -355,7 +355,7 @@ func TestAcrossTheGap(t *testing.T) {
 		if got := node.must(t, "curl", "-fsS", kubeadm+".sha256"); !strings.HasPrefix(got, hex.EncodeToString(sum[:])) {
 			t.Errorf("the checksum file says %q", got)
 		}
-		if out := b.casemate(t, "import", whole); !strings.Contains(out, "nothing changes") {
+		if out := b.casemate(t, "import", whole); !strings.Contains(out, "nothing changed") {
 			t.Errorf("the same content once more should say so:\n%s", out)
 		}
 		b.casemate(t, "check", "--images", images, "--files", files, "--platform", platform)
