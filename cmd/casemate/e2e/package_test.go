@@ -284,7 +284,7 @@ func life(t *testing.T, pm manager, dir string) {
 	b.sh(t, `sed -i 's/^#listen:/listen:/; s/^  #http: .*/  http: ["`+b.ip+`:80", "`+b.ip+
 		`:8080"]/' /etc/casemate/casemate.yaml`)
 	b.wrong(t, "", "systemctl restart casemate")
-	b.says(t, "systemd's socket \"http\" is at "+b.ip+":80, but listen.http says "+b.ip+":80, "+b.ip+":8080",
+	b.says(t, "systemd's socket \"http\" is at "+b.ip+":80, but listen.http is "+b.ip+":80, "+b.ip+":8080",
 		"journalctl -u casemate -o cat --no-pager -n 20")
 	// Not restart: where two services start while sockets are bound anew, systemd's own children hold the old ones for
 	// a moment.
@@ -299,7 +299,7 @@ func life(t *testing.T, pm manager, dir string) {
 		"is-active casemate-dns.service")
 	n.fails(t, "", "curl", "-fsS", "-m", "5", "-o", "/dev/null", "http://"+b.ip+"/healthz")
 	b.sh(t, "test -d /var/lib/casemate/cluster && ! test -e /usr/bin/casemate && test -e /etc/casemate/casemate.yaml")
-	b.says(t, "its data from before is here", pm.install+" "+next)
+	b.says(t, "data of an earlier installation exists", pm.install+" "+next)
 	b.sh(t, "systemctl enable --now casemate.service")
 	n.must(t, "curl", "-fsS", "-o", "/dev/null", file)
 
