@@ -11,7 +11,8 @@ import (
 	"testing"
 )
 
-// readme returns the shell blocks of a section of the README, line by line.
+// readme returns the shell blocks of a section of the README, command by command: a line that ends in \ goes on in the
+// next one.
 func readme(t *testing.T, section string) (blocks [][]string) {
 	t.Helper()
 	data, err := os.ReadFile(filepath.Join(repo(t), "README.md"))
@@ -29,7 +30,7 @@ func readme(t *testing.T, section string) (blocks [][]string) {
 			return blocks
 		}
 		block, text, _ = strings.Cut(text, "\n```")
-		blocks = append(blocks, strings.Split(block, "\n"))
+		blocks = append(blocks, strings.Split(strings.ReplaceAll(block, "\\\n", ""), "\n"))
 	}
 }
 
