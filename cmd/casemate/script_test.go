@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -89,7 +90,7 @@ func TestScripts(t *testing.T) {
 			"exit": func(ts *testscript.TestScript, _ bool, args []string) {
 				exitWith(ts, args[0], args[1], args[2:]...)
 			},
-			// ready waits until the daemon that the script started serves.
+			// ready waits until the daemon that the script started serves, or has ended.
 			"ready": func(ts *testscript.TestScript, _ bool, _ []string) {
 				var err error
 				for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
@@ -99,6 +100,9 @@ func TestScripts(t *testing.T) {
 						if err = ts.Exec("casemate", "status"); err == nil {
 							return
 						}
+					}
+					if daemonEnded(ts) {
+						ts.Fatalf("the daemon has ended: %v", err)
 					}
 					time.Sleep(20 * time.Millisecond) // between two looks at the condition
 				}
@@ -120,12 +124,7 @@ func TestScripts(t *testing.T) {
 			},
 			// free VAR puts an unused address into the variable, for a daemon that clients of the script must find.
 			"free": func(ts *testscript.TestScript, _ bool, args []string) {
-				l, err := net.Listen("tcp", "127.0.0.1:0")
-				if err != nil {
-					ts.Fatalf("%v", err)
-				}
-				l.Close()
-				ts.Setenv(args[0], l.Addr().String())
+				ts.Setenv(args[0], scriptAddr(ts))
 			},
 			// asks STATUS URL is a client that asks the daemon at $HTTP for the URL and gets this status.
 			"asks": func(ts *testscript.TestScript, _ bool, args []string) {
@@ -172,6 +171,16 @@ func TestScripts(t *testing.T) {
 	}
 	maps.Copy(params.Cmds, storyCommands)
 	testscript.Run(t, params)
+}
+
+// daemonEnded reports whether the daemon that the script started last has ended.
+func daemonEnded(ts *testscript.TestScript) bool {
+	for _, cmd := range slices.Backward(ts.BackgroundCmds()) {
+		if slices.Contains(cmd.Args, "serve") {
+			return errors.Is(cmd.Process.Signal(syscall.Signal(0)), os.ErrProcessDone)
+		}
+	}
+	return false
 }
 
 // exitWith runs a command that must end with this exit code.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -15,6 +16,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -49,18 +51,29 @@ func (s *story) turn(ts *testscript.TestScript, name string) {
 	ts.Setenv("DNS", b.dns)
 }
 
-// freeAddr returns an unused address of 127.0.0.1. Its port is below those that the system uses for connections, so a
-// daemon that was stopped finds it free again.
-func freeAddr(ts *testscript.TestScript) string {
+// freeAddr returns an address of 127.0.0.1 that no other test of this process is given and that nobody uses now. Its port
+// is below those that the system uses for connections, so a daemon that starts late, or again, finds it free.
+func freeAddr() (string, error) {
 	for range 1000 {
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10000+rand.IntN(20000)))
-		if err == nil {
-			defer l.Close()
-			return l.Addr().String()
+		addr := fmt.Sprintf("127.0.0.1:%d", 10000+rand.IntN(20000))
+		if _, taken := freeAddrs.LoadOrStore(addr, true); taken {
+			continue
+		}
+		if l, err := net.Listen("tcp", addr); err == nil {
+			return addr, l.Close()
 		}
 	}
-	ts.Fatalf("no port is free")
-	return ""
+	return "", errors.New("no port is free")
+}
+
+// freeAddrs are the addresses that freeAddr has returned.
+var freeAddrs sync.Map
+
+// scriptAddr is freeAddr for a script.
+func scriptAddr(ts *testscript.TestScript) string {
+	addr, err := freeAddr()
+	ts.Check(err)
+	return addr
 }
 
 func storyOf(ts *testscript.TestScript) *story { return ts.Value("story").(*story) }
@@ -168,8 +181,8 @@ var storyCommands = map[string]func(*testscript.TestScript, bool, []string){
 			name, file, data = args[0], args[0]+".yaml", args[0]
 			b.socket = filepath.Join(filepath.Dir(b.socket), name+".sock")
 		}
-		peer := freeAddr(ts)
-		b.http, b.https, b.dns = freeAddr(ts), freeAddr(ts), freeAddr(ts)
+		peer := scriptAddr(ts)
+		b.http, b.https, b.dns = scriptAddr(ts), scriptAddr(ts), scriptAddr(ts)
 		text := fmt.Sprintf("node: %s\ndata: %s\nadvertise: [127.0.0.%d]\nlisten:\n  http: [%q]\n  https: [%q]\n  "+
 			"dns: [%q]\n  peer: %q\n  admin: %s\n",
 			name, ts.MkAbs(data), len(s.nodes)+1, b.http, b.https, b.dns, peer, b.socket)
@@ -183,7 +196,7 @@ var storyCommands = map[string]func(*testscript.TestScript, bool, []string){
 	},
 	// moves NAME gives a node that is down another address for the other nodes.
 	"moves": func(ts *testscript.TestScript, _ bool, args []string) {
-		old, peer := ts.Getenv("PEER_"+args[0]), freeAddr(ts)
+		old, peer := ts.Getenv("PEER_"+args[0]), scriptAddr(ts)
 		file := ts.MkAbs(args[0] + ".yaml")
 		data, err := os.ReadFile(file)
 		ts.Check(err)
