@@ -269,8 +269,13 @@ func (p *Port) handshake(raw *handshakeConn, wire *bulk, from string, place *sha
 		p.join.deliver(&stalling{Conn: &joinConn{conn, place, from}, time: p.cfg.Stall})
 	case p.alpn(alpnPeer):
 		name, err := p.cfg.Members.Admit(cs.PeerCertificates)
-		if err != nil {
-			// The certificate is a removed member's; it learns that it was removed, and no more.
+		if err != nil && !errors.Is(err, ErrRemoved) {
+			// What this node knows of members has changed since VerifyConnection. The other node dials again.
+			p.log.Info("a node was refused", "client", raw.RemoteAddr(), "err", err)
+			conn.Close()
+			return
+		}
+		if err != nil { // it learns that it was removed, and no more
 			stays = true
 			p.http.deliver(&stalling{Conn: &joinConn{conn, place, from}, time: p.cfg.Stall})
 			return
