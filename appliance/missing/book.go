@@ -83,8 +83,7 @@ type Question struct {
 type Tree interface {
 	fs.ReadFileFS
 	fs.ReadDirFS
-	Update(ctx context.Context, fn func(tree.Batch) error) error
-	CreateBlob(id string) (tree.BlobWriter, error)
+	tree.Writable
 }
 
 // Config configures a Book.
