@@ -186,9 +186,7 @@ func (c *Conn) InTurns() bool { return c.turns != nil }
 
 // NewPlaces limits the connections of ports 80 and 443. known reports the addresses of nodes.
 func NewPlaces(max int, known func(client string) bool) *share.Places {
-	// Three eighths for one client: a thousand downloads may come from one host. A client without a connection always
-	// gets one.
-	return share.New(share.Config{Max: max, PerClient: (max*3 + 7) / 8, Kept: min(512, max/8), Known: known})
+	return share.New(share.Config{Max: max, Kept: min(512, max/8), Known: known})
 }
 
 // A response that was generated in memory stays there until its client has received it, for as long as Conn allows.
@@ -200,7 +198,7 @@ const (
 // NewLarge divides the places for large responses among clients. All responses count as idle, so there is always a
 // place for one more: the oldest response of the client with most places is aborted.
 func NewLarge(max int) *share.Places {
-	return share.New(share.Config{Max: max, PerClient: (max*3 + 7) / 8})
+	return share.New(share.Config{Max: max})
 }
 
 // Abort closes the connection and drops what the kernel has not sent.
@@ -231,7 +229,7 @@ func (l *Listener) Accept() (net.Conn, error) {
 		if !ok {
 			return c, nil
 		}
-		client := share.Of(addrOf(tcp.RemoteAddr()))
+		client := share.Of(share.AddrOf(tcp.RemoteAddr()))
 		place, ok := l.Places.Take(client, func() { tcp.Close() })
 		if !ok {
 			l.Log.Info("connection refused: too many connections", "client", tcp.RemoteAddr())
@@ -243,15 +241,8 @@ func (l *Listener) Accept() (net.Conn, error) {
 	}
 }
 
-func addrOf(a net.Addr) netip.Addr {
-	if t, ok := a.(*net.TCPAddr); ok {
-		return t.AddrPort().Addr().Unmap().WithZone("")
-	}
-	return netip.Addr{}
-}
-
 // AddrOf returns the address of the sender of r.
 func AddrOf(r *http.Request) netip.Addr {
 	a, _ := netip.ParseAddrPort(r.RemoteAddr)
-	return a.Addr().Unmap().WithZone("")
+	return share.Plain(a.Addr())
 }
