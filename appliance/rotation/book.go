@@ -25,6 +25,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"casemate/cluster/share"
 	"casemate/cluster/tree"
 )
 
@@ -138,7 +139,7 @@ func (b *Book) Fetched(addr netip.Addr) {
 }
 
 func (b *Book) note(addr netip.Addr, fetched bool) {
-	addr = addr.Unmap().WithZone("")
+	addr = share.Plain(addr) // each host has to fetch the root by itself: no /64 here
 	if !addr.IsValid() || addr.IsLoopback() {
 		return
 	}

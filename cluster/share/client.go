@@ -53,3 +53,15 @@ func Of(a netip.Addr) string {
 	}
 	return p.String()
 }
+
+// OfText returns the name of the client at an address in text, with or without a port. Other text, as a host's name, is
+// the name of a client by itself.
+func OfText(addr string) string {
+	if host, _, err := net.SplitHostPort(addr); err == nil {
+		addr = host
+	}
+	if a, err := netip.ParseAddr(addr); err == nil {
+		return Of(a)
+	}
+	return addr
+}

@@ -27,6 +27,15 @@ func TestWhatIsOneClient(t *testing.T) {
 			}
 		}
 	}
+	for text, name := range map[string]string{
+		"10.0.0.1": "10.0.0.1", "10.0.0.1:80": "10.0.0.1", "[::ffff:10.0.0.1]:80": "10.0.0.1", "[::1]:80": "::1",
+		"2001:db8::7": "2001:db8::/64", "[2001:db8::7]:1": "2001:db8::/64", "[fe80::1%eth0]:1": "fe80::/64",
+		"n1": "n1", "n1:7443": "n1", "/run/x": "/run/x", "": "", ":80": "", "@": "@",
+	} {
+		if got := OfText(text); got != name {
+			t.Errorf("%q is %q, want %q", text, got, name)
+		}
+	}
 	if a, b := Of(netip.Addr{}), Of(netip.MustParseAddr("0.0.0.0")); a == b || a == "" {
 		t.Errorf("no address is the client %q, 0.0.0.0 is %q", a, b)
 	}
