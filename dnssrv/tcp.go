@@ -15,8 +15,8 @@ import (
 
 // Bounds on TCP (RFC 7766 §6).
 const (
-	// maxConns bounds the connections at once, of which one client may have its share. Pods' resolvers behind one node's
-	// address share that node's, and nodes of one IPv6 network (/64) are one client.
+	// maxConns bounds the connections at once, of which one client may have its share. Pods' resolvers behind one
+	// node's address share that node's, and nodes of one IPv6 network (/64) are one client.
 	maxConns = 1024
 	// idleTimeout is the time for a whole message, from the previous answer: a client that sends byte by byte gains
 	// nothing.

@@ -556,7 +556,7 @@ func TestTCPPipelining(t *testing.T) {
 
 func TestTCPGarbageIsClosed(t *testing.T) {
 	// so it was not that
-	r := startOn(t, "127.0.0.1:0", threeNodes(), func(s *Server) { s.tcp.idle, s.tcp.crowded = 24*time.Hour, 24*time.Hour })
+	r := startOn(t, "127.0.0.1:0", threeNodes(), func(s *Server) { s.tcp.idle = 24 * time.Hour })
 	for i, b := range [][]byte{{0, 0}, {0, 5, 1, 2, 3, 4, 5}, {0xff, 0xff}, []byte("GET / HTTP/1.1\r\n\r\n")} {
 		c, err := net.Dial("tcp", r.addr)
 		if err != nil {

@@ -1,8 +1,8 @@
 // Package lograte bounds how many log lines outside clients can cause.
 //
 // It promises: a line that names no client is passed on unchanged. Of the lines with one message, the first line of
-// each client (share.Of) is logged, at most Lines of them in an interval; the others are counted, and the count is logged at the
-// end of the interval. So the log shows what happens, from where and how often, and its size is bounded.
+// each client (share.Of) is logged, at most Lines of them in an interval; the others are counted, and the count is
+// logged at the end of the interval. So the log shows what happens, from where and how often, and its size is bounded.
 package lograte
 
 import (

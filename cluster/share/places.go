@@ -75,7 +75,8 @@ func New(cfg Config) *Places {
 	}
 	cfg.Kept = min(max(0, cfg.Kept), cfg.Max-1)
 	return &Places{
-		cfg: cfg, clients: map[string]*client{}, greedy: NewRanking(greedier), good: NewRecent[struct{}](maxBehaved, nil),
+		cfg: cfg, clients: map[string]*client{}, greedy: NewRanking(greedier),
+		good: NewRecent[struct{}](maxBehaved, nil),
 	}
 }
 

@@ -12,7 +12,8 @@ func FuzzPlaces(f *testing.F) {
 	f.Add([]byte{0, 0, 0, 0, 0, 0, 1, 17, 33, 2, 3, 4}, uint8(3), uint8(2), uint8(1))
 	f.Add([]byte("take them all and never give one back"), uint8(5), uint8(0), uint8(0))
 	f.Fuzz(func(t *testing.T, steps []byte, most, each, kept uint8) {
-		cfg := Config{Max: int(most), PerClient: int(each), Kept: int(kept), Known: func(c string) bool { return c == "a" }}
+		known := func(client string) bool { return client == "a" }
+		cfg := Config{Max: int(most), PerClient: int(each), Kept: int(kept), Known: known}
 		p := New(cfg)
 		cfg = p.cfg
 		held := map[string][]*Place{}

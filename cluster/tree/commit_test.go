@@ -77,10 +77,11 @@ func TestWriteFile(t *testing.T) {
 				want("first")
 			}
 			m.Fail = nil
-			if err := tree.WriteFile(t.Context(), w, "dir/n1", make([]byte, 1<<16)); err != nil { // no record has this size
+			large := make([]byte, 1<<16) // too large for a record
+			if err := tree.WriteFile(t.Context(), w, "dir/n1", large); err != nil {
 				t.Fatal(err)
 			}
-			want(string(make([]byte, 1<<16)))
+			want(string(large))
 			if err := tree.WriteFile(t.Context(), w, "../n1", nil); !errors.Is(err, fs.ErrInvalid) {
 				t.Errorf("a wrong name: got %v", err)
 			}

@@ -24,6 +24,7 @@ type fence struct {
 var leaves = []string{
 	"casemate/cluster/tree",      // the types of the tree are the same in all rooms, and do not depend on its storage
 	"casemate/cluster/byterange", // a Range header has the same rules for every content
+	"casemate/cluster/stall",     // a transfer without progress is the same between nodes and with clients
 	"casemate/cluster/share",     // who is one client, and what it may take, is the same for every service
 }
 
