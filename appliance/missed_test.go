@@ -10,6 +10,7 @@ import (
 	"casemate/appliance/missing"
 	"casemate/appliance/setup"
 	"casemate/appliance/status"
+	"casemate/cluster/waittest"
 )
 
 // Probes, and names expanded by search lists, are not misses: they are not in the list, and are counted with their
@@ -94,7 +95,7 @@ func TestNoiseIsNotMissing(t *testing.T) {
 		return got
 	}
 	var all map[string]missing.Listed
-	wait(t, "DNS has told its misses", func() bool {
+	waittest.Until(t, "DNS has told its misses", func() bool {
 		all = list("?all=true")
 		for entry := range want {
 			if _, ok := all[entry]; !ok {

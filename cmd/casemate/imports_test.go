@@ -145,6 +145,7 @@ func layers() []layer {
 		{c + "/archive", []string{c + "/blob", c + "/state"},
 			"a backup's bytes depend on no log and no data directory"},
 		{c + "/treetest", nil, "the contract of the tree, in types of the standard library"},
+		{c + "/waittest", nil, "for tests: a condition is waited for the same way whatever it is"},
 		{c, []string{c + "/state", c + "/blob", c + "/lograte", c + "/wake", c + "/watch", c + "/disk", c + "/raftlog",
 			c + "/peer", c + "/replica", c + "/member", c + "/archive"}, "it composes the rooms below it"},
 		{c + "/clustertest", []string{c, c + "/blob/blobtest"}, "clusters of several nodes, for tests"},
