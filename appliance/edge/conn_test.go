@@ -493,7 +493,10 @@ func TestLargeAnswersAreShared(t *testing.T) {
 	if open != max || refused != 0 {
 		t.Errorf("want %d large answers under way and none refused, got %d and %d", max, open, refused)
 	}
-	waittest.Until(t, "the others' connections are closed", func() bool { open, _, _ := p.Counts(); return open == max })
+	waittest.Until(t, "the others' connections are closed", func() bool {
+		open, _, _ := p.Counts()
+		return open == max
+	})
 	good := from(t, "127.2.0.1", addr)
 	io.WriteString(good, request)
 	resp, err := http.ReadResponse(bufio.NewReader(good), nil)

@@ -208,7 +208,8 @@ func TestAClientThatStopsSendingIsCutOff(t *testing.T) {
 	}
 	defer c.Close()
 	fmt.Fprintf(c, "PUT /v2/a/blobs/uploads/1 HTTP/1.1\r\nHost: gap.example\r\nContent-Length: 100\r\n\r\nhello")
-	if err := waittest.Next(t, ended, "the client is cut off"); err == nil || !strings.Contains(err.Error(), "timeout") {
+	err = waittest.Next(t, ended, "the client is cut off")
+	if err == nil || !strings.Contains(err.Error(), "timeout") {
 		t.Errorf("got %v", err)
 	}
 }
