@@ -21,6 +21,7 @@ import (
 	"casemate/appliance/admin"
 	"casemate/appliance/setup"
 	"casemate/cluster"
+	"casemate/cluster/waittest"
 )
 
 // adminStream sends a request whose response is streamed.
@@ -173,7 +174,7 @@ func TestABackupOfBeforeIsRestored(t *testing.T) {
 		t.Fatal(err)
 	}
 	n = serveNode(t, to)
-	wait(t, "the hash is sealed", func() bool {
+	waittest.Until(t, "the hash is sealed", func() bool {
 		data, err := n.tree.ReadFile("users/ada")
 		return err == nil && !bytes.Contains(data, hash)
 	})

@@ -6,11 +6,11 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"casemate/appliance/missing"
 	"casemate/appliance/setup"
 	"casemate/appliance/status"
+	"casemate/cluster/waittest"
 )
 
 // Probes, and names expanded by search lists, are not misses: they are not in the list, and are counted with their
@@ -95,7 +95,7 @@ func TestNoiseIsNotMissing(t *testing.T) {
 		return got
 	}
 	var all map[string]missing.Listed
-	wait(t, "DNS has told its misses", func() bool {
+	waittest.Until(t, "DNS has told its misses", func() bool {
 		all = list("?all=true")
 		for entry := range want {
 			if _, ok := all[entry]; !ok {
@@ -158,24 +158,26 @@ func TestAMissIsAUsers(t *testing.T) {
 	t.Parallel()
 	n := freshNode(t, setup.InitOptions{})
 	n.must("POST", "users", map[string]string{"name": "ada", "password": "correct horse"}, nil)
-	miss := func(host, name string) []string {
+	miss := func(url, entry string) []string {
 		t.Helper()
-		n.do("GET", "https://"+host+name, nil, func(r *http.Request) { r.SetBasicAuth("ada", "correct horse") })
+		n.do("GET", url, nil, func(r *http.Request) { r.SetBasicAuth("ada", "correct horse") })
 		var book []missing.Listed
 		n.must("GET", "missing", nil, &book)
-		slices.SortFunc(book, func(x, y missing.Listed) int { return y.Last.Compare(x.Last) })
-		return book[0].Clients
+		i := slices.IndexFunc(book, func(e missing.Listed) bool { return e.Name == entry })
+		if i < 0 {
+			t.Fatalf("the book has no entry %s: %+v", entry, book)
+		}
+		return book[i].Clients
 	}
-	if c := miss("registry.casemate.internal", "/v2/quay.io/a/b/manifests/1"); !slices.Equal(c, []string{"127.0.0.1"}) {
+	const image = "https://registry.casemate.internal/v2/quay.io/a/b/manifests/"
+	if c := miss(image+"1", "quay.io/a/b:1"); !slices.Equal(c, []string{"127.0.0.1"}) {
 		t.Errorf("a password that nobody has looked at: %v", c)
 	}
 	n.must("PUT", "settings/registry.anonymous", map[string]string{"value": "none"}, nil)
-	time.Sleep(time.Millisecond) // entries are told apart by their time
-	if c := miss("registry.casemate.internal", "/v2/quay.io/a/b/manifests/2"); !slices.Equal(c,
-		[]string{"ada@127.0.0.1"}) {
+	if c := miss(image+"2", "quay.io/a/b:2"); !slices.Equal(c, []string{"ada@127.0.0.1"}) {
 		t.Errorf("a user: %v", c)
 	}
-	if c := miss("dl.k8s.io", "/x"); !slices.Equal(c, []string{"127.0.0.1"}) {
+	if c := miss("https://dl.k8s.io/x", "https://dl.k8s.io/x"); !slices.Equal(c, []string{"127.0.0.1"}) {
 		t.Errorf("a file: %v", c)
 	}
 }

@@ -11,6 +11,7 @@ import (
 
 	"casemate/appliance/setup"
 	"casemate/cluster"
+	"casemate/cluster/waittest"
 )
 
 // TestBenchNames prints what the rows "Names at scale" of docs/performance.md say of a node with 200 000 names. With
@@ -37,7 +38,7 @@ func TestBenchNames(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	wait(t, "all are answered", func() bool {
+	waittest.Until(t, "all are answered", func() bool {
 		return n.resolves(fmt.Sprintf("host%d.site%d.bank.example", names-1, (names-1)%1000))
 	})
 	measure := func(what string, times int, do func(i int)) {

@@ -11,6 +11,7 @@ import (
 	"casemate/appliance/resolver"
 	"casemate/appliance/setup"
 	"casemate/cluster"
+	"casemate/cluster/waittest"
 )
 
 // putName writes a name like another node does.
@@ -31,7 +32,7 @@ func TestNamesThatChangeAreTakenUp(t *testing.T) {
 	}
 	holds := func(name string, want bool) {
 		t.Helper()
-		wait(t, fmt.Sprintf("%s is held: %v", name, want), func() bool {
+		waittest.Until(t, fmt.Sprintf("%s is held: %v", name, want), func() bool {
 			answer, err := dns.Exchange(new(dns.Msg).SetQuestion(name+".", dns.TypeA), n.Addrs().DNS[0].String())
 			return err == nil && (len(answer.Answer) > 0) == want
 		})
@@ -67,7 +68,7 @@ func TestNamesThatChangeAreTakenUp(t *testing.T) {
 		b.Put("names/host1.bank.example/A", []byte("damaged"))
 		b.Remove("names/host2.bank.example")
 	})
-	wait(t, "the damage is said", func() bool {
+	waittest.Until(t, "the damage is said", func() bool {
 		return strings.Contains(strings.Join(n.problems.List(), ""), "name host1.bank.example A: its record is damaged")
 	})
 	update(func(b cluster.Batch) {

@@ -22,6 +22,7 @@ import (
 	"casemate/appliance/settings"
 	"casemate/appliance/setup"
 	"casemate/appliance/sockets"
+	"casemate/cluster/waittest"
 )
 
 func TestInitLooksAtTheDataDirectoryFirst(t *testing.T) {
@@ -145,7 +146,7 @@ func TestAStopLetsDownloadsFinish(t *testing.T) {
 	https := n.Addrs().HTTPS[0].String()
 	stopped := make(chan struct{})
 	go func() { defer close(stopped); n.stop() }()
-	wait(t, "the node stops", n.stopping.Load)
+	waittest.Until(t, "the node stops", n.stopping.Load)
 	if resp, err := n.client.Get("https://dl.k8s.io/big"); err != nil || resp.StatusCode != 200 {
 		t.Errorf("a client that comes while the node stops: %v", err)
 	} else {
@@ -218,7 +219,7 @@ func TestSystemdIsTold(t *testing.T) {
 	t.Setenv("WATCHDOG_PID", fmt.Sprint(os.Getpid()))
 	next := func(want string) {
 		t.Helper()
-		for s := range until(t, told, "systemd is told "+want) {
+		for s := range waittest.Each(t, told, "systemd is told "+want) {
 			if strings.HasPrefix(s, want) {
 				return
 			}

@@ -9,6 +9,7 @@ import (
 
 	"casemate/appliance/setup"
 	"casemate/cluster/share"
+	"casemate/cluster/waittest"
 )
 
 // bigFile serves a node with one turn for large copies, and a file that is more than sockets hold.
@@ -45,7 +46,7 @@ func TestSmallAnswersTakeNoTurn(t *testing.T) {
 			}()
 		}
 	}
-	wait(t, "all downloads wait for their turn", func() bool { return n.turns.Waiting() == 2*each })
+	waittest.Until(t, "all downloads wait for their turn", func() bool { return n.turns.Waiting() == 2*each })
 	for range 4 {
 		for _, url := range []string{"http://casemate.internal/healthz", "https://casemate.internal/readyz",
 			"https://registry.k8s.io/v2/"} {
@@ -102,7 +103,7 @@ func TestWhoDoesNotReadKeepsNoTurn(t *testing.T) {
 			m, _ := io.Copy(io.Discard, resp.Body)
 			good.Store(m)
 		}()
-		wait(t, "who reads has got all of "+url, func() bool {
+		waittest.Until(t, "who reads has got all of "+url, func() bool {
 			select {
 			case <-done:
 				return true
@@ -119,5 +120,5 @@ func TestWhoDoesNotReadKeepsNoTurn(t *testing.T) {
 			}
 		}
 	}
-	wait(t, "nobody waits for a turn", func() bool { return n.turns.Waiting() == 0 })
+	waittest.Until(t, "nobody waits for a turn", func() bool { return n.turns.Waiting() == 0 })
 }

@@ -45,6 +45,8 @@ type forwarder struct {
 
 	mu      sync.Mutex
 	flights list.List // of *flight, the oldest first
+	// By address, not by client (share.Of): over UDP a forger has any address, and must not use up the share of the /64
+	// that the nodes of one network have in common.
 	by      map[netip.Addr]*list.List
 	typical time.Duration // time of a quick answer; 0 before the first one
 	known   map[netip.AddrPort]*resolverState

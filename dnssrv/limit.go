@@ -19,6 +19,9 @@ import (
 // All clients of this server are in a few networks, and a forger next to them can use their addresses. So identical
 // answers are counted by address, not by network: honest neighbours of a victim are not limited with it. A network has
 // a bound only for all its answers together.
+//
+// This is not one of the divisions of cluster/share: a packet costs less than a lock, its source may be forged, and
+// memory is a table of a fixed size, in which strangers can displace only counts that have nearly run out.
 
 const (
 	// Rates in multiples of Base.ResponseRate, which bounds identical answers to one address.

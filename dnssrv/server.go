@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"casemate/cluster/share"
+
 	"github.com/miekg/dns"
 )
 
@@ -45,7 +47,7 @@ type Server struct {
 	missSalt   uint64             // randomizes which clients share a count: no client can choose to share another's
 
 	stats   counters
-	conns   *conns
+	tcp     tcp
 	limit   *limiter
 	pressed atomic.Pointer[guard] // of the socket on which answers waited recently; nil: none did
 
@@ -66,7 +68,7 @@ func New(cfg Config) *Server {
 	s := &Server{
 		log: cfg.Log, missFn: cfg.Miss, noiseFn: cfg.Noise, misses: make(chan missed, 1024),
 		fewMisses: make(chan missed, 256), missSalt: rand.Uint64() | 1,
-		limit: newLimiter(), conns: newConns(),
+		limit: newLimiter(), tcp: newTCP(),
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -101,15 +103,10 @@ func (s *Server) miss(t *Table, client netip.Addr, name string, qtype uint16) {
 // fewMisses is how many misses of a client fit the second queue while another client fills the first.
 const fewMisses = 16
 
-// missCount returns the count of the misses of a client since the queue was emptied. Clients that hash alike share it;
-// IPv6 clients are counted by /64.
+// missCount returns the count of the misses of a client since the queue was emptied. Clients that hash alike share it.
 func (s *Server) missCount(client netip.Addr) *atomic.Uint32 {
-	client = client.Unmap()
-	raw := client.As16()
-	bits := binary.BigEndian.Uint64(raw[:8])
-	if client.Is4() {
-		bits = uint64(binary.BigEndian.Uint32(raw[12:]))
-	}
+	raw := share.Net(client).Addr().As16()
+	bits := binary.BigEndian.Uint64(raw[:8]) ^ binary.BigEndian.Uint64(raw[8:])
 	return &s.missCounts[bits*s.missSalt>>55]
 }
 

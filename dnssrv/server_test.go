@@ -17,6 +17,7 @@ import (
 	"github.com/miekg/dns"
 	"go.uber.org/goleak"
 
+	"casemate/cluster/share"
 	"casemate/dnssrv/dnstest"
 )
 
@@ -226,7 +227,8 @@ func TestAnswersOverTCPGoTogether(t *testing.T) {
 	s := New(Config{})
 	s.SetTable(table(t, threeNodes()))
 	client, server := net.Pipe()
-	p, _ := s.conns.acquire(netip.MustParseAddr("127.0.0.1"), func() {})
+	s.tcp.conns = share.New(share.Config{Max: 1})
+	p := s.tcp.accept(netip.MustParseAddr("127.0.0.1"), func() {})
 	var wg sync.WaitGroup
 	wg.Go(func() { s.serveConn(t.Context(), server, p) })
 	defer wg.Wait()
@@ -261,7 +263,7 @@ func TestAnswersOverTCPGoTogether(t *testing.T) {
 	}
 	client.Close()
 	wg.Wait()
-	if busy := p.busy.Load(); busy != 0 {
-		t.Errorf("%d questions count as under way", busy)
+	if s.tcp.accept(netip.MustParseAddr("127.0.0.2"), func() {}) == nil {
+		t.Error("the connection counts as at work after its last answer")
 	}
 }

@@ -44,7 +44,6 @@ type counters struct {
 	forwarded, forwardFailed, forwardShed atomic.Uint64
 	misses, missesLost                    atomic.Uint64
 	openTCP                               atomic.Int64
-	refusedTCP, closedTCP                 atomic.Uint64
 }
 
 func (c *counters) count(rcode int) {
@@ -61,8 +60,9 @@ func (s *Server) Stats() Stats {
 		Withheld:  s.limit.withheld.Load(),
 		Forwarded: c.forwarded.Load(), ForwardFailed: c.forwardFailed.Load(), ForwardShed: c.forwardShed.Load(),
 		Misses: c.misses.Load() - c.missesLost.Load(), MissesLost: c.missesLost.Load(),
-		OpenTCP: c.openTCP.Load(), RefusedTCP: c.refusedTCP.Load(), ClosedTCP: c.closedTCP.Load(),
+		OpenTCP: c.openTCP.Load(),
 	}
+	_, st.RefusedTCP, st.ClosedTCP = s.tcp.conns.Counts()
 	for i := range c.rcodes {
 		if n := c.rcodes[i].Load(); n > 0 {
 			st.Answers[rcodeText(i)] += n

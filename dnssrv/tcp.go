@@ -7,16 +7,17 @@ import (
 	"errors"
 	"io"
 	"net"
-	"net/netip"
 	"sync"
 	"time"
+
+	"casemate/cluster/share"
 )
 
 // Bounds on TCP (RFC 7766 §6).
 const (
-	// maxConns bounds the connections at once, the others those of one client and of one IPv6 network (/64). Pods'
-	// resolvers behind one node's address share that node's.
-	maxConns, maxConnsPerClient, maxConnsPerNetwork = 1024, 128, 512
+	// maxConns bounds the connections at once, of which one client may have its share. Pods' resolvers behind one
+	// node's address share that node's, and nodes of one IPv6 network (/64) are one client.
+	maxConns = 1024
 	// idleTimeout is the time for a whole message, from the previous answer: a client that sends byte by byte gains
 	// nothing.
 	idleTimeout = 10 * time.Second
@@ -70,10 +71,7 @@ func (s *Server) ServeTCP(ctx context.Context, ln net.Listener) error {
 			continue
 		}
 		wait = time.Millisecond
-		var client netip.Addr
-		if a, ok := c.RemoteAddr().(*net.TCPAddr); ok {
-			client = a.AddrPort().Addr().Unmap().WithZone("")
-		}
+		client := share.AddrOf(c.RemoteAddr())
 		if t := s.table.Load(); t != nil && !t.allowed(client) {
 			// Closed rather than refused in DNS: strangers get no slots.
 			s.stats.refused.Add(1)
@@ -85,20 +83,16 @@ func (s *Server) ServeTCP(ctx context.Context, ln net.Listener) error {
 			t.SetWriteBuffer(tcpWriteBuffer)
 		}
 		connCtx, closeConn := context.WithCancel(runCtx)
-		p, evicted := s.conns.acquire(client, closeConn)
+		p := s.tcp.accept(client, closeConn)
 		if p == nil {
 			closeConn()
-			s.stats.refusedTCP.Add(1)
 			c.Close()
 			continue
-		}
-		if evicted {
-			s.stats.closedTCP.Add(1)
 		}
 		s.stats.openTCP.Add(1)
 		wg.Go(func() {
 			defer s.stats.openTCP.Add(-1)
-			defer s.conns.release(p)
+			defer p.Free()
 			defer closeConn()
 			s.serveConn(connCtx, c, p)
 		})
@@ -107,7 +101,7 @@ func (s *Server) ServeTCP(ctx context.Context, ln net.Listener) error {
 
 // serveConn answers one connection's questions: those from the table in order, forwarded ones as their answers arrive
 // (RFC 7766 §6.2.1.1).
-func (s *Server) serveConn(ctx context.Context, c net.Conn, p *slot) {
+func (s *Server) serveConn(ctx context.Context, c net.Conn, p *conn) {
 	defer c.Close()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -129,7 +123,7 @@ func (s *Server) serveConn(ctx context.Context, c net.Conn, p *slot) {
 			c.Close()
 			return
 		}
-		s.conns.served(p)
+		p.Served()
 	}
 	// Length and message in one write: some clients read them as one segment (RFC 7766 §8).
 	framed := func(to, b []byte) []byte {
@@ -144,7 +138,6 @@ func (s *Server) serveConn(ctx context.Context, c net.Conn, p *slot) {
 			return
 		}
 		write(together)
-		p.busy.Add(int64(-answers))
 		if together, answers = together[:0], 0; cap(together) > 2*maxTogether {
 			together = nil // one answer may have 64 KiB, which an idle connection need not retain
 		}
@@ -163,11 +156,7 @@ func (s *Server) serveConn(ctx context.Context, c net.Conn, p *slot) {
 			return
 		}
 		waits = true
-		timeout := s.conns.idle
-		if s.conns.crowded() {
-			timeout = min(timeout, crowdedTimeout)
-		}
-		c.SetReadDeadline(time.Now().Add(timeout))
+		c.SetReadDeadline(time.Now().Add(s.tcp.patience()))
 	}
 	for {
 		waits = false
@@ -189,22 +178,21 @@ func (s *Server) serveConn(ctx context.Context, c net.Conn, p *slot) {
 		if _, err := io.ReadFull(r, in[:n]); err != nil {
 			break
 		}
-		p.busy.Add(1)
 		resp, j := s.handle(s.table.Load(), out, in[:n], p.client, false)
 		if j != nil {
 			flush() // the slow path may take its time
+			p.Begin()
 			select {
 			case slots <- struct{}{}:
 			case <-ctx.Done():
 				return
 			}
-			if resp = s.start(ctx, j, &forwards, send, func() { <-slots; p.busy.Add(-1) }); resp != nil {
+			if resp = s.start(ctx, j, &forwards, send, func() { <-slots; p.End(true) }); resp != nil {
 				send(resp)
 			}
 			continue
 		}
 		if resp == nil {
-			p.busy.Add(-1)
 			continue
 		}
 		together = framed(together, resp)

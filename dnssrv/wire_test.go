@@ -20,6 +20,7 @@ import (
 	"github.com/miekg/dns"
 	"golang.org/x/sys/unix"
 
+	"casemate/cluster/share"
 	"casemate/dnssrv/dnstest"
 )
 
@@ -555,7 +556,7 @@ func TestTCPPipelining(t *testing.T) {
 
 func TestTCPGarbageIsClosed(t *testing.T) {
 	// so it was not that
-	r := startOn(t, "127.0.0.1:0", threeNodes(), func(s *Server) { s.conns.idle = 24 * time.Hour })
+	r := startOn(t, "127.0.0.1:0", threeNodes(), func(s *Server) { s.tcp.idle = 24 * time.Hour })
 	for i, b := range [][]byte{{0, 0}, {0, 5, 1, 2, 3, 4, 5}, {0xff, 0xff}, []byte("GET / HTTP/1.1\r\n\r\n")} {
 		c, err := net.Dial("tcp", r.addr)
 		if err != nil {
@@ -656,15 +657,16 @@ func TestTCPNewcomersGetIn(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			const most, share = 36, 5
+			const most, each = 36, 5
 			r := startOn(t, "127.0.0.1:0", forwardTo(threeNodes(), "slow.example", newResolver(t, silent)),
 				func(s *Server) {
-					s.conns.max, s.conns.perClient, s.conns.idle = most, share, 24*time.Hour
+					s.tcp.conns = share.New(share.Config{Max: most, PerClient: each})
+					s.tcp.idle, s.tcp.crowded = 24*time.Hour, 24*time.Hour
 					s.forward.timeout = time.Hour
 				})
 			// One of them is quite idle: it is not what keeps the others out.
 			for i := range most {
-				tt.hog(t, r.tcpFrom(fmt.Sprintf("127.0.1.%d", 1+i/share)))
+				tt.hog(t, r.tcpFrom(fmt.Sprintf("127.0.1.%d", 1+i/each)))
 			}
 			for r.Stats().OpenTCP < most {
 				time.Sleep(time.Millisecond)
@@ -678,8 +680,11 @@ func TestTCPNewcomersGetIn(t *testing.T) {
 				t.Errorf("got %+v", s)
 			}
 			r.stop()
-			if s := r.Stats(); s.OpenTCP != 0 || len(r.conns.open)+len(r.conns.by)+len(r.conns.nets) != 0 {
+			if s := r.Stats(); s.OpenTCP != 0 {
 				t.Errorf("connections are still counted: %+v", s)
+			}
+			if open, _, _ := r.tcp.conns.Counts(); open != 0 {
+				t.Errorf("%d places are still taken", open)
 			}
 		})
 	}
@@ -692,7 +697,7 @@ func TestTCPDeadlineIsForTheWholeMessage(t *testing.T) {
 	s := New(Config{})
 	s.SetTable(table(t, spec))
 	c := &lorisConn{bytes: append([]byte{0, 40}, make([]byte, 100)...), addr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)}}
-	s.serveConn(t.Context(), c, &slot{client: netip.MustParseAddr("127.0.0.1")})
+	s.serveConn(t.Context(), c, s.tcp.accept(netip.MustParseAddr("127.0.0.1"), func() {}))
 	if c.deadlines != 1 || c.read != 30 {
 		t.Errorf("want one deadline for all of a message's bytes, got %d after %d bytes", c.deadlines, c.read)
 	}

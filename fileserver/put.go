@@ -80,13 +80,7 @@ func (s *Server) put(ctx context.Context, key string, body io.Reader, expect []s
 		b.Link(key, digest)
 		return nil
 	}
-	if n, ok := blob.(tree.NamedCommitter); ok {
-		digest, err = n.CommitNamed(ctx, digest, name)
-	} else if digest, err = blob.Commit(ctx, digest); err == nil {
-		// If we were to crash here, the blob has no name and is collected when its pin ends.
-		err = s.cfg.Tree.Update(ctx, func(b Batch) error { return name(b, digest) })
-	}
-	if err != nil {
+	if digest, err = tree.CommitNamed(ctx, s.cfg.Tree, blob, digest, name); err != nil {
 		return Info{}, errors.Join(fmt.Errorf("put %s: %w", URL(key), err), blob.Cancel())
 	}
 	s.cfg.Log.Info("file put", "url", URL(key), "digest", digest, "size", size)

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"casemate/cluster/treetest"
+	"casemate/cluster/waittest"
 )
 
 // constrain enables exactly these names, as the appliance does: one batch, together with another record.
@@ -334,12 +335,12 @@ func TestRunFollowsTheTree(t *testing.T) {
 	if err := h.ca.Rotate(ctx); err != nil {
 		t.Fatal(err)
 	}
-	waitFor(t, "n2 has a leaf below the new root", func() bool {
+	waittest.Until(t, "n2 has a leaf below the new root", func() bool {
 		f := other.ca.leaves.lookup("docker.io")
 		return f != nil && !f.cert.Leaf.Equal(first) && f.root == h.snapshot().root.ref.ID
 	})
 	// Its own address was not permitted at first: a new intermediate permits it, and still the other node's.
-	waitFor(t, "the intermediate permits the addresses of both nodes", func() bool {
+	waittest.Until(t, "the intermediate permits the addresses of both nodes", func() bool {
 		iss := h.snapshot().issuer
 		return iss.allows("127.0.0.1") == nil && iss.allows("127.0.0.2") == nil && iss.allows("127.0.0.4") != nil
 	})
@@ -355,21 +356,6 @@ func TestRunFollowsTheTree(t *testing.T) {
 	}
 	if err := h.ca.ForgetNode(t.Context(), "n1"); err == nil {
 		t.Error("a node forgot itself")
-	}
-}
-
-// waitFor polls until cond holds; the test's own deadline is the only limit.
-func waitFor(t *testing.T, what string, cond func() bool) {
-	t.Helper()
-	deadline := time.After(5 * time.Minute)
-	tick := time.NewTicker(2 * time.Millisecond)
-	defer tick.Stop()
-	for !cond() {
-		select {
-		case <-deadline:
-			t.Fatalf("still missing: %s", what)
-		case <-tick.C:
-		}
 	}
 }
 

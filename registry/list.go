@@ -91,7 +91,7 @@ func compareNames(a, b string) int {
 	return 0
 }
 
-// page is the part of a list that a client requested: at most n (-1: all) entries after last (distribution-spec,
+// page is the part of a list that a client requested: at most n entries after last (distribution-spec,
 // "Listing Tags").
 type page struct {
 	n    int
@@ -100,14 +100,15 @@ type page struct {
 
 var errPage = &apiError{status: 400, code: "PAGINATION_NUMBER_INVALID", message: "invalid number of results requested"}
 
-func pageOf(query url.Values) (page, *apiError) {
-	p := page{n: -1, last: query.Get("last")}
+// pageOf returns the page that a client asked for, of at most that many names.
+func pageOf(query url.Values, most int) (page, *apiError) {
+	p := page{n: most, last: query.Get("last")}
 	if v := query.Get("n"); v != "" {
 		n, err := strconv.Atoi(v)
 		if err != nil || n < 0 {
 			return p, errPage.with(fmt.Sprintf("n is a number from 0 on, got %.100q", v))
 		}
-		p.n = n
+		p.n = min(n, most)
 	}
 	return p, nil
 }
@@ -122,7 +123,7 @@ func (p page) cut(list []string, prefix string) ([]string, bool) {
 		}
 		list = list[i:]
 	}
-	if p.n < 0 || p.n >= len(list) {
+	if p.n >= len(list) {
 		return list, false
 	}
 	return list[:p.n], p.n > 0
@@ -141,13 +142,10 @@ func (p page) link(w http.ResponseWriter, req *http.Request, last string) {
 // serveTags lists the tags of every repository that would answer a pull by this name exactly, under the name that the
 // client used. For a name that only a tolerance resolves, it lists the tags that the tolerance finds.
 func (r *Registry) serveTags(w http.ResponseWriter, req *http.Request, rt route) {
-	p, fail := pageOf(req.URL.Query())
+	p, fail := pageOf(req.URL.Query(), maxTagPage)
 	if fail != nil {
 		writeError(w, req, fail)
 		return
-	}
-	if p.n < 0 || p.n > maxTagPage {
-		p.n = maxTagPage
 	}
 	tags, more, found := r.tagsOf(r.exactRepositories(rt.place), p)
 	if !found {
@@ -223,13 +221,10 @@ func (r *Registry) tagsOf(repos []string, p page) (tags []string, more, found bo
 // serveCatalog lists repositories: on the appliance's own names all, by canonical name; on an origin's host and with ns
 // only those of that origin, by the origin's names.
 func (r *Registry) serveCatalog(w http.ResponseWriter, req *http.Request, rt route) {
-	p, fail := pageOf(req.URL.Query())
+	p, fail := pageOf(req.URL.Query(), maxCatalog)
 	if fail != nil {
 		writeError(w, req, fail)
 		return
-	}
-	if p.n < 0 || p.n > maxCatalog {
-		p.n = maxCatalog
 	}
 	origin := rt.view.Origin
 	if origin == "" && rt.ns != "" && !r.own(rt.ns, rt.view) {

@@ -103,23 +103,16 @@ func (r *Registry) PutBlob(ctx context.Context, repo string, d digest.Digest, co
 	return r.finish(ctx, bw, repo, d)
 }
 
-// finish commits the bytes written to bw as the blob d and names it in repo, at one entry of the log if the tree can do
-// that. If it cannot, a crash between the two steps leaves an unreferenced blob, which is collected when its pin ends.
+// finish commits the bytes written to bw as the blob d and names it in repo.
 func (r *Registry) finish(ctx context.Context, bw BlobWriter, repo string, d digest.Digest) error {
-	if n, ok := bw.(tree.NamedCommitter); ok {
-		_, err := n.CommitNamed(ctx, d.String(), func(b Batch, _ string) error {
-			b.LinkWeak(layerPath(repo, d), d.String())
-			return nil
-		})
-		if err != nil {
-			return err
-		}
-		return r.arrived(ctx, repo, d)
-	}
-	if _, err := bw.Commit(ctx, d.String()); err != nil {
+	_, err := tree.CommitNamed(ctx, r.tree, bw, d.String(), func(b Batch, _ string) error {
+		b.LinkWeak(layerPath(repo, d), d.String())
+		return nil
+	})
+	if err != nil {
 		return err
 	}
-	return r.nameBlob(ctx, repo, d)
+	return r.arrived(ctx, repo, d)
 }
 
 func blobCreated(w http.ResponseWriter, rt route, d digest.Digest) {

@@ -11,6 +11,13 @@ import (
 	"casemate/registry"
 )
 
+// imageRoutes serves images.
+func (a *API) imageRoutes(on routes) {
+	on.json("GET /v1/images", a.getImages)
+	on.json("DELETE /v1/images",
+		func(r *http.Request) (any, error) { return nil, a.deleteImage(r.Context(), r.FormValue("ref")) })
+}
+
 type Image struct {
 	Name      string `json:"name"`
 	Reference string `json:"reference"` // name:tag, or name@digest for a manifest without a tag

@@ -12,6 +12,20 @@ import (
 	"casemate/appliance/usage"
 )
 
+// importRoutes serves imports.
+func (a *API) importRoutes(on routes) {
+	on.stream("POST "+handover.Path, a.postImport)
+	on.json("GET /v1/imports", func(r *http.Request) (any, error) { return a.Imports.ListFor(r.Context()) })
+	on.json("GET /v1/imports/{name}", func(r *http.Request) (any, error) { return a.Imports.Show(r.PathValue("name")) })
+	on.json("DELETE /v1/imports/{name}", func(r *http.Request) (any, error) {
+		removed, err := a.Imports.Remove(r.Context(), r.PathValue("name"))
+		if err == nil {
+			err = a.Changes.Refresh() // its redirects no longer exist
+		}
+		return removed, err
+	})
+}
+
 // postImport takes over the connection: the command passes the files that it opened, and waits for the end of the
 // import.
 func (a *API) postImport(w http.ResponseWriter, r *http.Request) {

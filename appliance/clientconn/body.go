@@ -6,28 +6,29 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"casemate/cluster/stall"
 )
 
-// Body limits how long reading a request's body may wait for the client, over the whole request: as for writes, it
-// counts the time spent waiting in reads, over stallChunk bytes. It wraps the body, not the connection, because the
+// Body limits how long reading a request's body may wait for the client, over the whole request: it has a budget for
+// each stallChunk bytes, as writes do. It wraps the body, not the connection, because the
 // server reads the connection on its own while a handler sends, and a deadline there would end a download.
 type Body struct {
 	io.ReadCloser
 	deadline func(time.Time) error // http.ResponseController's SetReadDeadline
-	stall    time.Duration
+	budget   stall.Budget
 	expects  bool // the client waits for 100 Continue, which the first read sends
 
 	mu      sync.Mutex // held by a reader
-	waited  time.Duration
-	got     int
 	touched bool
 	done    bool // read completely, or closed
 }
 
 // NewBody returns the body of r, whose response is w.
-func NewBody(w http.ResponseWriter, r *http.Request, stall time.Duration) *Body {
+func NewBody(w http.ResponseWriter, r *http.Request, wait time.Duration) *Body {
 	return &Body{
-		ReadCloser: r.Body, deadline: http.NewResponseController(w).SetReadDeadline, stall: stall,
+		ReadCloser: r.Body, deadline: http.NewResponseController(w).SetReadDeadline,
+		budget:  stall.Budget{Wait: wait, Chunk: stallChunk},
 		expects: strings.EqualFold(r.Header.Get("Expect"), "100-continue"),
 	}
 }
@@ -42,13 +43,10 @@ func (b *Body) Read(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	start := time.Now()
-	b.deadline(start.Add(b.stall - b.waited))
+	b.deadline(start.Add(b.budget.Left()))
 	b.touched = true
 	n, err := b.ReadCloser.Read(p)
-	b.waited += time.Since(start)
-	if b.got += n; b.got >= stallChunk {
-		b.got, b.waited = 0, 0
-	}
+	b.budget.Spend(start, int64(n))
 	if err == io.EOF {
 		b.done = true
 		b.deadline(time.Time{})

@@ -21,7 +21,8 @@ func TestADeadlineEndsWithItsBody(t *testing.T) {
 			last = at
 			return nil
 		}
-		b := &Body{ReadCloser: io.NopCloser(strings.NewReader("hello")), stall: time.Minute, deadline: deadline}
+		b := &Body{ReadCloser: io.NopCloser(strings.NewReader("hello")), deadline: deadline}
+		b.budget.Wait = time.Minute
 		end(b)
 		if !set || !last.IsZero() {
 			t.Errorf("a deadline was set: %v, and is left: %v", set, last)

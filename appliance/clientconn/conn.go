@@ -12,11 +12,11 @@ import (
 	"net/netip"
 	"os"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
 	"casemate/cluster/share"
+	"casemate/cluster/stall"
 )
 
 // How long a client may make no progress, and how much counts as progress. A big file over a slow line takes as long
@@ -29,16 +29,13 @@ const (
 // Conn limits how long writes may wait for the client. It remains an io.ReaderFrom, so that net/http passes *os.File
 // to the kernel (sendfile) as on a bare *net.TCPConn; but in pieces, each with its own deadline.
 //
-// It counts the time that writes spent waiting, over as many writes as stallChunk takes: TLS writes in small records,
-// and a client that accepts one of them now and then makes too little progress. Time in which nothing was written is
-// not counted.
+// It counts the time that writes spent waiting, over as many writes as stallChunk takes (stall.Budget): TLS writes in
+// small records, and a client that accepts one of them now and then makes too little progress.
 type Conn struct {
 	*net.TCPConn
-	stall    time.Duration
 	place    *share.Place
-	waited   atomic.Int64 // nanoseconds that writes waited for the current chunk
-	sent     atomic.Int64 // bytes of the current chunk
-	deadline atomic.Int64 // the deadline that extendDeadline set, in Unix nanoseconds; 0 if another caller has set one
+	budget   stall.Budget // of writes
+	deadline stall.Deadline
 
 	// For large copies (turns.go). The writer owns turn and raw.
 	turns  *share.Turns // nil: unlimited
@@ -50,27 +47,14 @@ type Conn struct {
 	gathered  []byte // what was written and is not sent yet; nil: writes go to the socket
 }
 
-// extendDeadline gives the client the rest of stall for the next write. It does not change a deadline that is nearly
-// right.
+// extendDeadline gives the client the rest of the budget for the next write.
 func (c *Conn) extendDeadline() (start time.Time) {
-	start = time.Now()
-	left := c.stall - time.Duration(c.waited.Load())
-	end := start.Add(left)
-	if until := c.deadline.Load(); until > end.Add(-left/4).UnixNano() && until <= end.UnixNano() {
-		return start
-	}
-	c.TCPConn.SetWriteDeadline(end)
-	c.deadline.Store(end.UnixNano())
-	return start
+	return c.deadline.Extend(c.TCPConn.SetWriteDeadline, c.budget.Left())
 }
 
 // wrote accounts for a write.
 func (c *Conn) wrote(start time.Time, n int64) {
-	c.waited.Add(int64(time.Since(start)))
-	if c.sent.Add(n) >= stallChunk {
-		c.sent.Store(0)
-		c.waited.Store(0)
-	}
+	c.budget.Spend(start, n)
 	c.place.Touch()
 }
 
@@ -83,13 +67,13 @@ func (c *Conn) Read(p []byte) (int, error) {
 
 // SetDeadline is called by net/http around a handshake.
 func (c *Conn) SetDeadline(t time.Time) error {
-	c.deadline.Store(0)
+	c.deadline.Forget()
 	return c.TCPConn.SetDeadline(t)
 }
 
 // SetWriteDeadline sets a deadline that lasts until the next write.
 func (c *Conn) SetWriteDeadline(t time.Time) error {
-	c.deadline.Store(0)
+	c.deadline.Forget()
 	return c.TCPConn.SetWriteDeadline(t)
 }
 
@@ -186,9 +170,7 @@ func (c *Conn) InTurns() bool { return c.turns != nil }
 
 // NewPlaces limits the connections of ports 80 and 443. known reports the addresses of nodes.
 func NewPlaces(max int, known func(client string) bool) *share.Places {
-	// Three eighths for one client: a thousand downloads may come from one host. A client without a connection always
-	// gets one.
-	return share.New(share.Config{Max: max, PerClient: (max*3 + 7) / 8, Kept: min(512, max/8), Known: known})
+	return share.New(share.Config{Max: max, Kept: min(512, max/8), Known: known})
 }
 
 // A response that was generated in memory stays there until its client has received it, for as long as Conn allows.
@@ -200,7 +182,7 @@ const (
 // NewLarge divides the places for large responses among clients. All responses count as idle, so there is always a
 // place for one more: the oldest response of the client with most places is aborted.
 func NewLarge(max int) *share.Places {
-	return share.New(share.Config{Max: max, PerClient: (max*3 + 7) / 8})
+	return share.New(share.Config{Max: max})
 }
 
 // Abort closes the connection and drops what the kernel has not sent.
@@ -231,7 +213,7 @@ func (l *Listener) Accept() (net.Conn, error) {
 		if !ok {
 			return c, nil
 		}
-		client := share.Of(addrOf(tcp.RemoteAddr()))
+		client := share.Of(share.AddrOf(tcp.RemoteAddr()))
 		place, ok := l.Places.Take(client, func() { tcp.Close() })
 		if !ok {
 			l.Log.Info("connection refused: too many connections", "client", tcp.RemoteAddr())
@@ -239,19 +221,15 @@ func (l *Listener) Accept() (net.Conn, error) {
 			tcp.Close()
 			continue
 		}
-		return &Conn{TCPConn: tcp, stall: l.Stall, place: place, turns: l.Turns, client: client}, nil
+		return &Conn{
+			TCPConn: tcp, place: place, budget: stall.Budget{Wait: l.Stall, Chunk: stallChunk}, turns: l.Turns,
+			client: client,
+		}, nil
 	}
-}
-
-func addrOf(a net.Addr) netip.Addr {
-	if t, ok := a.(*net.TCPAddr); ok {
-		return t.AddrPort().Addr().Unmap().WithZone("")
-	}
-	return netip.Addr{}
 }
 
 // AddrOf returns the address of the sender of r.
 func AddrOf(r *http.Request) netip.Addr {
 	a, _ := netip.ParseAddrPort(r.RemoteAddr)
-	return a.Addr().Unmap().WithZone("")
+	return share.Plain(a.Addr())
 }

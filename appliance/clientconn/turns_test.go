@@ -207,7 +207,7 @@ func TestACopyWaitsWithoutBuffers(t *testing.T) {
 func TestACopyThatStallsEndsTheConnection(t *testing.T) {
 	t.Parallel()
 	c, client := pair(t)
-	c.stall = 10 * time.Millisecond
+	c.budget.Wait = 10 * time.Millisecond
 	f, want := told(t, 24<<20)
 	if n, err := c.CopyInTurns(chunks{c}, f, f, int64(len(want))); err == nil {
 		t.Errorf("%d bytes were copied to who does not read", n)

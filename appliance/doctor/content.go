@@ -474,7 +474,8 @@ func (e *stallError) Error() string {
 }
 
 // moving returns a reader of body that fails when no data arrives for stallTime. A response that starts and then stalls
-// is the symptom of lost large packets (a wrong MTU).
+// is the symptom of lost large packets (a wrong MTU). A timer closes the body: the connection, which may carry other
+// responses, is out of reach.
 func moving(body io.ReadCloser) io.Reader { return &mover{body: body} }
 
 type mover struct {

@@ -20,6 +20,7 @@ import (
 
 	"casemate/appliance/clientconn"
 	"casemate/cluster/share"
+	"casemate/cluster/waittest"
 	"casemate/registry"
 )
 
@@ -98,7 +99,7 @@ func TestHonestAddressesGetIn(t *testing.T) {
 					hostile.hold(c)
 				}
 			}
-			wait(t, "all places are taken", func() bool { open, _, _ := p.Counts(); return open == max-kept })
+			waittest.Until(t, "all places are taken", func() bool { open, _, _ := p.Counts(); return open == max-kept })
 			for i := range 2 * kept {
 				c := from(t, fmt.Sprintf("127.2.0.%d", i+1), addr)
 				if code := get(c); code != http.StatusOK {
@@ -146,7 +147,7 @@ func TestPlacesAreKeptForNodes(t *testing.T) {
 		t.Fatal(code)
 	}
 	good.Close()
-	wait(t, "it is closed", func() bool { open, _, _ := p.Counts(); return open == 0 })
+	waittest.Until(t, "it is closed", func() bool { open, _, _ := p.Counts(); return open == 0 })
 	for i := range max - kept {
 		c := from(t, fmt.Sprintf("127.1.0.%d", i+1), addr)
 		io.WriteString(c, "PUT /v2/a/blobs/uploads/1 HTTP/1.1\r\nHost: gap.example\r\nContent-Length: 100\r\n\r\nx")
@@ -439,7 +440,7 @@ func TestADrippingReaderIsCutOff(t *testing.T) {
 			}
 		}
 	})
-	err := next(t, ended, "the client is cut off")
+	err := waittest.Next(t, ended, "the client is cut off")
 	close(stop)
 	c.Close()
 	reading.Wait()
@@ -465,7 +466,7 @@ func TestConnectionsCostLittle(t *testing.T) {
 		c := from(t, fmt.Sprintf("127.1.%d.%d", i/250, i%250+1), addr)
 		io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\nX: "+strings.Repeat("x", 100))
 	}
-	wait(t, "all places are taken", func() bool { open, _, _ := p.Counts(); return open == max-max/8 })
+	waittest.Until(t, "all places are taken", func() bool { open, _, _ := p.Counts(); return open == max-max/8 })
 	if more := int64(heap() - before); more > max*64<<10+8<<20 { // clients' ends are in it, too
 		t.Errorf("%d connections at a time cost %d KiB", max, more>>10)
 	}
@@ -483,7 +484,7 @@ func TestLargeAnswersAreShared(t *testing.T) {
 	const request = "GET /v2/a/referrers/x HTTP/1.1\r\nHost: gap.example\r\nConnection: close\r\n\r\n"
 	for i := range slow {
 		io.WriteString(from(t, fmt.Sprintf("127.1.0.%d", i%12+1), addr), request)
-		wait(t, "its answer is under way", func() bool {
+		waittest.Until(t, "its answer is under way", func() bool {
 			open, _, evicted := e.Large.Counts()
 			return open+int(evicted) == i+1
 		})
@@ -492,7 +493,10 @@ func TestLargeAnswersAreShared(t *testing.T) {
 	if open != max || refused != 0 {
 		t.Errorf("want %d large answers under way and none refused, got %d and %d", max, open, refused)
 	}
-	wait(t, "the others' connections are closed", func() bool { open, _, _ := p.Counts(); return open == max })
+	waittest.Until(t, "the others' connections are closed", func() bool {
+		open, _, _ := p.Counts()
+		return open == max
+	})
 	good := from(t, "127.2.0.1", addr)
 	io.WriteString(good, request)
 	resp, err := http.ReadResponse(bufio.NewReader(good), nil)
@@ -503,5 +507,5 @@ func TestLargeAnswersAreShared(t *testing.T) {
 	if n, err := io.Copy(io.Discard, resp.Body); err != nil || n != int64(len(data)) {
 		t.Errorf("who reads got %d bytes of %d: %v", n, len(data), err)
 	}
-	wait(t, "its place is free", func() bool { open, _, _ := e.Large.Counts(); return open == max-1 })
+	waittest.Until(t, "its place is free", func() bool { open, _, _ := e.Large.Counts(); return open == max-1 })
 }

@@ -16,6 +16,7 @@ import (
 	"casemate/appliance/origin"
 	"casemate/appliance/routing"
 	"casemate/cluster/share"
+	"casemate/cluster/waittest"
 	"casemate/fileserver"
 	"casemate/registry"
 )
@@ -187,7 +188,7 @@ func TestAClientThatStopsReadingIsCutOff(t *testing.T) {
 	}
 	defer c.Close()
 	fmt.Fprintf(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-	if err := next(t, ended, "the client is cut off"); !strings.Contains(err.Error(), "timeout") {
+	if err := waittest.Next(t, ended, "the client is cut off"); !strings.Contains(err.Error(), "timeout") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -207,7 +208,8 @@ func TestAClientThatStopsSendingIsCutOff(t *testing.T) {
 	}
 	defer c.Close()
 	fmt.Fprintf(c, "PUT /v2/a/blobs/uploads/1 HTTP/1.1\r\nHost: gap.example\r\nContent-Length: 100\r\n\r\nhello")
-	if err := next(t, ended, "the client is cut off"); err == nil || !strings.Contains(err.Error(), "timeout") {
+	err = waittest.Next(t, ended, "the client is cut off")
+	if err == nil || !strings.Contains(err.Error(), "timeout") {
 		t.Errorf("got %v", err)
 	}
 }

@@ -24,6 +24,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"casemate/cluster/share"
 	"casemate/cluster/tree"
 )
 
@@ -83,8 +84,7 @@ type Question struct {
 type Tree interface {
 	fs.ReadFileFS
 	fs.ReadDirFS
-	Update(ctx context.Context, fn func(tree.Batch) error) error
-	CreateBlob(id string) (tree.BlobWriter, error)
+	tree.Writable
 }
 
 // Config configures a Book.
@@ -187,7 +187,7 @@ func (b *Book) Note(q Question) (noise string) { return b.note(q, time.Now().UTC
 func (b *Book) note(q Question, now time.Time) (noise string) {
 	q.Name, q.Detail = clean(q.Name, maxName), clean(q.Detail, maxDetail)
 	noise = Judge(q, b.cfg.Facts)
-	from := clientName(q.Client)
+	from := share.Of(q.Client)
 	if q.User != "" {
 		from = clean(q.User, maxDetail) + "@" + from
 	}
@@ -236,16 +236,6 @@ func (b *Book) find(k key) (*entry, *shelf) {
 		}
 	}
 	return nil, nil
-}
-
-// clientName returns the address, or for IPv6 its /64: a host can use any address of its /64.
-func clientName(a netip.Addr) string {
-	a = a.Unmap().WithZone("")
-	if a.Is6() && !a.IsLoopback() {
-		p, _ := a.Prefix(64)
-		return p.String()
-	}
-	return a.String()
 }
 
 // clean truncates s to n bytes and makes it one printable line: text from clients is shown on an operator's terminal

@@ -214,8 +214,8 @@ func TestManyAddressesAreBoundedToo(t *testing.T) {
 		b.add(Host, fmt.Sprint("six.", i), "", netip.AddrFrom16(raw), now)
 		b.add(Host, fmt.Sprint("four.", i), "", netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)}), now)
 	}
-	if len(s.entries) != 100 || len(s.clients) > 100 || len(s.noisy) != len(s.clients) {
-		t.Errorf("%d entries, %d clients, heap of %d", len(s.entries), len(s.clients), len(s.noisy))
+	if len(s.entries) != 100 || len(s.clients) > 100 || s.noisy.Len() != len(s.clients) {
+		t.Errorf("%d entries, %d clients, heap of %d", len(s.entries), len(s.clients), s.noisy.Len())
 	}
 	b.add(Host, "shared.example", "", node1, now)
 	for i := range 1000 {

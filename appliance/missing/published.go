@@ -290,20 +290,7 @@ func (b *Book) publish(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	w, err := b.cfg.Tree.CreateBlob("")
-	if err != nil {
-		return err
-	}
-	defer w.Close()
-	if _, err := w.Write(data); err != nil {
-		return err
-	}
-	digest, err := w.Commit(ctx, "")
-	if err != nil {
-		return err
-	}
-	err = b.cfg.Tree.Update(ctx, func(batch tree.Batch) error { batch.Link(b.cfg.Node, digest); return nil })
-	if err != nil {
+	if err := tree.WriteFile(ctx, b.cfg.Tree, b.cfg.Node, data); err != nil {
 		return err
 	}
 	b.published = changed

@@ -1,10 +1,11 @@
 package missing
 
 import (
-	"container/heap"
 	"container/list"
 	"slices"
 	"strings"
+
+	"casemate/cluster/share"
 )
 
 // A shelf holds a bounded number of entries and divides its places among the clients. A client may hold at most share
@@ -14,7 +15,7 @@ type shelf struct {
 	max, share int
 	entries    map[key]*entry
 	clients    map[string]*client
-	noisy      noisy // a heap, the client with most entries first
+	noisy      *share.Ranking[*client] // the client with most entries first
 }
 
 type key struct{ kind, name string }
@@ -25,38 +26,18 @@ type entry struct {
 	at    *list.Element // in owner.entries
 }
 
-// client is one that had a miss: a user, an address, or the /64 of an IPv6 address.
+// client is one that had a miss: a user, or a client as in share.Of.
 type client struct {
+	share.Rank
 	name    string
 	entries *list.List // of *entry, the least recently requested first
-	index   int        // in shelf.noisy
-}
-
-type noisy []*client
-
-func (h noisy) Len() int           { return len(h) }
-func (h noisy) Less(i, j int) bool { return h[i].entries.Len() > h[j].entries.Len() }
-func (h noisy) Swap(i, j int) {
-	h[i], h[j] = h[j], h[i]
-	h[i].index, h[j].index = i, j
-}
-func (h *noisy) Push(x any) {
-	c := x.(*client)
-	c.index = len(*h)
-	*h = append(*h, c)
-}
-func (h *noisy) Pop() any {
-	old := *h
-	c := old[len(old)-1]
-	old[len(old)-1] = nil
-	*h = old[:len(old)-1]
-	return c
 }
 
 func newShelf(max int) *shelf {
 	return &shelf{
 		max: max, share: (max + 1) / 2, // so two clients always leave places for a third
 		entries: map[key]*entry{}, clients: map[string]*client{},
+		noisy: share.NewRanking(func(a, b *client) bool { return a.entries.Len() > b.entries.Len() }),
 	}
 }
 
@@ -78,7 +59,7 @@ func (s *shelf) insert(e Entry) (dropped uint64) {
 		dropped += s.evict(c)
 	}
 	for len(s.entries) > s.max {
-		dropped += s.evict(s.noisy[0])
+		dropped += s.evict(s.noisy.First())
 	}
 	return dropped
 }
@@ -101,24 +82,24 @@ func (s *shelf) client(name string) *client {
 	if c == nil {
 		c = &client{name: name, entries: list.New()}
 		s.clients[name] = c
-		heap.Push(&s.noisy, c)
 	}
 	return c
 }
 
 func (s *shelf) own(c *client, e *entry) {
 	e.owner, e.at = c, c.entries.PushBack(e)
-	heap.Fix(&s.noisy, c.index)
+	s.noisy.Fix(c)
 }
 
 func (s *shelf) disown(e *entry) {
 	c := e.owner
 	c.entries.Remove(e.at)
-	heap.Fix(&s.noisy, c.index)
-	if c.entries.Len() == 0 {
-		heap.Remove(&s.noisy, c.index)
-		delete(s.clients, c.name)
+	if c.entries.Len() > 0 {
+		s.noisy.Fix(c)
+		return
 	}
+	s.noisy.Remove(c)
+	delete(s.clients, c.name)
 }
 
 func (s *shelf) drop(e *entry) {

@@ -25,6 +25,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"casemate/cluster/share"
 	"casemate/cluster/tree"
 )
 
@@ -38,8 +39,7 @@ const Lately = 24 * time.Hour
 type Tree interface {
 	fs.ReadFileFS
 	fs.ReadDirFS
-	Update(ctx context.Context, fn func(tree.Batch) error) error
-	CreateBlob(id string) (tree.BlobWriter, error)
+	tree.Writable
 }
 
 // Config configures a Book. Node, Tree and Overlap are required.
@@ -139,7 +139,7 @@ func (b *Book) Fetched(addr netip.Addr) {
 }
 
 func (b *Book) note(addr netip.Addr, fetched bool) {
-	addr = addr.Unmap().WithZone("")
+	addr = share.Plain(addr) // each host has to fetch the root by itself: no /64 here
 	if !addr.IsValid() || addr.IsLoopback() {
 		return
 	}
@@ -235,19 +235,7 @@ func (b *Book) write(ctx context.Context, r record) error {
 	if err != nil {
 		return err
 	}
-	w, err := b.cfg.Tree.CreateBlob("")
-	if err != nil {
-		return err
-	}
-	defer w.Close()
-	if _, err := w.Write(data); err != nil {
-		return err
-	}
-	digest, err := w.Commit(ctx, "")
-	if err != nil {
-		return err
-	}
-	return b.cfg.Tree.Update(ctx, func(t tree.Batch) error { t.Link(b.cfg.Node, digest); return nil })
+	return tree.WriteFile(ctx, b.cfg.Tree, b.cfg.Node, data)
 }
 
 // Progress is what all nodes have recorded about clients in the current overlap.

@@ -45,12 +45,12 @@ type line struct {
 	mu      sync.Mutex
 	busy    int
 	waiting int
-	clients map[string]*client
+	clients *share.Recent[*client]
 	turns   []*client   // clients with waiting requests, in the order of their turns
 	wake    *time.Timer // nil: no client is delayed
 }
 
-// client is the state of one client.
+// client is the state of one client (share.Of).
 type client struct {
 	name    string
 	known   bool // it has an address
@@ -68,7 +68,12 @@ type waiter struct {
 
 var errBusy = fmt.Errorf("too many passwords are being checked: %w", syscall.EAGAIN)
 
-func newLine(slots int) *line { return &line{slots: slots, clients: map[string]*client{}} }
+func newLine(slots int) *line {
+	// Only idle clients are forgotten; at most maxWaiting and slots are not, so there is always room.
+	return &line{slots: slots, clients: share.NewRecent(maxTracked, (*client).idle)}
+}
+
+func (c *client) idle() bool { return len(c.queue) == 0 && c.running == 0 }
 
 // enter waits for a turn; leave must be called after the verification. syscall.EAGAIN: too many are waiting.
 func (l *line) enter(ctx context.Context, from netip.Addr) (leave func(right bool), err error) {
@@ -103,24 +108,15 @@ func (l *line) enter(ctx context.Context, from netip.Addr) (leave func(right boo
 	}
 }
 
-// client returns a client's state, and creates it if needed. If there are many clients, idle ones are forgotten.
+// client returns a client's state, and creates it if needed.
 func (l *line) client(from netip.Addr) *client {
 	name := share.Of(from)
-	c := l.clients[name]
-	now := time.Now()
-	if c == nil {
-		if len(l.clients) >= maxTracked {
-			for _, old := range l.clients { // an eighth at once, so that this is rare
-				if len(old.queue) == 0 && old.running == 0 &&
-					(now.Sub(old.last) > forget || len(l.clients) > maxTracked/8*7) {
-					delete(l.clients, old.name)
-				}
-			}
-		}
+	c, ok := l.clients.See(name)
+	if !ok {
 		c = &client{name: name, known: from.IsValid()}
-		l.clients[name] = c
+		l.clients.Add(name, c)
 	}
-	if now.Sub(c.last) > forget {
+	if time.Since(c.last) > forget {
 		c.wrong = 0
 	}
 	return c
@@ -211,8 +207,8 @@ func (l *line) leave(c *client, right bool) {
 			c.next = c.last.Add(min(maxDelay, firstDelay<<min(c.wrong-freeTries, 10)))
 		}
 	}
-	if c.wrong == 0 && c.running == 0 && len(c.queue) == 0 {
-		delete(l.clients, c.name)
+	if c.wrong == 0 && c.idle() {
+		l.clients.Forget(c.name)
 	}
 	l.serve()
 }

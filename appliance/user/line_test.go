@@ -66,8 +66,8 @@ func TestOneGuesserKeepsNobodyOut(t *testing.T) {
 		}
 		mu.Unlock()
 		wg.Wait()
-		if l.waiting != 0 || l.busy != 0 || len(l.turns) != 0 || len(l.clients) != 1 {
-			t.Errorf("%d wait, %d busy, %d clients", l.waiting, l.busy, len(l.clients))
+		if l.waiting != 0 || l.busy != 0 || len(l.turns) != 0 || l.clients.Len() != 1 {
+			t.Errorf("%d wait, %d busy, %d clients", l.waiting, l.busy, l.clients.Len())
 		}
 	})
 }
@@ -189,8 +189,8 @@ func TestTheLineIsShared(t *testing.T) {
 			}
 			leave(false)
 		}
-		if len(l.clients) > maxTracked {
-			t.Errorf("%d clients are remembered", len(l.clients))
+		if l.clients.Len() > maxTracked {
+			t.Errorf("%d clients are remembered", l.clients.Len())
 		}
 	})
 }

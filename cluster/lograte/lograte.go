@@ -1,17 +1,18 @@
 // Package lograte bounds how many log lines outside clients can cause.
 //
 // It promises: a line that names no client is passed on unchanged. Of the lines with one message, the first line of
-// each client is logged, at most Lines of them in an interval; the others are counted, and the count is logged at the
-// end of the interval. So the log shows what happens, from where and how often, and its size is bounded.
+// each client (share.Of) is logged, at most Lines of them in an interval; the others are counted, and the count is
+// logged at the end of the interval. So the log shows what happens, from where and how often, and its size is bounded.
 package lograte
 
 import (
 	"context"
 	"log/slog"
-	"net"
 	"slices"
 	"sync"
 	"time"
+
+	"casemate/cluster/share"
 )
 
 const (
@@ -86,9 +87,7 @@ func (h *handler) WithGroup(name string) slog.Handler {
 }
 
 func (l *Limit) admit(out slog.Handler, message string, level slog.Level, client string) bool {
-	if host, _, err := net.SplitHostPort(client); err == nil {
-		client = host
-	}
+	client = share.OfText(client)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {

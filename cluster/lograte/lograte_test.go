@@ -77,6 +77,21 @@ func TestTheFirstIsLoggedAndTheOthersCounted(t *testing.T) {
 	})
 }
 
+// A host that uses many addresses of its /64 is one client: it does not use up the lines of the others.
+func TestAHostsAddressesAreOneClient(t *testing.T) {
+	log, limit, got := lines(slog.LevelInfo)
+	defer limit.Close()
+	for i := range 100 {
+		log.Info("refused", "client", fmt.Sprintf("[2001:db8::%x]:%d", i+1, i))
+		log.Info("refused", "client", fmt.Sprintf("2001:db8::%x", i+1))
+	}
+	log.Info("refused", "client", "10.0.0.1:1")
+	if g := got(); fmt.Sprint(g) != "[level=INFO msg=refused client=10.0.0.1:1 "+
+		"level=INFO msg=refused client=[2001:db8::1]:0]" {
+		t.Errorf("got %q", g)
+	}
+}
+
 func TestMessagesAreBounded(t *testing.T) {
 	log, limit, got := lines(slog.LevelInfo)
 	defer limit.Close()

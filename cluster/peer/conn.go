@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"casemate/cluster/stall"
 )
 
 // abrupt is a TLS connection that is closed without the close_notify alert (RFC 8446, section 6.1). To send it,
@@ -31,17 +33,40 @@ type stalling struct {
 	node  string
 	reads bool
 	time  time.Duration
+
+	read, write stall.Deadline
+}
+
+func (s *stalling) extendRead() {
+	if s.reads {
+		s.read.Extend(s.Conn.SetReadDeadline, s.time)
+	}
 }
 
 func (s *stalling) Read(p []byte) (int, error) {
-	if s.reads {
-		s.SetReadDeadline(time.Now().Add(s.time))
-	}
+	s.extendRead()
 	return s.Conn.Read(p)
 }
 
+// SetDeadline and the methods below are called by the servers.
+func (s *stalling) SetDeadline(t time.Time) error {
+	s.read.Forget()
+	s.write.Forget()
+	return s.Conn.SetDeadline(t)
+}
+
+func (s *stalling) SetReadDeadline(t time.Time) error {
+	s.read.Forget()
+	return s.Conn.SetReadDeadline(t)
+}
+
+func (s *stalling) SetWriteDeadline(t time.Time) error {
+	s.write.Forget()
+	return s.Conn.SetWriteDeadline(t)
+}
+
 func (s *stalling) Write(p []byte) (int, error) {
-	s.SetWriteDeadline(time.Now().Add(s.time))
+	s.write.Extend(s.Conn.SetWriteDeadline, s.time)
 	large := s.wire != nil && len(p) > 16<<10 // more than one record
 	if large {
 		s.wire.cork()
@@ -52,9 +77,7 @@ func (s *stalling) Write(p []byte) (int, error) {
 			n, err = 0, sent
 		}
 	}
-	if s.reads {
-		s.SetReadDeadline(time.Now().Add(s.time))
-	}
+	s.extendRead()
 	return n, err
 }
 
@@ -63,18 +86,15 @@ type stallingBody struct {
 	io.ReadCloser
 	conn *http.ResponseController
 	time time.Duration
-	set  time.Time // when the deadline was set
+	read stall.Deadline
 }
 
 func (b *stallingBody) Read(p []byte) (int, error) {
-	if now := time.Now(); now.Sub(b.set) > b.time/16 { // not at each read
-		b.set = now
-		b.conn.SetReadDeadline(now.Add(b.time))
-	}
+	b.read.Extend(b.conn.SetReadDeadline, b.time)
 	n, err := b.ReadCloser.Read(p)
 	if err != nil { // after the body, the server's background read must not time out
 		b.conn.SetReadDeadline(time.Time{})
-		b.set = time.Time{}
+		b.read.Forget()
 	}
 	return n, err
 }

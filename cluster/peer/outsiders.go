@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -38,13 +37,15 @@ const (
 const BurstConnections = int(tollBurst / tollFloor)
 
 // toll accounts for the processor time that outsiders cost. Used time is a debt that is paid off over time; while a
-// debt is too high, new connections are closed before any work is done for them. Its zero value is ready.
+// debt is too high, new connections are closed before any work is done for them. Unlike DNS's response rates (dnssrv),
+// which count answers, it learns the cost of a handshake only afterwards, so accounts are exact. Its zero value is
+// ready.
 type toll struct {
 	now func() time.Time // nil: time.Now
 
 	mu  sync.Mutex
 	all debt
-	by  map[string]*debt
+	by  *share.Recent[*debt] // nil: nobody has cost anything
 }
 
 // debt is processor time that was used and not paid off yet. It is paid off at 1/nth of real time.
@@ -73,20 +74,13 @@ func (t *toll) admit(from string, member bool) bool {
 	now := t.clock()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.by == nil {
-		t.by = map[string]*debt{}
-	}
 	t.all.pay(now, tollAll)
-	d := t.by[from]
-	if d == nil {
-		if len(t.by) >= maxTolled {
-			t.forget(now)
-		}
-		if len(t.by) >= maxTolled && !member {
+	d, known := t.accounts().See(from)
+	if !known {
+		d = &debt{}
+		if !t.by.Add(from, d) && !member {
 			return false // all accounts are in debt: no time is left for another one
 		}
-		d = &debt{}
-		t.by[from] = d
 	}
 	nth, most := time.Duration(tollEach), tollBurst
 	if member {
@@ -115,18 +109,20 @@ func (t *toll) add(d *debt, cost time.Duration, member bool) {
 func (t *toll) charge(from string, cost time.Duration, member bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if d := t.by[from]; d != nil {
+	if d, ok := t.accounts().See(from); ok {
 		t.add(d, cost, member)
 	}
 }
 
-// forget deletes accounts without debt. t.mu is held.
-func (t *toll) forget(now time.Time) {
-	for from, d := range t.by {
-		if d.pay(now, tollEach); d.owed == 0 {
-			delete(t.by, from)
-		}
+// accounts returns the debts of addresses; only one that is paid off is forgotten. t.mu is held.
+func (t *toll) accounts() *share.Recent[*debt] {
+	if t.by == nil {
+		t.by = share.NewRecent(maxTolled, func(d *debt) bool {
+			d.pay(t.clock(), tollEach)
+			return d.owed == 0
+		})
 	}
+	return t.by
 }
 
 // handshakeConn is a connection in its handshake. It bounds how much the other side may send, and measures for how long
@@ -165,19 +161,7 @@ func (s *handshakeConn) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// clientOf returns the key that identifies one outsider.
-func clientOf(from net.Addr) string {
-	host, _, err := net.SplitHostPort(from.String())
-	if err != nil {
-		host = from.String()
-	}
-	if a, err := netip.ParseAddr(host); err == nil {
-		return share.Of(a)
-	}
-	return host
-}
-
-// setMemberAddrs sets the nodes whose addresses count as members', in the form of clientOf.
+// setMemberAddrs sets the nodes whose addresses count as members', in the form of share.OfText.
 func (p *Port) setMemberAddrs(nodes map[string]bool) {
 	addrs := map[string]bool{}
 	for n := range nodes {
@@ -185,11 +169,8 @@ func (p *Port) setMemberAddrs(nodes map[string]bool) {
 		if !known {
 			addr = p.cfg.Members.JoinAddress(n)
 		}
-		if host, _, err := net.SplitHostPort(addr); err == nil {
-			if a, err := netip.ParseAddr(host); err == nil {
-				host = share.Of(a)
-			}
-			addrs[host] = true
+		if addr != "" {
+			addrs[share.OfText(addr)] = true
 		}
 	}
 	p.memberAddrs.Store(&addrs)

@@ -226,7 +226,7 @@ func (p *Port) Serve() {
 
 // take begins the handshake of a new connection, or returns why it was refused.
 func (p *Port) take(raw net.Conn) (why string) {
-	from := clientOf(raw.RemoteAddr())
+	from := share.OfText(raw.RemoteAddr().String())
 	if !p.toll.admit(from, p.memberAddr(from)) {
 		return "too much processor time was spent on it, or on all outsiders"
 	}

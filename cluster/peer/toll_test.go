@@ -68,7 +68,7 @@ func TestOutsidersPayForTheirTime(t *testing.T) {
 			now = now.Add(time.Second)
 		}
 	}
-	if len(tl.by) > maxTolled {
-		t.Errorf("%d addresses are remembered", len(tl.by))
+	if tl.by.Len() > maxTolled {
+		t.Errorf("%d addresses are remembered", tl.by.Len())
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"casemate/cluster/blob"
 	"casemate/cluster/peer"
 	"casemate/cluster/state"
+	"casemate/cluster/waittest"
 )
 
 // nodes are stores that reach each other over HTTP and share one state, which a test applies commands to: there is no
@@ -214,7 +215,7 @@ func TestStoresShareBlobs(t *testing.T) {
 				t.Errorf("the learner reads %d bytes, %v", len(got), err)
 			}
 			// A copy that is confirmed after the collection keeps its file, for the next one.
-			waitFor(t, "a store misses blobs, or is still taking one", func() bool {
+			waittest.Until(t, "no store misses a blob or is still taking one", func() bool {
 				for _, s := range n.stores {
 					if _, err := s.Dir().Stat(digest); err != nil || s.Missing() != 0 || s.Dir().Held(digest) {
 						return false
@@ -224,7 +225,7 @@ func TestStoresShareBlobs(t *testing.T) {
 			})
 			n.apply(&state.Expire{Now: time.Now().UnixNano() + 1})
 			n.apply(&state.Collect{Digests: []state.Digest{d}})
-			waitFor(t, "a file of what was collected is there", func() bool {
+			waittest.Until(t, "no file of what was collected is there", func() bool {
 				for _, s := range n.stores {
 					if _, err := s.Dir().Stat(digest); err == nil {
 						return false
@@ -233,16 +234,5 @@ func TestStoresShareBlobs(t *testing.T) {
 				return true
 			})
 		})
-	}
-}
-
-func waitFor(t *testing.T, what string, done func() bool) {
-	t.Helper()
-	end, limited := t.Deadline()
-	for !done() {
-		if limited && time.Until(end) < 5*time.Second {
-			t.Fatal(what)
-		}
-		time.Sleep(5 * time.Millisecond)
 	}
 }

@@ -24,6 +24,8 @@ type fence struct {
 var leaves = []string{
 	"casemate/cluster/tree",      // the types of the tree are the same in all rooms, and do not depend on its storage
 	"casemate/cluster/byterange", // a Range header has the same rules for every content
+	"casemate/cluster/stall",     // a transfer without progress is the same between nodes and with clients
+	"casemate/cluster/share",     // who is one client, and what it may take, is the same for every service
 }
 
 var services = []string{"casemate/registry", "casemate/fileserver", "casemate/dnssrv", "casemate/pki",
@@ -127,14 +129,13 @@ func layers() []layer {
 		{c + "/state", nil, "promise 2: the state is a pure function of the log"},
 		{c + "/blob", nil, "blobs are a directory, independent of the names that refer to them"},
 		{c + "/blob/blobtest", []string{c + "/blob"}, "a file system for tests"},
-		{c + "/share", nil, "it divides slots between clients and needs no other package"},
 		{c + "/lograte", nil, "it counts log lines and needs no other package"},
 		{c + "/wake", nil, "a channel that is closed is the same for everybody"},
 		{c + "/watch", nil, "it notifies about names of any kind"},
 		{c + "/disk", []string{c + "/blob"}, "small files of any package"},
 		{c + "/raftlog", []string{c + "/blob", c + "/disk"},
 			"the log on the disk; who changes it opens neither blobs of the tree nor the network"},
-		{c + "/peer", []string{c + "/blob", c + "/disk", c + "/share", c + "/wake", c + "/watch"},
+		{c + "/peer", []string{c + "/blob", c + "/disk", c + "/wake", c + "/watch"},
 			"the port carries messages, and knows neither raft nor the state"},
 		{c + "/replica", []string{c + "/blob", c + "/disk", c + "/peer", c + "/state", c + "/wake"},
 			"who changes how blobs are copied or fetched never opens raft or what makes a member"},
@@ -144,6 +145,7 @@ func layers() []layer {
 		{c + "/archive", []string{c + "/blob", c + "/state"},
 			"a backup's bytes depend on no log and no data directory"},
 		{c + "/treetest", nil, "the contract of the tree, in types of the standard library"},
+		{c + "/waittest", nil, "for tests: a condition is waited for the same way whatever it is"},
 		{c, []string{c + "/state", c + "/blob", c + "/lograte", c + "/wake", c + "/watch", c + "/disk", c + "/raftlog",
 			c + "/peer", c + "/replica", c + "/member", c + "/archive"}, "it composes the rooms below it"},
 		{c + "/clustertest", []string{c, c + "/blob/blobtest"}, "clusters of several nodes, for tests"},

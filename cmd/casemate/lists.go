@@ -225,33 +225,27 @@ func newWantedSet(w *lists.Wanted) *wantedSet {
 }
 
 func (s *wantedSet) image(i lists.Image) {
-	name := "image " + i.Ref()
-	if n, ok := s.at[name]; ok {
-		s.Images[n].Optional = s.Images[n].Optional && i.Optional
-		return
-	}
-	s.at[name] = len(s.Images)
-	s.Images = append(s.Images, i)
+	once(s, "image "+i.Ref(), &s.Images, i, func(i *lists.Image) *bool { return &i.Optional })
 }
 
 func (s *wantedSet) file(f lists.File) {
-	name := "file " + f.URL
-	if n, ok := s.at[name]; ok {
-		s.Files[n].Optional = s.Files[n].Optional && f.Optional
-		return
-	}
-	s.at[name] = len(s.Files)
-	s.Files = append(s.Files, f)
+	once(s, "file "+f.URL, &s.Files, f, func(f *lists.File) *bool { return &f.Optional })
 }
 
 func (s *wantedSet) chart(c lists.Chart) {
-	name := "chart " + chartName(c)
-	if n, ok := s.at[name]; ok {
-		s.Charts[n].Optional = s.Charts[n].Optional && c.Optional
+	once(s, "chart "+chartName(c), &s.Charts, c, func(c *lists.Chart) *bool { return &c.Optional })
+}
+
+// once appends x to list, unless the name is there.
+func once[T any](s *wantedSet, name string, list *[]T, x T, optional func(*T) *bool) {
+	n, ok := s.at[name]
+	if !ok {
+		s.at[name] = len(*list)
+		*list = append(*list, x)
 		return
 	}
-	s.at[name] = len(s.Charts)
-	s.Charts = append(s.Charts, c)
+	have := optional(&(*list)[n])
+	*have = *have && *optional(&x)
 }
 
 func chartName(c lists.Chart) string {

@@ -160,7 +160,8 @@ func (p *Retrying) roundTrip(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// stallBody fails a read that takes longer than stall.
+// stallBody fails a read that takes longer than stall. A deadline of the connection would not do: it may carry other
+// responses, over HTTP/2.
 type stallBody struct {
 	body   io.ReadCloser
 	ctx    context.Context

@@ -1,15 +1,7 @@
-// Package share divides a bounded number of connections among the clients that request one.
-//
-// It promises: there are never more connections than allowed, in total and for each client. A client without a
-// connection gets one as long as another client holds several or an idle one. The connection that is closed to make
-// room is the least recently useful one of the client that holds most. Some places are reserved for clients that are
-// known or have behaved. The package reads no clock: "recently" counts events.
 package share
 
 import (
-	"container/heap"
 	"container/list"
-	"net/netip"
 	"sync"
 	"sync/atomic"
 )
@@ -19,21 +11,11 @@ const (
 	keptOfOne  = 8    // reserved places that one client that has behaved may hold
 )
 
-// Of returns the key of a client: an IPv4 address, or the /64 of an IPv6 address, since one host has all of it.
-func Of(a netip.Addr) string {
-	a = a.Unmap().WithZone("")
-	if a.Is6() {
-		p, _ := a.Prefix(64)
-		return p.String()
-	}
-	return a.String()
-}
-
 // Config bounds the places.
 type Config struct {
 	// Max is the number of places, at least 1.
 	Max int
-	// PerClient is how many places one client may hold. 0: a quarter of Max.
+	// PerClient is how many places one client may hold. 0: three eighths of Max, so that two leave places for a third.
 	PerClient int
 	// Kept is how many of Max are reserved for Known clients and those that have behaved. 0: none.
 	Kept int
@@ -41,7 +23,14 @@ type Config struct {
 	Known func(client string) bool
 }
 
-// Places are the open connections. All methods are safe for concurrent use.
+// Places divide a bounded number of connections among the clients that request one.
+//
+// They promise: there are never more connections than allowed, in total and for each client. A client without a
+// connection gets one as long as another client holds several or an idle one. The connection that is closed to make
+// room is the least recently useful one of the client that holds most. Some places are reserved for clients that are
+// known or have behaved. "Recently" counts events.
+//
+// All methods are safe for concurrent use.
 type Places struct {
 	cfg Config
 	seq atomic.Uint64 // counts events; used instead of a clock
@@ -51,17 +40,16 @@ type Places struct {
 	refused uint64
 	evicted uint64
 	clients map[string]*client
-	greedy  greedy
-	good    map[string]*list.Element // clients that have behaved
-	order   *list.List               // their names, the least recently seen first
+	greedy  *Ranking[*client]
+	good    *Recent[struct{}] // clients that have behaved
 }
 
 // client is the set of places that one client holds.
 type client struct {
-	name  string
-	idle  *list.List // of *Place, the least recently useful first
-	busy  map[*Place]struct{}
-	index int // in greedy
+	Rank
+	name string
+	idle *list.List // of *Place, the least recently useful first
+	busy map[*Place]struct{}
 }
 
 func (c *client) count() int { return c.idle.Len() + len(c.busy) }
@@ -72,7 +60,9 @@ type Place struct {
 	c     *client
 	close func()
 	idle  *list.Element // nil while a request is under way
-	since uint64        // when it was last useful, or taken if it never was
+	under int           // requests under way: HTTP/2 and DNS have several on one connection
+	since uint64        // when it was last useful, or taken if it never was; Served is noticed later
+	used  atomic.Uint64 // when Served was last called
 	last  atomic.Uint64 // when a byte was last transferred
 	gone  bool
 }
@@ -81,10 +71,13 @@ type Place struct {
 func New(cfg Config) *Places {
 	cfg.Max = max(1, cfg.Max)
 	if cfg.PerClient <= 0 {
-		cfg.PerClient = (cfg.Max + 3) / 4
+		cfg.PerClient = (cfg.Max*3 + 7) / 8
 	}
 	cfg.Kept = min(max(0, cfg.Kept), cfg.Max-1)
-	return &Places{cfg: cfg, clients: map[string]*client{}, good: map[string]*list.Element{}, order: list.New()}
+	return &Places{
+		cfg: cfg, clients: map[string]*client{}, greedy: NewRanking(greedier),
+		good: NewRecent[struct{}](maxBehaved, nil),
+	}
 }
 
 // Take gives a client a place for a connection, or refuses it. If another connection is evicted, its close is called
@@ -101,6 +94,8 @@ func (p *Places) Take(name string, close func()) (*Place, bool) {
 	switch {
 	case held >= p.cfg.PerClient:
 		full = true
+		for p.notice(c) {
+		}
 		victim = c.leastUseful() // its own connection: other clients do not make room for it
 	case p.open >= p.limit(name, held):
 		full = true
@@ -116,7 +111,7 @@ func (p *Places) Take(name string, close func()) (*Place, bool) {
 		p.remove(victim)
 	}
 	if c = p.clients[name]; c == nil { // the victim may have been its last
-		c = &client{name: name, idle: list.New(), busy: map[*Place]struct{}{}, index: -1}
+		c = &client{name: name, idle: list.New(), busy: map[*Place]struct{}{}}
 		p.clients[name] = c
 	}
 	pl := &Place{p: p, c: c, close: close, since: p.seq.Add(1)}
@@ -140,7 +135,7 @@ func (p *Places) limit(name string, held int) int {
 	if p.cfg.Known != nil && p.cfg.Known(name) {
 		return p.cfg.Max
 	}
-	if p.good[name] != nil && held < keptOfOne {
+	if p.good.Has(name) && held < keptOfOne {
 		return p.cfg.Max - p.cfg.Kept/2
 	}
 	return strangers
@@ -148,10 +143,13 @@ func (p *Places) limit(name string, held int) int {
 
 // victim is the connection to evict for a client that holds so many; nil if there is none.
 func (p *Places) victim(held int) *Place {
-	if len(p.greedy) == 0 {
+	if p.greedy.Len() == 0 {
 		return nil
 	}
-	top := p.greedy[0]
+	top := p.greedy.First()
+	for p.notice(top) {
+		top = p.greedy.First()
+	}
 	if pl := top.leastUseful(); pl != nil {
 		return pl
 	}
@@ -176,6 +174,23 @@ func (c *client) leastUseful() *Place {
 	return nil
 }
 
+// notice reports whether the connection of a client that would be evicted has been of use since it was last ranked, and
+// ranks it again. Each call of Served is noticed at most once.
+func (p *Places) notice(c *client) bool {
+	pl := c.leastUseful()
+	if pl == nil || pl.used.Load() <= pl.since {
+		return false
+	}
+	pl.since = pl.used.Load()
+	after := c.idle.Back()
+	for after != pl.idle && after.Value.(*Place).since > pl.since {
+		after = after.Prev()
+	}
+	c.idle.MoveAfter(pl.idle, after)
+	p.fix(c)
+	return true
+}
+
 func (p *Places) remove(pl *Place) {
 	if pl.idle != nil {
 		pl.c.idle.Remove(pl.idle)
@@ -188,24 +203,34 @@ func (p *Places) remove(pl *Place) {
 	p.fix(pl.c)
 }
 
-// fix restores the order of the heap after a client's number of places has changed.
+// fix restores the order after a client's number of places has changed.
 func (p *Places) fix(c *client) {
-	switch {
-	case c.count() == 0:
-		heap.Remove(&p.greedy, c.index)
-		delete(p.clients, c.name)
-	case c.index < 0:
-		heap.Push(&p.greedy, c)
-	default:
-		heap.Fix(&p.greedy, c.index)
+	if c.count() > 0 {
+		p.greedy.Fix(c)
+		return
 	}
+	p.greedy.Remove(c)
+	delete(p.clients, c.name)
 }
 
-// Begin reports that a request has begun.
+// greedier orders clients by who makes room first: those with an idle connection, then by the most places, then by the
+// idle connection that was useful longest ago.
+func greedier(x, y *client) bool {
+	a, b := x.leastUseful(), y.leastUseful()
+	if (a != nil) != (b != nil) {
+		return a != nil
+	}
+	if m, n := x.count(), y.count(); m != n {
+		return m > n
+	}
+	return a != nil && a.since < b.since
+}
+
+// Begin reports that a request has begun. Each has its End.
 func (pl *Place) Begin() {
 	pl.p.mu.Lock()
 	defer pl.p.mu.Unlock()
-	if pl.gone || pl.idle == nil {
+	if pl.under++; pl.gone || pl.idle == nil {
 		return
 	}
 	pl.c.idle.Remove(pl.idle)
@@ -215,14 +240,15 @@ func (pl *Place) Begin() {
 	pl.p.fix(pl.c)
 }
 
-// End reports that the request has ended; useful tells whether the client got what it requested.
+// End reports that a request has ended; useful tells whether the client got what it requested. After the last one the
+// connection is idle.
 func (pl *Place) End(useful bool) {
 	pl.p.mu.Lock()
 	defer pl.p.mu.Unlock()
-	if useful {
+	if useful && pl.p.cfg.Kept > 0 {
 		pl.p.behaved(pl.c.name)
 	}
-	if pl.gone || pl.idle != nil {
+	if pl.under = max(0, pl.under-1); pl.under > 0 || pl.gone || pl.idle != nil {
 		return
 	}
 	delete(pl.c.busy, pl)
@@ -234,6 +260,10 @@ func (pl *Place) End(useful bool) {
 	}
 	pl.p.fix(pl.c)
 }
+
+// Served reports that the client got what it requested, where requests are too short for Begin and End. It is cheap,
+// and remembers no client as having behaved.
+func (pl *Place) Served() { pl.used.Store(pl.p.seq.Add(1)) }
 
 // Touch reports that bytes were transferred. It is cheap.
 func (pl *Place) Touch() { pl.last.Store(pl.p.seq.Load()) }
@@ -254,16 +284,11 @@ func (pl *Place) Gone() bool {
 	return pl.gone
 }
 
-// behaved remembers a client. Beyond maxBehaved, the least recently seen client is forgotten.
+// behaved remembers a client.
 func (p *Places) behaved(name string) {
-	if e := p.good[name]; e != nil {
-		p.order.MoveToBack(e)
-		return
+	if _, ok := p.good.See(name); !ok {
+		p.good.Add(name, struct{}{})
 	}
-	if p.order.Len() >= maxBehaved {
-		delete(p.good, p.order.Remove(p.order.Front()).(string))
-	}
-	p.good[name] = p.order.PushBack(name)
 }
 
 // Counts returns the number of taken places, refused connections, and connections that were evicted.
@@ -273,39 +298,9 @@ func (p *Places) Counts() (open int, refused, evicted uint64) {
 	return p.open, p.refused, p.evicted
 }
 
-// greedy is a heap of clients: first those with an idle connection, then by the most places, then by the idle
-// connection that was useful longest ago.
-type greedy []*client
-
-func (g greedy) Len() int { return len(g) }
-
-func (g greedy) Less(i, j int) bool {
-	a, b := g[i].leastUseful(), g[j].leastUseful()
-	if (a != nil) != (b != nil) {
-		return a != nil
-	}
-	if x, y := g[i].count(), g[j].count(); x != y {
-		return x > y
-	}
-	return a != nil && a.since < b.since
-}
-
-func (g greedy) Swap(i, j int) {
-	g[i], g[j] = g[j], g[i]
-	g[i].index, g[j].index = i, j
-}
-
-func (g *greedy) Push(x any) {
-	c := x.(*client)
-	c.index = len(*g)
-	*g = append(*g, c)
-}
-
-func (g *greedy) Pop() any {
-	old := *g
-	c := old[len(old)-1]
-	old[len(old)-1] = nil
-	*g = old[:len(old)-1]
-	c.index = -1
-	return c
+// Crowded reports whether more than half of the places are taken.
+func (p *Places) Crowded() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.open > p.cfg.Max/2
 }

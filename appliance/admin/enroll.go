@@ -7,6 +7,27 @@ import (
 	"casemate/appliance/usage"
 )
 
+// enrollRoutes serves what nodes need.
+func (a *API) enrollRoutes(on routes) {
+	on.json("GET /v1/site", func(*http.Request) (any, error) { return a.Site() })
+	on.json("GET /v1/mirrors", a.getMirrors)
+	on.json("GET /v1/kubespray", a.getKubespray)
+	on.json("POST /v1/kubespray", a.postKubespray)
+	on.json("GET /v1/executable", a.getExecutable)
+	on.json("GET /v1/enroll", a.getEnroll)
+}
+
+func (a *API) getExecutable(*http.Request) (any, error) { return a.Executable.Info() }
+
+// getEnroll is GET /v1/enroll: the script in one of its formats.
+func (a *API) getEnroll(r *http.Request) (any, error) {
+	s, err := a.Site()
+	if err != nil {
+		return nil, err
+	}
+	return s.Enroll(r.FormValue("format"))
+}
+
 // getMirrors is GET /v1/mirrors?for=RUNTIME.
 func (a *API) getMirrors(r *http.Request) (any, error) {
 	s, err := a.Site()

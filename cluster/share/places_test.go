@@ -2,7 +2,6 @@ package share
 
 import (
 	"fmt"
-	"net/netip"
 	"testing"
 )
 
@@ -37,23 +36,6 @@ func (c *crowd) wantClosed(names ...string) {
 		c.t.Errorf("closed: %v, want %v", c.closed, names)
 	}
 	c.closed = nil
-}
-
-func TestWhatIsOneClient(t *testing.T) {
-	for _, c := range []struct{ a, b string }{
-		{"10.0.0.1", "::ffff:10.0.0.1"},
-		{"2001:db8::1", "2001:db8:0:0:ffff::2"},
-		{"fe80::1%eth0", "fe80::1%eth1"},
-	} {
-		if a, b := Of(netip.MustParseAddr(c.a)), Of(netip.MustParseAddr(c.b)); a != b {
-			t.Errorf("%s is %s and %s is %s, want one client", c.a, a, c.b, b)
-		}
-	}
-	for _, c := range []struct{ a, b string }{{"10.0.0.1", "10.0.0.2"}, {"2001:db8:0:1::1", "2001:db8:0:2::1"}} {
-		if a, b := Of(netip.MustParseAddr(c.a)), Of(netip.MustParseAddr(c.b)); a == b {
-			t.Errorf("%s and %s are %s, want two clients", c.a, c.b, a)
-		}
-	}
 }
 
 // The client that holds most makes room, by the connection that was not useful for longest.
@@ -131,6 +113,48 @@ func TestWorkIsInterruptedForWhoHasNone(t *testing.T) {
 	c.refused("b")
 }
 
+// Short requests count without Begin and End: who was served lately is not the first to go, among a client's own
+// connections and among those of all.
+func TestServedStays(t *testing.T) {
+	c := newCrowd(t, Config{Max: 6, PerClient: 3})
+	a := []*Place{c.take("a", "a1"), c.take("a", "a2"), c.take("a", "a3")}
+	a[0].Served()
+	c.take("a", "a4")
+	c.wantClosed("a2")
+	b := []*Place{c.take("b", "b1"), c.take("b", "b2"), c.take("b", "b3")}
+	for _, pl := range append(a, b[0], b[1]) {
+		pl.Served()
+	}
+	c.take("c", "c1") // a4 and b3 were not served; a4 is older
+	c.wantClosed("a4")
+	c.take("d", "d1")
+	c.wantClosed("b3")
+	c.take("e", "e1") // all were served, a1 first
+	c.wantClosed("a1")
+}
+
+// A connection may carry several requests at once: it is idle only after the last of them.
+func TestOneOfTwoRequestsEnds(t *testing.T) {
+	for _, ended := range []int{1, 2} {
+		c := newCrowd(t, Config{Max: 2, PerClient: 2})
+		a := c.take("a", "a1")
+		a.Begin()
+		a.Begin()
+		for range ended {
+			a.End(true)
+		}
+		b := c.take("b", "b1")
+		b.Begin()
+		if ended == 1 {
+			c.refused("c") // both are at work
+			c.wantClosed()
+			continue
+		}
+		c.take("c", "c1")
+		c.wantClosed("a1")
+	}
+}
+
 // However many addresses hold all there is, one that has none gets in.
 func TestAnHonestClientAlwaysGetsIn(t *testing.T) {
 	for _, crowds := range []struct{ clients, each int }{{4, 64}, {64, 4}, {128, 2}, {256, 1}} {
@@ -188,17 +212,17 @@ func TestPlacesAreKept(t *testing.T) {
 }
 
 func TestWhoBehavedIsForgottenInTheEnd(t *testing.T) {
-	p := New(Config{Max: 10})
+	p := New(Config{Max: 10, Kept: 1})
 	for i := range maxBehaved + 10 {
 		pl, _ := p.Take(fmt.Sprint(i), func() {})
 		pl.Begin()
 		pl.End(true)
 		pl.Free()
 	}
-	if len(p.good) != maxBehaved || p.order.Len() != maxBehaved || p.good["9"] != nil || p.good["10"] == nil {
-		t.Errorf("%d are remembered", len(p.good))
+	if p.good.Len() != maxBehaved || p.good.Has("9") || !p.good.Has("10") {
+		t.Errorf("%d are remembered", p.good.Len())
 	}
-	if len(p.clients) != 0 || len(p.greedy) != 0 {
+	if len(p.clients) != 0 || p.greedy.Len() != 0 {
 		t.Errorf("%d clients hold nothing and are kept", len(p.clients))
 	}
 }
@@ -214,5 +238,19 @@ func BenchmarkTakeWhenFull(b *testing.B) {
 	}
 	for i := range b.N {
 		p.Take(names[i%1000], func() {})
+	}
+}
+
+// What an answer costs on one of a thousand connections.
+func BenchmarkServed(b *testing.B) {
+	p := New(Config{Max: 1024})
+	var all []*Place
+	for i := range 1024 {
+		pl, _ := p.Take(fmt.Sprint(i%300), func() {})
+		all = append(all, pl)
+	}
+	b.ReportAllocs()
+	for i := range b.N {
+		all[i%len(all)].Served()
 	}
 }

@@ -1,0 +1,58 @@
+package admin
+
+import (
+	"fmt"
+	"net/http"
+	"time"
+
+	"casemate/fileserver"
+)
+
+// fileRoutes serves files.
+func (a *API) fileRoutes(on routes) {
+	on.json("GET /v1/files", a.getFiles)
+	on.stream("GET /v1/files/content", a.getFileContent)
+	on.json("PUT /v1/files", func(r *http.Request) (any, error) {
+		q := r.URL.Query()
+		i, err := a.Files.Put(r.Context(), q.Get("url"), r.Body, q.Get("digest"))
+		if err != nil {
+			return nil, err
+		}
+		return File{i.URL, i.Digest, i.Size, i.Time}, nil
+	})
+	on.json("DELETE /v1/files", func(r *http.Request) (any, error) {
+		return nil, a.Files.Delete(r.Context(), r.URL.Query().Get("url"))
+	})
+}
+
+type File struct {
+	URL    string    `json:"url"`
+	Digest string    `json:"digest"`
+	Size   int64     `json:"size"`
+	Time   time.Time `json:"time"`
+}
+
+func (a *API) getFiles(r *http.Request) (any, error) {
+	list := a.Files.List(r.Context(), r.URL.Query().Get("prefix"))
+	return streamOf(list, func(i fileserver.Info) (any, bool) {
+		return File{i.URL, i.Digest, i.Size, i.Time}, true
+	}), nil
+}
+
+// getFileContent sends what a node gets for a URL, if it is a stored file. It does not record a miss.
+func (a *API) getFileContent(w http.ResponseWriter, r *http.Request) {
+	info, _, err := a.Files.Resolve(r.Context(), r.FormValue("url"))
+	if err != nil {
+		a.adminError(w, r, err)
+		return
+	}
+	blob, err := a.Tree.OpenBlob(r.Context(), info.Digest)
+	if err != nil {
+		a.adminError(w, r, fmt.Errorf("file %s: %w", info.URL, err))
+		return
+	}
+	defer blob.Close()
+	w.Header().Set("Content-Type", "application/octet-stream")
+	w.Header().Set("Content-Location", info.URL)
+	http.ServeContent(w, r, "", info.Time, blob)
+}

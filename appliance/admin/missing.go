@@ -1,0 +1,42 @@
+package admin
+
+import (
+	"net/http"
+	"strconv"
+
+	"casemate/appliance/missing"
+	"casemate/appliance/usage"
+)
+
+// missingRoutes serves the missing book.
+func (a *API) missingRoutes(on routes) {
+	on.json("GET /v1/missing", a.getMissing)
+	on.json("DELETE /v1/missing", func(r *http.Request) (any, error) { return nil, a.Book.Clear(r.Context()) })
+	on.json("DELETE /v1/missing/entries", a.forgetMissing)
+}
+
+func (a *API) getMissing(r *http.Request) (any, error) {
+	list := a.Book.List
+	if all, _ := strconv.ParseBool(r.URL.Query().Get("all")); all {
+		list = a.Book.All
+	}
+	entries, err := list()
+	if err != nil {
+		return nil, err
+	}
+	return missing.Solve(entries, a.Lookup.Answered(r.Context()), a.Lookup.Enabling), r.Context().Err()
+}
+
+// forgetMissing removes the entries with these names from the missing book.
+func (a *API) forgetMissing(r *http.Request) (any, error) {
+	names := r.URL.Query()["name"]
+	if len(names) == 0 {
+		return nil, usage.Errorf("name is missing")
+	}
+	for _, name := range names {
+		if err := a.Book.Forget(r.Context(), name); err != nil {
+			return nil, err
+		}
+	}
+	return nil, nil
+}
