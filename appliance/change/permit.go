@@ -1,10 +1,14 @@
 package change
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 
+	"casemate/appliance/address"
 	"casemate/appliance/origin"
+	"casemate/pki"
 )
 
 // NotPermitted returns why names are not enabled, with the command that changes it.
@@ -15,6 +19,27 @@ func (c *Changes) NotPermitted(names ...string) string {
 	}
 	return fmt.Sprintf("%s: casemate ca rotate %s creates a root that permits it, then casemate origin add %s",
 		origin.NotPermitted, flags, names[0])
+}
+
+// AdviseJoin returns what the operator of a joining node should know about its addresses for clients: those that the
+// root does not permit, with the command that changes it.
+func (c *Changes) AdviseJoin(node string, advertise []string) (notes []string) {
+	var list []string
+	for _, text := range advertise {
+		a, err := address.Parse(text)
+		if err != nil || a.IsLoopback() {
+			continue
+		}
+		if err := c.CA.Permits(a.String()); errors.Is(err, pki.ErrNotPermitted) {
+			list = append(list, a.String())
+		}
+	}
+	if len(list) == 0 {
+		return nil
+	}
+	return []string{fmt.Sprintf("the root certificate does not permit %s: clients that connect to node %s by address "+
+		"do not trust it; run on a member: casemate ca rotate %s", strings.Join(list, ", "), node,
+		c.CA.Widening(list...).Flags())}
 }
 
 // unpermitted is the error for an origin that cannot be added because of the state of the CA (409), neither an

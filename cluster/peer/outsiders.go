@@ -181,15 +181,17 @@ func clientOf(from net.Addr) string {
 func (p *Port) setMemberAddrs(nodes map[string]bool) {
 	addrs := map[string]bool{}
 	for n := range nodes {
-		addr, known := p.cfg.Members.Address(n)
+		list, known := p.cfg.Members.Addresses(n)
 		if !known {
-			addr = p.cfg.Members.JoinAddress(n)
+			list = p.cfg.Members.JoinAddresses(n)
 		}
-		if host, _, err := net.SplitHostPort(addr); err == nil {
-			if a, err := netip.ParseAddr(host); err == nil {
-				host = share.Of(a)
+		for _, addr := range list {
+			if host, _, err := net.SplitHostPort(addr); err == nil {
+				if a, err := netip.ParseAddr(host); err == nil {
+					host = share.Of(a)
+				}
+				addrs[host] = true
 			}
-			addrs[host] = true
 		}
 	}
 	p.memberAddrs.Store(&addrs)
