@@ -316,7 +316,7 @@ func (a *Appliance) wire() {
 	a.status = &status.Page{
 		Node: a.cfg.Node, Version: a.opt.Version, Started: a.started, Advertise: a.cfg.Advertise,
 		Cluster: a.cluster, CA: a.ca, Registry: a.registry, Imports: a.imports, Book: a.book,
-		Rotation: a.rotation, NotPermitted: a.changes.NotPermitted,
+		Rotation: a.rotation, NotPermitted: a.changes.NotPermitted, UnpermittedAddrs: a.changes.UnpermittedAddrs,
 		Current: a.current, Lookup: a.lookup, Problems: &a.problems, Luck: &a.luck, DNSProblems: a.dns.Problems,
 		Ready: a.ready, Counts: func() (images, files int) { return setup.Counts(a.cluster) },
 	}

@@ -276,7 +276,8 @@ func parseZone(s string) (string, error) {
 	case err == nil:
 		return p.Addr().String(), nil
 	}
-	if strings.Contains(s, "/") || len(s) > 254 || !zone.MatchString(s) {
+	digits := strings.Trim(s, "0123456789.") == "" // an address with a mistake
+	if digits || strings.Contains(s, "/") || len(s) > 254 || !zone.MatchString(s) {
 		return "", fmt.Errorf("must be a zone like corp.example, an address or a range like 10.0.0.0/8, got %q", s)
 	}
 	return s, nil
