@@ -172,3 +172,67 @@ func TestBastionsOfTwoFamilies(t *testing.T) {
 	tr.whole(3)
 	tr.writeEverywhere("back")
 }
+
+// TestJoinOutsideOfTheRoot: a bastion joins with a public address in another network than the first one's. Init and join
+// say what that needs, and the command that join prints does it.
+func TestJoinOutsideOfTheRoot(t *testing.T) {
+	l := newLab(t)
+	tr := &trio{t: t, lab: l, procs: map[*bastion]*exec.Cmd{}}
+	public := func(h *host, addr string) *host {
+		must(t, "ip", "-n", h.ns, "addr", "add", addr+"/32", "dev", "eth0", "nodad")
+		h.ip = addr
+		return h
+	}
+	add := func(name, addr string) *bastion {
+		h, _ := l.hostV6(name, false)
+		b := bastionV6(public(h, addr), fmt.Sprintf("node: %s\ndata: %s\nadvertise: [\"%s\"]\n", name, h.path("data"),
+			addr))
+		tr.nodes = append(tr.nodes, b)
+		return b
+	}
+	n1, n2 := add("n1", "2001:db8:1::11"), add("n2", "2001:db8:2::12")
+	out := n1.must(t, n1.bin(), "init", "--config", n1.config)
+	for _, want := range []string{"casemate config set dns.allow private,connected,2001:db8:1::/48",
+		"--permit 2001:db8:1::/48", "casemate ca rotate --permit 2001:db8:1::/48"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("init should say %q:\n%s", want, out)
+		}
+	}
+	tr.start(n1)
+	token := strings.Fields(n1.casemate(t, "token", "create"))[0]
+	out = n2.must(t, n2.bin(), "join", "--config", n2.config, "--token", token, n1.ip)
+	if !strings.Contains(out, "note: the root certificate does not permit 2001:db8:2::12") ||
+		!strings.Contains(out, "casemate ca rotate --permit 2001:db8:2::/64") {
+		t.Errorf("join should say that the address is not permitted:\n%s", out)
+	}
+	tr.start(n2)
+	tr.whole(2)
+	client, _ := l.hostV6("client", false)
+	public(client, "2001:db8:1::99")
+	client.trust(n1.casemate(t, "ca"))
+	trusted := func(b *bastion) error {
+		out, err := client.try("curl", "-fsS", "-o", "/dev/null", "https://["+b.ip+"]/healthz")
+		if err != nil {
+			return fmt.Errorf("%w: %s", err, out)
+		}
+		return nil
+	}
+	until(t, "n1 is trusted by its address", func() error { return trusted(n1) })
+	if err := trusted(n2); err == nil {
+		t.Error("n2 is trusted at an address that the root does not permit")
+	}
+	until(t, "status of n1 warns", func() error {
+		if out := n1.casemate(t, "status"); !strings.Contains(out, "casemate ca rotate --permit 2001:db8:2::/64") {
+			return fmt.Errorf("it says\n%s", out)
+		}
+		return nil
+	})
+	n1.casemate(t, "ca", "rotate", "--permit", "2001:db8:2::/64")
+	client.trust(n1.casemate(t, "ca"))
+	for _, b := range tr.nodes {
+		until(t, b.name+" is trusted by its address after the rotation", func() error { return trusted(b) })
+	}
+	if out := n2.casemate(t, "status"); strings.Contains(out, "does not permit") {
+		t.Errorf("status of n2 after the rotation:\n%s", out)
+	}
+}
