@@ -236,3 +236,27 @@ func TestJoinOutsideOfTheRoot(t *testing.T) {
 		t.Errorf("status of n2 after the rotation:\n%s", out)
 	}
 }
+
+// TestInitChoosesALastingAddress: the kernel prefers a temporary address (RFC 8981) for the default route, init does
+// not.
+func TestInitChoosesALastingAddress(t *testing.T) {
+	l := newLab(t)
+	h, v6 := l.hostV6("n1", false)
+	must(t, "ip", "-n", h.ns, "addr", "del", v6+"/64", "dev", "eth0")
+	h.must(t, "sh", "-c", "echo 2 > /proc/sys/net/ipv6/conf/eth0/use_tempaddr")
+	must(t, "ip", "-n", h.ns, "addr", "add", v6+"/64", "dev", "eth0", "nodad", "mngtmpaddr", "valid_lft", "3600",
+		"preferred_lft", "3600")
+	must(t, "ip", "-n", h.ns, "-6", "route", "add", "default", "dev", "eth0")
+	until(t, "the kernel prefers a temporary address", func() error {
+		out := must(t, "ip", "-n", h.ns, "-6", "route", "get", "2001:db8::1")
+		if !strings.Contains(out, " src fd00:77:") || strings.Contains(out, " src "+v6+" ") {
+			return fmt.Errorf("%s", out)
+		}
+		return nil
+	})
+	b := bastionV6(h, "")
+	b.must(t, b.bin(), "init", "--config", b.config, "--name", "n1", "--data", b.path("data"))
+	if out := b.must(t, b.bin(), "config", "check", b.config); !strings.Contains(out, v6+"\n") {
+		t.Errorf("init should advertise %s:\n%s", v6, out)
+	}
+}
