@@ -29,8 +29,8 @@ import (
 
 // joiner is the config of a node that is not there yet.
 func joiner(cl *clustertest.Cluster, name string) cluster.Config {
-	return cluster.Config{Dir: "/data/casemate", Node: name, FS: blobtest.New(99), PeerAddrs: []string{clustertest.Addr(name)},
-		Dial: cl.Net.Dialer(name)}
+	return cluster.Config{Dir: "/data/casemate", Node: name, FS: blobtest.New(99),
+		PeerAddrs: []string{clustertest.Addr(name)}, Dial: cl.Net.Dialer(name)}
 }
 
 func token(t *testing.T, c *cluster.Cluster) cluster.Token {

@@ -28,8 +28,8 @@ func (g Change) Flags() string {
 }
 
 // Widening is the smallest Change of the root in use that permits names, with public IPv6 addresses in networks and
-// host names in zones that can be registered (files.corp.example needs corp.example), unless that would permit a public suffix or a zone that contains a public
-// zone. It is empty if the root permits them all.
+// host names in zones that can be registered (files.corp.example needs corp.example), unless that would permit a public
+// suffix or a zone that contains a public zone. It is empty if the root permits them all.
 func (c *CA) Widening(names ...string) Change {
 	s, err := c.current()
 	if err != nil {

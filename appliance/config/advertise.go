@@ -105,8 +105,8 @@ var ofContainers = []string{"docker", "br-", "podman", "cni", "veth", "virbr", "
 	"kube-", "nodelocaldns", "vxlan"}
 
 // onlyAddrs chooses, on a host without a default route, the addresses at which clients reach it: its only IPv4
-// address, and its only IPv6 address. Addresses that end do not count. If an IPv4 address exists, several IPv6 addresses
-// are ignored; otherwise several addresses of a family are an error that lists them.
+// address, and its only IPv6 address. Addresses that end do not count. If an IPv4 address exists, several IPv6
+// addresses are ignored; otherwise several addresses of a family are an error that lists them.
 func onlyAddrs(all []hostAddr) ([]netip.Addr, error) {
 	const set = "set advertise (or --advertise) to the addresses at which clients reach this host"
 	const unset = "advertise is not set and this host has no default route"

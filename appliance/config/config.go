@@ -356,8 +356,8 @@ func (c *Config) Validate() error {
 					"127.0.0.53), got %s", l.key, a)
 			}
 			if address.NeedsZone(a.Addr()) {
-				return fmt.Errorf("%s must not have a link-local address, which other hosts cannot use as it is, got %s",
-					l.key, a)
+				return fmt.Errorf("%s must not have a link-local address, which other hosts cannot use as it is, "+
+					"got %s", l.key, a)
 			}
 			for _, b := range l.list {
 				if a.Addr().IsUnspecified() && b != a && b.Port() == a.Port() && a.Port() != 0 &&

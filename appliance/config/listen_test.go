@@ -25,8 +25,8 @@ func TestPeerDial(t *testing.T) {
 		{"10.0.0.11 fd00::11", "0.0.0.0:8443", "10.0.0.11:8443"},
 		{"fd00::11 10.0.0.11", "0.0.0.0:7443 [fd00::11]:7443", "10.0.0.11:7443 [fd00::11]:7443"},
 		{"10.0.0.11", "[::]:7443 192.168.7.1:8443", "10.0.0.11:7443 192.168.7.1:8443"},
-		{"fd00::11", "0.0.0.0:7443", "!listen.peer 0.0.0.0:7443 has no advertised address that other nodes could dial " +
-			"(advertise is fd00::11)"},
+		{"fd00::11", "0.0.0.0:7443", "!listen.peer 0.0.0.0:7443 has no advertised address that other nodes could " +
+			"dial (advertise is fd00::11)"},
 		{"10.0.0.11", "[fe80::1]:7443", "!listen.peer must not have a link-local address"},
 		{"fe80::1", "", "!advertise must not have a link-local address"},
 		{"10.0.0.11", "10.0.0.11:7443 10.0.0.11:7443", "!listen.peer must have each address once"},

@@ -139,8 +139,8 @@ func addresses(kind string, in *Record) error {
 		a, err := address.Parse(v)
 		switch {
 		case errors.Is(err, address.ErrZone), err == nil && address.NeedsZone(a):
-			return usage.Errorf("the value of an AAAA record must not be a link-local address, which clients cannot use "+
-				"as it is: name a unique local (fd00::/8) or global one, got %q", v)
+			return usage.Errorf("the value of an AAAA record must not be a link-local address, which clients cannot "+
+				"use as it is: name a unique local (fd00::/8) or global one, got %q", v)
 		case err == nil && a.Is4() == (kind == "A"):
 			in.Values[i] = a.String()
 		}

@@ -439,8 +439,8 @@ func (s *Settings) RefuseLinkLocal() error {
 	for _, f := range s.Forward {
 		for _, r := range f.Resolvers {
 			if a := r.Addr(); a.Zone() != "" || address.NeedsZone(a) {
-				return usage.Errorf("setting dns.forward must not have a link-local address, which has a meaning on one "+
-					"host only: name a unique local (fd00::/8) or global address of the resolver, got %q", a)
+				return usage.Errorf("setting dns.forward must not have a link-local address, which has a meaning on "+
+					"one host only: name a unique local (fd00::/8) or global address of the resolver, got %q", a)
 			}
 		}
 	}

@@ -121,6 +121,33 @@ func TestWrongSocketsAreNamed(t *testing.T) {
 	}
 }
 
+// The peer port is bound at every address, or at none of them.
+func TestPeerAtEveryAddress(t *testing.T) {
+	cfg := testConfig(t, t.TempDir())
+	cfg.Listen.Peer = []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:0"), netip.MustParseAddrPort("[::1]:0")}
+	s, err := Bind(&cfg, nil, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	at := s.Addrs().Peer
+	if len(at) != 2 || at[0].Addr().String() != "127.0.0.1" || at[1].Addr().String() != "::1" {
+		t.Fatalf("bound at %v", at)
+	}
+	for _, a := range at {
+		c, err := net.Dial("tcp", a.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
+	}
+	other := testConfig(t, t.TempDir())
+	other.Listen.Peer = []netip.AddrPort{netip.MustParseAddrPort("127.0.0.2:0"), at[1]}
+	if _, err := Bind(&other, nil, false); err == nil || !strings.Contains(err.Error(), "listen.peer") {
+		t.Errorf("a port that is taken: %v", err)
+	}
+}
+
 // If advertise changes and the sockets do not, a warning says so.
 func TestInheritedSocketsThatMissAnAdvertisedAddress(t *testing.T) {
 	cfg := testConfig(t, t.TempDir())

@@ -43,8 +43,8 @@ type Net struct {
 // NewNet returns whole wires.
 func NewNet() *Net {
 	return &Net{at: map[string]*listener{}, off: map[string]bool{}, cut: map[[2]string]bool{},
-		slow: map[[2]string]time.Duration{}, hosts: map[string]string{}, also: map[string][]string{}, dead: map[string]bool{},
-		moved: make(chan struct{})}
+		slow: map[[2]string]time.Duration{}, hosts: map[string]string{}, also: map[string][]string{},
+		dead: map[string]bool{}, moved: make(chan struct{})}
 }
 
 // Addr is what other nodes dial.

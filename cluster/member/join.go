@@ -221,8 +221,8 @@ func (req *joinRequest) check() (*x509.CertificateRequest, error) {
 		req.Addrs = []string{req.Addr}
 	}
 	if len(req.Addrs) > peer.MaxAddrs || len(req.Advertise) > maxClientAt {
-		return nil, fmt.Errorf("a node must have at most %d addresses for other nodes and %d for clients, got %d and %d",
-			peer.MaxAddrs, maxClientAt, len(req.Addrs), len(req.Advertise))
+		return nil, fmt.Errorf("a node must have at most %d addresses for other nodes and %d for clients, got %d and "+
+			"%d", peer.MaxAddrs, maxClientAt, len(req.Addrs), len(req.Advertise))
 	}
 	for _, addr := range append([]string{req.Addr}, req.Addrs...) {
 		if err := peer.CheckAddress(addr); err != nil {

@@ -98,8 +98,8 @@ func (ms *Members) PublishSelf(ctx context.Context) error {
 	if there {
 		want.Joined = m.Joined
 	}
-	if there && m.Addr == want.Addr && slices.Equal(m.Addrs, want.Addrs) && string(m.Key) == string(want.Key) && m.Version == want.Version &&
-		m.Format == want.Format {
+	if there && m.Addr == want.Addr && slices.Equal(m.Addrs, want.Addrs) && string(m.Key) == string(want.Key) &&
+		m.Version == want.Version && m.Format == want.Format {
 		return nil
 	}
 	put, err := putRecord(MembersDir+"/"+ms.cfg.Node, want)

@@ -73,7 +73,8 @@ func TestThreeBastionsV6(t *testing.T) {
 		h, v6 := l.hostV6(name, false)
 		b = bastionV6(h, "")
 		tr.nodes = append(tr.nodes, b)
-		return b, []string{"--config", b.config, "--name", name, "--data", b.path("data"), "--advertise", "[" + v6 + "]"}
+		return b, []string{"--config", b.config, "--name", name, "--data", b.path("data"), "--advertise",
+			"[" + v6 + "]"}
 	}
 	n1, flags := add("n1")
 	n1.fails(t, "--advertise must be an address without a zone", n1.bin(), "init", "--config", n1.config, "--data",
@@ -135,8 +136,8 @@ func TestThreeBastionsV6(t *testing.T) {
 	})
 }
 
-// TestBastionsOfTwoFamilies: a bastion that has both families, one with IPv6 alone, and a third one with both. Then IPv4
-// between the two of them dies without a word.
+// TestBastionsOfTwoFamilies: a bastion that has both families, one with IPv6 alone, and a third one with both. Then
+// IPv4 between the two of them dies without a word.
 func TestBastionsOfTwoFamilies(t *testing.T) {
 	l := newLab(t)
 	tr := &trio{t: t, lab: l, procs: map[*bastion]*exec.Cmd{}}
@@ -173,8 +174,8 @@ func TestBastionsOfTwoFamilies(t *testing.T) {
 	tr.writeEverywhere("back")
 }
 
-// TestJoinOutsideOfTheRoot: a bastion joins with a public address in another network than the first one's. Init and join
-// say what that needs, and the command that join prints does it.
+// TestJoinOutsideOfTheRoot: a bastion joins with a public address in another network than the first one's. Init and
+// join say what that needs, and the command that join prints does it.
 func TestJoinOutsideOfTheRoot(t *testing.T) {
 	l := newLab(t)
 	tr := &trio{t: t, lab: l, procs: map[*bastion]*exec.Cmd{}}
