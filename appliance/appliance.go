@@ -99,7 +99,8 @@ type Appliance struct {
 	problems status.Problems
 	luck     status.Luck
 
-	peers    atomic.Pointer[http.Handler] // serves requests that other nodes forward; nil until it is ready
+	peers    atomic.Pointer[http.Handler]   // serves requests that other nodes forward; nil until it is ready
+	advisor  atomic.Pointer[change.Changes] // changes, for nodes that join; nil until it is ready
 	stopping atomic.Bool
 	closing  sync.Once
 	closeErr error
@@ -161,6 +162,7 @@ func Open(cfg config.Config, opt Options) (_ *Appliance, err error) {
 	a.wire()
 	peers := a.edge.PassedOn()
 	a.peers.Store(&peers)
+	a.advisor.Store(a.changes)
 	if err := a.dns.Refresh(); err != nil {
 		return nil, err
 	}
@@ -176,7 +178,8 @@ func (a *Appliance) openTree() (err error) {
 			"run casemate init for the first node of a cluster, casemate join for every other node", a.cfg.Data)
 	}
 	cc := setup.ClusterConfig(a.cfg, a.opt.Log.With("room", "cluster"))
-	cc.Peer, cc.PeerAddr, cc.Version = a.socks.Peer, a.cfg.PeerDial(a.socks.Addrs().Peer), a.opt.Version
+	cc.Peer, cc.PeerAddrs, cc.Version = a.socks.Peer, a.peerAddrs(), a.opt.Version
+	cc.Advise = a.adviseJoin
 	cc.Peers = map[string]string{}
 	for name, addr := range a.cfg.Peers {
 		cc.Peers[name] = addr.String()
@@ -313,7 +316,7 @@ func (a *Appliance) wire() {
 	a.status = &status.Page{
 		Node: a.cfg.Node, Version: a.opt.Version, Started: a.started, Advertise: a.cfg.Advertise,
 		Cluster: a.cluster, CA: a.ca, Registry: a.registry, Imports: a.imports, Book: a.book,
-		Rotation: a.rotation, NotPermitted: a.changes.NotPermitted,
+		Rotation: a.rotation, NotPermitted: a.changes.NotPermitted, UnpermittedAddrs: a.changes.UnpermittedAddrs,
 		Current: a.current, Lookup: a.lookup, Problems: &a.problems, Luck: &a.luck, DNSProblems: a.dns.Problems,
 		Ready: a.ready, Counts: func() (images, files int) { return setup.Counts(a.cluster) },
 	}
@@ -323,7 +326,7 @@ func (a *Appliance) wire() {
 		Current: a.current,
 		Changes: a.changes, Lookup: a.lookup, Status: a.status, Executable: a.executable, Site: a.site,
 		RefreshNames: a.dns.RefreshNames, Reload: a.Reread,
-		PeerAddr: func() string { return a.Addrs().Peer.String() }, Log: a.log,
+		PeerAddrs: a.peerAddrs, Log: a.log,
 	}
 }
 
@@ -334,6 +337,17 @@ func (a *Appliance) Addrs() sockets.Addrs {
 		at.DNS = a.dns.Addrs()
 	}
 	return at
+}
+
+// peerAddrs returns the addresses that other nodes dial for this one.
+func (a *Appliance) peerAddrs() []string { return a.cfg.PeerDial(a.socks.Addrs().Peer) }
+
+// adviseJoin returns what the operator of a joining node should know.
+func (a *Appliance) adviseJoin(node string, advertise []string) []string {
+	if c := a.advisor.Load(); c != nil {
+		return c.AdviseJoin(node, advertise)
+	}
+	return nil
 }
 
 // Roots returns the root certificates that clients must trust, PEM.

@@ -89,7 +89,7 @@ func testConfig(t testing.TB, dir string) config.Config {
 	any := []netip.AddrPort{netip.AddrPortFrom(loopback, 0)}
 	cfg := config.Config{
 		Node: "n1", Data: filepath.Join(dir, "data"), Advertise: []netip.Addr{loopback},
-		Listen: config.Listen{HTTP: any, HTTPS: any, DNS: any, Peer: any[0], Admin: filepath.Join(dir, "admin.sock")},
+		Listen: config.Listen{HTTP: any, HTTPS: any, DNS: any, Peer: any, Admin: filepath.Join(dir, "admin.sock")},
 	}
 	if err := cfg.Complete(); err != nil {
 		t.Fatal(err)

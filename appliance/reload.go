@@ -40,7 +40,7 @@ func (a *Appliance) Reload(cfg config.Config) (notes []string) {
 		{"advertise", slices.Equal(cfg.Advertise, a.cfg.Advertise)},
 		{"listen", slices.Equal(cfg.Listen.HTTP, a.cfg.Listen.HTTP) &&
 			slices.Equal(cfg.Listen.HTTPS, a.cfg.Listen.HTTPS) &&
-			slices.Equal(cfg.Listen.DNS, a.cfg.Listen.DNS) && cfg.Listen.Peer == a.cfg.Listen.Peer &&
+			slices.Equal(cfg.Listen.DNS, a.cfg.Listen.DNS) && slices.Equal(cfg.Listen.Peer, a.cfg.Listen.Peer) &&
 			cfg.Listen.Admin == a.cfg.Listen.Admin},
 		{"peers", maps.Equal(cfg.Peers, a.cfg.Peers)},
 		{"log.format", cfg.Log.Format == a.cfg.Log.Format},

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net/http"
+	"strings"
 	"time"
 )
 
@@ -36,7 +37,7 @@ func (a *Appliance) awaitTree() error {
 		case <-ctx.Done():
 			return fmt.Errorf("the other nodes have not sent the state of the cluster within %s: is the cluster's "+
 				"leader "+
-				"running, and can it reach this node at %s?", joinPatience, a.socks.Addrs().Peer)
+				"running, and can it reach this node at %s?", joinPatience, strings.Join(a.peerAddrs(), " or "))
 		}
 	}
 }

@@ -15,7 +15,7 @@ func (c *Cluster) openPeers() {
 	cfg := c.cfg
 	c.peers = peer.New(peer.Config{
 		Node: cfg.Node, Cluster: c.id.Cluster, Version: cfg.Version, Log: c.log, Life: c.life, Now: cfg.Now,
-		Listener: cfg.Peer, Addr: cfg.PeerAddr, Dial: cfg.Dial, Peers: cfg.Peers,
+		Listeners: cfg.Peer, Addrs: cfg.PeerAddrs, Dial: cfg.Dial, Peers: cfg.Peers,
 		FS: cfg.FS, AddressFile: filepath.Join(cfg.Dir, addressFile), Stall: cfg.stall,
 		Members: c.members, Host: host{c}, Handle: c.handle, Join: c.members.ServeJoin, Handler: cfg.Handler,
 	})

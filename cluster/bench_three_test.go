@@ -36,7 +36,8 @@ func benchNode(t testing.TB, name string, by *Cluster, tune func(*Config)) *Clus
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg := Config{Dir: filepath.Join(t.TempDir(), name), Node: name, Log: slog.New(slog.DiscardHandler), Peer: l}
+	cfg := Config{Dir: filepath.Join(t.TempDir(), name), Node: name, Log: slog.New(slog.DiscardHandler),
+		Peer: []net.Listener{l}}
 	if tune != nil {
 		tune(&cfg)
 	}
@@ -48,8 +49,8 @@ func benchNode(t testing.TB, name string, by *Cluster, tune func(*Config)) *Clus
 		t.Fatal(err)
 	}
 	joining := cfg
-	joining.Peer, joining.PeerAddr = nil, l.Addr().String()
-	if err := Join(context.Background(), joining, by.cfg.PeerAddr, token); err != nil {
+	joining.Peer, joining.PeerAddrs = nil, []string{l.Addr().String()}
+	if _, err := Join(context.Background(), joining, by.cfg.PeerAddrs[0], token); err != nil {
 		t.Fatal(err)
 	}
 	return start(t, cfg)

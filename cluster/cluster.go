@@ -150,7 +150,7 @@ func Open(cfg Config) (_ *Cluster, err error) {
 	rc.NotifyCh = changes
 	running := new(atomic.Pointer[raft.Raft])
 	var transport raft.Transport
-	if cfg.Peer == nil {
+	if len(cfg.Peer) == 0 {
 		if sole {
 			alone(rc)
 		}
@@ -254,8 +254,10 @@ func (c *Cluster) release() error {
 	}
 	if c.peers != nil {
 		errs = append(errs, c.peers.Close())
-	} else if c.cfg.Peer != nil {
-		errs = append(errs, c.cfg.Peer.Close())
+	} else {
+		for _, l := range c.cfg.Peer {
+			errs = append(errs, l.Close())
+		}
 	}
 	if c.commitIndex != nil {
 		if c.raft != nil && c.Err() == nil {

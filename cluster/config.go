@@ -45,20 +45,24 @@ type Config struct {
 	// FS is the file system; nil is the operating system's. Tests use it to simulate power cuts.
 	FS FS
 
-	// Peer is the TCP listener for the other nodes, which Open takes over. Nil: a cluster of one that no other node can
-	// join.
-	Peer net.Listener
-	// PeerAddr is what the other nodes dial, host:port; "" is Peer's own address.
-	PeerAddr string
+	// Peer are the TCP listeners for the other nodes, which Open takes over. None: a cluster of one that no other node
+	// can join.
+	Peer []net.Listener
+	// PeerAddrs are what the other nodes dial, host:port; nil is Peer's own addresses. The first 16 are used.
+	PeerAddrs []string
 	// Peers are additional addresses of other nodes, host:port by name, for the case that all nodes have moved.
 	Peers map[string]string
-	// Dial connects to another node's PeerAddr; nil is the operating system's. Tests use it to cut networks.
+	// Dial connects to one of another node's PeerAddrs; nil is the operating system's. Tests use it to cut networks.
 	Dial func(ctx context.Context, addr string) (net.Conn, error)
 	// Handler answers the requests that other nodes send by [Cluster.RoundTrip]; nil answers 404. [From] returns the
 	// requesting node.
 	Handler http.Handler
 	// Version is the program's, for people.
 	Version string
+	// Advertise are the node's addresses for clients, which Join tells the member through which it joins. That one's
+	// Advise returns sentences about them for the operator of the joining node; nil: none.
+	Advertise []string
+	Advise    func(node string, advertise []string) []string
 	// CatchUp is the rate in bytes a second at which this node fetches missing blobs that no reader waits for; 0 is 64
 	// MiB.
 	CatchUp int64
@@ -108,9 +112,12 @@ func (c Config) complete() (Config, error) {
 	setDefault(&c.LeaderWait, 5*time.Second)
 	setDefault(&c.ScratchAge, 24*time.Hour)
 	setDefault(&c.CatchUp, 64<<20)
-	if c.Peer != nil {
-		setDefault(&c.PeerAddr, c.Peer.Addr().String())
+	if c.PeerAddrs == nil {
+		for _, l := range c.Peer {
+			c.PeerAddrs = append(c.PeerAddrs, l.Addr().String())
+		}
 	}
+	c.PeerAddrs = c.PeerAddrs[:min(len(c.PeerAddrs), peer.MaxAddrs)]
 	if c.Dial == nil {
 		c.Dial = func(ctx context.Context, addr string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "tcp", addr)

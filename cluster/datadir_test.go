@@ -139,7 +139,7 @@ func TestBadMemberDirectories(t *testing.T) {
 					t.Fatal(err)
 				}
 				cfg := cfg
-				cfg.Peer = l
+				cfg.Peer = []net.Listener{l}
 				c, err := Open(cfg)
 				if err != nil {
 					l.Close()

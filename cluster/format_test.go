@@ -36,7 +36,7 @@ func TestRaiseFormat(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg.Peer, cfg.Version = l, "v1"
+	cfg.Peer, cfg.Version = []net.Listener{l}, "v1"
 	c = start(t, cfg)
 	eventually(t, func() error {
 		if m := c.Members(); len(m) != 1 || m[0].Format != state.MaxFormat {

@@ -20,25 +20,26 @@ func (c *Cluster) CreateToken(ctx context.Context, ttl time.Duration) (Token, er
 }
 
 // Join makes the data directory of a node that joins the cluster at addr (host:port of any member's peer port). cfg.Dir
-// must be empty or not exist; an interrupted Join can be repeated, with the same token. cfg.PeerAddr must be set.
-// Nothing stays open. The node is then a learner, and becomes a voter some time after it was opened.
-func Join(ctx context.Context, cfg Config, addr string, token Token) (err error) {
+// must be empty or not exist; an interrupted Join can be repeated, with the same token. cfg.PeerAddrs must be set.
+// Nothing stays open. The node is then a learner, and becomes a voter some time after it was opened. It returns the
+// member's sentences for the operator (Config.Advise).
+func Join(ctx context.Context, cfg Config, addr string, token Token) (notes []string, err error) {
 	cfg, err = cfg.complete()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if cfg.PeerAddr == "" {
-		return errors.New("join: the address of this node's peer port must be set")
+	if len(cfg.PeerAddrs) == 0 {
+		return nil, errors.New("join: the addresses of this node's peer port must be set")
 	}
 	defer func() { err = describe("join", cfg.Dir, err) }()
 	lock, err := beginDir(cfg)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer lock.Close()
-	cluster, err := member.Join(ctx, cfg.members(""), cfg.Dial, addr, token)
+	cluster, notes, err := member.Join(ctx, cfg.members(""), cfg.Dial, addr, token)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	// An empty log: raft waits for the leader to fill it.
 	log, err := openWAL(cfg, true, nil)
@@ -46,17 +47,16 @@ func Join(ctx context.Context, cfg Config, addr string, token Token) (err error)
 		err = log.Close()
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return endDir(cfg, identity{Format: diskFormat, Cluster: cluster, Node: cfg.Node})
+	return notes, endDir(cfg, identity{Format: diskFormat, Cluster: cluster, Node: cfg.Node})
 }
 
 // members returns the configuration of package member.
 func (cfg Config) members(cluster string) member.Config {
 	return member.Config{
-		Node: cfg.Node, Addr: cfg.PeerAddr, Cluster: cluster, Version: cfg.Version, Dir: cfg.Dir, FS: cfg.FS,
-		Log: cfg.Log,
-		Now: cfg.Now, CheckCSR: cfg.checkCSR,
+		Node: cfg.Node, Addrs: cfg.PeerAddrs, Cluster: cluster, Version: cfg.Version, Dir: cfg.Dir, FS: cfg.FS,
+		Log: cfg.Log, Now: cfg.Now, CheckCSR: cfg.checkCSR, Advertise: cfg.Advertise, Advise: cfg.Advise,
 	}
 }
 

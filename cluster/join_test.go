@@ -29,8 +29,8 @@ import (
 
 // joiner is the config of a node that is not there yet.
 func joiner(cl *clustertest.Cluster, name string) cluster.Config {
-	return cluster.Config{Dir: "/data/casemate", Node: name, FS: blobtest.New(99), PeerAddr: clustertest.Addr(name),
-		Dial: cl.Net.Dialer(name)}
+	return cluster.Config{Dir: "/data/casemate", Node: name, FS: blobtest.New(99),
+		PeerAddrs: []string{clustertest.Addr(name)}, Dial: cl.Net.Dialer(name)}
 }
 
 func token(t *testing.T, c *cluster.Cluster) cluster.Token {
@@ -56,7 +56,8 @@ func TestTokens(t *testing.T) {
 		one := cl.Nodes[0]
 		addr := clustertest.Addr("n1")
 		join := func(cfg cluster.Config, tok cluster.Token) error {
-			return cluster.Join(context.Background(), cfg, addr, tok)
+			_, err := cluster.Join(context.Background(), cfg, addr, tok)
+			return err
 		}
 		refused := func(err error, want string) {
 			t.Helper()
@@ -368,7 +369,8 @@ func TestSilentOutsiders(t *testing.T) {
 		}
 		cl.Wait(func() error {
 			cfg := joiner(cl, "n2")
-			return cluster.Join(context.Background(), cfg, clustertest.Addr("n1"), tok)
+			_, err := cluster.Join(context.Background(), cfg, clustertest.Addr("n1"), tok)
+			return err
 		})
 	})
 }

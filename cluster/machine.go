@@ -327,7 +327,7 @@ const wayOut = "if the cluster has other nodes, run casemate member remove for t
 
 // othersIn reports whether other nodes have the entries of this node's log.
 func (c *Cluster) othersIn(conf raft.Configuration) bool {
-	if c.cfg.Peer == nil {
+	if len(c.cfg.Peer) == 0 {
 		return false
 	}
 	for _, s := range conf.Servers {

@@ -48,8 +48,9 @@ var ErrRemoved = peer.ErrRemoved
 // Member is one node as this node sees it now.
 type Member struct {
 	Node    string    `json:"node"`
-	Role    string    `json:"role"` // leader, voter, learner
-	Addr    string    `json:"addr"` // of its peer port
+	Role    string    `json:"role"`  // leader, voter, learner
+	Addr    string    `json:"addr"`  // of its peer port, the first of Addrs
+	Addrs   []string  `json:"addrs"` // all of its peer port
 	Self    bool      `json:"self"`
 	Up      bool      `json:"up"`      // this node receives its beats
 	Applied uint64    `json:"applied"` // newest log entry in its state, by its last beat
@@ -72,8 +73,8 @@ func (c *Cluster) Members() []Member {
 	for _, s := range c.servers() {
 		name := string(s.ID)
 		r, _ := c.members.Record(name)
-		m := Member{Node: name, Role: "voter", Addr: r.Addr, Version: r.Version, Format: r.Format, Joined: r.Joined,
-			Missing: -1}
+		m := Member{Node: name, Role: "voter", Addr: r.Addr, Addrs: append([]string{}, r.Addresses()...),
+			Version: r.Version, Format: r.Format, Joined: r.Joined, Missing: -1}
 		if s.Suffrage != raft.Voter {
 			m.Role = "learner"
 		} else if s.ID == leader {

@@ -216,7 +216,10 @@ func TestAFloodOfOutsiders(t *testing.T) {
 		back.Stop()
 		back.Start()
 		cl.WaitVoters(3)
-		cl.Wait(func() error { return cluster.Join(context.Background(), joiner(cl, "n9"), addr, tok) })
+		cl.Wait(func() error {
+			_, err := cluster.Join(context.Background(), joiner(cl, "n9"), addr, tok)
+			return err
+		})
 		if err := cl.Leader().Put("after the flood", "x"); err != nil {
 			t.Error(err)
 		}

@@ -83,7 +83,7 @@ func (c *CA) belowEnterprise(s *snapshot, up *authority, upKey crypto.Signer) (*
 	if err != nil {
 		return nil, nil, err
 	}
-	k.ranges = append(k.ranges, singles(addrs)...)
+	k.ranges = append(k.ranges, networks(addrs)...)
 	return makeBelow(up, upKey, k.tidy(), c.domain, c.cfg.CRLURL, c.now())
 }
 

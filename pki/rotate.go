@@ -94,7 +94,7 @@ func (c *CA) constraintsAfter(s *snapshot, change Change) (constraints, error) {
 			}
 		}
 	}
-	k.ranges = append(k.ranges, singles(addrs)...)
+	k.ranges = append(k.ranges, networks(addrs)...)
 	k = k.tidy()
 	for _, n := range s.names {
 		if err := k.allows(n); err != nil {

@@ -370,6 +370,40 @@ func TestRotateKeepsNodes(t *testing.T) {
 	}
 }
 
+// The root permits the network of a bastion's public IPv6 address, at first and for a node that has joined since; of
+// other addresses the address alone.
+func TestRootPermitsNetworksOfNodes(t *testing.T) {
+	h := build(t, func(s *Spec, _ *Config) {
+		s.Addrs = append(s.Addrs, netip.MustParseAddr("2001:db8:1::11"), netip.MustParseAddr("198.51.100.11"))
+	})
+	permits := func(when string, want map[string]bool) {
+		t.Helper()
+		for addr, ok := range want {
+			if err := h.ca.Permits(addr); (err == nil) != ok {
+				t.Errorf("%s, %s: %v", when, addr, err)
+			}
+		}
+	}
+	permits("at first", map[string]bool{"2001:db8:1::11": true, "2001:db8:1:0:ffff::1": true, "fd12:3456::1": true,
+		"2001:db8:1:1::1": false, "2001:db8:2::1": false, "198.51.100.11": true, "198.51.100.12": false})
+	err := h.tree.Update(t.Context(), func(b treetest.Batch) error {
+		b.Put("node/n2", []byte(`["2001:db8:2::12"]`))
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if w := h.ca.Widening("2001:db8:2::12", "198.51.100.12"); w.Flags() !=
+		"--permit 2001:db8:2::/64 --permit 198.51.100.12" {
+		t.Errorf("the cure is %s", w.Flags())
+	}
+	if err := h.ca.RotateTo(t.Context(), h.ca.Widening("2001:db8:3::13")); err != nil {
+		t.Fatal(err)
+	}
+	permits("after the rotation", map[string]bool{"2001:db8:1::12": true, "2001:db8:2::1": true,
+		"2001:db8:3::1": true, "2001:db8:4::1": false})
+}
+
 // What is not permitted says which rotation permits it, and that rotation does.
 func TestWidening(t *testing.T) {
 	for _, c := range []struct {

@@ -18,7 +18,7 @@ type Spec struct {
 	Node string
 	// Public are the zones of public registries and download hosts that the root permits. Nil: PublicZones.
 	Public []string
-	// Addrs are the advertised addresses, permitted even where they are public ones.
+	// Addrs are the advertised addresses, permitted even where they are public ones; of IPv6 their networks (/64).
 	Addrs []netip.Addr
 	// Permit and Exclude are zones ("corp.example", all names below it included), CIDRs or addresses. Exclusions cannot
 	// be removed from this root.
@@ -72,7 +72,7 @@ func (s Spec) constraints() (constraints, error) {
 				return k, mistakef("advertised address %s is in exclude %s: drop one of the two", a, no)
 			}
 		}
-		k.ranges = append(k.ranges, singles([]netip.Addr{a})...)
+		k.ranges = append(k.ranges, networks([]netip.Addr{a})...)
 	}
 	k.zones = append(k.zones, domain)
 	k.ranges = append(k.ranges, privateRanges()...)
@@ -293,12 +293,4 @@ func unmapped(addrs []netip.Addr) []netip.Addr {
 	}
 	slices.SortFunc(out, netip.Addr.Compare)
 	return slices.Compact(out)
-}
-
-func singles(addrs []netip.Addr) []netip.Prefix {
-	var out []netip.Prefix
-	for _, a := range addrs {
-		out = append(out, netip.PrefixFrom(a, a.BitLen()))
-	}
-	return out
 }

@@ -27,9 +27,9 @@ func (g Change) Flags() string {
 	return strings.Join(list, " ")
 }
 
-// Widening is the smallest Change of the root in use that permits names, in zones that can be registered
-// (files.corp.example needs corp.example), unless that would permit a public suffix or a zone that contains a public
-// zone. It is empty if the root permits them all.
+// Widening is the smallest Change of the root in use that permits names, with public IPv6 addresses in networks and
+// host names in zones that can be registered (files.corp.example needs corp.example), unless that would permit a public
+// suffix or a zone that contains a public zone. It is empty if the root permits them all.
 func (c *CA) Widening(names ...string) Change {
 	s, err := c.current()
 	if err != nil {
@@ -57,6 +57,9 @@ func (s *snapshot) widening(names []string) Change {
 				if no.Contains(a) {
 					add(&g.Drop, no.String())
 				}
+			}
+			if p := networks([]netip.Addr{a})[0]; !p.IsSingleIP() {
+				n = p.String()
 			}
 			add(&g.Permit, n)
 			continue

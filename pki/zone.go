@@ -75,6 +75,31 @@ func privateRanges() []netip.Prefix {
 	}
 }
 
+// publicSubnet is the prefix length of the network that a global IPv6 address is in (RFC 4291, 2.5.4).
+const publicSubnet = 64
+
+// networks returns what a root permits for the addresses of bastions: each of them, and for an IPv6 address that is not
+// private its whole network, since the next bastion, and one that replaces it, get theirs there.
+func networks(addrs []netip.Addr) (out []netip.Prefix) {
+	for _, a := range addrs {
+		bits := a.BitLen()
+		if a.Is6() && a.IsGlobalUnicast() && !a.IsPrivate() {
+			bits = publicSubnet
+		}
+		out = append(out, netip.PrefixFrom(a, bits).Masked())
+	}
+	return out
+}
+
+// singles returns the addresses as ranges.
+func singles(addrs []netip.Addr) []netip.Prefix {
+	var out []netip.Prefix
+	for _, a := range addrs {
+		out = append(out, netip.PrefixFrom(a, a.BitLen()))
+	}
+	return out
+}
+
 // within reports whether name is zone or below it. Both are in canonical form.
 func within(name, zone string) bool {
 	return strings.HasSuffix(name, zone) && (len(name) == len(zone) || name[len(name)-len(zone)-1] == '.')

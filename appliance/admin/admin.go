@@ -49,9 +49,9 @@ type API struct {
 	RefreshNames func() error
 	// Reload reads the config again; the notes list what needs a restart.
 	Reload func() (notes []string, err error)
-	// PeerAddr returns where other nodes find this one.
-	PeerAddr func() string
-	Log      *slog.Logger
+	// PeerAddrs returns where other nodes find this one.
+	PeerAddrs func() []string
+	Log       *slog.Logger
 
 	imports sync.WaitGroup // hijacked connections, which the server no longer tracks
 }

@@ -64,9 +64,11 @@ func (a *API) postToken(r *http.Request) (any, error) {
 		return nil, err
 	}
 	a.Log.Info("join token created", "id", token.ID, "ttl", ttl)
+	addrs := append([]string{}, a.PeerAddrs()...)
 	return map[string]any{
 		"token":   token.String(),
-		"addr":    a.PeerAddr(),
+		"addr":    addrs[0],
+		"addrs":   addrs,
 		"expires": time.Now().Add(ttl).UTC().Truncate(time.Second),
 	}, nil
 }

@@ -20,6 +20,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"casemate/appliance/address"
 	"casemate/appliance/hostname"
 	"casemate/appliance/service"
 	"casemate/appliance/usage"
@@ -54,13 +55,13 @@ type Config struct {
 }
 
 // Listen holds the sockets' addresses, "address:port" each; port 0 lets the kernel choose. An empty list means the
-// advertised addresses with the usual port, or the sockets that systemd passes under that name. DNS and the peer port
-// never listen on a wildcard.
+// advertised addresses with the usual port, or the sockets that systemd passes under that name. DNS never listens on a
+// wildcard.
 type Listen struct {
 	HTTP  []netip.AddrPort // default port 80
 	HTTPS []netip.AddrPort // default port 443
 	DNS   []netip.AddrPort // UDP and TCP, default port 53
-	Peer  netip.AddrPort   // default port 7443 on the first advertised address
+	Peer  []netip.AddrPort // default port 7443; in the file, a list or one address
 	Admin string           // path of a unix socket, default DefaultSocket
 }
 
@@ -123,7 +124,7 @@ func Parse(name string, data []byte) (Config, error) {
 					"http":  func(k string, n *yaml.Node) { c.Listen.HTTP = each(&p, k, n, p.addrPort) },
 					"https": func(k string, n *yaml.Node) { c.Listen.HTTPS = each(&p, k, n, p.addrPort) },
 					"dns":   func(k string, n *yaml.Node) { c.Listen.DNS = each(&p, k, n, p.addrPort) },
-					"peer":  func(k string, n *yaml.Node) { c.Listen.Peer = p.addrPort(k, n) },
+					"peer":  func(k string, n *yaml.Node) { c.Listen.Peer = p.oneOrMore(k, n) },
 					"admin": func(k string, n *yaml.Node) { c.Listen.Admin = p.text(k, n) },
 				})
 			},
@@ -223,19 +224,31 @@ func (p *parser) text(key string, n *yaml.Node) string {
 }
 
 func (p *parser) addr(key string, n *yaml.Node) netip.Addr {
-	a, err := netip.ParseAddr(n.Value)
-	if n.Kind != yaml.ScalarNode || err != nil {
+	a, err := address.Parse(n.Value)
+	if n.Kind != yaml.ScalarNode {
 		p.fail(n, "%s must be an IP address, got %s", key, describe(n))
+	} else if err != nil {
+		p.fail(n, "%s %v", key, err)
 	}
-	return a.Unmap()
+	return a
 }
 
 func (p *parser) addrPort(key string, n *yaml.Node) netip.AddrPort {
-	a, err := netip.ParseAddrPort(n.Value)
-	if n.Kind != yaml.ScalarNode || err != nil {
+	a, err := address.ParsePort(n.Value, 0)
+	if n.Kind != yaml.ScalarNode {
 		p.fail(n, "%s must be an IP address and a port, like 10.0.0.11:443 or [fd00::1]:443, got %s", key, describe(n))
+	} else if err != nil {
+		p.fail(n, "%s %v", key, err)
 	}
-	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
+	return a
+}
+
+// oneOrMore reads a list of addresses, or one address that is no list.
+func (p *parser) oneOrMore(key string, n *yaml.Node) []netip.AddrPort {
+	if n.Kind == yaml.ScalarNode && n.Tag != "!!null" {
+		return []netip.AddrPort{p.addrPort(key, n)}
+	}
+	return each(p, key, n, p.addrPort)
 }
 
 // byNode reads addresses by node name.
@@ -254,7 +267,7 @@ func (p *parser) byNode(key string, n *yaml.Node) map[string]netip.AddrPort {
 			p.fail(n.Content[i], "%s: %v", key, err)
 		}
 		addr := p.addrPort(key+"."+name, n.Content[i+1])
-		if p.err == nil && (addr.Port() == 0 || addr.Addr().IsUnspecified()) {
+		if p.err == nil && (addr.Port() == 0 || addr.Addr().IsUnspecified() || address.NeedsZone(addr.Addr())) {
 			p.fail(n.Content[i+1], "%s.%s must be an address that can be reached, got %s", key, name, addr)
 		}
 		peers[name] = addr
@@ -315,6 +328,10 @@ func (c *Config) Validate() error {
 		if !a.IsValid() || a.IsUnspecified() || a.IsMulticast() || a.Zone() != "" {
 			return fmt.Errorf("advertise must be addresses at which clients reach this node, got %q", a)
 		}
+		if address.NeedsZone(a) {
+			return fmt.Errorf("advertise must not have a link-local address, which other hosts cannot use as it is: "+
+				"name a unique local (fd00::/8) or global one, got %s", a)
+		}
 		if slices.Contains(c.Advertise[:i], a) {
 			return fmt.Errorf("advertise must have each address once, got %s twice", a)
 		}
@@ -327,7 +344,7 @@ func (c *Config) Validate() error {
 		{"listen.http", c.Listen.HTTP, true},
 		{"listen.https", c.Listen.HTTPS, true},
 		{"listen.dns", c.Listen.DNS, false},
-		{"listen.peer", []netip.AddrPort{c.Listen.Peer}, true},
+		{"listen.peer", c.Listen.Peer, true},
 	} {
 		for i, a := range l.list {
 			if !a.IsValid() {
@@ -337,6 +354,10 @@ func (c *Config) Validate() error {
 				return fmt.Errorf("%s must be addresses of this host, never a wildcard (a resolver of the host may "+
 					"use "+
 					"127.0.0.53), got %s", l.key, a)
+			}
+			if address.NeedsZone(a.Addr()) {
+				return fmt.Errorf("%s must not have a link-local address, which other hosts cannot use as it is, "+
+					"got %s", l.key, a)
 			}
 			for _, b := range l.list {
 				if a.Addr().IsUnspecified() && b != a && b.Port() == a.Port() && a.Port() != 0 &&
@@ -403,13 +424,27 @@ func (c *Config) Complete() error {
 	if err := c.Validate(); err != nil {
 		return &usage.Error{Err: err}
 	}
+	if len(c.PeerDial(c.PeerListen())) == 0 {
+		return usage.Errorf("listen.peer %s has no advertised address that other nodes could dial (advertise is %s): "+
+			"name addresses of this host", texts(c.Listen.Peer), texts(c.Advertise))
+	}
 	return nil
 }
 
+// texts joins addresses for a sentence.
+func texts[T fmt.Stringer](list []T) string {
+	var s []string
+	for _, a := range list {
+		s = append(s, a.String())
+	}
+	return strings.Join(s, ", ")
+}
+
 // routeAddrs returns the local addresses of the default routes. Connecting a UDP socket sends nothing: it only
-// consults the routing table.
+// consults the routing table. Linux prefers temporary addresses for that, so a lasting one takes their place.
 func routeAddrs() []netip.Addr {
 	var list []netip.Addr
+	all := hostAddrs()
 	for _, to := range []string{"192.0.2.1:9", "[2001:db8::1]:9"} {
 		conn, err := net.Dial("udp", to)
 		if err != nil {
@@ -417,7 +452,10 @@ func routeAddrs() []netip.Addr {
 		}
 		a := conn.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap().WithZone("")
 		conn.Close()
-		if a.IsValid() && !a.IsLoopback() && !a.IsLinkLocalUnicast() && !a.IsUnspecified() {
+		if !a.IsValid() || a.IsLoopback() || a.IsLinkLocalUnicast() || a.IsUnspecified() {
+			continue
+		}
+		if a, ok := lasting(a, all); ok {
 			list = append(list, a)
 		}
 	}
@@ -482,11 +520,7 @@ func (c *Config) YAML() []byte {
 			"Default: those of the default routes.")
 	b.WriteString("\n")
 	admin := c.Listen.Admin
-	peer := ""
-	if c.Listen.Peer.IsValid() {
-		peer = c.Listen.Peer.String()
-	}
-	if len(c.Listen.HTTP)+len(c.Listen.HTTPS)+len(c.Listen.DNS) == 0 && peer == "" && admin == "" {
+	if len(c.Listen.HTTP)+len(c.Listen.HTTPS)+len(c.Listen.DNS)+len(c.Listen.Peer) == 0 && admin == "" {
 		b.WriteString("#") // a "listen:" without keys is valid YAML, but looks incomplete
 	}
 	b.WriteString("listen:\n")
@@ -494,8 +528,8 @@ func (c *Config) YAML() []byte {
 	key("  ", "https", ports(c.Listen.HTTPS), `["10.0.0.11:443"]`, "Default: the advertised addresses, port 443.")
 	key("  ", "dns", ports(c.Listen.DNS), `["10.0.0.11:53"]`,
 		"UDP and TCP; never a wildcard. Default: the advertised addresses, port 53.")
-	key("  ", "peer", text(peer), `"10.0.0.11:7443"`,
-		"For the other nodes. Default: the first advertised address, port 7443.")
+	key("  ", "peer", ports(c.Listen.Peer), `["10.0.0.11:7443"]`,
+		"For the other nodes. Default: the advertised addresses, port 7443.")
 	key("  ", "admin", text(admin), strconv.Quote(DefaultSocket), "The socket that the command line connects to.")
 	var peers []string
 	for _, name := range slices.Sorted(maps.Keys(c.Peers)) {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -31,7 +32,8 @@ func TestConfigIsReadWhole(t *testing.T) {
 		t.Fatal(err)
 	}
 	if c.Node != "n1" || c.Data != "/var/lib/casemate" || len(c.Advertise) != 2 || len(c.Listen.HTTPS) != 2 ||
-		c.Listen.Peer != netip.MustParseAddrPort("10.0.0.11:7443") || c.Log.Level.String() != "WARN" ||
+		!slices.Equal(c.Listen.Peer, []netip.AddrPort{netip.MustParseAddrPort("10.0.0.11:7443")}) ||
+		c.Log.Level.String() != "WARN" ||
 		c.Log.Format != "json" ||
 		c.Peers["n2"] != netip.MustParseAddrPort("10.0.0.12:7443") || len(c.Peers) != 2 {
 		t.Fatalf("got %+v", c)

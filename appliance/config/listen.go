@@ -1,12 +1,10 @@
 package config
 
 import (
-	"fmt"
-	"net"
 	"net/netip"
 	"slices"
-	"strings"
 
+	"casemate/appliance/address"
 	"casemate/appliance/service"
 	"casemate/appliance/usage"
 )
@@ -28,21 +26,31 @@ func (c *Config) AdvertisedAt(port uint16) []netip.AddrPort {
 	return list
 }
 
-// PeerListen returns the address on which this node listens for peers.
-func (c *Config) PeerListen() netip.AddrPort {
-	if c.Listen.Peer.IsValid() {
+// PeerListen returns the addresses on which this node listens for peers.
+func (c *Config) PeerListen() []netip.AddrPort {
+	if len(c.Listen.Peer) > 0 {
 		return c.Listen.Peer
 	}
-	return c.AdvertisedAt(portPeer)[0]
+	return c.AdvertisedAt(portPeer)
 }
 
-// PeerDial returns the address that other nodes dial for this one, whose peer port is bound to bound: for a wildcard,
-// the first advertised address.
-func (c *Config) PeerDial(bound netip.AddrPort) string {
-	if bound.Addr().IsUnspecified() && len(c.Advertise) > 0 {
-		bound = netip.AddrPortFrom(c.Advertise[0], bound.Port())
+// PeerDial returns the addresses that other nodes dial for this one, whose peer port is bound to bound. For a wildcard
+// they are the advertised addresses that it covers: those of IPv4, or for [::] all.
+func (c *Config) PeerDial(bound []netip.AddrPort) (list []string) {
+	for _, b := range bound {
+		at := []netip.AddrPort{b}
+		if b.Addr().IsUnspecified() {
+			at = slices.DeleteFunc(c.AdvertisedAt(b.Port()), func(a netip.AddrPort) bool {
+				return b.Addr().Is4() && !a.Addr().Is4()
+			})
+		}
+		for _, a := range at {
+			if !slices.Contains(list, a.String()) {
+				list = append(list, a.String())
+			}
+		}
 	}
-	return bound.String()
+	return list
 }
 
 // HasDNSPort reports whether DNS listens on a's port, if a is an address of this node.
@@ -70,15 +78,9 @@ func (c *Config) Units() service.Config {
 
 // PeerAddr adds the usual port to an address without one.
 func PeerAddr(s string) (string, error) {
-	if a, err := netip.ParseAddr(s); err == nil {
-		return netip.AddrPortFrom(a, portPeer).String(), nil
+	at, err := address.ParseHostPort(s, portPeer)
+	if err != nil {
+		return "", usage.Errorf("a member's address %w", err)
 	}
-	if !strings.Contains(s, ":") {
-		s += fmt.Sprint(":", portPeer)
-	}
-	host, port, err := net.SplitHostPort(s)
-	if err != nil || host == "" || port == "" {
-		return "", usage.Errorf("a member's address must be host, address or address:port, got %q", s)
-	}
-	return s, nil
+	return at, nil
 }

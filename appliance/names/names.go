@@ -8,10 +8,11 @@ import (
 	"fmt"
 	"io/fs"
 	"iter"
-	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
+	"casemate/appliance/address"
 	"casemate/appliance/origin"
 	"casemate/appliance/usage"
 	"casemate/cluster"
@@ -98,9 +99,12 @@ func Set(ctx context.Context, tree Updater, name, kind string, in Record) error 
 	if err := whole(name); err != nil {
 		return err
 	}
-	if _, err := netip.ParseAddr(strings.Join(in.Values, " ")); err == nil && kind == "CNAME" {
+	if _, err := address.Parse(strings.Join(in.Values, " ")); err == nil && kind == "CNAME" {
 		return usage.Errorf("the value of a CNAME is a name, got the address %s: set it with type A or AAAA",
 			in.Values[0])
+	}
+	if err := addresses(kind, &in); err != nil {
+		return err
 	}
 	name = origin.Fold(name)
 	rec := dnssrv.Record{Name: name, Type: kind, Values: in.Values}
@@ -122,6 +126,26 @@ func Set(ctx context.Context, tree Updater, name, kind string, in Record) error 
 			len(data))
 	}
 	return tree.Update(ctx, func(b cluster.Batch) error { b.Put("names/"+name+"/"+kind, data); return nil })
+}
+
+// addresses puts the values of an A or AAAA record in their usual form, and refuses those that a client could not use.
+// What is no address is left to the check of the record.
+func addresses(kind string, in *Record) error {
+	if kind != "A" && kind != "AAAA" {
+		return nil
+	}
+	in.Values = slices.Clone(in.Values)
+	for i, v := range in.Values {
+		a, err := address.Parse(v)
+		switch {
+		case errors.Is(err, address.ErrZone), err == nil && address.NeedsZone(a):
+			return usage.Errorf("the value of an AAAA record must not be a link-local address, which clients cannot "+
+				"use as it is: name a unique local (fd00::/8) or global one, got %q", v)
+		case err == nil && a.Is4() == (kind == "A"):
+			in.Values[i] = a.String()
+		}
+	}
+	return nil
 }
 
 // whole refuses input that is not a whole name. Resolvers complete a single label with their search list, so no client

@@ -343,8 +343,8 @@ func Start() string { return "systemctl enable --now " + Unit }
 
 // Firewall returns the commands that open the ports for clients and the other nodes if firewalld runs: one service if
 // every port is the usual one.
-func Firewall(cfg Config, peer netip.AddrPort) []string {
-	usual := peer.Port() == 7443
+func Firewall(cfg Config, peer []netip.AddrPort) []string {
+	usual := true
 	var ports []string
 	add := func(a netip.AddrPort, usually uint16, protos ...string) {
 		usual = usual && a.Port() == usually
@@ -361,7 +361,9 @@ func Firewall(cfg Config, peer netip.AddrPort) []string {
 	for _, a := range cfg.DNS {
 		add(a, 53, "tcp", "udp")
 	}
-	add(peer, 7443, "tcp")
+	for _, a := range peer {
+		add(a, 7443, "tcp")
+	}
 	what := "--add-service=casemate"
 	if !usual {
 		slices.Sort(ports)

@@ -181,7 +181,7 @@ func TestPrepareRefusesOthersFiles(t *testing.T) {
 }
 
 func TestFirewallNamesTheServiceOrThePorts(t *testing.T) {
-	peer := netip.MustParseAddrPort("10.0.0.11:7443")
+	peer := at("10.0.0.11:7443", "[fd00::11]:7443")
 	if got := Firewall(usual, peer); got[0] != "firewall-cmd --permanent --add-service=casemate" ||
 		got[1] != "firewall-cmd --reload" {
 		t.Errorf("%q", got)

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"casemate/appliance/address"
 	"casemate/appliance/content"
 	"casemate/appliance/hostname"
 	"casemate/appliance/origin"
@@ -142,11 +143,11 @@ var defs = []def{
 				case "connected":
 					s.AllowConnected = true
 				default:
-					p, err := parsePrefix(f)
+					p, err := address.ParsePrefix(f)
 					if err != nil {
 						return fmt.Errorf("must be CIDRs, private or connected, got %q", f)
 					}
-					s.Allow = append(s.Allow, p)
+					s.Allow = append(s.Allow, p.Masked())
 				}
 			}
 			if len(s.Allow) == 0 && !s.AllowConnected {
@@ -312,15 +313,6 @@ func oneOf(v string, allowed ...string) error {
 	return nil
 }
 
-func parsePrefix(s string) (netip.Prefix, error) {
-	if a, err := netip.ParseAddr(s); err == nil && a.Zone() == "" {
-		a = a.Unmap()
-		return netip.PrefixFrom(a, a.BitLen()), nil
-	}
-	p, err := netip.ParsePrefix(s)
-	return p.Masked(), err
-}
-
 func parseForward(s *Settings, v string) error {
 	s.Forward = nil
 	at := map[string]int{}
@@ -329,12 +321,10 @@ func parseForward(s *Settings, v string) error {
 			if r == "" {
 				continue
 			}
-			a, err := netip.ParseAddrPort(r)
-			if err != nil {
-				var addr netip.Addr
-				if addr, err = netip.ParseAddr(r); err == nil {
-					a = netip.AddrPortFrom(addr, 53)
-				}
+			a, err := address.ParsePort(r, 53)
+			if errors.Is(err, address.ErrZone) {
+				// Older versions took one. That a new one is refused is the matter of RefuseLinkLocal.
+				a, err = withZone(r)
 			}
 			if err != nil || a.Port() == 0 || a.Addr().IsUnspecified() {
 				return fmt.Errorf("must be addresses of resolvers or ZONE=ADDRESS, got %q", r)
@@ -345,7 +335,7 @@ func parseForward(s *Settings, v string) error {
 				at[zone] = i
 				s.Forward = append(s.Forward, dnssrv.Forward{Zone: zone})
 			}
-			s.Forward[i].Resolvers = append(s.Forward[i].Resolvers, netip.AddrPortFrom(a.Addr().Unmap(), a.Port()))
+			s.Forward[i].Resolvers = append(s.Forward[i].Resolvers, a)
 		}
 		return nil
 	}
@@ -372,6 +362,17 @@ func parseForward(s *Settings, v string) error {
 		}
 	}
 	return nil
+}
+
+// withZone reads a resolver's address with a zone.
+func withZone(s string) (netip.AddrPort, error) {
+	a, err := netip.ParseAddrPort(s)
+	if err != nil {
+		var addr netip.Addr
+		addr, err = netip.ParseAddr(s)
+		a = netip.AddrPortFrom(addr, 53)
+	}
+	return a, err
 }
 
 // Parse parses the settings; a key without a text has its default. An unknown key or an invalid value is a
@@ -425,6 +426,21 @@ func (s *Settings) RefuseSelf(own []netip.Addr, port func(netip.AddrPort) bool) 
 		for _, r := range f.Resolvers {
 			if slices.Contains(own, r.Addr()) && port(r) {
 				return usage.Errorf("setting dns.forward must not have this node's own address %s", r)
+			}
+		}
+	}
+	return nil
+}
+
+// RefuseLinkLocal refuses forwarding to IPv6 link-local addresses: they have a meaning together with an interface of
+// one host, and the setting is for all nodes. It is not part of Parse, so that a cluster in which one was set before
+// this was checked still starts.
+func (s *Settings) RefuseLinkLocal() error {
+	for _, f := range s.Forward {
+		for _, r := range f.Resolvers {
+			if a := r.Addr(); a.Zone() != "" || address.NeedsZone(a) {
+				return usage.Errorf("setting dns.forward must not have a link-local address, which has a meaning on "+
+					"one host only: name a unique local (fd00::/8) or global address of the resolver, got %q", a)
 			}
 		}
 	}
@@ -489,6 +505,16 @@ func List(values map[string]string) []Setting {
 		list = append(list, Setting{Key: d.key, Value: v, Default: d.dflt, Help: d.help, Set: ok})
 	}
 	return list
+}
+
+// Default returns the text of a setting's default.
+func Default(key string) string {
+	for _, d := range defs {
+		if d.key == key {
+			return d.dflt
+		}
+	}
+	return ""
 }
 
 // Unknown returns the error for an unknown key: fs.ErrNotExist.

@@ -20,6 +20,7 @@ import (
 	"strings"
 	"syscall"
 
+	"casemate/appliance/address"
 	"casemate/appliance/config"
 	"casemate/appliance/hostname"
 	"casemate/appliance/nodes"
@@ -71,8 +72,6 @@ type InitOptions struct {
 type InitResult struct {
 	Prepared
 	Domain string
-	// Notes are sentences for the operator: origins that are not enabled and why, resolvers for other names.
-	Notes []string
 }
 
 // Init creates the first node of a cluster: its data directory, its settings, secrets and origins, and the CA; it
@@ -90,6 +89,9 @@ func Init(ctx context.Context, cfg config.Config, opt InitOptions) (res InitResu
 		return res, err
 	}
 	res.Domain = set.Domain
+	if err := set.RefuseLinkLocal(); err != nil {
+		return res, err
+	}
 	if err := set.RefuseSelf(cfg.Advertise, cfg.HasDNSPort); err != nil {
 		return res, err
 	}
@@ -100,13 +102,14 @@ func Init(ctx context.Context, cfg config.Config, opt InitOptions) (res InitResu
 	if err := spec.Permits(set.Domain); err != nil {
 		return res, &usage.Error{Err: err}
 	}
+	notes := publicNotes(cfg.Advertise, set, spec, opt.Set["dns.allow"])
 	var disabled []origin.Origin
 	for _, o := range set.Origins {
 		for _, n := range o.Names() {
 			if err := spec.Permits(n); err != nil {
 				o.Disabled = origin.NotPermitted
 				disabled = append(disabled, o)
-				res.Notes = append(res.Notes, fmt.Sprintf("origin %s is not enabled: %v", o.Host, err))
+				notes = append(notes, fmt.Sprintf("origin %s is not enabled: %v", o.Host, err))
 				break
 			}
 		}
@@ -121,7 +124,7 @@ func Init(ctx context.Context, cfg config.Config, opt InitOptions) (res InitResu
 	}
 	if _, given := opt.Set["domain"]; !given {
 		if zone := hostZone(); zone != "" {
-			res.Notes = append(res.Notes, fmt.Sprintf("the cluster's zone is %s and cannot be changed later; this "+
+			notes = append(notes, fmt.Sprintf("the cluster's zone is %s and cannot be changed later; this "+
 				"host is in "+
 				"%s: to use your own zone, start again with an empty data directory and --domain casemate.%s",
 				res.Domain, zone, zone))
@@ -129,11 +132,12 @@ func Init(ctx context.Context, cfg config.Config, opt InitOptions) (res InitResu
 	}
 	if len(set.Forward) == 0 {
 		if found := hostResolvers(cfg.Advertise); len(found) > 0 {
-			res.Notes = append(res.Notes, fmt.Sprintf(
+			notes = append(notes, fmt.Sprintf(
 				"other names are answered NXDOMAIN at once; to forward them to this "+
 					"host's resolvers: casemate config set dns.forward %s", strings.Join(found, ",")))
 		}
 	}
+	res.Notes = notes
 	return res, nil
 }
 
@@ -330,8 +334,8 @@ func hostResolvers(own []netip.Addr) []string {
 			if len(f) < 2 || f[0] != "nameserver" {
 				continue
 			}
-			a, err := netip.ParseAddr(f[1])
-			if err != nil || a.IsLoopback() || a.Zone() != "" || slices.Contains(own, a) ||
+			a, err := address.Parse(f[1])
+			if err != nil || a.IsLoopback() || address.NeedsZone(a) || slices.Contains(own, a) ||
 				slices.Contains(found, a.String()) {
 				continue
 			}

@@ -38,8 +38,10 @@ func Join(ctx context.Context, cfg config.Config, opt JoinOptions) (p Prepared, 
 	if err != nil {
 		return p, &usage.Error{Err: err}
 	}
-	if cfg.PeerListen().Port() == 0 {
-		return p, usage.Errorf("listen.peer must have a fixed port, because the other nodes connect to it")
+	for _, at := range cfg.PeerListen() {
+		if at.Port() == 0 {
+			return p, usage.Errorf("listen.peer must have a fixed port, because the other nodes connect to it")
+		}
 	}
 	addr, err := config.PeerAddr(opt.Addr)
 	if err != nil {
@@ -50,10 +52,15 @@ func Join(ctx context.Context, cfg config.Config, opt JoinOptions) (p Prepared, 
 	}
 	log := orDiscard(opt.Log)
 	cc := ClusterConfig(cfg, log)
-	cc.PeerAddr, cc.Version = cfg.PeerDial(cfg.PeerListen()), opt.Version
-	return prepare(cfg, opt.Given, opt.ConfigFile, func() error {
+	cc.PeerAddrs, cc.Version = cfg.PeerDial(cfg.PeerListen()), opt.Version
+	for _, a := range cfg.Advertise {
+		cc.Advertise = append(cc.Advertise, a.String())
+	}
+	var notes []string
+	p, err = prepare(cfg, opt.Given, opt.ConfigFile, func() error {
 		for {
-			err := cluster.Join(ctx, cc, addr, token)
+			var err error
+			notes, err = cluster.Join(ctx, cc, addr, token)
 			if err == nil || !opt.Wait || !again(err) {
 				return err
 			}
@@ -64,6 +71,8 @@ func Join(ctx context.Context, cfg config.Config, opt JoinOptions) (p Prepared, 
 			}
 		}
 	})
+	p.Notes = notes
+	return p, err
 }
 
 func again(err error) bool {

@@ -18,7 +18,7 @@ func testConfig(t testing.TB, dir string) config.Config {
 	free := []netip.AddrPort{netip.AddrPortFrom(here, 0)}
 	cfg := config.Config{
 		Node: "n1", Data: filepath.Join(dir, "data"), Advertise: []netip.Addr{here},
-		Listen: config.Listen{HTTP: free, HTTPS: free, DNS: free, Peer: free[0],
+		Listen: config.Listen{HTTP: free, HTTPS: free, DNS: free, Peer: free,
 			Admin: filepath.Join(dir, "admin.sock")},
 	}
 	if err := cfg.Complete(); err != nil {

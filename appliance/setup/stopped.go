@@ -93,7 +93,7 @@ func TakenPorts(cfg config.Config) string {
 		{"listen.https", "tcp", u.HTTPS},
 		{"listen.dns", "udp", u.DNS},
 		{"listen.dns", "tcp", u.DNS},
-		{"listen.peer", "tcp", []netip.AddrPort{cfg.PeerListen()}},
+		{"listen.peer", "tcp", cfg.PeerListen()},
 	} {
 		for _, at := range l.at {
 			h, held, err := service.HolderOf(l.network, at)

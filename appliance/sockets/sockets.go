@@ -41,14 +41,13 @@ type Set struct {
 	DNSUDP      []*net.UDPConn
 	DNSTCP      []net.Listener
 	Admin       net.Listener
-	Peer        net.Listener // the cluster takes it over
+	Peer        []net.Listener // the cluster takes them over
 }
 
 // Addrs are the actual addresses, with port 0 resolved.
 type Addrs struct {
-	HTTP, HTTPS, DNS []netip.AddrPort
-	Peer             netip.AddrPort
-	Admin            string
+	HTTP, HTTPS, DNS, Peer []netip.AddrPort
+	Admin                  string
 }
 
 // Bind uses the sockets that systemd passed (by their names) and binds the others. With elsewhere, another process
@@ -94,8 +93,12 @@ func Bind(cfg *config.Config, inherited []*os.File, elsewhere bool) (s *Set, err
 	if len(inherited) > 0 {
 		lc.Control = FreeBind // the others came from systemd, which did not wait for the network either
 	}
-	if s.Peer, err = listenWith(lc, "listen.peer", cfg.PeerListen()); err != nil {
-		return s, err
+	for _, a := range cfg.PeerListen() {
+		l, err := listenWith(lc, "listen.peer", a)
+		if err != nil {
+			return s, err
+		}
+		s.Peer = append(s.Peer, l)
 	}
 	return s, nil
 }
@@ -380,7 +383,7 @@ func (s *Set) bindAdmin(cfg *config.Config, files []*os.File) error {
 }
 
 func (s *Set) Addrs() Addrs {
-	a := Addrs{HTTP: addrsOf(s.HTTP), HTTPS: addrsOf(s.HTTPS)}
+	a := Addrs{HTTP: addrsOf(s.HTTP), HTTPS: addrsOf(s.HTTPS), Peer: addrsOf(s.Peer)}
 	for _, u := range s.DNSUDP {
 		p := u.LocalAddr().(*net.UDPAddr).AddrPort()
 		a.DNS = append(a.DNS, netip.AddrPortFrom(p.Addr().Unmap(), p.Port()))
@@ -388,14 +391,11 @@ func (s *Set) Addrs() Addrs {
 	if s.Admin != nil {
 		a.Admin = s.Admin.Addr().String()
 	}
-	if s.Peer != nil {
-		a.Peer = addrsOf([]net.Listener{s.Peer})[0]
-	}
 	return a
 }
 
 func (s *Set) Close() {
-	for _, l := range slices.Concat(s.HTTP, s.HTTPS, s.DNSTCP) {
+	for _, l := range slices.Concat(s.HTTP, s.HTTPS, s.DNSTCP, s.Peer) {
 		l.Close()
 	}
 	for _, u := range s.DNSUDP {
@@ -403,9 +403,6 @@ func (s *Set) Close() {
 	}
 	if s.Admin != nil {
 		s.Admin.Close()
-	}
-	if s.Peer != nil {
-		s.Peer.Close()
 	}
 }
 

@@ -19,7 +19,7 @@ func testConfig(t *testing.T, dir string) config.Config {
 	free := []netip.AddrPort{netip.AddrPortFrom(here, 0)}
 	return config.Config{
 		Node: "n1", Data: filepath.Join(dir, "data"), Advertise: []netip.Addr{here},
-		Listen: config.Listen{HTTP: free, HTTPS: free, DNS: free, Peer: free[0],
+		Listen: config.Listen{HTTP: free, HTTPS: free, DNS: free, Peer: free,
 			Admin: filepath.Join(dir, "admin.sock")},
 	}
 }
@@ -118,6 +118,33 @@ func TestWrongSocketsAreNamed(t *testing.T) {
 	if _, err := Bind(&cfg, []*os.File{elsewhere}, false); err == nil ||
 		!strings.Contains(err.Error(), `systemd's socket "admin" is at `+at+`, but listen.admin is `+cfg.Listen.Admin) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// The peer port is bound at every address, or at none of them.
+func TestPeerAtEveryAddress(t *testing.T) {
+	cfg := testConfig(t, t.TempDir())
+	cfg.Listen.Peer = []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:0"), netip.MustParseAddrPort("[::1]:0")}
+	s, err := Bind(&cfg, nil, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	at := s.Addrs().Peer
+	if len(at) != 2 || at[0].Addr().String() != "127.0.0.1" || at[1].Addr().String() != "::1" {
+		t.Fatalf("bound at %v", at)
+	}
+	for _, a := range at {
+		c, err := net.Dial("tcp", a.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
+	}
+	other := testConfig(t, t.TempDir())
+	other.Listen.Peer = []netip.AddrPort{netip.MustParseAddrPort("127.0.0.2:0"), at[1]}
+	if _, err := Bind(&other, nil, false); err == nil || !strings.Contains(err.Error(), "listen.peer") {
+		t.Errorf("a port that is taken: %v", err)
 	}
 }
 

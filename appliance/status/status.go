@@ -38,7 +38,9 @@ type Page struct {
 	Rotation      *rotation.Book
 	// NotPermitted returns why names that the root does not permit are not enabled, and what changes that.
 	NotPermitted func(names ...string) string
-	Ready        func() error // nil: this node serves
+	// UnpermittedAddrs says the same of a node's addresses; "" if the root permits them all.
+	UnpermittedAddrs func(node string, addrs []netip.Addr) string
+	Ready            func() error // nil: this node serves
 	// Counts returns how many tags and files the tree has.
 	Counts func() (images, files int)
 }
@@ -99,6 +101,15 @@ func (p *Page) Report(ctx context.Context) (any, error) {
 		if o.Disabled == origin.NotPermitted {
 			warnings = append(warnings, fmt.Sprintf("origin %s is stored but not enabled: %s", o.Host,
 				p.NotPermitted(o.Names()...)))
+		}
+	}
+	list, err := p.Current.Nodes()
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range list {
+		if s := p.UnpermittedAddrs(n.Name, n.Addrs); s != "" {
+			warnings = append(warnings, s)
 		}
 	}
 	uploads := p.Registry.Uploads()

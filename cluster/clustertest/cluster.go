@@ -74,7 +74,13 @@ func Run(t *testing.T, test func(t *testing.T)) {
 // New starts n nodes and waits until all vote. tune may change what every node is opened with; nil changes nothing.
 func New(t testing.TB, n int, tune func(*cluster.Config)) *Cluster {
 	t.Helper()
-	cl := &Cluster{Net: NewNet(), T: t, tune: tune,
+	return NewOn(t, NewNet(), n, tune)
+}
+
+// NewOn is New on wires that were prepared.
+func NewOn(t testing.TB, wires *Net, n int, tune func(*cluster.Config)) *Cluster {
+	t.Helper()
+	cl := &Cluster{Net: wires, T: t, tune: tune,
 		log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))}
 	t.Cleanup(cl.close)
 	first := cl.add()
@@ -111,7 +117,8 @@ func (cl *Cluster) Join() *Node {
 		if token, err = by.C.CreateToken(context.Background(), time.Hour); err != nil {
 			return err
 		}
-		return cluster.Join(context.Background(), n.config(nil), Addr(by.Name), token)
+		_, err = cluster.Join(context.Background(), n.config(nil), cl.Net.liveAddr(by.Name), token)
+		return err
 	})
 	n.Start()
 	return n
@@ -120,9 +127,12 @@ func (cl *Cluster) Join() *Node {
 func (n *Node) config(l net.Listener) cluster.Config {
 	cfg := cluster.Config{
 		Dir: "/data/casemate", Node: n.Name, FS: n.FS, Log: n.cl.log.With("node", n.Name), LeaderWait: 5 * time.Second,
-		Peer: l, PeerAddr: n.cl.Net.AddrOf(n.Name), Dial: n.cl.Net.Dialer(n.Name), Version: "test",
+		PeerAddrs: n.cl.Net.AddrsOf(n.Name), Dial: n.cl.Net.Dialer(n.Name), Version: "test",
 		SegmentSize: 1 << 20,
 		Now:         func() time.Time { return time.Now().Add(time.Duration(n.ahead.Load())) },
+	}
+	if l != nil {
+		cfg.Peer = []net.Listener{l}
 	}
 	if n.cl.tune != nil {
 		n.cl.tune(&cfg)

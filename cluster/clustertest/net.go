@@ -14,6 +14,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -25,7 +26,7 @@ const (
 	maxSent = 64 << 10
 )
 
-// Net is the wires between nodes. Addresses are "NAME:7443".
+// Net is the wires between nodes. Addresses are "NAME:7443", and those of Net.Also.
 type Net struct {
 	mu    sync.Mutex
 	at    map[string]*listener        // by node
@@ -33,6 +34,8 @@ type Net struct {
 	off   map[string]bool             // nodes without power
 	slow  map[[2]string]time.Duration // from, to
 	hosts map[string]string           // by node that has moved: where it is
+	also  map[string][]string         // by node: further hosts that lead to it
+	dead  map[string]bool             // hosts at which nothing arrives
 	moved chan struct{}               // closed at the next change
 	ports int                         // of dialers, so that each connection has an address of its own
 }
@@ -40,7 +43,8 @@ type Net struct {
 // NewNet returns whole wires.
 func NewNet() *Net {
 	return &Net{at: map[string]*listener{}, off: map[string]bool{}, cut: map[[2]string]bool{},
-		slow: map[[2]string]time.Duration{}, hosts: map[string]string{}, moved: make(chan struct{})}
+		slow: map[[2]string]time.Duration{}, hosts: map[string]string{}, also: map[string][]string{},
+		dead: map[string]bool{}, moved: make(chan struct{})}
 }
 
 // Addr is what other nodes dial.
@@ -63,10 +67,56 @@ func (n *Net) AddrOf(node string) string {
 	return Addr(node)
 }
 
+// Also gives a node that is down further hosts, as addresses of another family are.
+func (n *Net) Also(node string, hosts ...string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.also[node] = hosts
+}
+
+// AddrsOf is all that other nodes may dial for a node.
+func (n *Net) AddrsOf(node string) []string {
+	list := []string{n.AddrOf(node)}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, host := range n.also[node] {
+		list = append(list, host+":7443")
+	}
+	return list
+}
+
+// liveAddr is the first of AddrsOf at which something arrives.
+func (n *Net) liveAddr(node string) string {
+	for _, addr := range n.AddrsOf(node) {
+		host, _, _ := net.SplitHostPort(addr)
+		n.mu.Lock()
+		dead := n.dead[host]
+		n.mu.Unlock()
+		if !dead {
+			return addr
+		}
+	}
+	return n.AddrOf(node)
+}
+
+// Kill lets nothing arrive at hosts any more, nor come back from there; connections there stay open and say nothing.
+func (n *Net) Kill(hosts ...string) {
+	n.change(func() {
+		for _, h := range hosts {
+			n.dead[h] = true
+		}
+	})
+}
+
 // nodeAt returns the node that is at a host, "" if there is none.
 func (n *Net) nodeAt(host string) string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	for node, also := range n.also {
+		if slices.Contains(also, host) {
+			return node
+		}
+	}
 	for node, at := range n.hosts {
 		if at == host {
 			return node
@@ -103,7 +153,7 @@ func (n *Net) Dialer(from string) func(ctx context.Context, addr string) (net.Co
 			return nil, fmt.Errorf("dial %s: %w", addr, ctx.Err())
 		}
 		for _, way := range [][2]string{{from, to}, {to, from}} {
-			if err := n.travel(ctx, way); err != nil {
+			if err := n.travel(ctx, way, host); err != nil {
 				return nil, fmt.Errorf("dial %s: %w", addr, err)
 			}
 		}
@@ -116,7 +166,7 @@ func (n *Net) Dialer(from string) func(ctx context.Context, addr string) (net.Co
 		if l == nil {
 			return nil, refused
 		}
-		there, back := newHalf(n, from, to), newHalf(n, to, from)
+		there, back := newHalf(n, from, to, host), newHalf(n, to, from, host)
 		select {
 		case l.conns <- &wire{in: there, out: back, local: l.Addr(), remote: local}:
 			return &wire{in: back, out: there, local: local, remote: l.Addr()}, nil
@@ -128,11 +178,11 @@ func (n *Net) Dialer(from string) func(ctx context.Context, addr string) (net.Co
 	}
 }
 
-// travel waits until one packet has gone a way.
-func (n *Net) travel(ctx context.Context, way [2]string) error {
+// travel waits until one packet of a connection to a host has gone a way.
+func (n *Net) travel(ctx context.Context, way [2]string, host string) error {
 	for {
 		n.mu.Lock()
-		cut, slow, moved := n.blocked(way), n.slow[way], n.moved
+		cut, slow, moved := n.blocked(way, host), n.slow[way], n.moved
 		n.mu.Unlock()
 		var late <-chan time.Time
 		if !cut {
@@ -187,11 +237,13 @@ func (n *Net) Slow(a, b string, d time.Duration) {
 
 // Heal makes all wires whole and quick.
 func (n *Net) Heal() {
-	n.change(func() { clear(n.cut); clear(n.slow) })
+	n.change(func() { clear(n.cut); clear(n.slow); clear(n.dead) })
 }
 
-// blocked says that nothing may go this way now. n.mu is held.
-func (n *Net) blocked(way [2]string) bool { return n.cut[way] || n.off[way[0]] || n.off[way[1]] }
+// blocked says that nothing of a connection to a host may go this way now. n.mu is held.
+func (n *Net) blocked(way [2]string, host string) bool {
+	return n.cut[way] || n.off[way[0]] || n.off[way[1]] || n.dead[host]
+}
 
 type listener struct {
 	net    *Net
@@ -229,8 +281,9 @@ func (a address) String() string  { return string(a) }
 
 // half is one direction of a connection: the bytes that were written and not read yet.
 type half struct {
-	net *Net
-	way [2]string
+	net  *Net
+	way  [2]string
+	host string // that was dialed
 
 	mu      sync.Mutex
 	data    []byte
@@ -242,8 +295,8 @@ type half struct {
 	write   time.Time
 }
 
-func newHalf(n *Net, from, to string) *half {
-	return &half{net: n, way: [2]string{from, to}, changed: make(chan struct{})}
+func newHalf(n *Net, from, to, host string) *half {
+	return &half{net: n, way: [2]string{from, to}, host: host, changed: make(chan struct{})}
 }
 
 // set changes a half and wakes who waits for it.
@@ -266,10 +319,10 @@ func (h *half) passes() (n int, news bool, slow time.Duration, moved <-chan stru
 	h.net.mu.Lock()
 	defer h.net.mu.Unlock()
 	back := [2]string{h.way[1], h.way[0]}
-	switch n, news = len(h.data), !h.net.blocked(h.way) && !h.net.blocked(back); {
-	case h.net.blocked(h.way):
+	switch n, news = len(h.data), !h.net.blocked(h.way, h.host) && !h.net.blocked(back, h.host); {
+	case h.net.blocked(h.way, h.host):
 		n = 0
-	case h.net.blocked(back):
+	case h.net.blocked(back, h.host):
 		n = max(0, min(n, window-h.unacked))
 	default:
 		h.unacked = 0

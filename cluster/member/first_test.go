@@ -56,7 +56,8 @@ func openAlone(t *testing.T) *Members {
 		t.Fatal(err)
 	}
 	ms, err := New(Config{
-		Node: "n1", Addr: "127.0.0.1:1", Cluster: "c", Dir: "/data", FS: f, Log: slog.New(slog.DiscardHandler),
+		Node: "n1", Addrs: []string{"127.0.0.1:1"}, Cluster: "c", Dir: "/data", FS: f,
+		Log:      slog.New(slog.DiscardHandler),
 		Now:      time.Now,
 		CheckCSR: (*x509.CertificateRequest).CheckSignature,
 	}, &alone{st: state.New()}, make([]byte, 32))

@@ -36,6 +36,10 @@ type joinRequest struct {
 	Addr      string `json:"addr"` // host:port of its peer port
 	Version   string `json:"version"`
 	Format    uint64 `json:"format"`
+
+	// Older versions do not send the following fields.
+	Addrs     []string `json:"addrs,omitempty"`     // all of its peer port; Addr is the first
+	Advertise []string `json:"advertise,omitempty"` // its addresses for clients
 }
 
 // Answer has all that makes a node a member.
@@ -47,6 +51,7 @@ type Answer struct {
 	Chain   [][]byte          `json:"chain"` // its certificate
 	Root    []byte            `json:"root"`
 	Members map[string]Record `json:"members"`
+	Notes   []string          `json:"notes,omitempty"` // sentences for the operator
 }
 
 const exporterLabel = "EXPORTER-casemate-join"
@@ -55,28 +60,31 @@ const exporterLabel = "EXPORTER-casemate-join"
 type Dial func(ctx context.Context, addr string) (net.Conn, error)
 
 // Join asks the member whose peer port is at addr to admit this node, and writes the files of cfg.Dir that make it a
-// member. If it is interrupted, the same token may be used again. It returns the cluster's identity.
-func Join(ctx context.Context, cfg Config, dial Dial, addr string, token Token) (cluster string, err error) {
+// member. If it is interrupted, the same token may be used again. It returns the cluster's identity, and sentences for
+// the operator.
+func Join(
+	ctx context.Context, cfg Config, dial Dial, addr string, token Token,
+) (cluster string, notes []string, err error) {
 	// The key comes first: with it, the token works again if a later step is interrupted.
 	key, err := nodeKey(cfg)
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
 	request := &x509.CertificateRequest{Subject: pkix.Name{CommonName: cfg.Node}}
 	csr, err := x509.CreateCertificateRequest(rand.Reader, request, key)
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
 	a, err := Ask(ctx, cfg, dial, addr, token, csr)
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
 	if err := CheckKeys(a.Keys); err != nil {
-		return "", fmt.Errorf("the answer of %s: %w", addr, err)
+		return "", nil, fmt.Errorf("the answer of %s: %w", addr, err)
 	}
 	seed, err := json.Marshal(seed{Root: a.Root, Members: a.Members})
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
 	for _, f := range []struct {
 		name string
@@ -84,10 +92,10 @@ func Join(ctx context.Context, cfg Config, dial Dial, addr string, token Token) 
 		mode fs.FileMode
 	}{{KeyFile, a.Keys, 0o600}, {SeedFile, seed, 0o640}} {
 		if err := disk.WriteFile(cfg.FS, filepath.Join(cfg.Dir, f.name), f.data, f.mode); err != nil {
-			return "", err
+			return "", nil, err
 		}
 	}
-	return a.Cluster, writeCert(cfg, a.Chain)
+	return a.Cluster, a.Notes, writeCert(cfg, a.Chain)
 }
 
 // Ask asks to join with a certificate request, PKCS #10 in DER. It changes nothing on this node.
@@ -121,8 +129,8 @@ func Ask(ctx context.Context, cfg Config, dial Dial, addr string, token Token, c
 	if err != nil {
 		return a, err
 	}
-	req := joinRequest{Token: token.ID, CSR: csr, Node: cfg.Node, Addr: cfg.Addr, Version: cfg.Version,
-		Format: state.MaxFormat}
+	req := joinRequest{Token: token.ID, CSR: csr, Node: cfg.Node, Addr: cfg.addr(), Addrs: cfg.Addrs,
+		Advertise: cfg.Advertise, Version: cfg.Version, Format: state.MaxFormat}
 	req.Signature = ed25519.Sign(ed25519.NewKeyFromSeed(token.Secret), proof(exporter, csr, req.Node, req.Addr))
 	body, err := json.Marshal(req)
 	if err != nil {
@@ -200,7 +208,7 @@ func (ms *Members) ServeJoin(w http.ResponseWriter, r *http.Request) {
 const (
 	maxJoin     = 16 << 10 // the body; usually under 1 KiB
 	maxRequest  = 2 << 10  // the certificate request; usually about 250
-	maxJoinAddr = 300
+	maxClientAt = 64       // addresses for clients
 )
 
 // check makes the cheap checks and parses the certificate request. It computes nothing with the request's key, since
@@ -209,9 +217,17 @@ func (req *joinRequest) check() (*x509.CertificateRequest, error) {
 	if !peer.ValidNode(req.Node) {
 		return nil, fmt.Errorf("node must be 1 to 63 of A-Z a-z 0-9 . _ -, got %.100q", req.Node)
 	}
-	host, port, err := net.SplitHostPort(req.Addr)
-	if err != nil || host == "" || port == "" || len(req.Addr) > maxJoinAddr {
-		return nil, fmt.Errorf("the address of the node's peer port must be host:port, got %.300q", req.Addr)
+	if len(req.Addrs) == 0 { // an older version
+		req.Addrs = []string{req.Addr}
+	}
+	if len(req.Addrs) > peer.MaxAddrs || len(req.Advertise) > maxClientAt {
+		return nil, fmt.Errorf("a node must have at most %d addresses for other nodes and %d for clients, got %d and "+
+			"%d", peer.MaxAddrs, maxClientAt, len(req.Addrs), len(req.Advertise))
+	}
+	for _, addr := range append([]string{req.Addr}, req.Addrs...) {
+		if err := peer.CheckAddress(addr); err != nil {
+			return nil, err
+		}
 	}
 	if len(req.CSR) > maxRequest {
 		return nil, fmt.Errorf("the certificate request must have at most %d bytes, got %d", maxRequest, len(req.CSR))
@@ -283,7 +299,7 @@ func (ms *Members) admit(ctx context.Context, session peer.Session, req joinRequ
 		return a, err
 	}
 	put, err := putRecord(MembersDir+"/"+req.Node, Record{
-		Addr: req.Addr, Key: csr.RawSubjectPublicKeyInfo, Version: fmt.Sprintf("%.64s", req.Version),
+		Addr: req.Addr, Addrs: req.Addrs, Key: csr.RawSubjectPublicKeyInfo, Version: fmt.Sprintf("%.64s", req.Version),
 		Format: req.Format,
 		Joined: ms.cfg.Now().UTC().Truncate(time.Second),
 	})
@@ -319,6 +335,9 @@ func (ms *Members) admit(ctx context.Context, session peer.Session, req joinRequ
 			a.Members[e.Name] = m
 		}
 	}
-	ms.log.Info("node joins", "peer", req.Node, "addr", req.Addr)
+	if ms.cfg.Advise != nil {
+		a.Notes = ms.cfg.Advise(req.Node, req.Advertise)
+	}
+	ms.log.Info("node joins", "peer", req.Node, "addrs", req.Addrs)
 	return a, nil
 }

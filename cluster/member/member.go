@@ -43,16 +43,28 @@ type Cluster interface {
 
 // Config is the node's identity.
 type Config struct {
-	Node    string // its name
-	Addr    string // host:port of its peer port
-	Cluster string // the cluster's identity
-	Version string // of the program, for people
-	Dir     string // directory of the room's files
+	Node    string   // its name
+	Addrs   []string // host:port of its peer port, at least one
+	Cluster string   // the cluster's identity
+	Version string   // of the program, for people
+	Dir     string   // directory of the room's files
 	FS      blob.FS
 	Log     *slog.Logger
 	Now     func() time.Time
 	// CheckCSR checks that the sender of a certificate request has its key.
 	CheckCSR func(*x509.CertificateRequest) error
+	// Advertise are the node's addresses for clients, which Join tells the member.
+	Advertise []string
+	// Advise returns sentences for the operator of a node that joins with these Advertise; nil: none.
+	Advise func(node string, advertise []string) []string
+}
+
+// addr is the first address of this node's peer port.
+func (cfg Config) addr() string {
+	if len(cfg.Addrs) == 0 {
+		return ""
+	}
+	return cfg.Addrs[0]
 }
 
 // Members is one node's view of who belongs to the cluster. It is safe for concurrent use.
@@ -117,14 +129,14 @@ func (ms *Members) Expected() (nodes []string) {
 	return nodes
 }
 
-// Address implements peer.Members.
-func (ms *Members) Address(node string) (string, bool) {
+// Addresses implements peer.Members.
+func (ms *Members) Addresses(node string) ([]string, bool) {
 	r, known := ms.Record(node)
-	return r.Addr, known
+	return r.Addresses(), known
 }
 
-// JoinAddress implements peer.Members.
-func (ms *Members) JoinAddress(node string) string { return ms.node.seed.Members[node].Addr }
+// JoinAddresses implements peer.Members.
+func (ms *Members) JoinAddresses(node string) []string { return ms.node.seed.Members[node].Addresses() }
 
 // Changed implements peer.Members. A removal changes the directory too; changes of raft's configuration alone are not
 // reported.

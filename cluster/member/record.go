@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"time"
 
 	"casemate/cluster/state"
@@ -28,11 +29,20 @@ const (
 
 // Record is the tree's record of a member.
 type Record struct {
-	Addr    string    `json:"addr"`    // host:port of its peer port
-	Key     []byte    `json:"key"`     // SubjectPublicKeyInfo of its certificate, DER; never changes
-	Version string    `json:"version"` // of its program, for people
-	Format  uint64    `json:"format"`  // the newest format of commands that it understands
+	Addr    string    `json:"addr"`            // host:port of its peer port, the first of Addrs
+	Addrs   []string  `json:"addrs,omitempty"` // all of them; older versions write only Addr
+	Key     []byte    `json:"key"`             // SubjectPublicKeyInfo of its certificate, DER; never changes
+	Version string    `json:"version"`         // of its program, for people
+	Format  uint64    `json:"format"`          // the newest format of commands that it understands
 	Joined  time.Time `json:"joined"`
+}
+
+// Addresses are all addresses of the node's peer port.
+func (r Record) Addresses() []string {
+	if len(r.Addrs) == 0 && r.Addr != "" {
+		return []string{r.Addr}
+	}
+	return r.Addrs
 }
 
 // removal is the record of a node that was removed.
@@ -88,8 +98,8 @@ func (ms *Members) PublishSelf(ctx context.Context) error {
 	if there {
 		want.Joined = m.Joined
 	}
-	if there && m.Addr == want.Addr && string(m.Key) == string(want.Key) && m.Version == want.Version &&
-		m.Format == want.Format {
+	if there && m.Addr == want.Addr && slices.Equal(m.Addrs, want.Addrs) && string(m.Key) == string(want.Key) &&
+		m.Version == want.Version && m.Format == want.Format {
 		return nil
 	}
 	put, err := putRecord(MembersDir+"/"+ms.cfg.Node, want)
@@ -103,8 +113,8 @@ func (ms *Members) PublishSelf(ctx context.Context) error {
 // self is the current content of this node's own record.
 func (ms *Members) self() Record {
 	return Record{
-		Addr: ms.cfg.Addr, Key: ms.node.spki, Version: ms.cfg.Version, Format: state.MaxFormat,
-		Joined: ms.cfg.Now().UTC().Truncate(time.Second),
+		Addr: ms.cfg.addr(), Addrs: ms.cfg.Addrs, Key: ms.node.spki, Version: ms.cfg.Version,
+		Format: state.MaxFormat, Joined: ms.cfg.Now().UTC().Truncate(time.Second),
 	}
 }
 

@@ -1,7 +1,6 @@
 package peer
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,21 +18,25 @@ import (
 // addresses are the places where this node looks for other nodes besides their records. Any of them may be wrong: the
 // node that answers must prove its identity.
 type addresses struct {
-	mu    sync.Mutex
-	heard map[string]string    // by node: the address that the node itself reports, directly or through another member
-	told  map[string]string    // by node: the address that the operator has set; also in Config.AddressFile
-	asked map[string]time.Time // by node: when its name was last resolved
+	mu     sync.Mutex
+	heard  map[string][]string  // by node: those that the node itself reports, directly or through another member
+	told   map[string]string    // by node: the address that the operator has set; also in Config.AddressFile
+	worked map[string]string    // by node: where it answered last
+	asked  map[string]time.Time // by node: when its name was last resolved
 }
 
 const (
-	addressHeader = "Casemate-Address" // of a request for beats: the address of the requesting node
+	addressHeader = "Casemate-Address" // of a request for beats: an address of the requesting node, one header each
 	maxAddress    = 300                // bytes
-	dialStagger   = 150 * time.Millisecond
-	askEvery      = 10 * time.Second // minimum between two lookups of a node's name
+	askEvery      = 10 * time.Second   // minimum between two lookups of a node's name
+
+	// MaxAddrs is how many addresses of one node are used at most.
+	MaxAddrs = 16
 )
 
 func (a *addresses) open(cfg Config) {
-	a.heard, a.told, a.asked = map[string]string{}, map[string]string{}, map[string]time.Time{}
+	a.heard, a.told, a.worked = map[string][]string{}, map[string]string{}, map[string]string{}
+	a.asked = map[string]time.Time{}
 	data, err := disk.ReadFile(cfg.FS, cfg.AddressFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return
@@ -49,7 +52,8 @@ func (a *addresses) open(cfg Config) {
 	}
 }
 
-func checkAddress(addr string) error {
+// CheckAddress returns an error unless addr is host:port, with a port that can be dialed.
+func CheckAddress(addr string) error {
 	host, port, err := net.SplitHostPort(addr)
 	n, perr := strconv.ParseUint(port, 10, 16)
 	if err != nil || perr != nil || n == 0 || host == "" || len(addr) > maxAddress {
@@ -58,60 +62,85 @@ func checkAddress(addr string) error {
 	return nil
 }
 
-// hear records an address that a node reports for itself.
-func (p *Port) hear(node, addr string) {
-	record, known := p.cfg.Members.Address(node)
-	if !known || node == p.cfg.Node || checkAddress(addr) != nil {
+// hear records the addresses that a node reports for itself.
+func (p *Port) hear(node string, addrs []string) {
+	record, known := p.cfg.Members.Addresses(node)
+	if !known || node == p.cfg.Node {
+		return
+	}
+	var list []string
+	for _, addr := range addrs {
+		if CheckAddress(addr) == nil && !slices.Contains(list, addr) && len(list) < MaxAddrs {
+			list = append(list, addr)
+		}
+	}
+	if list == nil {
 		return
 	}
 	a := &p.addresses
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	switch {
-	case record == addr:
+	case slices.Equal(record, list):
 		delete(a.heard, node)
-	case a.heard[node] != addr:
-		a.heard[node] = addr
-		p.log.Info("a node reports a new address", "peer", node, "addr", addr, "was", record)
+	case !slices.Equal(a.heard[node], list):
+		a.heard[node] = list
+		p.log.Info("a node reports new addresses", "peer", node, "addrs", list, "were", record)
 	}
 }
 
-// gossip returns the addresses that this node tells other nodes because they are not in the records yet.
-func (p *Port) gossip() map[string]string {
+// gossip returns the addresses that this node tells other nodes because they are not in the records yet, by node: all,
+// and the first of each.
+func (p *Port) gossip() (all map[string][]string, firsts map[string]string) {
 	a := &p.addresses
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if len(a.heard) == 0 {
-		return nil
+		return nil, nil
 	}
-	out := map[string]string{}
-	for node, addr := range a.heard {
-		if record, known := p.cfg.Members.Address(node); !known || record == addr {
-			delete(a.heard, node) // the record has it now
+	all, firsts = map[string][]string{}, map[string]string{}
+	for node, list := range a.heard {
+		if record, known := p.cfg.Members.Addresses(node); !known || slices.Equal(record, list) {
+			delete(a.heard, node) // the record has them now
 		} else {
-			out[node] = addr
+			all[node], firsts[node] = list, list[0]
 		}
 	}
-	return out
+	return all, firsts
 }
 
-// listenTo records the gossip of another node. An address that was reported here before takes precedence.
-func (p *Port) listenTo(gossip map[string]string) {
-	for node, addr := range gossip {
+// listenTo records the gossip of another node. Addresses that were reported here before take precedence.
+func (p *Port) listenTo(all map[string][]string, firsts map[string]string) {
+	hear := func(node string, addrs []string) {
 		p.addresses.mu.Lock()
 		_, known := p.addresses.heard[node]
 		p.addresses.mu.Unlock()
 		if !known {
-			p.hear(node, addr)
+			p.hear(node, addrs)
 		}
 	}
+	for node, addrs := range all {
+		hear(node, addrs)
+	}
+	for node, addr := range firsts {
+		if all[node] == nil {
+			hear(node, []string{addr})
+		}
+	}
+}
+
+// answered records where a node has answered.
+func (p *Port) answered(node, addr string) {
+	p.addresses.mu.Lock()
+	defer p.addresses.mu.Unlock()
+	p.addresses.worked[node] = addr
 }
 
 // TellAddress sets the address of a member's peer port, host:port, for when the nodes cannot find each other any more.
 // This node dials it, also after a restart, until the member's record has the same address. The error is fs.ErrNotExist
 // if there is no such member.
 func (p *Port) TellAddress(node, addr string) error {
-	if err := checkAddress(addr); err != nil {
+	if err := CheckAddress(addr); err != nil {
 		return err
 	}
 	if node == p.cfg.Node {
@@ -143,7 +172,8 @@ func (p *Port) ForgetTold() error {
 	defer a.mu.Unlock()
 	n := len(a.told)
 	for node, addr := range a.told {
-		if record, known := p.cfg.Members.Address(node); !known && p.cfg.Members.Removed(node) || record == addr {
+		record, known := p.cfg.Members.Addresses(node)
+		if !known && p.cfg.Members.Removed(node) || slices.Contains(record, addr) {
 			delete(a.told, node)
 		}
 	}
@@ -153,26 +183,29 @@ func (p *Port) ForgetTold() error {
 	return p.writeTold()
 }
 
-// addressesOf lists the possible addresses of a member, the most likely first: the one that it reports, the operator's,
-// the config's, its record's, the one that was known when this node joined, and from time to time, while it does not
-// answer, its name as a host name.
+// addressesOf lists the possible addresses of a member, the most likely first: the one that answered last; those that
+// it reports, the operator's, the config's, its record's and those that were known when this node joined, families in
+// turns; and from time to time, while it does not answer, its name as a host name.
 func (p *Port) addressesOf(node string) (list []string) {
-	add := func(addr string) {
-		if addr != "" && !slices.Contains(list, addr) {
-			list = append(list, addr)
+	add := func(addrs ...string) {
+		for _, addr := range addrs {
+			if addr != "" && !slices.Contains(list, addr) {
+				list = append(list, addr)
+			}
 		}
 	}
+	record, _ := p.cfg.Members.Addresses(node)
 	a := &p.addresses
 	a.mu.Lock()
-	add(a.heard[node])
-	add(a.told[node])
-	a.mu.Unlock()
-	add(p.cfg.Peers[node])
-	record, _ := p.cfg.Members.Address(node)
-	add(record)
-	add(p.cfg.Members.JoinAddress(node))
-	a.mu.Lock()
 	defer a.mu.Unlock()
+	add(a.heard[node]...)
+	add(a.told[node], p.cfg.Peers[node])
+	add(record...)
+	add(p.cfg.Members.JoinAddresses(node)...)
+	if i := slices.Index(list, a.worked[node]); i > 0 {
+		list = slices.Insert(slices.Delete(list, i, i+1), 0, a.worked[node])
+	}
+	list = alternate(list)
 	if now := time.Now(); len(list) > 0 && !p.Up(node) && now.Sub(a.asked[node]) >= askEvery {
 		a.asked[node] = now
 		if _, port, err := net.SplitHostPort(list[len(list)-1]); err == nil {
@@ -180,62 +213,4 @@ func (p *Port) addressesOf(node string) (list []string) {
 		}
 	}
 	return list
-}
-
-// first tries addresses, dialStagger apart, until one succeeds, and closes later connections. The error is that of the
-// first address.
-func first(
-	ctx context.Context, addrs []string, try func(ctx context.Context, addr string) (net.Conn, error),
-) (net.Conn, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	type outcome struct {
-		n    int
-		conn net.Conn
-		err  error
-	}
-	outcomes := make(chan outcome)
-	begun, ended := 0, 0
-	begin := func() {
-		n, addr := begun, addrs[begun]
-		begun++
-		go func() {
-			conn, err := try(ctx, addr)
-			outcomes <- outcome{n, conn, err}
-		}()
-	}
-	defer func() {
-		cancel() // which ends the others at once
-		for range begun - ended {
-			if o := <-outcomes; o.conn != nil {
-				o.conn.Close()
-			}
-		}
-	}()
-	begin()
-	next := time.NewTimer(dialStagger)
-	defer next.Stop()
-	var err error
-	for {
-		select {
-		case o := <-outcomes:
-			ended++
-			if o.err == nil {
-				return o.conn, nil
-			}
-			if o.n == 0 || err == nil {
-				err = o.err
-			}
-			if begun < len(addrs) {
-				begin()
-				next.Reset(dialStagger)
-			} else if ended == begun {
-				return nil, err
-			}
-		case <-next.C:
-			if begun < len(addrs) {
-				begin()
-				next.Reset(dialStagger)
-			}
-		}
-	}
 }

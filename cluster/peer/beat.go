@@ -30,14 +30,16 @@ type Beat struct {
 	Version string `json:"version"`
 
 	// Older versions do not send the following fields.
-	At      uint64            `json:"at,omitempty"`      // newest entry in the state
-	Sum     string            `json:"sum,omitempty"`     // its running digest there
-	Heard   uint64            `json:"heard,omitempty"`   // newest Applied that it has received from the listener
-	Differs uint64            `json:"differs,omitempty"` // an entry at which its state differs from the listener's
-	Older   *Older            `json:"older,omitempty"`   // set if its disk was put back to an older state
-	Leader  string            `json:"leader,omitempty"`  // the leader as it knows it
-	Addrs   map[string]string `json:"addrs,omitempty"`   // addresses of nodes that differ from their records
-	Stopped string            `json:"stopped,omitempty"` // why the node is stopping
+	At      uint64 `json:"at,omitempty"`      // newest entry in the state
+	Sum     string `json:"sum,omitempty"`     // its running digest there
+	Heard   uint64 `json:"heard,omitempty"`   // newest Applied that it has received from the listener
+	Differs uint64 `json:"differs,omitempty"` // an entry at which its state differs from the listener's
+	Older   *Older `json:"older,omitempty"`   // set if its disk was put back to an older state
+	Leader  string `json:"leader,omitempty"`  // the leader as it knows it
+	Stopped string `json:"stopped,omitempty"` // why the node is stopping
+	// Addresses of nodes that differ from their records. Older versions read and send the first of each only.
+	AllAddrs map[string][]string `json:"all_addrs,omitempty"`
+	Addrs    map[string]string   `json:"addrs,omitempty"`
 }
 
 // now is a closed channel.
@@ -46,7 +48,7 @@ var now = func() <-chan time.Time { ch := make(chan time.Time); close(ch); retur
 // serveBeat streams beats without end.
 func (p *Port) serveBeat(w http.ResponseWriter, r *http.Request) {
 	node := From(r)
-	p.hear(node, r.Header.Get(addressHeader))
+	p.hear(node, r.Header.Values(addressHeader))
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	rc := http.NewResponseController(w)
 	enc := json.NewEncoder(w)
@@ -55,7 +57,7 @@ func (p *Port) serveBeat(w http.ResponseWriter, r *http.Request) {
 			return // its next request is answered with ErrRemoved
 		}
 		b := p.cfg.Host.Beat(node)
-		b.Addrs = p.gossip()
+		b.AllAddrs, b.Addrs = p.gossip()
 		if enc.Encode(b) != nil || rc.Flush() != nil {
 			return
 		}
@@ -204,6 +206,8 @@ func (p *Port) followOne(ctx context.Context, node string, l *link) {
 		err := p.listen(ctx, node, l)
 		if l.set(false, Beat{}) {
 			p.log.Warn("node is down", "peer", node, "err", err)
+			// The next attempt must not use one that leads the same way as the lost one.
+			p.transport.CloseIdleConnections()
 			p.changes.NotifyAll()
 		}
 		select {
@@ -222,7 +226,7 @@ func (p *Port) listen(ctx context.Context, node string, l *link) error {
 	if err != nil {
 		return err
 	}
-	req.Header.Set(addressHeader, p.cfg.Addr)
+	req.Header[addressHeader] = p.cfg.Addrs
 	res, err := p.client.Do(req)
 	if err != nil {
 		return err
@@ -240,7 +244,7 @@ func (p *Port) listen(ctx context.Context, node string, l *link) error {
 		}
 		watchdog.Reset(beatLost)
 		p.cfg.Host.Heard(node, b)
-		p.listenTo(b.Addrs)
+		p.listenTo(b.AllAddrs, b.Addrs)
 		if l.set(true, b) {
 			p.log.Info("node is up", "peer", node, "applied", b.Applied, "missing", b.Missing)
 			p.cfg.Host.CameUp(node)

@@ -165,11 +165,11 @@ func (s *handshakeConn) Write(p []byte) (int, error) {
 func (p *Port) setMemberAddrs(nodes map[string]bool) {
 	addrs := map[string]bool{}
 	for n := range nodes {
-		addr, known := p.cfg.Members.Address(n)
+		list, known := p.cfg.Members.Addresses(n)
 		if !known {
-			addr = p.cfg.Members.JoinAddress(n)
+			list = p.cfg.Members.JoinAddresses(n)
 		}
-		if addr != "" {
+		for _, addr := range list {
 			addrs[share.OfText(addr)] = true
 		}
 	}

@@ -59,10 +59,10 @@ type Members interface {
 	Others() []string
 	// Expected are the nodes that this one was told of when it joined, until it knows of others.
 	Expected() []string
-	// Address is the address in a member's record, host:port; known is false if there is no record.
-	Address(node string) (addr string, known bool)
-	// JoinAddress is the address that a member had when this node joined; "" if it is unknown.
-	JoinAddress(node string) string
+	// Addresses are those in a member's record, host:port; known is false if there is no record.
+	Addresses(node string) (addrs []string, known bool)
+	// JoinAddresses are those that a member had when this node joined; none if they are unknown.
+	JoinAddresses(node string) []string
 	// Changed receives after the members have changed, until ctx is done. It may miss changes.
 	Changed(ctx context.Context) <-chan struct{}
 }
@@ -92,11 +92,11 @@ type Config struct {
 	Life    context.Context // ends with the node
 	Now     func() time.Time
 
-	// Listener is where other nodes connect. Close closes it.
-	Listener net.Listener
-	// Addr is what they dial, host:port.
-	Addr string
-	// Dial connects with another node's Addr.
+	// Listeners are where other nodes connect, at least one. Close closes them.
+	Listeners []net.Listener
+	// Addrs are what they dial, host:port each.
+	Addrs []string
+	// Dial connects with one of another node's Addrs.
 	Dial func(ctx context.Context, addr string) (net.Conn, error)
 	// Peers are additional addresses of other nodes, host:port by name.
 	Peers map[string]string
@@ -146,7 +146,7 @@ type Port struct {
 
 // New takes over the listener. It accepts no connection before Serve.
 func New(cfg Config) *Port {
-	at := cfg.Listener.Addr()
+	at := cfg.Listeners[0].Addr()
 	p := &Port{
 		cfg: cfg, log: cfg.Log, streams: newChanListener(at), http: newChanListener(at), join: newChanListener(at),
 		links: map[string]*link{}, conns: map[*streamConn]bool{},
@@ -160,7 +160,7 @@ func New(cfg Config) *Port {
 			if err != nil {
 				return nil, err
 			}
-			conn, err := p.dial(ctx, node, alpnPeer)
+			conn, _, err := p.dial(ctx, node, alpnPeer)
 			if err != nil {
 				return nil, err
 			}
@@ -201,27 +201,32 @@ func (p *Port) Serve() {
 	p.wg.Go(func() { p.follow(p.cfg.Life) })
 	p.wg.Go(func() { p.server.Serve(p.http) })
 	p.wg.Go(func() { p.joins.Serve(p.join) })
-	p.wg.Go(func() {
-		for {
-			conn, err := p.cfg.Listener.Accept()
-			if errors.Is(err, net.ErrClosed) {
-				return
-			}
-			if err != nil {
-				// Most likely the process is out of file descriptors, which is temporary.
-				select {
-				case <-p.cfg.Life.Done():
-					return
-				case <-time.After(50 * time.Millisecond):
-				}
-				continue
-			}
-			if why := p.take(conn); why != "" {
-				p.log.Info("a connection of an outsider was refused", "client", conn.RemoteAddr(), "why", why)
-				conn.Close()
-			}
+	for _, l := range p.cfg.Listeners {
+		p.wg.Go(func() { p.accept(l) })
+	}
+}
+
+// accept takes the connections of a listener until it is closed.
+func (p *Port) accept(l net.Listener) {
+	for {
+		conn, err := l.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
 		}
-	})
+		if err != nil {
+			// Most likely the process is out of file descriptors, which is temporary.
+			select {
+			case <-p.cfg.Life.Done():
+				return
+			case <-time.After(50 * time.Millisecond):
+			}
+			continue
+		}
+		if why := p.take(conn); why != "" {
+			p.log.Info("a connection of an outsider was refused", "client", conn.RemoteAddr(), "why", why)
+			conn.Close()
+		}
+	}
 }
 
 // take begins the handshake of a new connection, or returns why it was refused.
@@ -293,7 +298,7 @@ func (p *Port) handshake(raw *handshakeConn, wire *bulk, from string, place *sha
 		}
 		cost = -tollFloor
 		place.End(true)
-		p.streams.deliver(p.keepStream(abrupt{conn, wire}, name, true))
+		p.streams.deliver(p.keepStream(abrupt{conn, wire}, name, "", true))
 	default:
 		conn.Close()
 	}
@@ -333,25 +338,29 @@ func (p *Port) configFor(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 	return cfg, nil
 }
 
-// dial connects to a member at any of its addresses. The node that answers must be that member.
-func (p *Port) dial(ctx context.Context, node, alpn string) (c abrupt, err error) {
+// dial connects to a member at any of its addresses, and returns at which. The node that answers must be that member.
+func (p *Port) dial(ctx context.Context, node, alpn string) (c abrupt, at string, err error) {
 	addrs := p.addressesOf(node)
 	if len(addrs) == 0 {
-		return c, fmt.Errorf("node %s: no address is known: %w", node, ErrDown)
+		return c, "", fmt.Errorf("node %s: no address is known: %w", node, ErrDown)
 	}
 	cert := p.cfg.Members.Certificate()
 	if cert == nil {
-		return c, fmt.Errorf("this node has no certificate yet: %w", ErrDown)
+		return c, "", fmt.Errorf("this node has no certificate yet: %w", ErrDown)
 	}
 	ctx, cancel := context.WithTimeout(ctx, handshakeTime)
 	defer cancel()
-	conn, err := first(ctx, addrs, func(ctx context.Context, addr string) (net.Conn, error) {
+	conn, at, err := first(ctx, addrs, func(ctx context.Context, addr string) (net.Conn, error) {
 		return p.dialAt(ctx, node, addr, alpn, cert)
 	})
 	if err != nil {
-		return c, err
+		return c, "", err
 	}
-	return conn.(abrupt), nil
+	p.answered(node, at)
+	if !p.Up(node) {
+		p.leave(node, at)
+	}
+	return conn.(abrupt), at, nil
 }
 
 func (p *Port) dialAt(ctx context.Context, node, addr, alpn string, cert *tls.Certificate) (net.Conn, error) {
@@ -385,7 +394,10 @@ func (p *Port) dialAt(ctx context.Context, node, addr, alpn string, cert *tls.Ce
 
 // Close ends what Serve began and waits for it. The users of Streams must have ended.
 func (p *Port) Close() error {
-	err := p.cfg.Listener.Close()
+	var err error
+	for _, l := range p.cfg.Listeners {
+		err = errors.Join(err, l.Close())
+	}
 	p.streams.Close()
 	p.mu.Lock()
 	p.closed = true
@@ -406,11 +418,12 @@ type streamConn struct {
 	net.Conn
 	p        *Port
 	node     string // "" is this one
+	addr     string // that was dialed
 	accepted bool
 }
 
-func (p *Port) keepStream(conn net.Conn, node string, accepted bool) net.Conn {
-	k := &streamConn{conn, p, node, accepted}
+func (p *Port) keepStream(conn net.Conn, node, addr string, accepted bool) net.Conn {
+	k := &streamConn{conn, p, node, addr, accepted}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
@@ -430,6 +443,18 @@ func (p *Port) cutRemoved() {
 	defer p.mu.Unlock()
 	for k := range p.conns {
 		if k.node != "" && p.cfg.Members.Removed(k.node) {
+			k.Conn.Close()
+		}
+	}
+}
+
+// leave closes the streams to a node that was down and now answers at addr, if they lead to another address: the way
+// there may be dead, and raft would wait for its timeout before it makes another one.
+func (p *Port) leave(node, addr string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for k := range p.conns {
+		if k.node == node && !k.accepted && k.addr != addr {
 			k.Conn.Close()
 		}
 	}
@@ -535,14 +560,14 @@ func (p *Port) Streams() net.Listener { return p.streams }
 func (p *Port) DialStream(ctx context.Context, node string) (net.Conn, error) {
 	if node == p.cfg.Node {
 		ours, theirs := net.Pipe()
-		p.wg.Go(func() { p.streams.deliver(p.keepStream(theirs, "", true)) })
-		return p.keepStream(ours, "", false), nil
+		p.wg.Go(func() { p.streams.deliver(p.keepStream(theirs, "", "", true)) })
+		return p.keepStream(ours, "", "", false), nil
 	}
-	conn, err := p.dial(ctx, node, alpnRaft)
+	conn, at, err := p.dial(ctx, node, alpnRaft)
 	if err != nil {
 		return nil, err
 	}
-	return p.keepStream(conn, node, false), nil
+	return p.keepStream(conn, node, at, false), nil
 }
 
 // RoundTrip sends a request to another node's Config.Handler: the host of the request's URL is the node's name, its

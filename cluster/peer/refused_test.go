@@ -35,8 +35,8 @@ func (d *doorkeeper) Removed(string) bool                         { return false
 func (d *doorkeeper) Certificate() *tls.Certificate               { return d.cert }
 func (d *doorkeeper) Others() []string                            { return nil }
 func (d *doorkeeper) Expected() []string                          { return nil }
-func (d *doorkeeper) Address(string) (string, bool)               { return "", false }
-func (d *doorkeeper) JoinAddress(string) string                   { return "" }
+func (d *doorkeeper) Addresses(string) ([]string, bool)           { return nil, false }
+func (d *doorkeeper) JoinAddresses(string) []string               { return nil }
 func (d *doorkeeper) Changed(ctx context.Context) <-chan struct{} { return make(chan struct{}) }
 
 // lastBeat is a node that sends one beat.
@@ -67,7 +67,7 @@ func TestOnlyRemovedNodesAreToldSo(t *testing.T) {
 			}
 			life, end := context.WithCancel(context.Background())
 			p := New(Config{Node: "n1", Cluster: "c", Log: slog.New(slog.DiscardHandler), Life: life, Now: time.Now,
-				Listener: l, Addr: l.Addr().String(), Stall: StallTime, Handle: func(*http.ServeMux) {},
+				Listeners: []net.Listener{l}, Addrs: []string{l.Addr().String()}, Stall: StallTime, Handle: func(*http.ServeMux) {},
 				Members: &doorkeeper{cert: cert, verdict: c.verdict}, Host: lastBeat{},
 				FS: blobtest.New(1), AddressFile: "/addresses.json"})
 			p.Serve()

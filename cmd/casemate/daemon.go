@@ -36,7 +36,7 @@ type preparedNode struct {
 func newPreparedNode(cfg config.Config, p setup.Prepared) preparedNode {
 	return preparedNode{
 		Node: cfg.Node, Data: cfg.Data, ConfigWritten: p.ConfigFile, Resumed: p.Resumed, StartWith: p.Next,
-		Firewall: notNil(p.Firewall), Notes: []string{},
+		Firewall: notNil(p.Firewall), Notes: notNil(p.Notes),
 	}
 }
 
@@ -100,13 +100,9 @@ what --permit adds; "casemate ca rotate --permit" makes another, wider root.`,
 				return err
 			}
 			out := newPreparedNode(cfg, res.Prepared)
-			out.Domain, out.Notes = res.Domain, notNil(res.Notes)
-			var lines []string
-			for _, n := range res.Notes {
-				lines = append(lines, "note: "+n)
-			}
+			out.Domain = res.Domain
 			what := fmt.Sprintf("%s is the first node of %s, its data is in %s", cfg.Node, res.Domain, cfg.Data)
-			lines = append(lines, nextSteps(res.Prepared, what)...)
+			lines := nextSteps(res.Prepared, what)
 			return o.changedTo(cmd, out, append(lines, enrollHost,
 				"and every node with the line that this prints: casemate enroll")...)
 		},
@@ -129,6 +125,9 @@ const enrollHost = "once it runs, enroll this host itself, so that the names res
 
 // nextSteps describes what was made and which commands come next.
 func nextSteps(p setup.Prepared, what string) (lines []string) {
+	for _, n := range p.Notes {
+		lines = append(lines, "note: "+n)
+	}
 	if p.Resumed {
 		lines = append(lines, "note: the data existed already, from a run that was interrupted; "+
 			"the missing part is written, and flags other than those for the config are ignored")

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"casemate/appliance/address"
 	"casemate/bundle"
 	"casemate/bundle/lists"
 )
@@ -106,11 +107,11 @@ func durationVar(f *pflag.FlagSet, to *time.Duration, name, usage string) {
 // addrsVar adds a flag for IP addresses.
 func addrsVar(f *pflag.FlagSet, to *[]netip.Addr, name, usage string) {
 	f.Var(&list[netip.Addr]{to: to, name: "addresses", commas: true, parse: func(s string) (netip.Addr, error) {
-		a, err := netip.ParseAddr(s)
-		if err != nil {
+		a, err := address.Parse(s)
+		if err != nil && !errors.Is(err, address.ErrZone) {
 			return a, fmt.Errorf("must be IP addresses, got %q", s)
 		}
-		return a.Unmap(), nil
+		return a, err
 	}}, name, usage)
 }
 
@@ -266,13 +267,17 @@ var zone = regexp.MustCompile(`^\.?` + label + `(\.` + label + `)*\.?$`)
 const label = `[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?`
 
 func parseZone(s string) (string, error) {
-	if _, err := netip.ParsePrefix(s); err == nil {
-		return s, nil
+	p, err := address.ParsePrefix(s)
+	switch {
+	case errors.Is(err, address.ErrZone):
+		return "", err
+	case err == nil && strings.Contains(s, "/"):
+		return p.String(), nil
+	case err == nil:
+		return p.Addr().String(), nil
 	}
-	if _, err := netip.ParseAddr(s); err == nil {
-		return s, nil
-	}
-	if strings.Contains(s, "/") || len(s) > 254 || !zone.MatchString(s) {
+	digits := strings.Trim(s, "0123456789.") == "" // an address with a mistake
+	if digits || strings.Contains(s, "/") || len(s) > 254 || !zone.MatchString(s) {
 		return "", fmt.Errorf("must be a zone like corp.example, an address or a range like 10.0.0.0/8, got %q", s)
 	}
 	return s, nil

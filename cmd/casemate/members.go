@@ -78,7 +78,8 @@ func readToken(cmd *cobra.Command, s string) (string, error) {
 
 type joinToken struct {
 	Token   string    `json:"token"`
-	Addr    string    `json:"addr"`
+	Addr    string    `json:"addr"` // the first of Addrs
+	Addrs   []string  `json:"addrs"`
 	Expires time.Time `json:"expires"`
 }
 
@@ -97,7 +98,7 @@ func tokenCommand(o *options) *cobra.Command {
 			}
 			fmt.Fprintln(cmd.OutOrStdout(), out.Token)
 			fmt.Fprintf(cmd.ErrOrStderr(), "good for one node and %s; on that node: casemate join --token TOKEN %s\n",
-				ttl, out.Addr)
+				ttl, strings.Join(out.Addrs, " (or "+")"))
 			return nil
 		},
 	}
@@ -110,6 +111,7 @@ type member struct {
 	Node         string    `json:"node"`
 	Role         string    `json:"role"`
 	Addr         string    `json:"addr"`
+	Addrs        []string  `json:"addrs"`
 	Self         bool      `json:"self"`
 	Up           bool      `json:"up"`
 	Applied      uint64    `json:"applied"`
@@ -182,7 +184,7 @@ func (m *member) row(t *table) {
 	if m.Self {
 		name += " (this)"
 	}
-	t.row(name, m.Role, health, behind, toCome, disk, m.Version, m.Addr)
+	t.row(name, m.Role, health, behind, toCome, disk, m.Version, strings.Join(m.Addrs, ", "))
 }
 
 func memberRemove(o *options) *cobra.Command {

@@ -119,7 +119,8 @@ type nodeConfig struct {
 		HTTP  []netip.AddrPort `json:"http"`
 		HTTPS []netip.AddrPort `json:"https"`
 		DNS   []netip.AddrPort `json:"dns"`
-		Peer  string           `json:"peer"`
+		Peer  string           `json:"peer"` // the first of Peers
+		Peers []netip.AddrPort `json:"peers"`
 		Admin string           `json:"admin"`
 	} `json:"listen"`
 	Peers map[string]netip.AddrPort `json:"peers"`
@@ -155,8 +156,8 @@ Exit code 0: the file is valid. 2: it is not; the message names the line.`,
 			}
 			c.Listen.HTTP, c.Listen.HTTPS = notNil(cfg.Listen.HTTP), notNil(cfg.Listen.HTTPS)
 			c.Listen.DNS, c.Listen.Admin = notNil(cfg.Listen.DNS), cfg.Listen.Admin
-			if cfg.Listen.Peer.IsValid() {
-				c.Listen.Peer = cfg.Listen.Peer.String()
+			if c.Listen.Peers = notNil(cfg.Listen.Peer); len(cfg.Listen.Peer) > 0 {
+				c.Listen.Peer = cfg.Listen.Peer[0].String()
 			}
 			c.Log.Level, c.Log.Format = strings.ToLower(cfg.Log.Level.String()), cfg.Log.Format
 			return o.print(cmd, c, c.show)
@@ -182,11 +183,7 @@ func (c *nodeConfig) show(t *table) {
 	t.line("listen.http", usual(c.Listen.HTTP, "80"))
 	t.line("listen.https", usual(c.Listen.HTTPS, "443"))
 	t.line("listen.dns", usual(c.Listen.DNS, "53"))
-	peer := c.Listen.Peer
-	if peer == "" {
-		peer = "the first advertised address, port 7443"
-	}
-	t.line("listen.peer", peer)
+	t.line("listen.peer", usual(c.Listen.Peers, "7443"))
 	t.line("listen.admin", c.Listen.Admin)
 	t.line("log", "level "+c.Log.Level+", format "+c.Log.Format)
 }

@@ -320,8 +320,13 @@ var mutations = []mutation{
 	// Members find each other, which everything above depends on.
 	{
 		"address-not-said", "a node that has moved does not say where it is",
-		"cluster/peer/beat.go", "\tp.hear(node, r.Header.Get(addressHeader))\n", "",
+		"cluster/peer/beat.go", "\tp.hear(node, r.Header.Values(addressHeader))\n", "",
 		[]test{{cluster, "^TestSomeAddressesChange$"}},
+	},
+	{
+		"first-address-published", "a node publishes its first address only",
+		"cluster/member/record.go", "Addrs: ms.cfg.Addrs, Key:", "Addrs: ms.cfg.Addrs[:1], Key:",
+		[]test{{cluster, "^TestOneFamilyWorks$"}},
 	},
 	{
 		"address-not-kept", "what an operator says of a node's address is forgotten",
