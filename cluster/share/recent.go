@@ -42,7 +42,7 @@ func (r *Recent[V]) See(client string) (what V, ok bool) {
 // none may be forgotten.
 func (r *Recent[V]) Add(client string, what V) bool {
 	r.Forget(client)
-	if len(r.at) >= r.most && !r.makeRoom() {
+	if r.Len() >= r.most && !r.makeRoom() {
 		return false
 	}
 	r.at[client] = r.order.PushBack(&remembered[V]{client, what})
