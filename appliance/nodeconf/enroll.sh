@@ -203,7 +203,8 @@ keep() {
 		return
 	fi
 	rm -rf "$STATE/files.new"
-	if ! { mkdir "$STATE/files.new" && printf '%s\n' "$1" >"$STATE/files.new/path" && ident "$ROOT$1" >"$STATE/files.new/was"; }; then
+	if ! mkdir "$STATE/files.new" || ! printf '%s\n' "$1" >"$STATE/files.new/path" ||
+		! ident "$ROOT$1" >"$STATE/files.new/was"; then
 		die "cannot write to $STATE"
 	fi
 	case "$(cat "$STATE/files.new/was")" in
@@ -286,11 +287,12 @@ back() {
 	b_is=$(ident "$ROOT$1")
 	b_was=$(cat "$b_entry/was")
 	b_ours=no
-	if [ ! -e "$b_entry/mixed" ] && { [ "$b_is" = "$(cat "$b_entry/ours" 2>/dev/null)" ] || [ "$b_is" = "$(cat "$b_entry/next" 2>/dev/null)" ]; }; then
-		b_ours=yes
-	elif rewritten "$1"; then
-		b_ours=yes
+	if [ ! -e "$b_entry/mixed" ]; then
+		case "$b_is" in
+		"$(cat "$b_entry/ours" 2>/dev/null)" | "$(cat "$b_entry/next" 2>/dev/null)") b_ours=yes ;;
+		esac
 	fi
+	if rewritten "$1"; then b_ours=yes; fi
 	rm -f "$ROOT$1.casemate-new"
 	if [ "$b_is" != "$b_was" ]; then
 		if [ $b_ours = no ] && [ -z "$FORCE" ]; then
@@ -377,8 +379,8 @@ active() {
 	fi
 }
 
-# --- The order of the bastions: specific to this node and the same at every run, so that the nodes' load is distributed and
-# adding or removing a bastion moves few nodes.
+# --- The order of the bastions: specific to this node and the same at every run, so that the nodes' load is
+# distributed and adding or removing a bastion moves few nodes.
 
 nodeID() {
 	for n_file in /etc/machine-id /etc/hostname; do
@@ -445,13 +447,14 @@ owner() {
 	esac
 	if resolvText | grep -q '^nameserver[[:space:]]*127\.0\.0\.53' && active systemd-resolved; then
 		echo resolved
-	elif active NetworkManager && cat "$ROOT"/etc/NetworkManager/NetworkManager.conf "$ROOT"/etc/NetworkManager/conf.d/*.conf 2>/dev/null | grep -q '^[[:space:]]*dns[[:space:]]*=[[:space:]]*none'; then
+	elif active NetworkManager && grep -qs '^[[:space:]]*dns[[:space:]]*=[[:space:]]*none' \
+		"$ROOT"/etc/NetworkManager/NetworkManager.conf "$ROOT"/etc/NetworkManager/conf.d/*.conf; then
 		echo file # it does not write the file
 	elif byNM "$ROOT/etc/resolv.conf"; then
 		echo nm
 	elif active NetworkManager && [ ! -L "$ROOT/etc/resolv.conf" ]; then
 		echo nm file # edited by hand, until NetworkManager writes it again
-	elif [ -f "$ROOT/etc/sysconfig/network/config" ] && grep -q '^NETCONFIG_DNS_POLICY=.[^"]' "$ROOT/etc/sysconfig/network/config"; then
+	elif grep -qs '^NETCONFIG_DNS_POLICY=.[^"]' "$ROOT/etc/sysconfig/network/config"; then
 		echo netconfig
 	elif resolvText | grep -qi '^#.*resolvconf'; then
 		echo resolvconf
@@ -466,7 +469,8 @@ searched() {
 	if [ -f "$STATE/search" ]; then
 		cat "$STATE/search"
 	else
-		resolvText | awk '$1 == "search" || $1 == "domain" { $1 = ""; list = $0 } END { print list }' | tr ' ' '\n' | grep -E '^[A-Za-z0-9_-][A-Za-z0-9._-]*$' | tr '\n' ' ' | sed 's/ $//'
+		resolvText | awk '$1 == "search" || $1 == "domain" { $1 = ""; list = $0 } END { print list }' | tr ' ' '\n' |
+			grep -E '^[A-Za-z0-9_-][A-Za-z0-9._-]*$' | tr '\n' ' ' | sed 's/ $//'
 	fi
 }
 
@@ -482,7 +486,8 @@ nodeLocal() {
 		cat "$ROOT"/etc/NetworkManager/conf.d/*.conf 2>/dev/null | grep '^[[:space:]]*servers[[:space:]]*='
 		grep -s '^[[:space:]]*\(supersede\|prepend\)[[:space:]]*domain-name-servers[[:space:]]' \
 			"$ROOT/etc/dhcp/dhclient.conf"
-	} | sed 's/[^0-9.]/ /g' | tr -s ' ' '\n' | grep -xE '169\.254\.[0-9]{1,3}\.[0-9]{1,3}' | awk '!seen[$0]++' >"$WORK/local"
+	} | sed 's/[^0-9.]/ /g' | tr -s ' ' '\n' | grep -xE '169\.254\.[0-9]{1,3}\.[0-9]{1,3}' |
+		awk '!seen[$0]++' >"$WORK/local"
 	while IFS= read -r l_addr; do
 		case "$l_addr" in
 		169.254.25.10 | 169.254.20.10) printf '%s\n' "$l_addr" ;;
@@ -519,7 +524,8 @@ DNS=$(asked | oneLine)
 Domains=~.${SEARCH:+ $SEARCH}
 DNSSEC=no
 EOF
-	if cat "$ROOT"/etc/systemd/resolved.conf "$ROOT"/etc/systemd/resolved.conf.d/*.conf 2>/dev/null | grep -qi '^DNSOverTLS=\(yes\|true\|1\|on\)'; then
+	if grep -qsi '^DNSOverTLS=\(yes\|true\|1\|on\)' \
+		"$ROOT"/etc/systemd/resolved.conf "$ROOT"/etc/systemd/resolved.conf.d/*.conf; then
 		warn "DNSOverTLS=yes is set for systemd-resolved, and the bastions speak plain DNS: names will not resolve" \
 			"until it is opportunistic or no"
 	fi
@@ -542,7 +548,8 @@ EOF
 	else
 		netplanLinks >>"$WORK/links"
 	fi
-	for f in "$ROOT"/etc/systemd/network/*.network.d/casemate.conf; do # written by us; networkd's own file may appear only at boot
+	# Those that we wrote: networkd's own file may appear only at boot.
+	for f in "$ROOT"/etc/systemd/network/*.network.d/casemate.conf; do
 		[ -f "$f" ] && [ -f "$STATE/files/$(key "${f#"$ROOT"}")/path" ] && basename "$(dirname "$f")" .d
 	done >>"$WORK/links"
 	sort -u "$WORK/links" >"$WORK/links.sorted"
@@ -575,7 +582,11 @@ netplanLinks() {
 			{ match($0, /^ */); depth = RLENGTH; word = $1 }
 			section && depth <= section { section = 0 }
 			word ~ /^(ethernets|bonds|bridges|vlans|wifis):$/ && !section { section = depth + 1; link = 0; next }
-			section && (!link || depth == link) && word ~ /:$/ { link = depth; gsub(/[":\047]/, "", word); if (word ~ /^[A-Za-z0-9._-]+$/) print "10-netplan-" word ".network" }
+			section && (!link || depth == link) && word ~ /:$/ {
+				link = depth
+				gsub(/[":\047]/, "", word)
+				if (word ~ /^[A-Za-z0-9._-]+$/) print "10-netplan-" word ".network"
+			}
 		' "$n_yaml"
 	done
 }
@@ -603,7 +614,11 @@ EOF
 # attempts so that a bastion that is down costs two seconds.
 resolvLines() {
 	awk -v servers="$(top3 | oneLine)" '
-		function put(   i, n, list) { n = split(servers, list, " "); for (i = 1; i <= n; i++) print "nameserver " list[i]; done = 1 }
+		function put(   i, n, list) {
+			n = split(servers, list, " ")
+			for (i = 1; i <= n; i++) print "nameserver " list[i]
+			done = 1
+		}
 		$1 == "nameserver" { if (!done) put(); next }
 		$1 == "options" {
 			line = "options"
@@ -653,7 +668,8 @@ wantResolvconf() {
 		/run/*) now "$f" | resolvLines | grep -v '^options' | want "$f" ;;
 		*)
 			now "$f" | grep -q '^[[:space:]]*dns-nameservers\{0,1\}[[:space:]]' || continue
-			now "$f" | sed "s/^\([[:space:]]*dns-nameservers\{0,1\}[[:space:]]\{1,\}\).*/\1$(top3 | oneLine)/" | want "$f"
+			now "$f" | sed "s/^\([[:space:]]*dns-nameservers\{0,1\}[[:space:]]\{1,\}\).*/\1$(top3 | oneLine)/" |
+				want "$f"
 			;;
 		esac
 	done
@@ -677,7 +693,10 @@ wantNetconfig() {
 		/^NETCONFIG_DNS_STATIC_SERVERS=/ { print "NETCONFIG_DNS_STATIC_SERVERS=\"" servers "\""; static = 1; next }
 		/^NETCONFIG_DNS_STATIC_SEARCHLIST=""/ { print "NETCONFIG_DNS_STATIC_SEARCHLIST=\"" search "\""; next }
 		{ print }
-		END { if (!policy) print "NETCONFIG_DNS_POLICY=\"STATIC\""; if (!static) print "NETCONFIG_DNS_STATIC_SERVERS=\"" servers "\"" }' | want $n_conf
+		END {
+			if (!policy) print "NETCONFIG_DNS_POLICY=\"STATIC\""
+			if (!static) print "NETCONFIG_DNS_STATIC_SERVERS=\"" servers "\""
+		}' | want $n_conf
 }
 
 wantResolver() {
@@ -720,7 +739,7 @@ wantResolver() {
 wantHosts() {
 	while read -r h_name h_addrs; do
 		for h_addr in $h_addrs; do
-			printf '%s %s.%s %s registry.%s files.%s\n' "$h_addr" "$h_name" "$CASEMATE_DOMAIN" "$CASEMATE_DOMAIN" "$CASEMATE_DOMAIN" "$CASEMATE_DOMAIN"
+			echo "$h_addr $h_name.$CASEMATE_DOMAIN $CASEMATE_DOMAIN registry.$CASEMATE_DOMAIN files.$CASEMATE_DOMAIN"
 		done
 	done <"$WORK/nodes" | block /etc/hosts
 }
@@ -743,14 +762,16 @@ anchors() {
 		echo /etc/pki/ca-trust/source/anchors # RHEL and its rebuilds, Fedora
 	elif [ -d "$ROOT/etc/pki/trust/anchors" ]; then
 		echo /etc/pki/trust/anchors # SUSE
-	elif [ -d "$ROOT/usr/share/ca-certificates" ] || [ -d "$ROOT/usr/local/share/ca-certificates" ] || [ -e "$ROOT/usr/sbin/update-ca-certificates" ]; then
+	elif [ -d "$ROOT/usr/share/ca-certificates" ] || [ -d "$ROOT/usr/local/share/ca-certificates" ] ||
+		[ -e "$ROOT/usr/sbin/update-ca-certificates" ]; then
 		echo /usr/local/share/ca-certificates # Debian, Ubuntu
 	fi
 }
 
 # ownRoots UNIT: whether the service is configured to read other roots than the system's.
 ownRoots() {
-	grep -qs '^[^#]*SSL_CERT_\(FILE\|DIR\)=' "$ROOT/etc/systemd/system/$1.service.d"/*.conf "$ROOT/etc/systemd/system/$1.service" "$ROOT/etc/systemd/system/$1.service.env" \
+	grep -qs '^[^#]*SSL_CERT_\(FILE\|DIR\)=' "$ROOT/etc/systemd/system/$1.service.d"/*.conf \
+		"$ROOT/etc/systemd/system/$1.service" "$ROOT/etc/systemd/system/$1.service.env" \
 		"$ROOT/etc/default/$1" "$ROOT/etc/sysconfig/$1"
 }
 
@@ -800,7 +821,11 @@ refreshTrust() {
 		# It appends to a file left by a run that was killed, and so would trust a root that was removed.
 		if live; then rm -f /etc/ssl/certs/ca-certificates.crt.new; fi
 		# Without --fresh the links of removed roots stay.
-		if [ -n "$UNDO" ] || [ -s "$WORK/gone" ]; then run update-ca-certificates --fresh; else run update-ca-certificates; fi
+		if [ -n "$UNDO" ] || [ -s "$WORK/gone" ]; then
+			run update-ca-certificates --fresh
+		else
+			run update-ca-certificates
+		fi
 		;;
 	esac || die "the system's trust store cannot be rebuilt, see above; run this again when that is fixed"
 }
@@ -815,7 +840,9 @@ refreshResolver() {
 	fi
 	if systemd; then
 		if active NetworkManager; then run systemctl reload NetworkManager || r_bad=NetworkManager; fi
-		if active systemd-networkd; then run networkctl reload || run systemctl restart systemd-networkd || r_bad=systemd-networkd; fi
+		if active systemd-networkd; then
+			run networkctl reload || run systemctl restart systemd-networkd || r_bad=systemd-networkd
+		fi
 		if active systemd-resolved; then
 			# resolved keeps the servers that NetworkManager set for a link until they are reverted; this does not
 			# affect networkd's links.
@@ -823,7 +850,9 @@ refreshResolver() {
 				:
 			elif [ -f /etc/NetworkManager/conf.d/zz-casemate.conf ]; then
 				resolvectl dns 2>/dev/null | sed -n 's/^Link [0-9]* (\(.*\)):.*/\1/p' >"$WORK/links"
-				while IFS= read -r r_link; do resolvectl revert "$r_link" >/dev/null 2>&1 </dev/null || :; done <"$WORK/links"
+				while IFS= read -r r_link; do
+					resolvectl revert "$r_link" >/dev/null 2>&1 </dev/null || :
+				done <"$WORK/links"
 			fi
 			run systemctl restart systemd-resolved || r_bad=systemd-resolved
 		fi
@@ -850,7 +879,8 @@ restartRuntimes() {
 	active docker || return 0
 	if [ -n "$NO_RESTART" ]; then
 		say "docker uses the old roots until it is restarted: systemctl restart docker"
-	elif [ "$(docker info --format '{{.LiveRestoreEnabled}}' 2>/dev/null)" != true ] && [ -n "$(docker ps -q 2>/dev/null)" ]; then
+	elif [ "$(docker info --format '{{.LiveRestoreEnabled}}' 2>/dev/null)" != true ] &&
+		[ -n "$(docker ps -q 2>/dev/null)" ]; then
 		# Enrolling a node must not stop its containers.
 		say "docker uses the old roots until it is restarted; it was not restarted, because that would stop the" \
 			"running containers (live-restore is off): systemctl restart docker"
@@ -861,11 +891,14 @@ restartRuntimes() {
 
 # A proxy would resolve the bastions' names to the real hosts.
 checkProxies() {
-	for p_file in "$ROOT"/etc/environment "$ROOT"/etc/profile.d/*.sh "$ROOT"/etc/systemd/system.conf "$ROOT"/etc/systemd/system.conf.d/*.conf "$ROOT"/etc/systemd/system/*.service.d/*.conf \
-		"$ROOT"/etc/default/docker "$ROOT"/etc/sysconfig/docker "$ROOT"/etc/default/k3s "$ROOT"/etc/default/rke2-server "$ROOT"/etc/default/rke2-agent; do
+	for p_file in "$ROOT"/etc/environment "$ROOT"/etc/profile.d/*.sh "$ROOT"/etc/systemd/system.conf \
+		"$ROOT"/etc/systemd/system.conf.d/*.conf "$ROOT"/etc/systemd/system/*.service.d/*.conf \
+		"$ROOT"/etc/default/docker "$ROOT"/etc/sysconfig/docker "$ROOT"/etc/default/k3s \
+		"$ROOT"/etc/default/rke2-server "$ROOT"/etc/default/rke2-agent; do
 		[ -f "$p_file" ] || continue
 		grep -qi '^[^#]*https\{0,1\}_proxy=.' "$p_file" || continue
-		p_no=,$(grep -i '^[^#]*no_proxy=' "$p_file" | sed 's/.*[nN][oO]_[pP][rR][oO][xX][yY]=//' | tr -d '"'\' | tr ' \n' ',,' | sed 's/,\*\./,./g'),
+		p_no=,$(grep -i '^[^#]*no_proxy=' "$p_file" | sed 's/.*[nN][oO]_[pP][rR][oO][xX][yY]=//' |
+			tr -d '"'\' | tr ' \n' ',,' | sed 's/,\*\./,./g'),
 		p_lacks=
 		for p_name in $CASEMATE_ORIGINS ".$CASEMATE_DOMAIN"; do
 			p_rest=$p_name
@@ -883,7 +916,8 @@ checkProxies() {
 		[ -z "$p_lacks" ] || warn "${p_file#"$ROOT"} sets a proxy, which would get requests that the bastions" \
 			"serve; add to no_proxy there: $p_lacks"
 	done
-	for p_file in "$ROOT"/etc/apt/apt.conf "$ROOT"/etc/apt/apt.conf.d/* "$ROOT"/etc/dnf/dnf.conf "$ROOT"/etc/yum.conf; do
+	for p_file in "$ROOT"/etc/apt/apt.conf "$ROOT"/etc/apt/apt.conf.d/* \
+		"$ROOT"/etc/dnf/dnf.conf "$ROOT"/etc/yum.conf; do
 		[ -f "$p_file" ] || continue
 		grep -qi '^[^#/]*Acquire::https\{0,1\}::Proxy\|^proxy[[:space:]]*=' "$p_file" || continue
 		warn "${p_file#"$ROOT"} sets a proxy for packages, which would get requests that the bastions serve"
@@ -929,7 +963,8 @@ verify() {
 	elif wget --version 2>/dev/null | grep -q GNU; then # busybox's does not check certificates
 		https_proxy='' wget -q -T 20 -O /dev/null "$v_url" 2>"$WORK/out"
 	elif command -v openssl >/dev/null; then
-		openssl s_client -connect "$CASEMATE_DOMAIN:443" -servername "$CASEMATE_DOMAIN" -verify_hostname "$CASEMATE_DOMAIN" -verify_return_error </dev/null >"$WORK/out" 2>&1
+		openssl s_client -connect "$CASEMATE_DOMAIN:443" -servername "$CASEMATE_DOMAIN" \
+			-verify_hostname "$CASEMATE_DOMAIN" -verify_return_error </dev/null >"$WORK/out" 2>&1
 	else
 		say "$CASEMATE_DOMAIN${v_also:+ and $v_also} resolve to the bastions; the certificate was not checked:" \
 			"curl, wget and openssl are not installed"
@@ -1045,7 +1080,9 @@ undo() {
 		cat "$STATE/dirs" >"$WORK/dirs"
 		rm -rf "$STATE" || die "cannot remove $STATE"
 		# The deepest ones were recorded last.
-		sed -n '1!G;h;$p' "$WORK/dirs" | while IFS= read -r u_dir; do [ -z "$u_dir" ] || rmdir "$ROOT$u_dir" 2>/dev/null || :; done
+		sed -n '1!G;h;$p' "$WORK/dirs" | while IFS= read -r u_dir; do
+			[ -z "$u_dir" ] || rmdir "$ROOT$u_dir" 2>/dev/null || :
+		done
 		say "done: everything was restored"
 	fi
 	return $u_left
@@ -1099,7 +1136,8 @@ main() {
 		command -v $m_tool >/dev/null || die "the program $m_tool is not installed"
 	done
 	STATE=$ROOT/var/lib/casemate-enroll
-	WORK=$(mktemp -d) || die "no temporary directory can be made in ${TMPDIR:-/tmp}: is it full or read-only? TMPDIR names another"
+	WORK=$(mktemp -d) || die "no temporary directory can be made in ${TMPDIR:-/tmp}: is it full or read-only?" \
+		"TMPDIR names another"
 	trap 'rm -rf "$WORK"' EXIT
 	trap 'exit 1' HUP INT TERM
 	head -c 1048576 /dev/zero >"$WORK/room" ||
