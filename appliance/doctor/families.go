@@ -114,7 +114,7 @@ func (c *Check) checkFamily(l lost, report func(id string, v values), works func
 func (r *run) checkResolverFamilies(c *Check, ours map[netip.Addr]bool) {
 	used := r.node.servers
 	if !r.node.kinds["resolved"] {
-		used = used[:min(3, len(used))] // the C library uses no more
+		used = used[:min(usedResolvers, len(used))]
 	}
 	var dead []string
 	family := ""
@@ -172,7 +172,6 @@ func (r *run) resolvers() []netip.Addr {
 		}
 		(*list)[i].Addrs = append((*list)[i].Addrs, d.addr)
 	}
-	const most = 3 // programs use no more
-	list := append(nodeconf.Resolvers(up, most), nodeconf.Resolvers(down, most)...)
-	return list[:min(most, len(list))]
+	list := append(nodeconf.Resolvers(up, usedResolvers), nodeconf.Resolvers(down, usedResolvers)...)
+	return list[:min(usedResolvers, len(list))]
 }

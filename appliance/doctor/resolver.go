@@ -12,6 +12,9 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
+// usedResolvers is how many resolvers in resolv.conf programs use (resolv.conf(5), MAXNS).
+const usedResolvers = 3
+
 // checkResolver checks which resolvers the programs on this node use.
 func (r *run) checkResolver(_ context.Context, c *Check) {
 	ours := r.ourAddrs()
@@ -47,7 +50,7 @@ func (r *run) checkResolver(_ context.Context, c *Check) {
 		c.fail("foreign-among", with(some(foreign)))
 	}
 	r.checkResolverFamilies(c, ours)
-	if n := len(r.node.listed); n > 3 {
+	if n := len(r.node.listed); n > usedResolvers {
 		c.warn("many-resolvers", with(fmt.Sprint(n)))
 	}
 	if text, ok := r.read("/etc/nsswitch.conf"); ok {
@@ -131,10 +134,15 @@ func (r *run) lookup(ctx context.Context, name string) ([]netip.Addr, error) {
 			return list, nil
 		}
 		res.Dial = func(ctx context.Context, network, _ string) (net.Conn, error) {
-			if len(r.node.listed) == 0 {
-				return nil, fmt.Errorf("%s%s lists no resolver", r.cfg.Root, resolvFile)
+			err := fmt.Errorf("%s%s lists no resolver", r.cfg.Root, resolvFile)
+			for _, a := range r.node.listed[:min(usedResolvers, len(r.node.listed))] {
+				var conn net.Conn
+				conn, err = r.cfg.dial(ctx, network, netip.AddrPortFrom(a, r.cfg.Ports.DNS).String())
+				if err == nil {
+					return conn, nil
+				}
 			}
-			return r.cfg.dial(ctx, network, netip.AddrPortFrom(r.node.listed[0], r.cfg.Ports.DNS).String())
+			return nil, err
 		}
 	}
 	list, err := res.LookupNetIP(ctx, "ip", name)
