@@ -198,8 +198,12 @@ func TestContainerdsHosts(t *testing.T) {
 		"registry.site.example": {"": "", "server": "https://registry.site.example", "ca": ca}, "n2.site.example": {
 			"": "", "server": "https://n2.site.example", "ca": ca},
 		"harbor.corp.example:8443": {"": "", "server": "https://harbor.corp.example:8443"},
+		"10.0.0.5:5000":            {"": "", "server": "https://10.0.0.5:5000"},
+		"[fd00::5]:5000":           {"": "", "server": "https://[fd00::5]:5000"},
+		"[fd00::6]":                {"": "", "server": "https://[fd00::6]"},
 	} {
-		c, err := Mirrors(threeBastions(t), "containerd", "Harbor.corp.example:8443", "harbor.corp.example:8443")
+		c, err := Mirrors(threeBastions(t), "containerd", "Harbor.corp.example:8443", "harbor.corp.example:8443",
+			"10.0.0.5:5000", "[FD00::5]:5000", "fd00::6")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -209,7 +213,8 @@ func TestContainerdsHosts(t *testing.T) {
 		}
 	}
 	for _, own := range []string{"", "a b", "../x", "https://harbor.corp.example", "harbor.corp.example/team",
-		"quay.io", "k8s.gcr.io", "x:y", "-x"} {
+		"quay.io", "k8s.gcr.io", "x:y", "-x", "[fd00::5", "[]:1", "[10.0.0.5]", "[:::]", "fe80::1%eth0",
+		"[fd00::5]:x", "[fd00::5]]"} {
 		if _, err := Mirrors(threeBastions(t), "containerd", own); err == nil {
 			t.Errorf("%q is taken as an own registry", own)
 		}
@@ -225,7 +230,7 @@ func TestRegistriesConf(t *testing.T) {
 	for _, nodes := range []int{1, 3} {
 		s := threeBastions(t)
 		s.Nodes = s.Nodes[:nodes]
-		c, err := Mirrors(s, "crio", "harbor.corp.example")
+		c, err := Mirrors(s, "crio", "harbor.corp.example", "[fd00::5]:5000")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -240,7 +245,7 @@ func TestRegistriesConf(t *testing.T) {
 				want = append(want, fmt.Sprintf("[[registry.mirror]]<nil>%s.site.example/%s", n.Name, r))
 			}
 		}
-		for _, r := range append(s.ourNames(), "harbor.corp.example") {
+		for _, r := range append(s.ourNames(), "[fd00::5]:5000", "harbor.corp.example") {
 			want = append(want, fmt.Sprintf("[[registry]]%s%s", r, r))
 		}
 		for _, d := range publicDomains {
@@ -279,7 +284,7 @@ func TestDaemonJSON(t *testing.T) {
 
 func TestRegistriesYAML(t *testing.T) {
 	for _, runtime := range []string{"k3s", "rke2"} {
-		c, err := Mirrors(threeBastions(t), runtime, "harbor.corp.example")
+		c, err := Mirrors(threeBastions(t), runtime, "harbor.corp.example", "[fd00::5]:5000")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -294,12 +299,13 @@ func TestRegistriesYAML(t *testing.T) {
 		if all := got.Mirrors["*"].Endpoint; !slices.Equal(all, got.Mirrors["quay.io"].Endpoint) {
 			t.Errorf("all others come from %v", all)
 		}
-		for _, own := range []string{"registry.site.example", "n3.site.example", "harbor.corp.example"} {
+		for _, own := range []string{"registry.site.example", "n3.site.example", "harbor.corp.example",
+			"[fd00::5]:5000"} {
 			if e := got.Mirrors[own].Endpoint; !slices.Equal(e, []string{"https://" + own}) {
 				t.Errorf("%s comes from %v", own, e)
 			}
 		}
-		if e := got.Mirrors["docker.io"].Endpoint; len(got.Mirrors) != 5+1+5+1 ||
+		if e := got.Mirrors["docker.io"].Endpoint; len(got.Mirrors) != 5+1+5+2 ||
 			!slices.Equal(e, []string{"https://n1.site.example", "https://n2.site.example",
 				"https://n3.site.example"}) {
 			t.Errorf("%v", got.Mirrors)
