@@ -344,8 +344,8 @@ func (r *run) checkBastions(_ context.Context, c *Check) {
 		}
 		for id, ports := range byID {
 			if id == "stall" { // clients choose this bastion and hang
-				c.fail(id, values{"name": "http://" + nodeconf.URLHost(d.addr) + "/site.json", "bastion": d.addr.String(),
-					"detail": "the connection was made, but no complete response came"})
+				c.fail(id, values{"name": "http://" + nodeconf.URLHost(d.addr) + "/site.json",
+					"bastion": d.addr.String(), "detail": "the connection was made, but no complete response came"})
 				continue
 			}
 			report(id, values{"bastion": d.addr.String(), "detail": d.addr.String() + " port " +

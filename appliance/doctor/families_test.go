@@ -110,14 +110,14 @@ func TestFamilies(t *testing.T) {
 		{name: "the first resolver has no route", site: dual, resolvers: "fd00::11 10.0.0.12", err: noNet,
 			broken: []string{"fd"}, enrolled: true},
 		{name: "IPv6 only, and the resolvers have none", site: dual, resolvers: "10.0.0.11 10.0.0.12", err: noNet,
-			broken: []string{"10."}, enrolled: true, want: "resolver-family", cause: "/etc/resolv.conf lists resolvers " +
-				"that this node cannot use, because IPv4 is unreachable from it: 10.0.0.11, 10.0.0.12."},
+			broken: []string{"10."}, enrolled: true, want: "resolver-family", cause: "/etc/resolv.conf lists " +
+				"resolvers that this node cannot use, because IPv4 is unreachable from it: 10.0.0.11, 10.0.0.12."},
 		{name: "the fourth resolver would work", site: dual, resolvers: "10.0.0.11 10.0.0.12 10.0.0.13 fd00::11",
 			err: noNet, broken: []string{"10."}, enrolled: true, want: "many-resolvers? resolver-family"},
 		{name: "IPv6 only at a site without", site: four, resolvers: "10.0.0.11 10.0.0.12", err: noNet,
 			broken: []string{"10."}, enrolled: true, want: "no-family",
-			cause: "IPv4 is unreachable from this node, because it has no IPv4 address or no IPv4 route: it cannot use " +
-				"10.0.0.11, 10.0.0.12, 10.0.0.13."},
+			cause: "IPv4 is unreachable from this node, because it has no IPv4 address or no IPv4 route: it cannot " +
+				"use 10.0.0.11, 10.0.0.12, 10.0.0.13."},
 		{name: "the same without what enroll leaves", site: four, resolvers: "10.0.0.11 10.0.0.12", err: noNet,
 			broken: []string{"10."}, want: "no-family"},
 		{name: "one bastion has another family", site: []string{"10.0.0.11", "fd00::12", "10.0.0.13 fd00::13"},
@@ -133,7 +133,7 @@ func TestFamilies(t *testing.T) {
 		{name: "a router's resolver is not a cache", site: dual, resolvers: "fe80::1%eth0 10.0.0.11 fd00::12",
 			enrolled: true, want: "foreign-among"},
 		{name: "node-local DNS over IPv6", site: dual, resolvers: "fd77::53 10.0.0.11 fd00::12", enrolled: true,
-			files: map[string]string{"/proc/net/if_inet6": "fd770000000000000000000000000053 03 80 00 80 nodelocaldns\n"}},
+			files: map[string]string{"/proc/net/if_inet6": "fd770000000000000000000000000053 03 80 00 80 dns\n"}},
 		{name: "a cache of another machine", site: dual, resolvers: "fd77::53 10.0.0.11 fd00::12", enrolled: true,
 			want: "foreign-among"},
 	} {
@@ -271,7 +271,7 @@ func TestBare(t *testing.T) {
 }
 
 func TestOwnAddrs(t *testing.T) {
-	got := ownAddrs("fd770000000000000000000000000053 03 80 00 80 nodelocaldns\nfe800000000000000000000000000001 02 40 20 80 " +
+	got := ownAddrs("fd770000000000000000000000000053 03 80 00 80 dns\nfe800000000000000000000000000001 02 40 20 80 " +
 		"eth0\nzz770000000000000000000000000053 03 80 00 80 x\nfd77 1 2 3 4 5\n")
 	if fmt.Sprint(got) != "[fd77::53 fe80::1]" {
 		t.Error(got)

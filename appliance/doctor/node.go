@@ -73,8 +73,8 @@ func stub(a netip.Addr) bool {
 	return a == netip.AddrFrom4([4]byte{127, 0, 0, 53}) || a == netip.AddrFrom4([4]byte{127, 0, 0, 54})
 }
 
-// local reports addresses of a forwarder on this node: a cache, or Kubernetes' node-local DNS. IPv4's link-local ones are
-// the node-local DNS's, but IPv6's are usually a router's, so of IPv6 only the node's own addresses are taken.
+// local reports addresses of a forwarder on this node: a cache, or Kubernetes' node-local DNS. IPv4's link-local ones
+// are the node-local DNS's, but IPv6's are usually a router's, so of IPv6 only the node's own addresses are taken.
 func (r *run) local(a netip.Addr) bool {
 	return a.IsLoopback() || a.Is4() && a.IsLinkLocalUnicast() || slices.Contains(r.node.own, a.WithZone(""))
 }

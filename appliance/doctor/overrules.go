@@ -83,8 +83,8 @@ func (o *overrules) concerns(pattern string) bool {
 // certsPort is a port at the end of a directory's name below containerd's certs.d.
 var certsPort = regexp.MustCompile(`_[0-9]{1,5}_$`)
 
-// bare removes a port from a directory's name, as certs.d has them, and a path from a prefix; and an IPv6 address has no
-// brackets.
+// bare removes a port from a directory's name, as certs.d has them, a path from a prefix, and the brackets of an IPv6
+// address.
 func bare(pattern string) string {
 	host, _, _ := strings.Cut(certsPort.ReplaceAllString(pattern, ""), "/")
 	host = strings.TrimSuffix(host, "_")

@@ -318,11 +318,12 @@ func (r *run) askNode(ctx context.Context, c *Check, names []string) (left int) 
 	// a resolver that does not answer was reported earlier
 	ask(ctx, r.cfg.dial, "udp", netip.AddrPortFrom(server, r.cfg.Ports.DNS), list)
 	var nxdomain []string
-	for i := 0; i < len(list); i += 2 {
-		if slices.ContainsFunc(list[i:i+2], func(q *question) bool { return q.got && q.rcode == dnsmessage.RCodeNameError }) {
-			nxdomain = append(nxdomain, list[i].name)
+	for _, q := range list {
+		if q.got && q.rcode == dnsmessage.RCodeNameError {
+			nxdomain = append(nxdomain, q.name)
 		}
 	}
+	nxdomain = slices.Compact(nxdomain)
 	if nxdomain != nil && len(f.names) == 0 {
 		c.fail("aaaa", r.here(values{"detail": server.String(), "names": some(nxdomain)}))
 	}

@@ -49,7 +49,8 @@ var pointHere = []step{
 		"'[Resolve]\\nDNS={bastions}\\nDomains=~.\\nDNSSEC=no\\n' > /etc/systemd/resolved.conf.d/casemate.conf && " +
 		"systemctl restart systemd-resolved`; remove other DNS servers from the links: `resolvectl dns`"},
 	{"nm", "`c=$(nmcli -g NAME connection show --active | head -n 1); nmcli connection modify \"$c\" ipv4.dns " +
-		"'{bastions4}' ipv4.ignore-auto-dns yes ipv6.dns '{bastions6}' ipv6.ignore-auto-dns yes && nmcli connection up \"$c\"`"},
+		"'{bastions4}' ipv4.ignore-auto-dns yes ipv6.dns '{bastions6}' ipv6.ignore-auto-dns yes && " +
+		"nmcli connection up \"$c\"`"},
 	{"plain", "`printf 'nameserver %s\\n' {bastions} > /etc/resolv.conf`, and prevent DHCP from overwriting it"},
 }
 
@@ -67,10 +68,10 @@ var trustHere = []step{
 // mtuHere are the steps that find and repair a path that loses large packets. An IPv4 packet has 28 bytes of headers
 // here, an IPv6 packet 48; every path of IPv6 carries 1280 bytes (RFC 8200, section 5).
 var mtuHere = []step{
-	{"ipv4", "`ping -M do -s 1472 -c 1 {bastion}`; if that fails and `-s 1372` does not: `ip link set dev INTERFACE mtu " +
-		"1400`"},
-	{"ipv6", "`ping -M do -s 1452 -c 1 {bastion}`; if that fails and `-s 1232` does not: `ip link set dev INTERFACE mtu " +
-		"1280`"},
+	{"ipv4", "`ping -M do -s 1472 -c 1 {bastion}`; if that fails and `-s 1372` does not: `ip link set dev INTERFACE " +
+		"mtu 1400`"},
+	{"ipv6", "`ping -M do -s 1452 -c 1 {bastion}`; if that fails and `-s 1232` does not: `ip link set dev INTERFACE " +
+		"mtu 1280`"},
 	{"ipv4", "allow ICMP \"fragmentation needed\" through the firewalls between"},
 	{"ipv6", "allow ICMPv6 \"packet too big\" through the firewalls between: routers do not fragment IPv6"},
 }
@@ -107,19 +108,20 @@ var troubles = []trouble{
 		{do: "on that bastion: `firewall-cmd --permanent --add-service=dns --add-service=http --add-service=https && " +
 			"firewall-cmd --reload`, and open the same ports in the firewalls between"}}},
 	{"no-family", []string{"Network is unreachable", "Cannot assign requested address", "No route to host"},
-		"{family} is unreachable from this node, because it has no {family} address or no {family} route: it cannot use " +
-			"{detail}.", []step{
+		"{family} is unreachable from this node, because it has no {family} address or no {family} route: it cannot " +
+			"use {detail}.", []step{
 			{"ipv4", "`ip -4 addr` and `ip -4 route get {bastion}`: give the node an address and a default route"},
 			{"ipv6", "`ip -6 addr` and `ip -6 route get {bastion}`: give the node an address and a default route"},
 			{do: "or give every bastion an address of the family that the node has: `advertise` and `listen` in its " +
 				"casemate.yaml"},
-			{do: "then run the line of `casemate enroll` again: it leaves out addresses to which the node has no route"}}},
-	{"family-lost", silent, "{family} is unreachable from this node: none of the bastions' {family} addresses answers " +
-		"({detail}), although there is a route to them and other addresses answer.", []step{
-		{"ipv4", "`ip -4 route get {bastion}` and `tracepath -4 {bastion}` show where packets are lost: a router, or a " +
-			"firewall without rules for IPv4"},
-		{"ipv6", "`ip -6 route get {bastion}` and `tracepath -6 {bastion}` show where packets are lost: a router, or a " +
-			"firewall without rules for IPv6"},
+			{do: "then run the line of `casemate enroll` again: it leaves out addresses to which the node has no " +
+				"route"}}},
+	{"family-lost", silent, "{family} is unreachable from this node: none of the bastions' {family} addresses " +
+		"answers ({detail}), although there is a route to them and other addresses answer.", []step{
+		{"ipv4", "`ip -4 route get {bastion}` and `tracepath -4 {bastion}` show where packets are lost: a router, or " +
+			"a firewall without rules for IPv4"},
+		{"ipv6", "`ip -6 route get {bastion}` and `tracepath -6 {bastion}` show where packets are lost: a router, or " +
+			"a firewall without rules for IPv6"},
 		{do: "if the network has no such path, remove the node's addresses and routes of this family: programs try " +
 			"them first and wait"},
 		{do: "then run the line of `casemate enroll` again: it puts addresses that do not answer last"}}},
@@ -140,8 +142,8 @@ var troubles = []trouble{
 		"use the first response, and NXDOMAIN ends the lookup, so lookups fail intermittently.", pointHere},
 	{"many-resolvers", noHost, "{file} has {detail} resolvers. Programs use the first three and ignore the rest.",
 		pointHere},
-	{"resolver-family", noHost, "{file} lists resolvers that this node cannot use, because {family} is unreachable from " +
-		"it: {detail}.", pointHere},
+	{"resolver-family", noHost, "{file} lists resolvers that this node cannot use, because {family} is unreachable " +
+		"from it: {detail}.", pointHere},
 	{"nsswitch", noHost, "The hosts line in {file} has neither dns nor resolve ({detail}), so programs that use the " +
 		"C library never ask a resolver.", []step{
 		{do: "`sed -i 's/^hosts:.*/hosts: files dns/' {file}`"}}},
@@ -163,7 +165,8 @@ var troubles = []trouble{
 	{"name-lost", noHost, "The bastions resolve {names}, but this node's resolver does not: another resolver or a " +
 		"cache is in between.", []step{
 		{"resolved", "`resolvectl flush-caches`"}, {
-			do: "`getent ahosts NAME` and `dig @{bastion} NAME A NAME AAAA` must show the same addresses"}, {do: enroll}}},
+			do: "`getent ahosts NAME` and `dig @{bastion} NAME A NAME AAAA` must show the same addresses"},
+		{do: enroll}}},
 	{"name-elsewhere", silent, "{names} resolves to {detail} on this node, which is not a bastion: another resolver " +
 		"answers.", pointHere},
 	{"hosts-file", silent, "{file} maps {names} to {detail}, which is not a bastion. The file takes precedence over " +
@@ -182,8 +185,8 @@ var troubles = []trouble{
 		"The resolver of this node does not answer in time for {names} ({detail}): the first resolver is down, or a " +
 			"firewall drops UDP port 53.", []step{
 			{do: "`dig @{bastion} {name}` and `dig +tcp @{bastion} {name}`"}, {do: enroll}}},
-	{"aaaa", noHost, "{detail} answers A or AAAA queries for {names} with NXDOMAIN, although the name has addresses of " +
-		"the other type; some caches apply NXDOMAIN to the whole name.", pointHere},
+	{"aaaa", noHost, "{detail} answers A or AAAA queries for {names} with NXDOMAIN, although the name has addresses " +
+		"of the other type; some caches apply NXDOMAIN to the whole name.", pointHere},
 	{"dns-tcp", []string{"connection timed out; no servers could be reached", "SERVFAIL"},
 		"DNS over TCP fails at {bastion}: {detail}. Large answers use TCP.", []step{
 			{do: "`dig +tcp @{bastion} {name}`; open port 53/tcp in the firewalls between"}, {

@@ -952,11 +952,19 @@ wantResolver() {
 	[ -z "$LOCAL" ] || say "it uses the node-local DNS of its cluster first, as before"
 }
 
+# silentLast sorts a bastion's addresses: those of a family that does not answer are last.
+silentLast() {
+	awk -v last="$SILENT" '
+		(/:/ ? 6 : 4) == last { late = late $0 "\n"; next }
+		{ print }
+		END { printf "%s", late }'
+}
+
 # wantHosts writes the bastions' names with the addresses that this node uses; a bastion to which it has no route keeps
 # all of its own.
 wantHosts() {
 	while read -r h_name h_addrs; do
-		h_usable=$(printf '%s\n' "$h_addrs" | tr ' ' '\n' | grep -xF -f "$WORK/usable")
+		h_usable=$(printf '%s\n' "$h_addrs" | tr ' ' '\n' | grep -xF -f "$WORK/usable" | silentLast)
 		for h_addr in ${h_usable:-$h_addrs}; do
 			echo "$h_addr $h_name.$CASEMATE_DOMAIN $CASEMATE_DOMAIN registry.$CASEMATE_DOMAIN files.$CASEMATE_DOMAIN"
 		done

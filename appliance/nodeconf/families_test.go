@@ -43,7 +43,8 @@ func (n network) functions() string {
 	answer(n.own, "local ADDR dev lo table local src ADDR metric 0")
 	answer(n.linkLocal, "ADDR from :: dev eth0 src fe80::50 metric 1024")
 	// What old kernels say of an address without a route, with exit code 0.
-	b.WriteString("\t-6*) echo \"unreachable $4 dev lo metric 4294967295 error -101\" ;;\n\t*) return 2 ;;\n\tesac\n}\n")
+	b.WriteString("\t-6*) echo \"unreachable $4 dev lo metric 4294967295 error -101\" ;;\n" +
+		"\t*) return 2 ;;\n\tesac\n}\n")
 	b.WriteString("curl() {\n\tfor c_url; do :; done\n\tcase \"$c_url\" in\n")
 	for _, a := range n.silent {
 		fmt.Fprintf(&b, "\t\"http://%s/\"*) return 28 ;;\n", URLHost(netip.MustParseAddr(a)))
@@ -150,7 +151,8 @@ func chosen(t *testing.T, shell []string, s *Site, networks ...network) (list []
 	}
 	text := strings.TrimSuffix(script, mainLine) + "ROOT=$1 STATE=$1/none WORK=$2\n"
 	for _, n := range networks {
-		text += n.functions() + "choose\nprintf '%s\\n' \"$(asked | oneLine)|$(printf '%s\\n' \"$UNROUTED\" | oneLine)|$SILENT\"\n"
+		text += n.functions() +
+			"choose\nprintf '%s\\n' \"$(asked | oneLine)|$(printf '%s\\n' \"$UNROUTED\" | oneLine)|$SILENT\"\n"
 	}
 	tr := newTree(t, shell, nil)
 	if len(networks) > 0 && len(networks[0].own) > 0 {
@@ -186,7 +188,7 @@ func TestFamilies(t *testing.T) {
 		addrList("10.0.0.12", "2001:db8::12", "fd00::12"), addrList("10.0.0.13", "2001:db8::13", "fd00::13"))
 	gua := []string{"2001:db8::11", "2001:db8::12", "2001:db8::13"}
 	// Letters stand for the bastions in this node's order; 4 and 6 for the family, G for the global IPv6 address.
-	for _, c := range []struct {
+	for i, c := range []struct {
 		name    string
 		site    *Site
 		network network
@@ -222,7 +224,11 @@ func TestFamilies(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			nodes := ordered(c.site, anyID)
-			for name, shell := range shells(t) {
+			list := map[string][]string{"quick": quick(t)}
+			if soak || i%3 == 0 {
+				list = shells(t)
+			}
+			for name, shell := range list {
 				got := chosen(t, shell, c.site, c.network)[0]
 				resolvers := strings.Fields(got[0])
 				first := resolvers[:min(3, len(resolvers))]
@@ -242,6 +248,35 @@ func TestFamilies(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestHostsByFamily: without the resolver a node has the addresses in its hosts file that it can use, those of a family
+// that is lost last.
+func TestHostsByFamily(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		network network
+		want    string // of n2
+	}{
+		{network{routes: both}, "fd00::12 10.0.0.12"},
+		{network{routes: fours}, "10.0.0.12"},
+		{network{routes: sixes}, "fd00::12"},
+		{network{routes: both, silent: sixes}, "10.0.0.12 fd00::12"},
+		// None of its own: all, so that its name is known.
+		{network{routes: []string{"fd00::11"}}, "fd00::12 10.0.0.12"},
+	} {
+		tr := newTree(t, quick(t), map[string]string{"etc/hosts": "127.0.0.1 localhost\n"})
+		tr.live(dualSite(t, true), c.network, 0, "--no-resolver")
+		var got []string
+		for line := range strings.Lines(tr.read("etc/hosts")) {
+			if strings.Contains(line, " n2.casemate.internal ") {
+				got = append(got, strings.Fields(line)[0])
+			}
+		}
+		if strings.Join(got, " ") != c.want {
+			t.Errorf("%+v: %q, want %q", c.network, got, c.want)
+		}
 	}
 }
 
@@ -297,7 +332,8 @@ func TestShellAndGoAgree(t *testing.T) {
 			addrs = append(addrs, a.String())
 		}
 		want = append(want, strings.Join(texts(Resolvers(nodes, places)), " "))
-		text += fmt.Sprintf("printf '%%s\\n' '%s' >\"$WORK/nodes\"\nprintf '%%s\\n' %s | arrange %d '' | oneLine\necho\n",
+		text += fmt.Sprintf("printf '%%s\\n' '%s' >\"$WORK/nodes\"\n"+
+			"printf '%%s\\n' %s | arrange %d '' | oneLine\necho\n",
 			strings.Join(lines, "\n"), strings.Join(addrs, " "), places)
 	}
 	file := filepath.Join(t.TempDir(), "arrange")

@@ -59,9 +59,9 @@ func familyTroubles(r *doctor.Report) (list []string) {
 	return list
 }
 
-// TestEnrollFamilies: the line of a bastion with addresses of both families enrols nodes with IPv4 only, with IPv6 only,
-// with both, and with both where IPv6 is lost on the way; a node whose new resolver does not answer has its old one
-// back.
+// TestEnrollFamilies: the line of a bastion with addresses of both families enrols nodes with IPv4 only, with IPv6
+// only, with both, and with both where IPv6 is lost on the way; a node whose new resolver does not answer has its old
+// one back.
 func TestEnrollFamilies(t *testing.T) {
 	l := newLab(t)
 	b, six := dualBastion(t, l, "n1")
@@ -124,6 +124,20 @@ func TestEnrollFamilies(t *testing.T) {
 			}
 		})
 	}
+	t.Run("large packets are lost over IPv6", func(t *testing.T) {
+		b.casemate(t, "import", "--name", "large", writeImage(t, b.path("large"), randomImage(t, 6<<20, 1)),
+			"--repository", "quay.io/team/large:1")
+		n := l.fresh(t, "mtu")
+		hole := []string{"OUTPUT", "-d", n.six(t), "-m", "length", "--length", "1301:65535", "-j", "DROP"}
+		n.must(t, "sh", "-c", line)
+		b.must(t, append([]string{"ip6tables", "-A"}, hole...)...)
+		defer b.must(t, append([]string{"ip6tables", "-D"}, hole...)...)
+		r := n.doctor(t, 3, "--image", "quay.io/team/large:1")
+		if out := show(r); !says(r, "stall", false, six) || !strings.Contains(out, "ping -M do -s 1452 -c 1 "+six) ||
+			strings.Contains(out, "1472") {
+			t.Errorf("\n%s", out)
+		}
+	})
 	t.Run("the old resolver is put back", func(t *testing.T) {
 		n := l.fresh(t, "back")
 		n.six(t)
