@@ -3,7 +3,7 @@
 #
 # It promises: no file is changed before its original is saved below /var/lib/casemate-enroll; every step can be
 # repeated; --undo restores the originals.
-# It downloads nothing and disables no verification.
+# It downloads nothing and disables no verification. Of the bastions it asks only whether they answer.
 
 set -u
 LC_ALL=C

@@ -381,6 +381,71 @@ func TestKubesprayVars(t *testing.T) {
 	}
 }
 
+// TestKubesprayFamilies: the variables have the families of the bastions: nameservers one of each, because one of the
+// three lines of resolv.conf is the cluster's own.
+func TestKubesprayFamilies(t *testing.T) {
+	addrs := func(format string, n int) (list []string) {
+		for i := range n {
+			list = append(list, fmt.Sprintf(format, i+11))
+		}
+		return list
+	}
+	join := func(lists ...[]string) (all [][]netip.Addr) {
+		for i := range lists[0] {
+			var own []netip.Addr
+			for _, list := range lists {
+				own = append(own, netip.MustParseAddr(list[i]))
+			}
+			all = append(all, own)
+		}
+		return all
+	}
+	four, six, gua := addrs("10.0.0.%d", 3), addrs("fd00::%d", 3), addrs("2001:db8::%d", 3)
+	for _, c := range []struct {
+		name                   string
+		site                   [][]netip.Addr
+		nameservers, upstreams string
+		note                   bool
+	}{
+		{"IPv4", join(four), "10.0.0.11 10.0.0.12", "10.0.0.11 10.0.0.12 10.0.0.13", false},
+		{"IPv6", join(six), "fd00::11 fd00::12", "fd00::11 fd00::12 fd00::13", false},
+		{"both", join(four, six), "10.0.0.11 fd00::12",
+			"10.0.0.11 10.0.0.12 10.0.0.13 fd00::11 fd00::12 fd00::13", true},
+		{"both, IPv6 first", join(six, four), "fd00::11 10.0.0.12",
+			"fd00::11 fd00::12 fd00::13 10.0.0.11 10.0.0.12 10.0.0.13", true},
+		{"global and unique local", join(gua, six), "2001:db8::11 2001:db8::12",
+			"2001:db8::11 2001:db8::12 2001:db8::13 fd00::11 fd00::12 fd00::13", false},
+		{"one bastion", join(four[:1], six[:1]), "10.0.0.11 fd00::11", "10.0.0.11 fd00::11", true},
+		{"more than CoreDNS takes", join(addrs("10.0.0.%d", 16), addrs("fd00::%d", 16)), "10.0.0.11 fd00::12",
+			strings.Join(addrs("10.0.0.%d", 14), " ") + " fd00::25", true},
+	} {
+		s := siteOf(t, c.site...)
+		k, _ := KnownKubespray("")
+		conf, err := KubesprayVars(s, "dns", k)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got struct {
+			Nameservers []string
+			Upstreams   []string `yaml:"upstream_dns_servers"`
+			Names       string   `yaml:"additional_no_proxy"`
+		}
+		text := content(t, conf, "group_vars/all/casemate.yml")
+		strict(t, text, &got)
+		if strings.Join(got.Nameservers, " ") != c.nameservers || strings.Join(got.Upstreams, " ") != c.upstreams {
+			t.Errorf("%s: nameservers %q, upstream_dns_servers %q", c.name, got.Nameservers, got.Upstreams)
+		}
+		for _, a := range got.Upstreams {
+			if !strings.Contains(text, "  - \""+a+"\"\n") {
+				t.Errorf("%s: %s is not quoted:\n%s", c.name, a, text)
+			}
+		}
+		if note := strings.Contains(strings.Join(conf.Notes, " "), "IPv4 and IPv6"); note != c.note {
+			t.Errorf("%s: the notes are %q", c.name, conf.Notes)
+		}
+	}
+}
+
 func TestKubesprayMirrorNamesEveryBastion(t *testing.T) {
 	s := threeBastions(t)
 	k, _ := KnownKubespray("")
