@@ -178,6 +178,19 @@ func TestFamilies(t *testing.T) {
 	}
 }
 
+// A link-local address with its zone, which is no part of a URL, names a bastion too.
+func TestBastionWithZone(t *testing.T) {
+	f := newFakes(t, 1)
+	p := f.withPaths("fd00::11")
+	p.at[netip.MustParseAddr("fe80::1%eth0")] = netip.MustParseAddr("127.0.0.1")
+	f.write("/etc/resolv.conf", "nameserver fd00::11\n")
+	cfg := f.config()
+	cfg.dial, cfg.Bastions = p.dial, []string{"[fe80::1%eth0]"}
+	if r := f.run(cfg); r.Failed+r.Warnings > 0 || len(r.Bastions) != 2 {
+		t.Errorf("found %q at %q\n%s", found(r), r.Bastions, text(r))
+	}
+}
+
 // TestCuresForIPv6: with an IPv6 address of a bastion, every URL and every address with a port in a cure is valid, and
 // commands are those of the family.
 func TestCuresForIPv6(t *testing.T) {

@@ -97,6 +97,8 @@ func TestOldResolverIsPutBack(t *testing.T) {
 func TestOldResolverAfterAKill(t *testing.T) {
 	t.Parallel()
 	site := dualSite(t, true)
+	fewer := dualSite(t, true)
+	fewer.Nodes, fewer.Roots = fewer.Nodes[1:], site.Roots
 	bad := network{routes: both, nameless: true}
 	shell := quick(t)
 	tr := newTree(t, shell, map[string]string{"etc/resolv.conf": "nameserver 192.168.1.1\n",
@@ -119,7 +121,8 @@ func TestOldResolverAfterAKill(t *testing.T) {
 		if out, err := cmd.CombinedOutput(); err == nil || cmd.ProcessState.ExitCode() >= 0 {
 			t.Fatalf("it was not killed: %v\n%s", err, out)
 		}
-		if out := tr.live(site, bad, 1); !strings.Contains(out, "the old resolver was put back") {
+		// The bastions have moved meanwhile, so this run changes the files once more.
+		if out := tr.live(fewer, bad, 1); !strings.Contains(out, "the old resolver was put back") {
 			t.Errorf("the run after the kill said:\n%s", out)
 		}
 		tr.sameResolver(own, "after "+place)
