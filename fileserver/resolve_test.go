@@ -63,14 +63,15 @@ func TestResolve(t *testing.T) {
 	f.put(t, "https://files.test/f?x=1", "query")
 	f.put(t, "https://files.test/f", "no query")
 	f.redirects = map[string]string{
-		"https://update.k3s.io/v1-release/channels/stable":         "https://github.com/k3s-io/k3s/releases/tag/v1.31.5+k3s1",
-		"https://dl.k8s.io/release/stable-1.txt":                   "text:v1.32.0",
-		"https://github.com/k3s-io/k3s/releases/latest/download/*": "https://github.com/k3s-io/k3s/releases/download/v1.31.5+k3s1/*",
-		"https://files.test/here":                                  "/f",
-		"https://files.test/alias":                                 "https://alias.test/f",
-		"https://files.test/away":                                  "https://example.test/x",
-		"https://files.test/round":                                 "https://files.test/and",
-		"https://files.test/and":                                   "https://files.test/round",
+		"https://update.k3s.io/v1-release/channels/stable": "https://github.com/k3s-io/k3s/releases/tag/v1.31.5+k3s1",
+		"https://dl.k8s.io/release/stable-1.txt":           "text:v1.32.0",
+		"https://github.com/k3s-io/k3s/releases/latest/download/*": "https://github.com/k3s-io/k3s/releases/download/" +
+			"v1.31.5+k3s1/*",
+		"https://files.test/here":  "/f",
+		"https://files.test/alias": "https://alias.test/f",
+		"https://files.test/away":  "https://example.test/x",
+		"https://files.test/round": "https://files.test/and",
+		"https://files.test/and":   "https://files.test/round",
 		"https://files.test/long": "https://files.test/round?" +
 			strings.Repeat("x", 1100),
 	}

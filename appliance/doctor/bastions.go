@@ -77,6 +77,7 @@ func (r *run) discover(ctx context.Context) error {
 		add(a, "")
 	}
 	r.try(ctx, endpoints)
+	r.lost = r.lostFamilies(endpoints)
 	if !sure { // a resolver that is not a bastion must not count as a bastion that is down
 		endpoints = slices.DeleteFunc(endpoints, func(d *endpoint) bool { return d.site == nil })
 	}
@@ -94,6 +95,9 @@ func (r *run) discover(ctx context.Context) error {
 	}
 	r.try(ctx, endpoints[known:])
 	r.endpoints, r.roots = endpoints, parseCerts([]byte(r.site.Roots))
+	if len(endpoints) > 0 {
+		r.lost = r.lostFamilies(endpoints)
+	}
 	return nil
 }
 
@@ -120,14 +124,14 @@ func (r *run) try(ctx context.Context, endpoints []*endpoint) {
 	var wg sync.WaitGroup
 	for _, d := range endpoints {
 		wg.Go(func() { d.http = r.fetchSite(ctx, d) })
-		wg.Go(func() { d.https = reach(ctx, netip.AddrPortFrom(d.addr, r.cfg.Ports.HTTPS)) })
+		wg.Go(func() { d.https = r.reach(ctx, netip.AddrPortFrom(d.addr, r.cfg.Ports.HTTPS)) })
 		if r.mirror {
 			continue
 		}
-		wg.Go(func() { d.tcp = reach(ctx, netip.AddrPortFrom(d.addr, r.cfg.Ports.DNS)) })
+		wg.Go(func() { d.tcp = r.reach(ctx, netip.AddrPortFrom(d.addr, r.cfg.Ports.DNS)) })
 		wg.Go(func() {
 			q := &question{name: "registry.k8s.io", kind: dnsmessage.TypeA}
-			_, d.udp = ask(ctx, "udp", netip.AddrPortFrom(d.addr, r.cfg.Ports.DNS), []*question{q})
+			_, d.udp = ask(ctx, r.cfg.dial, "udp", netip.AddrPortFrom(d.addr, r.cfg.Ports.DNS), []*question{q})
 			if d.udp == nil && q.rcode == dnsmessage.RCodeRefused {
 				d.udp = errRefused
 			}
@@ -139,8 +143,8 @@ func (r *run) try(ctx context.Context, endpoints []*endpoint) {
 // errRefused means that the resolver refuses to answer this client.
 var errRefused = errors.New("REFUSED")
 
-func reach(ctx context.Context, to netip.AddrPort) error {
-	conn, err := (&net.Dialer{Timeout: probeTime * second}).DialContext(ctx, "tcp", to.String())
+func (r *run) reach(ctx context.Context, to netip.AddrPort) error {
+	conn, err := r.cfg.dial.to(ctx, "tcp", to)
 	if err == nil {
 		conn.Close()
 	}
@@ -176,9 +180,14 @@ var errAnswer = errors.New("not a response of a bastion")
 func (r *run) plain(ctx context.Context, d *endpoint, path string, most int64, into any) (*http.Response, error) {
 	ctx, cancel := context.WithTimeout(ctx, siteTime)
 	defer cancel()
-	t := &http.Transport{DisableKeepAlives: true, DialContext: (&net.Dialer{Timeout: probeTime * second}).DialContext}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet,
-		"http://"+netip.AddrPortFrom(d.addr, r.cfg.Ports.HTTP).String()+path, nil)
+	to := netip.AddrPortFrom(d.addr, r.cfg.Ports.HTTP)
+	t := &http.Transport{DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return r.cfg.dial.to(ctx, "tcp", to)
+		}}
+	// A zone is for this node only and not part of a URL.
+	host := netip.AddrPortFrom(d.addr.WithZone(""), to.Port()).String()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+host+path, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -282,6 +291,13 @@ func (r *run) checkBastions(_ context.Context, c *Check) {
 		c.Text = "no bastion was found"
 		return
 	}
+	if len(r.endpoints) == 0 && len(r.lost) > 0 {
+		for _, l := range r.lost {
+			c.checkFamily(l, c.fail, func(*endpoint) bool { return false })
+		}
+		c.Text = "no bastion was found"
+		return
+	}
 	if len(r.endpoints) == 0 {
 		servers := some(texts(r.node.servers))
 		if servers == "" {
@@ -303,14 +319,17 @@ func (r *run) checkBastions(_ context.Context, c *Check) {
 			up++
 		}
 	}
+	// As long as another bastion works, clients fail over to it, only later: a warning.
+	report := c.fail
+	if up > 0 {
+		report = c.warn
+	}
+	for _, l := range r.lost {
+		c.checkFamily(l, report, func(d *endpoint) bool { return whole[d.key()] })
+	}
 	for _, d := range r.endpoints {
-		if d.whole() || whole[d.key()] && errors.Is(d.http, syscall.ENETUNREACH) {
-			continue // a node without IPv6 does not need the bastion's IPv6 address
-		}
-		// As long as another bastion works, clients fail over to it, only later: a warning.
-		report := c.fail
-		if up > 0 {
-			report = c.warn
+		if d.whole() || r.lostFor(d.addr) != nil || whole[d.key()] && noRoute(d.http) {
+			continue // the family has been reported; the bastion's other address is enough
 		}
 		byID := map[string][]string{}
 		for _, p := range []struct {
@@ -325,8 +344,8 @@ func (r *run) checkBastions(_ context.Context, c *Check) {
 		}
 		for id, ports := range byID {
 			if id == "stall" { // clients choose this bastion and hang
-				c.fail(id, values{"name": "http://" + d.addr.String() + "/site.json", "bastion": d.addr.String(),
-					"detail": "the connection was made, but no complete response came"})
+				c.fail(id, values{"name": "http://" + nodeconf.URLHost(d.addr) + "/site.json",
+					"bastion": d.addr.String(), "detail": "the connection was made, but no complete response came"})
 				continue
 			}
 			report(id, values{"bastion": d.addr.String(), "detail": d.addr.String() + " port " +
@@ -421,8 +440,7 @@ func (r *run) open1() string {
 func (r *run) client(d *endpoint) *http.Client {
 	t := &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return (&net.Dialer{Timeout: probeTime * second}).DialContext(ctx, "tcp",
-				netip.AddrPortFrom(d.addr, r.cfg.Ports.HTTPS).String())
+			return r.cfg.dial.to(ctx, "tcp", netip.AddrPortFrom(d.addr, r.cfg.Ports.HTTPS))
 		},
 		TLSClientConfig: &tls.Config{RootCAs: r.trust, Time: r.cfg.Now}, TLSHandshakeTimeout: (probeTime + 1) * second,
 		ResponseHeaderTimeout: 8 * second,

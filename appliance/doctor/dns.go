@@ -35,8 +35,9 @@ const (
 // ask sends queries to one server over one socket, "udp" or "tcp", a window at a time, and returns how many bytes of
 // responses arrived. Over TCP the responses of a window together are larger than any packet. An error means that some
 // queries got no response; the others have got set.
-func ask(ctx context.Context, network string, server netip.AddrPort, list []*question) (total int, err error) {
-	conn, err := (&net.Dialer{Timeout: probeTime * second}).DialContext(ctx, network, server.String())
+func ask(ctx context.Context, dial dialer, network string, server netip.AddrPort,
+	list []*question) (total int, err error) {
+	conn, err := dial.to(ctx, network, server)
 	if err != nil {
 		return 0, err
 	}

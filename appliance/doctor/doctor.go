@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -71,6 +72,8 @@ type Config struct {
 	Env []string
 	// Now is the node's clock; nil is time.Now.
 	Now func() time.Time
+
+	dial dialer // for tests; nil is the system's
 }
 
 // State is the result of a check.
@@ -120,7 +123,7 @@ func (c *Check) add(id string, warning bool, v values) {
 	t := find(id)
 	out := Trouble{ID: id, Warning: warning, Seen: t.seen, Cause: printable(v.fill(t.cause)), Cure: []string{}}
 	for _, s := range t.cure {
-		if s.on == "" || c.kinds[s.on] {
+		if c.applies(s.on, v) {
 			out.Cure = append(out.Cure, printable(v.fill(s.do)))
 		}
 	}
@@ -131,11 +134,21 @@ func (c *Check) add(id string, warning bool, v values) {
 	}
 }
 
+// applies reports whether a step is for this kind of node, and for the family of the bastion's address.
+func (c *Check) applies(on string, v values) bool {
+	if on != "ipv4" && on != "ipv6" {
+		return on == "" || c.kinds[on]
+	}
+	a, err := netip.ParseAddr(v["bastion"])
+	return err != nil || a.Is4() == (on == "ipv4")
+}
+
 // run is the state of one run.
 type run struct {
 	cfg       Config
 	node      node
-	mirror    bool // whether the mode is "mirror"
+	mirror    bool   // whether the mode is "mirror"
+	lost      []lost // the families that this node cannot reach
 	report    *Report
 	site      nodeconf.Site
 	roots     []*x509.Certificate // the bastions' roots, as reported by them
@@ -163,6 +176,9 @@ func Run(ctx context.Context, cfg Config) (*Report, error) {
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
+	}
+	if cfg.dial == nil {
+		cfg.dial = (&net.Dialer{}).DialContext
 	}
 	ctx, cancel := context.WithTimeout(ctx, wholeRun*second)
 	defer cancel()
@@ -383,21 +399,4 @@ func texts(addrs []netip.Addr) (list []string) {
 		list = append(list, a.String())
 	}
 	return list
-}
-
-// bastions returns the addresses that a node should use as resolvers, reachable ones first.
-func (r *run) bastions() string {
-	var up, down []string
-	for _, d := range r.endpoints {
-		if d.whole() {
-			up = append(up, d.addr.String())
-		} else {
-			down = append(down, d.addr.String())
-		}
-	}
-	list := append(up, down...)
-	if len(list) > 3 { // programs use at most three
-		list = list[:3]
-	}
-	return strings.Join(list, " ")
 }

@@ -323,9 +323,7 @@ func (f *fakes) resolve(at netip.Addr, msg []byte) []byte {
 	rcode, addrs := dnsmessage.RCodeNameError, []netip.Addr(nil)
 	for _, o := range f.site.Origins {
 		if slices.Contains(append([]string{o.Host}, o.Aliases...), name) {
-			if rcode = dnsmessage.RCodeSuccess; q.Type == dnsmessage.TypeA {
-				addrs = f.site.Addrs()
-			}
+			rcode, addrs = dnsmessage.RCodeSuccess, f.site.Addrs()
 		}
 	}
 	if f.answer != nil {
@@ -341,6 +339,10 @@ func (f *fakes) resolve(at netip.Addr, msg []byte) []byte {
 		if a.Is4() && q.Type == dnsmessage.TypeA {
 			b.AResource(dnsmessage.ResourceHeader{Name: q.Name, Class: q.Class, TTL: 1},
 				dnsmessage.AResource{A: a.As4()})
+		}
+		if a.Is6() && q.Type == dnsmessage.TypeAAAA {
+			b.AAAAResource(dnsmessage.ResourceHeader{Name: q.Name, Class: q.Class, TTL: 1},
+				dnsmessage.AAAAResource{AAAA: a.As16()})
 		}
 	}
 	out, err := b.Finish()

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+
+	"casemate/appliance/nodeconf"
 )
 
 // Executable describes a bastion's own executable.
@@ -24,12 +26,9 @@ var machines = map[string]string{"amd64": "x86_64", "arm64": "aarch64", "riscv64
 func Line(e Executable, bastions []netip.Addr) string {
 	var urls, addrs []string
 	for _, a := range bastions {
-		host := a.String()
-		addrs = append(addrs, host)
-		if a.Is6() {
-			host = "[" + host + "]"
-		}
-		urls = append(urls, "http://"+host+"/casemate")
+		addrs = append(addrs, a.String())
+		// In double quotes: the brackets of an IPv6 address would be a pattern of file names.
+		urls = append(urls, `"http://`+nodeconf.URLHost(a)+`/casemate"`)
 	}
 	machine := machines[e.Arch]
 	if machine == "" {
@@ -39,7 +38,7 @@ func Line(e Executable, bastions []netip.Addr) string {
 		`( [ "$(uname -m)" = %[1]s ] || { echo "this is for %[1]s, the node is $(uname -m): take the line of a bastion with that architecture" >&2; exit 1; }; `+
 			`d=$(mktemp) && trap 'rm -f "$d"' EXIT && head -c %[5]d /dev/zero >"$d" || { echo "no room in ${TMPDIR:-/tmp}: free %[6]d MiB there, or name another directory with TMPDIR" >&2; exit 1; }; `+
 			`for u in %[2]s; do `+
-			`{ curl -fsS --noproxy '*' -m 120 -o "$d" "$u" || wget -q --no-proxy -T 120 -O "$d" "$u"; } && echo "%[3]s  $d" | sha256sum -c --status - && break; done; `+
+			`{ curl -gfsS --noproxy '*' --connect-timeout 5 -m 120 -o "$d" "$u" || wget -q --no-proxy -t 1 -T 30 -O "$d" "$u"; } && echo "%[3]s  $d" | sha256sum -c --status - && break; done; `+
 			`echo "%[3]s  $d" | sha256sum -c --status - || { echo "no bastion served the right file" >&2; exit 1; }; chmod 700 "$d" && "$d" doctor %[4]s )`,
 		machine, strings.Join(urls, " "), e.SHA256, strings.Join(addrs, " "),
 		e.Size, e.Size>>20+1)

@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"cmp"
+	"encoding/hex"
 	"net/netip"
 	"slices"
 	"strings"
@@ -16,6 +17,7 @@ type node struct {
 	hosts   map[string][]netip.Addr
 
 	enrolled []netip.Addr // the bastions that the enrol script stored
+	own      []netip.Addr // the node's own IPv6 addresses
 }
 
 const (
@@ -49,6 +51,8 @@ func (r *run) readNode() {
 	n.hosts = parseHosts(text)
 	text, _ = r.read(EnrolledFile)
 	n.enrolled = parseAddrs(text)
+	own, _ := r.read("/proc/net/if_inet6")
+	n.own = ownAddrs(own)
 	r.mirror = cmp.Or(r.cfg.Mode, parseMode(text)) == "mirror"
 	n.kinds["mirror"], n.kinds["dns"] = r.mirror, !r.mirror
 	r.node = n
@@ -69,8 +73,26 @@ func stub(a netip.Addr) bool {
 	return a == netip.AddrFrom4([4]byte{127, 0, 0, 53}) || a == netip.AddrFrom4([4]byte{127, 0, 0, 54})
 }
 
-// local reports addresses of a forwarder on this node: a cache, or Kubernetes' node-local DNS.
-func local(a netip.Addr) bool { return a.IsLoopback() || a.IsLinkLocalUnicast() }
+// local reports addresses of a forwarder on this node: a cache, or Kubernetes' node-local DNS. IPv4's link-local ones
+// are the node-local DNS's, but IPv6's are usually a router's, so of IPv6 only the node's own addresses are taken.
+func (r *run) local(a netip.Addr) bool {
+	return a.IsLoopback() || a.Is4() && a.IsLinkLocalUnicast() || slices.Contains(r.node.own, a.WithZone(""))
+}
+
+// ownAddrs returns the IPv6 addresses of this node's interfaces (proc_net_if_inet6, as the kernel writes it: 32 digits
+// and more columns).
+func ownAddrs(text string) (list []netip.Addr) {
+	for line := range strings.Lines(text) {
+		f := strings.Fields(line)
+		if len(f) < 6 || len(f[0]) != 32 {
+			continue
+		}
+		if b, err := hex.DecodeString(f[0]); err == nil {
+			list = append(list, netip.AddrFrom16([16]byte(b)))
+		}
+	}
+	return list
+}
 
 // parseResolv returns the nameservers of a resolv.conf, in order (resolv.conf(5)). It skips lines that programs
 // ignore.

@@ -8,10 +8,13 @@ import (
 	"net/netip"
 	"net/url"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 
 	"golang.org/x/net/http/httpproxy"
+
+	"casemate/appliance/nodeconf"
 )
 
 // checkOverrules checks for configuration that takes precedence over DNS and the trust store: mirrors and CA files of
@@ -77,9 +80,20 @@ func (o *overrules) concerns(pattern string) bool {
 	return false
 }
 
-// bare removes a port from a directory's name, as certs.d has them, and a path from a prefix.
+// certsPort is a port at the end of a directory's name below containerd's certs.d.
+var certsPort = regexp.MustCompile(`_[0-9]{1,5}_$`)
+
+// bare removes a port from a directory's name, as certs.d has them, a path from a prefix, and the brackets of an IPv6
+// address.
 func bare(pattern string) string {
-	host, _, _ := strings.Cut(strings.TrimSuffix(pattern, "_"), "/")
+	host, _, _ := strings.Cut(certsPort.ReplaceAllString(pattern, ""), "/")
+	host = strings.TrimSuffix(host, "_")
+	if rest, ok := strings.CutPrefix(host, "["); ok {
+		host, _, _ = strings.Cut(rest, "]")
+	}
+	if a, err := netip.ParseAddr(host); err == nil {
+		return a.Unmap().String()
+	}
 	host, _, _ = strings.Cut(host, ":")
 	return strings.ToLower(host)
 }
@@ -95,6 +109,9 @@ func (o *overrules) read(name string) (string, bool) {
 
 // elsewhere reports a URL or host[:port][/path] that is not at a bastion.
 func (o *overrules) elsewhere(to string) bool {
+	if a, err := netip.ParseAddr(to); err == nil {
+		to = nodeconf.URLHost(a)
+	}
 	if !strings.Contains(to, "://") {
 		to = "https://" + to
 	}

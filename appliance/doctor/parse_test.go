@@ -96,11 +96,13 @@ func FuzzParse(f *testing.F) {
 		"hosts: files dns\n", "[Service]\nEnvironment=\"A=1 2\" \\\n B\n",
 		"1 (a) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20",
 		"mirrors:\n  \"*\": {endpoint: [x]}\nconfigs: &a {x: {tls: {ca_file: y}}}\n",
-		"registry.k8s.io/pause:3.10@sha256:00", "[a.'b'.c]\nk='v'#\n"} {
+		"registry.k8s.io/pause:3.10@sha256:00", "[a.'b'.c]\nk='v'#\n", "[fd00::5]:5000", "[fd00::5]_5000_",
+		"fd770000000000000000000000000053 03 80 00 80 nodelocaldns\n"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		for _, a := range slices.Concat(parseResolv(s), parseAddrs(s)) {
+		bare(s)
+		for _, a := range slices.Concat(parseResolv(s), parseAddrs(s), ownAddrs(s)) {
 			if a == (netip.Addr{}) {
 				t.Error("no address")
 			}

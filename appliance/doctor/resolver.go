@@ -12,10 +12,13 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
+// usedResolvers is how many resolvers in resolv.conf programs use (resolv.conf(5), MAXNS).
+const usedResolvers = 3
+
 // checkResolver checks which resolvers the programs on this node use.
 func (r *run) checkResolver(_ context.Context, c *Check) {
 	ours := r.ourAddrs()
-	v := values{"file": r.node.file, "bastions": r.bastions(), "bastion": r.open1()}
+	v := r.here(values{"file": r.node.file})
 	with := func(detail string) values {
 		out := values{"detail": detail}
 		for k, s := range v {
@@ -29,7 +32,7 @@ func (r *run) checkResolver(_ context.Context, c *Check) {
 		switch {
 		case ours[a]:
 			known++
-		case local(a):
+		case r.local(a):
 			caches++
 		default:
 			foreign = append(foreign, a.String())
@@ -41,12 +44,13 @@ func (r *run) checkResolver(_ context.Context, c *Check) {
 		c.fail("no-resolver", v)
 	case known == 0 && caches == 0:
 		c.fail("foreign-only", with(some(foreign)))
-	case len(foreign) > 0 && (ours[r.node.servers[0]] || local(r.node.servers[0])) && !r.node.kinds["resolved"]:
+	case len(foreign) > 0 && (ours[r.node.servers[0]] || r.local(r.node.servers[0])) && !r.node.kinds["resolved"]:
 		c.warn("foreign-among", with(some(foreign))) // the C library asks it only when those before it do not answer
 	case len(foreign) > 0:
 		c.fail("foreign-among", with(some(foreign)))
 	}
-	if n := len(r.node.listed); n > 3 {
+	r.checkResolverFamilies(c, ours)
+	if n := len(r.node.listed); n > usedResolvers {
 		c.warn("many-resolvers", with(fmt.Sprint(n)))
 	}
 	if text, ok := r.read("/etc/nsswitch.conf"); ok {
@@ -66,7 +70,7 @@ func (r *run) checkResolver(_ context.Context, c *Check) {
 		var others []string
 		for _, list := range parseUnit(text, "global-dns-domain-*", "servers") {
 			for _, s := range strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == ' ' || r == ';' }) {
-				if a, err := netip.ParseAddr(s); err == nil && !ours[a.Unmap()] && !local(a) {
+				if a, err := netip.ParseAddr(s); err == nil && !ours[a.Unmap()] && !r.local(a) {
 					others = append(others, s)
 				}
 			}
@@ -130,11 +134,15 @@ func (r *run) lookup(ctx context.Context, name string) ([]netip.Addr, error) {
 			return list, nil
 		}
 		res.Dial = func(ctx context.Context, network, _ string) (net.Conn, error) {
-			if len(r.node.listed) == 0 {
-				return nil, fmt.Errorf("%s%s lists no resolver", r.cfg.Root, resolvFile)
+			err := fmt.Errorf("%s%s lists no resolver", r.cfg.Root, resolvFile)
+			for _, a := range r.node.listed[:min(usedResolvers, len(r.node.listed))] {
+				var conn net.Conn
+				conn, err = r.cfg.dial(ctx, network, netip.AddrPortFrom(a, r.cfg.Ports.DNS).String())
+				if err == nil {
+					return conn, nil
+				}
 			}
-			return (&net.Dialer{}).DialContext(ctx, network,
-				netip.AddrPortFrom(r.node.listed[0], r.cfg.Ports.DNS).String())
+			return nil, err
 		}
 	}
 	list, err := res.LookupNetIP(ctx, "ip", name)
@@ -211,14 +219,14 @@ func (r *run) askBastions(ctx context.Context, c *Check, names []string) (bytes 
 			list = append(list, &question{name: n, kind: dnsmessage.TypeA},
 				&question{name: n, kind: dnsmessage.TypeAAAA})
 		}
-		n, err := ask(ctx, "tcp", netip.AddrPortFrom(d.addr, r.cfg.Ports.DNS), list)
+		n, err := ask(ctx, r.cfg.dial, "tcp", netip.AddrPortFrom(d.addr, r.cfg.Ports.DNS), list)
 		mu.Lock()
 		bytes += n
 		mu.Unlock()
 		if err != nil {
 			c.fail("dns-tcp", values{"bastion": d.addr.String(), "detail": clip(err.Error()), "name": names[0]})
 		}
-		var lost, refused, six []string
+		var lost, refused, nxdomain []string
 		for j := 0; j < len(list); j += 2 {
 			switch four, aaaa := list[j], list[j+1]; {
 			case !four.got || !aaaa.got:
@@ -227,7 +235,7 @@ func (r *run) askBastions(ctx context.Context, c *Check, names []string) (bytes 
 			case len(four.addrs) == 0 && len(aaaa.addrs) == 0:
 				lost = append(lost, four.name)
 			case four.rcode == dnsmessage.RCodeNameError || aaaa.rcode == dnsmessage.RCodeNameError:
-				six = append(six, four.name)
+				nxdomain = append(nxdomain, four.name)
 			}
 		}
 		if refused != nil {
@@ -236,8 +244,8 @@ func (r *run) askBastions(ctx context.Context, c *Check, names []string) (bytes 
 		if lost != nil {
 			c.fail("name-unknown", values{"bastion": d.addr.String(), "names": some(lost), "name": lost[0]})
 		}
-		if six != nil {
-			c.fail("aaaa", values{"detail": d.addr.String(), "names": some(six), "bastions": r.bastions()})
+		if nxdomain != nil {
+			c.fail("aaaa", r.here(values{"detail": d.addr.String(), "names": some(nxdomain)}))
 		}
 	})
 	return bytes
@@ -290,10 +298,10 @@ func (r *run) askNode(ctx context.Context, c *Check, names []string) (left int) 
 		}
 	})
 	f.report(c.fail, func(detail string, names []string) values {
-		return values{"detail": detail, "names": some(names), "name": names[0], "bastion": r.open1(),
-			"bastions": r.bastions()}
+		return r.here(values{"detail": detail, "names": some(names), "name": names[0]})
 	})
-	// What a cache on the node returns for a name without an IPv6 address is only visible in an AAAA query.
+	// What a cache on the node returns for a name that has addresses of one family is only visible in a query for the
+	// other.
 	i := slices.IndexFunc(r.node.listed, func(a netip.Addr) bool {
 		return !slices.ContainsFunc(r.endpoints, func(d *endpoint) bool { return d.addr == a && d.udp != nil })
 	})
@@ -303,20 +311,21 @@ func (r *run) askNode(ctx context.Context, c *Check, names []string) (left int) 
 	server := r.node.listed[i]
 	var list []*question
 	for _, n := range names {
-		list = append(list, &question{name: n, kind: dnsmessage.TypeAAAA})
+		list = append(list, &question{name: n, kind: dnsmessage.TypeA}, &question{name: n, kind: dnsmessage.TypeAAAA})
 	}
 	ctx, cancel := context.WithTimeout(ctx, 4*second)
 	defer cancel()
 	// a resolver that does not answer was reported earlier
-	ask(ctx, "udp", netip.AddrPortFrom(server, r.cfg.Ports.DNS), list)
-	var six []string
+	ask(ctx, r.cfg.dial, "udp", netip.AddrPortFrom(server, r.cfg.Ports.DNS), list)
+	var nxdomain []string
 	for _, q := range list {
 		if q.got && q.rcode == dnsmessage.RCodeNameError {
-			six = append(six, q.name)
+			nxdomain = append(nxdomain, q.name)
 		}
 	}
-	if six != nil && len(f.names) == 0 {
-		c.fail("aaaa", values{"detail": server.String(), "names": some(six), "bastions": r.bastions()})
+	nxdomain = slices.Compact(nxdomain)
+	if nxdomain != nil && len(f.names) == 0 {
+		c.fail("aaaa", r.here(values{"detail": server.String(), "names": some(nxdomain)}))
 	}
 	return left
 }

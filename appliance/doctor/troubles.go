@@ -2,8 +2,11 @@ package doctor
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
+
+	"casemate/appliance/nodeconf"
 )
 
 // trouble is one fault that a node can have. The output of doctor and docs/troubleshooting.md are both generated from
@@ -24,6 +27,7 @@ type step struct {
 // kinds maps a kind of node to its description on the page.
 var kinds = map[string]string{
 	"deb": "Debian, Ubuntu", "rpm": "RHEL and its rebuilds, Fedora", "suse": "SUSE",
+	"ipv4": "over IPv4", "ipv6": "over IPv6",
 	"dns": "nodes that use the bastions as resolvers", "mirror": "nodes with mirrors",
 	"resolved": "with systemd-resolved", "nm": "with NetworkManager", "plain": "with a plain /etc/resolv.conf",
 }
@@ -45,7 +49,8 @@ var pointHere = []step{
 		"'[Resolve]\\nDNS={bastions}\\nDomains=~.\\nDNSSEC=no\\n' > /etc/systemd/resolved.conf.d/casemate.conf && " +
 		"systemctl restart systemd-resolved`; remove other DNS servers from the links: `resolvectl dns`"},
 	{"nm", "`c=$(nmcli -g NAME connection show --active | head -n 1); nmcli connection modify \"$c\" ipv4.dns " +
-		"'{bastions}' ipv4.ignore-auto-dns yes && nmcli connection up \"$c\"`"},
+		"'{bastions4}' ipv4.ignore-auto-dns yes ipv6.dns '{bastions6}' ipv6.ignore-auto-dns yes && " +
+		"nmcli connection up \"$c\"`"},
 	{"plain", "`printf 'nameserver %s\\n' {bastions} > /etc/resolv.conf`, and prevent DHCP from overwriting it"},
 }
 
@@ -58,6 +63,17 @@ var trustHere = []step{
 	{"rpm", "`install -m 644 casemate.crt /etc/pki/ca-trust/source/anchors/casemate.crt && update-ca-trust`"},
 	{"suse", "`install -m 644 casemate.crt /etc/pki/trust/anchors/casemate.crt && update-ca-certificates`"},
 	{do: restart},
+}
+
+// mtuHere are the steps that find and repair a path that loses large packets. An IPv4 packet has 28 bytes of headers
+// here, an IPv6 packet 48; every path of IPv6 carries 1280 bytes (RFC 8200, section 5).
+var mtuHere = []step{
+	{"ipv4", "`ping -M do -s 1472 -c 1 {bastion}`; if that fails and `-s 1372` does not: `ip link set dev INTERFACE " +
+		"mtu 1400`"},
+	{"ipv6", "`ping -M do -s 1452 -c 1 {bastion}`; if that fails and `-s 1232` does not: `ip link set dev INTERFACE " +
+		"mtu 1280`"},
+	{"ipv4", "allow ICMP \"fragmentation needed\" through the firewalls between"},
+	{"ipv6", "allow ICMPv6 \"packet too big\" through the firewalls between: routers do not fragment IPv6"},
 }
 
 // error texts that may mean several troubles.
@@ -91,6 +107,24 @@ var troubles = []trouble{
 		{do: "`ip route get {bastion}` and `ping -c 1 {bastion}`"},
 		{do: "on that bastion: `firewall-cmd --permanent --add-service=dns --add-service=http --add-service=https && " +
 			"firewall-cmd --reload`, and open the same ports in the firewalls between"}}},
+	{"no-family", []string{"Network is unreachable", "Cannot assign requested address", "No route to host"},
+		"{family} is unreachable from this node, because it has no {family} address or no {family} route: it cannot " +
+			"use {detail}.", []step{
+			{"ipv4", "`ip -4 addr` and `ip -4 route get {bastion}`: give the node an address and a default route"},
+			{"ipv6", "`ip -6 addr` and `ip -6 route get {bastion}`: give the node an address and a default route"},
+			{do: "or give every bastion an address of the family that the node has: `advertise` and `listen` in its " +
+				"casemate.yaml"},
+			{do: "then run the line of `casemate enroll` again: it leaves out addresses to which the node has no " +
+				"route"}}},
+	{"family-lost", silent, "{family} is unreachable from this node: none of the bastions' {family} addresses " +
+		"answers ({detail}), although there is a route to them and other addresses answer.", []step{
+		{"ipv4", "`ip -4 route get {bastion}` and `tracepath -4 {bastion}` show where packets are lost: a router, or " +
+			"a firewall without rules for IPv4"},
+		{"ipv6", "`ip -6 route get {bastion}` and `tracepath -6 {bastion}` show where packets are lost: a router, or " +
+			"a firewall without rules for IPv6"},
+		{do: "if the network has no such path, remove the node's addresses and routes of this family: programs try " +
+			"them first and wait"},
+		{do: "then run the line of `casemate enroll` again: it puts addresses that do not answer last"}}},
 	{"not-casemate", []string{"404 Not Found"}, "The program that answers at {detail} is not Casemate, or cannot " +
 		"report what it serves.", []step{
 		{do: "`curl -fsS http://{bastion}/site.json`; if another program answers, give the bastions' addresses: " +
@@ -108,6 +142,8 @@ var troubles = []trouble{
 		"use the first response, and NXDOMAIN ends the lookup, so lookups fail intermittently.", pointHere},
 	{"many-resolvers", noHost, "{file} has {detail} resolvers. Programs use the first three and ignore the rest.",
 		pointHere},
+	{"resolver-family", noHost, "{file} lists resolvers that this node cannot use, because {family} is unreachable " +
+		"from it: {detail}.", pointHere},
 	{"nsswitch", noHost, "The hosts line in {file} has neither dns nor resolve ({detail}), so programs that use the " +
 		"C library never ask a resolver.", []step{
 		{do: "`sed -i 's/^hosts:.*/hosts: files dns/' {file}`"}}},
@@ -129,7 +165,8 @@ var troubles = []trouble{
 	{"name-lost", noHost, "The bastions resolve {names}, but this node's resolver does not: another resolver or a " +
 		"cache is in between.", []step{
 		{"resolved", "`resolvectl flush-caches`"}, {
-			do: "`getent hosts NAME` and `dig @{bastion} NAME` must show the same address"}, {do: enroll}}},
+			do: "`getent ahosts NAME` and `dig @{bastion} NAME A NAME AAAA` must show the same addresses"},
+		{do: enroll}}},
 	{"name-elsewhere", silent, "{names} resolves to {detail} on this node, which is not a bastion: another resolver " +
 		"answers.", pointHere},
 	{"hosts-file", silent, "{file} maps {names} to {detail}, which is not a bastion. The file takes precedence over " +
@@ -148,8 +185,8 @@ var troubles = []trouble{
 		"The resolver of this node does not answer in time for {names} ({detail}): the first resolver is down, or a " +
 			"firewall drops UDP port 53.", []step{
 			{do: "`dig @{bastion} {name}` and `dig +tcp @{bastion} {name}`"}, {do: enroll}}},
-	{"aaaa", noHost, "{detail} answers AAAA queries for {names} with NXDOMAIN, which some caches apply to the whole " +
-		"name.", pointHere},
+	{"aaaa", noHost, "{detail} answers A or AAAA queries for {names} with NXDOMAIN, although the name has addresses " +
+		"of the other type; some caches apply NXDOMAIN to the whole name.", pointHere},
 	{"dns-tcp", []string{"connection timed out; no servers could be reached", "SERVFAIL"},
 		"DNS over TCP fails at {bastion}: {detail}. Large answers use TCP.", []step{
 			{do: "`dig +tcp @{bastion} {name}`; open port 53/tcp in the firewalls between"}, {
@@ -201,10 +238,7 @@ var troubles = []trouble{
 		{do: "on a bastion: `casemate missing`, `casemate status`, then `casemate origin add {name}`"}}},
 	{"tls-silent", []string{"net/http: TLS handshake timeout", "context deadline exceeded"},
 		"The bastion at {bastion} accepts the connection, but the handshake for {names} does not complete: most " +
-			"likely large packets are lost on the way (MTU).", []step{
-			{do: "`ping -M do -s 1472 -c 1 {bastion}`; if that fails and `-s 1372` does not: `ip link set dev " +
-				"INTERFACE mtu 1400`"},
-			{do: "allow ICMP \"fragmentation needed\" through the firewalls between"}}},
+			"likely large packets are lost on the way (MTU).", mtuHere},
 	{"tls-broken", []string{"tls: first record does not look like a TLS handshake", "connection reset by peer", "EOF"},
 		"The server that answers for {names} on port 443 of {bastion} aborts the handshake: {detail}.", []step{
 			{do: "`openssl s_client -connect {bastion}:443 -servername {name} </dev/null`"}, {do: status}}},
@@ -291,16 +325,14 @@ var troubles = []trouble{
 				do: "remove proxies and scanners from the path"}}},
 	{"stall", []string{"context deadline exceeded", "i/o timeout", "Connection timed out"},
 		"The transfer of {name} from {bastion} started and then stalled ({detail}): most likely large packets are " +
-			"lost on the way (MTU).", []step{
-			{do: "`ping -M do -s 1472 -c 1 {bastion}`; if that fails and `-s 1372` does not: `ip link set dev " +
-				"INTERFACE mtu 1400`"},
-			{do: "allow ICMP \"fragmentation needed\" through the firewalls between"}}},
+			"lost on the way (MTU).", mtuHere},
 }
 
 // values are filled into the places of a trouble.
 type values map[string]string
 
-// fill puts the values into a text; on the page, a place without a value becomes a word in capitals.
+// fill puts the values into a text; on the page, a place without a value becomes a word in capitals. An IPv6 address is
+// in brackets where it is the host of a URL or joined with a port.
 func (v values) fill(text string) string {
 	var b strings.Builder
 	for {
@@ -310,18 +342,28 @@ func (v values) fill(text string) string {
 			return b.String()
 		}
 		place, after, closed := strings.Cut(rest, "}")
-		if !closed || strings.ContainsFunc(place, func(r rune) bool { return r < 'a' || r > 'z' }) {
+		if !closed || strings.ContainsFunc(place, notPlace) {
 			b.WriteByte('{')
 			text = rest
 			continue
 		}
-		if s, ok := v[place]; ok && s != "" {
+		if s, ok := v[place]; ok {
+			if a, err := netip.ParseAddr(s); err == nil && joined(b.String(), after) {
+				s = nodeconf.URLHost(a)
+			}
 			b.WriteString(s)
 		} else {
 			b.WriteString(strings.ToUpper(place))
 		}
 		text = after
 	}
+}
+
+func notPlace(r rune) bool { return !(r >= 'a' && r <= 'z' || r >= '0' && r <= '9') }
+
+// joined reports whether a place between these texts is the host of a URL or has a port behind it.
+func joined(before, after string) bool {
+	return strings.HasSuffix(before, "://") || len(after) > 1 && after[0] == ':' && after[1] >= '0' && after[1] <= '9'
 }
 
 // find returns a trouble by its id. An unknown id is a programming error that the first test finds.

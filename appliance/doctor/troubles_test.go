@@ -112,6 +112,10 @@ func TestLine(t *testing.T) {
 	if out, err := exec.Command("sh", "-n", "-c", line).CombinedOutput(); err != nil {
 		t.Errorf("%v %s", err, out)
 	}
+	// Unquoted, the brackets are a pattern, which zsh and bash with failglob refuse.
+	if !strings.Contains(line, `for u in "http://10.0.0.11/casemate" "http://[fd00::1]/casemate"; do`) {
+		t.Errorf("the addresses are not quoted in %s", line)
+	}
 }
 
 // A full /tmp is said, and not taken for bastions that do not answer.

@@ -148,8 +148,7 @@ func holds(pool *x509.CertPool, root *x509.Certificate) bool {
 func (r *run) handshake(ctx context.Context, d *endpoint, name string) (id, detail string) {
 	ctx, cancel := context.WithTimeout(ctx, 2*probeTime*second)
 	defer cancel()
-	raw, err := (&net.Dialer{Timeout: probeTime * second}).DialContext(ctx, "tcp",
-		netip.AddrPortFrom(d.addr, r.cfg.Ports.HTTPS).String())
+	raw, err := r.cfg.dial.to(ctx, "tcp", netip.AddrPortFrom(d.addr, r.cfg.Ports.HTTPS))
 	if err != nil {
 		return reachID(err), d.addr.String()
 	}

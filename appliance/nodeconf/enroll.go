@@ -109,16 +109,12 @@ func (s *Site) line(script string) string {
 	sum := sha256.Sum256([]byte(script))
 	var hosts []string
 	for _, a := range s.Addrs() {
-		if a.Is6() {
-			hosts = append(hosts, "["+a.String()+"]")
-		} else {
-			hosts = append(hosts, a.String())
-		}
+		hosts = append(hosts, URLHost(a))
 	}
 	return fmt.Sprintf(
 		`sh -c 'f=$(mktemp) && head -c 1048576 /dev/zero >"$f" || { rm -f "$f"; echo "casemate-enroll: no room in ${TMPDIR:-/tmp}: free 1 MiB there, or name another directory with TMPDIR; nothing was done" >&2; exit 1; }; `+
 			`for b in %s; do u="http://$b/enroll"; `+
-			`if command -v curl >/dev/null; then curl -fsS --noproxy "*" -m 20 -o "$f" "$u"; else http_proxy= wget -q -T 20 -O "$f" "$u"; fi || continue; `+
+			`if command -v curl >/dev/null; then curl -gfsS --noproxy "*" --connect-timeout 5 -m 20 -o "$f" "$u"; else http_proxy= wget -q -t 1 -T 10 -O "$f" "$u"; fi || continue; `+
 			`if echo "%s  $f" | sha256sum -c - >/dev/null 2>&1; then sh "$f" "$@"; r=$?; rm -f "$f"; exit $r; fi; echo "casemate-enroll: $u has a wrong checksum" >&2; done; `+
 			`rm -f "$f"; echo "casemate-enroll: no bastion served the script; nothing was done" >&2; exit 1' casemate-enroll`+"\n",
 		quoted(hosts), hex.EncodeToString(sum[:]))
@@ -186,8 +182,7 @@ func (s *Site) check() ([]root, error) {
 			return nil, fmt.Errorf("no address of bastion %s is known", n.Name)
 		}
 		for _, a := range n.Addrs {
-			// An IPv6 zone identifier is free text, and valid on one machine only.
-			if !a.IsValid() || a.Zone() != "" {
+			if !reachable(a) {
 				return nil, fmt.Errorf("bastion %s has the address %s, which nodes cannot use", n.Name, a)
 			}
 		}

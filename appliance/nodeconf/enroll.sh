@@ -3,7 +3,7 @@
 #
 # It promises: no file is changed before its original is saved below /var/lib/casemate-enroll; every step can be
 # repeated; --undo restores the originals.
-# It downloads nothing and disables no verification.
+# It downloads nothing and disables no verification. Of the bastions it asks only whether they answer.
 
 set -u
 LC_ALL=C
@@ -203,7 +203,8 @@ keep() {
 		return
 	fi
 	rm -rf "$STATE/files.new"
-	if ! { mkdir "$STATE/files.new" && printf '%s\n' "$1" >"$STATE/files.new/path" && ident "$ROOT$1" >"$STATE/files.new/was"; }; then
+	if ! mkdir "$STATE/files.new" || ! printf '%s\n' "$1" >"$STATE/files.new/path" ||
+		! ident "$ROOT$1" >"$STATE/files.new/was"; then
 		die "cannot write to $STATE"
 	fi
 	case "$(cat "$STATE/files.new/was")" in
@@ -241,13 +242,16 @@ edited() {
 	esac
 }
 
-nameservers() { awk '$1 == "nameserver" { print $2 }' "$1"; }
+nameservers() { awk '$1 == "nameserver" { print $2 }' "$1" | oneLine; }
 
 # rewritten PATH: whether it is a resolv.conf that NetworkManager, or a DHCP client with our settings, has written
 # since: no manual change, and one that they may repeat at any time.
 rewritten() {
 	if [ "$1" != /etc/resolv.conf ] || [ ! -f "$ROOT$1" ]; then return 1; fi
-	byNM "$ROOT$1" || { [ -f "$STATE/dhcp" ] && [ "$(nameservers "$ROOT$1")" = "$(cat "$STATE/dhcp")" ]; }
+	byNM "$ROOT$1" && return
+	r_list=$(nameservers "$ROOT$1")
+	# Earlier versions wrote one list there, with an address per line.
+	[ -f "$STATE/dhcp" ] && { grep -qxF -e "$r_list" "$STATE/dhcp" || [ "$r_list" = "$(oneLine <"$STATE/dhcp")" ]; }
 }
 
 # place FILE PATH replaces a file atomically. A mount point, like /etc/resolv.conf in a container, cannot be replaced
@@ -286,11 +290,12 @@ back() {
 	b_is=$(ident "$ROOT$1")
 	b_was=$(cat "$b_entry/was")
 	b_ours=no
-	if [ ! -e "$b_entry/mixed" ] && { [ "$b_is" = "$(cat "$b_entry/ours" 2>/dev/null)" ] || [ "$b_is" = "$(cat "$b_entry/next" 2>/dev/null)" ]; }; then
-		b_ours=yes
-	elif rewritten "$1"; then
-		b_ours=yes
+	if [ ! -e "$b_entry/mixed" ]; then
+		case "$b_is" in
+		"$(cat "$b_entry/ours" 2>/dev/null)" | "$(cat "$b_entry/next" 2>/dev/null)") b_ours=yes ;;
+		esac
 	fi
+	if rewritten "$1"; then b_ours=yes; fi
 	rm -f "$ROOT$1.casemate-new"
 	if [ "$b_is" != "$b_was" ]; then
 		if [ $b_ours = no ] && [ -z "$FORCE" ]; then
@@ -327,16 +332,19 @@ back() {
 pending() { grep -qxF -e "$1" "$STATE/pending" 2>/dev/null || echo "$1" >>"$STATE/pending"; }
 isPending() { grep -qxF -e "$1" "$STATE/pending" 2>/dev/null; }
 
+# ofResolver PATH: whether the file is part of the resolver's configuration.
+ofResolver() { case "$1" in */casemate-*.crt | /etc/hosts | /etc/casemate/*) return 1 ;; esac }
+
 # follow PATH records what has to follow a change of it.
 follow() {
 	case "$1" in
+	/etc/docker/*) ;; # read at every connection
 	*/casemate-*.crt)
-		case "$1" in /etc/docker/*) return ;; esac # read at every connection
 		pending trust
 		pending runtimes
 		;;
-	/etc/hosts | /etc/casemate/*) ;;
 	*)
+		ofResolver "$1" || return 0
 		pending resolver
 		case "$1" in
 		*resolvconf*) pending resolvconf ;;
@@ -344,6 +352,73 @@ follow() {
 		esac
 		;;
 	esac
+}
+
+# --- The resolver before this run: it stays below $STATE/before until a name has resolved through the new one.
+
+# remember PATH stores what the file is now, and what $STATE has about it. What an earlier run has stored stays: its
+# result was never verified.
+remember() {
+	m_entry=$STATE/before/$(key "$1")
+	if [ -d "$m_entry" ]; then return; fi
+	m_new=$STATE/before.new
+	rm -rf "$m_new"
+	if [ ! -d "$STATE/before" ] && [ -f "$STATE/dhcp" ]; then
+		if ! mkdir "$STATE/before" || ! cp -p "$STATE/dhcp" "$STATE/before/dhcp"; then die "cannot write to $STATE"; fi
+	fi
+	if ! mkdir -p "$STATE/before" "$m_new" || ! printf '%s\n' "$1" >"$m_new/path" || ! ident "$ROOT$1" >"$m_new/was" ||
+		! copyOf "$ROOT$1" "$m_new/file" || ! copyOf "$STATE/files/$(key "$1")" "$m_new/entry" ||
+		! mv "$m_new" "$m_entry"; then
+		die "cannot write to $STATE"
+	fi
+}
+
+# copyOf FROM TO copies a file, a link or a directory, if it exists.
+copyOf() {
+	if [ -e "$1" ] || [ -L "$1" ]; then cp -pPR "$1" "$2"; fi
+}
+
+# recall puts the resolver back as it was. It can be interrupted and repeated.
+recall() {
+	for r_before in "$STATE"/before/*; do
+		[ -f "$r_before/path" ] || continue
+		r_path=$(cat "$r_before/path")
+		if [ "$(ident "$ROOT$r_path")" = "$(cat "$r_before/was")" ]; then
+			:
+		elif [ "$(cat "$r_before/was")" = absent ]; then
+			rm -f "$ROOT$r_path" || die "cannot remove $ROOT$r_path"
+		else
+			rm -f "$ROOT$r_path.casemate-new"
+			copyOf "$r_before/file" "$ROOT$r_path.casemate-new" || die "cannot write $ROOT$r_path.casemate-new"
+			place "$ROOT$r_path.casemate-new" "$r_path"
+		fi
+		recallEntry "$r_before/entry" "$STATE/files/$(key "$r_path")"
+		follow "$r_path"
+	done
+	refreshResolver
+	if [ -f "$STATE/before/dhcp" ]; then
+		cp -p "$STATE/before/dhcp" "$STATE/dhcp" || die "cannot write to $STATE"
+	fi
+	rm -rf "$STATE/before"
+}
+
+# recallEntry BEFORE NOW: what $STATE had about a file. The original in it is never without a complete copy.
+recallEntry() {
+	rm -rf "$STATE/files.new"
+	if [ ! -d "$1" ]; then
+		[ ! -d "$2" ] || mv "$2" "$STATE/files.new"
+		rm -rf "$STATE/files.new"
+	elif [ ! -d "$2" ]; then
+		cp -pPR "$1" "$STATE/files.new" && mv "$STATE/files.new" "$2"
+	else
+		for e_name in ours next mixed; do
+			if [ ! -e "$1/$e_name" ]; then
+				rm -f "$2/$e_name"
+			else
+				cp -p "$1/$e_name" "$STATE/files.new" && mv "$STATE/files.new" "$2/$e_name"
+			fi
+		done
+	fi || die "cannot write to $STATE"
 }
 
 # --- Services.
@@ -377,8 +452,8 @@ active() {
 	fi
 }
 
-# --- The order of the bastions: specific to this node and the same at every run, so that the nodes' load is distributed and
-# adding or removing a bastion moves few nodes.
+# --- The order of the bastions: specific to this node and the same at every run, so that the nodes' load is
+# distributed and adding or removing a bastion moves few nodes.
 
 nodeID() {
 	for n_file in /etc/machine-id /etc/hostname; do
@@ -405,6 +480,116 @@ inOrder() {
 	while cut -s -d ' ' -f $i_field "$WORK/nodes" | grep .; do
 		i_field=$((i_field + 1))
 	done
+}
+
+# --- Which of the bastions' addresses this node uses.
+
+# routed ADDRESS: whether this node has a route to the address, and an address of its own to send from. In a tree, no
+# one knows yet.
+routed() {
+	if ! live; then return 0; fi
+	r_family=-4
+	case "$1" in *:*) r_family=-6 ;; esac
+	if ! command -v ip >/dev/null; then
+		hasRoutes $r_family
+		return
+	fi
+	case "$(ip $r_family route get "$1" 2>/dev/null)" in
+	'' | unreachable* | prohibit* | blackhole* | throw*) return 1 ;;
+	*' src fe80:'*) return 1 ;; # only link-local addresses, which no bastion can answer through a router
+	esac
+}
+
+# hasRoutes -4|-6: whether any route of the family leaves this machine. It is for nodes without the program ip.
+hasRoutes() {
+	if [ "$1" = -6 ]; then
+		procNet ipv6_route | awk '$10 != "lo" && $1 !~ /^(fe8|ff)/ { found = 1 } END { exit !found }'
+	else
+		procNet route | awk 'NR > 1 && $1 != "lo" { found = 1 } END { exit !found }'
+	fi
+}
+
+procNet() { cat "/proc/net/$1" 2>/dev/null; }
+
+# answers ADDRESS: whether a bastion answers there within three seconds.
+answers() {
+	a_host=$1
+	case "$1" in *:*) a_host=[$1] ;; esac
+	if command -v curl >/dev/null; then
+		curl -gsS --noproxy '*' -m 3 -o /dev/null "http://$a_host/healthz"
+	else
+		http_proxy='' wget -q -t 1 -T 3 -O /dev/null "http://$a_host/healthz"
+	fi >/dev/null 2>&1 </dev/null
+}
+
+# silentFamily prints 4 or 6 if no usable address of that family answers, and one of the other family does: there are
+# routes, but packets are lost on the way.
+silentFamily() {
+	if ! live || ! grep -q : "$WORK/usable" || ! grep -qv : "$WORK/usable"; then return; fi
+	while read -r f_addr; do
+		{ if answers "$f_addr"; then echo "$f_addr"; fi; } &
+	done <"$WORK/usable" >"$WORK/answered"
+	wait
+	case "$(grep -c : "$WORK/answered")-$(grep -vc : "$WORK/answered")" in
+	0-0) ;;
+	0-*) echo 6 ;;
+	*-0) echo 4 ;;
+	esac
+}
+
+# arrange PLACES FAMILY sorts addresses from standard input by the bastions' order: one address of each bastion, then
+# the second ones, those of FAMILY after the bastion's others. The C library reads only PLACES lines: if these have one
+# family and there are two, the last of these bastions that has an address of the other family is there with that
+# address. nodeconf.Resolvers does the same.
+arrange() {
+	awk -v places="$1" -v last="$2" '
+		function family(a) { return a ~ /:/ ? 6 : 4 }
+		FNR == NR { order[++nodes] = $1; for (i = 2; i <= NF; i++) node[$i] = $1; next }
+		{ late = family($1) == last; list[node[$1], late] = list[node[$1], late] " " $1 }
+		END {
+			for (i = 1; i <= nodes; i++) {
+				n = split(list[order[i], 0] list[order[i], 1], own, " ")
+				for (k = 1; k <= n; k++) addr[i, k] = own[k]
+				if (n > most) most = n
+			}
+			for (k = 1; k <= most; k++) for (i = 1; i <= nodes; i++) if ((i, k) in addr) {
+				out[++m] = addr[i, k]
+				of[m] = i
+			}
+			for (other = 2; other <= m && family(out[other]) == family(out[1]); other++);
+			if (other <= m && other > places && places > 1) {
+				to = places
+				for (i = places; i > 0 && !found; i--)
+					for (j = places + 1; j <= m && !found; j++)
+						if (of[j] == of[i] && family(out[j]) != family(out[1])) {
+							to = i
+							other = found = j
+						}
+				swap = out[to]
+				out[to] = out[other]
+				out[other] = swap
+			}
+			for (i = 1; i <= m; i++) print out[i]
+		}' "$WORK/nodes" -
+}
+
+# choose finds out which addresses this node uses, and in which order.
+choose() {
+	ID=$(nodeID)
+	SERVERS=$(inOrder)
+	LOCAL=$(nodeLocal)
+	printf '%s\n' "$SERVERS" | while IFS= read -r c_addr; do
+		if routed "$c_addr"; then echo "$c_addr"; fi
+	done >"$WORK/usable"
+	if [ ! -s "$WORK/usable" ]; then
+		warn "this node has no route to any address of the bastions"
+		printf '%s\n' "$SERVERS" >"$WORK/usable"
+	fi
+	UNROUTED=$(printf '%s\n' "$SERVERS" | grep -vxF -f "$WORK/usable")
+	SILENT=$(silentFamily)
+	c_places=3
+	for _ in $LOCAL; do c_places=$((c_places - 1)); done
+	RESOLVERS=$(arrange $c_places "$SILENT" <"$WORK/usable")
 }
 
 # --- The resolver.
@@ -445,13 +630,14 @@ owner() {
 	esac
 	if resolvText | grep -q '^nameserver[[:space:]]*127\.0\.0\.53' && active systemd-resolved; then
 		echo resolved
-	elif active NetworkManager && cat "$ROOT"/etc/NetworkManager/NetworkManager.conf "$ROOT"/etc/NetworkManager/conf.d/*.conf 2>/dev/null | grep -q '^[[:space:]]*dns[[:space:]]*=[[:space:]]*none'; then
+	elif active NetworkManager && grep -qs '^[[:space:]]*dns[[:space:]]*=[[:space:]]*none' \
+		"$ROOT"/etc/NetworkManager/NetworkManager.conf "$ROOT"/etc/NetworkManager/conf.d/*.conf; then
 		echo file # it does not write the file
 	elif byNM "$ROOT/etc/resolv.conf"; then
 		echo nm
 	elif active NetworkManager && [ ! -L "$ROOT/etc/resolv.conf" ]; then
 		echo nm file # edited by hand, until NetworkManager writes it again
-	elif [ -f "$ROOT/etc/sysconfig/network/config" ] && grep -q '^NETCONFIG_DNS_POLICY=.[^"]' "$ROOT/etc/sysconfig/network/config"; then
+	elif grep -qs '^NETCONFIG_DNS_POLICY=.[^"]' "$ROOT/etc/sysconfig/network/config"; then
 		echo netconfig
 	elif resolvText | grep -qi '^#.*resolvconf'; then
 		echo resolvconf
@@ -466,14 +652,16 @@ searched() {
 	if [ -f "$STATE/search" ]; then
 		cat "$STATE/search"
 	else
-		resolvText | awk '$1 == "search" || $1 == "domain" { $1 = ""; list = $0 } END { print list }' | tr ' ' '\n' | grep -E '^[A-Za-z0-9_-][A-Za-z0-9._-]*$' | tr '\n' ' ' | sed 's/ $//'
+		resolvText | awk '$1 == "search" || $1 == "domain" { $1 = ""; list = $0 } END { print list }' | tr ' ' '\n' |
+			grep -E '^[A-Za-z0-9_-][A-Za-z0-9._-]*$' | tr '\n' ' ' | sed 's/ $//'
 	fi
 }
 
 # nodeLocal prints the addresses of the cluster's node-local DNS, as far as the node's resolver asks it: a cache on this
 # node that knows the cluster's names and asks the bastions for all others (Kubespray's upstream_dns_servers), so it
 # stays in front of them. Clouds have link-local resolvers as well, which know neither, so only addresses of this node
-# are taken, and the defaults of Kubespray and Kubernetes, which the node has only while the cache runs.
+# are taken, and the defaults of Kubespray and Kubernetes, which the node has only while the cache runs. An IPv6 address
+# of the cache has no range of its own.
 nodeLocal() {
 	{
 		resolvText | grep '^[[:space:]]*nameserver[[:space:]]'
@@ -482,10 +670,21 @@ nodeLocal() {
 		cat "$ROOT"/etc/NetworkManager/conf.d/*.conf 2>/dev/null | grep '^[[:space:]]*servers[[:space:]]*='
 		grep -s '^[[:space:]]*\(supersede\|prepend\)[[:space:]]*domain-name-servers[[:space:]]' \
 			"$ROOT/etc/dhcp/dhclient.conf"
-	} | sed 's/[^0-9.]/ /g' | tr -s ' ' '\n' | grep -xE '169\.254\.[0-9]{1,3}\.[0-9]{1,3}' | awk '!seen[$0]++' >"$WORK/local"
+	} >"$WORK/asked"
+	sed 's/[^0-9.]/ /g' "$WORK/asked" | tr -s ' ' '\n' | grep -xE '169\.254\.[0-9]{1,3}\.[0-9]{1,3}' |
+		awk '!seen[$0]++' >"$WORK/local"
+	sed 's/[^0-9A-Fa-f:]/ /g' "$WORK/asked" | tr -s ' ' '\n' | grep ':.*:' | awk '!seen[$0]++' >>"$WORK/local"
 	while IFS= read -r l_addr; do
 		case "$l_addr" in
 		169.254.25.10 | 169.254.20.10) printf '%s\n' "$l_addr" ;;
+		*:*)
+			if ! live || ! command -v ip >/dev/null; then continue; fi
+			l_addr=$(ip -6 route get "$l_addr" 2>/dev/null | awk '$1 == "local" { print $2; exit }')
+			case "$l_addr" in
+			'' | ::1 | [fF][eE]80:*) ;;
+			*) isBastion "$l_addr" || printf '%s\n' "$l_addr" ;;
+			esac
+			;;
 		*)
 			if live && awk -v a="$l_addr" '
 				$NF == a { at = 1; next }
@@ -500,9 +699,23 @@ nodeLocal() {
 }
 
 # asked prints the resolvers of this node, in order.
-asked() { printf '%s\n%s\n' "$LOCAL" "$SERVERS" | grep .; }
+asked() { printf '%s\n%s\n' "$LOCAL" "$RESOLVERS" | grep .; }
 top3() { asked | head -n 3; }
 oneLine() { tr '\n' "${1:- }" | sed 's/.$//'; }
+listed() { oneLine | sed 's/ /, /g'; }
+
+# askedOver 4|6 prints those of one family that a DHCP client of that family sets.
+askedOver() {
+	case "$1" in
+	4) asked | grep -v : ;;
+	6) asked | grep : ;;
+	esac | head -n 3
+}
+
+# dhcpLists prints what DHCP clients with our settings may write to resolv.conf, one list per line.
+dhcpLists() {
+	printf '%s\n' "$(top3 | oneLine)" "$(askedOver 4 | oneLine)" "$(askedOver 6 | oneLine)" | grep .
+}
 
 # systemd-resolved sends a query to the servers with the best matching domain: Domains=~. of the global ones matches
 # everything, so they take precedence over every link that is only a default route, whatever DHCP set. That is not
@@ -519,7 +732,8 @@ DNS=$(asked | oneLine)
 Domains=~.${SEARCH:+ $SEARCH}
 DNSSEC=no
 EOF
-	if cat "$ROOT"/etc/systemd/resolved.conf "$ROOT"/etc/systemd/resolved.conf.d/*.conf 2>/dev/null | grep -qi '^DNSOverTLS=\(yes\|true\|1\|on\)'; then
+	if grep -qsi '^DNSOverTLS=\(yes\|true\|1\|on\)' \
+		"$ROOT"/etc/systemd/resolved.conf "$ROOT"/etc/systemd/resolved.conf.d/*.conf; then
 		warn "DNSOverTLS=yes is set for systemd-resolved, and the bastions speak plain DNS: names will not resolve" \
 			"until it is opportunistic or no"
 	fi
@@ -542,7 +756,8 @@ EOF
 	else
 		netplanLinks >>"$WORK/links"
 	fi
-	for f in "$ROOT"/etc/systemd/network/*.network.d/casemate.conf; do # written by us; networkd's own file may appear only at boot
+	# Those that we wrote: networkd's own file may appear only at boot.
+	for f in "$ROOT"/etc/systemd/network/*.network.d/casemate.conf; do
 		[ -f "$f" ] && [ -f "$STATE/files/$(key "${f#"$ROOT"}")/path" ] && basename "$(dirname "$f")" .d
 	done >>"$WORK/links"
 	sort -u "$WORK/links" >"$WORK/links.sorted"
@@ -575,7 +790,11 @@ netplanLinks() {
 			{ match($0, /^ */); depth = RLENGTH; word = $1 }
 			section && depth <= section { section = 0 }
 			word ~ /^(ethernets|bonds|bridges|vlans|wifis):$/ && !section { section = depth + 1; link = 0; next }
-			section && (!link || depth == link) && word ~ /:$/ { link = depth; gsub(/[":\047]/, "", word); if (word ~ /^[A-Za-z0-9._-]+$/) print "10-netplan-" word ".network" }
+			section && (!link || depth == link) && word ~ /:$/ {
+				link = depth
+				gsub(/[":\047]/, "", word)
+				if (word ~ /^[A-Za-z0-9._-]+$/) print "10-netplan-" word ".network"
+			}
 		' "$n_yaml"
 	done
 }
@@ -603,7 +822,11 @@ EOF
 # attempts so that a bastion that is down costs two seconds.
 resolvLines() {
 	awk -v servers="$(top3 | oneLine)" '
-		function put(   i, n, list) { n = split(servers, list, " "); for (i = 1; i <= n; i++) print "nameserver " list[i]; done = 1 }
+		function put(   i, n, list) {
+			n = split(servers, list, " ")
+			for (i = 1; i <= n; i++) print "nameserver " list[i]
+			done = 1
+		}
 		$1 == "nameserver" { if (!done) put(); next }
 		$1 == "options" {
 			line = "options"
@@ -624,8 +847,8 @@ wantFile() {
 	'' | /run/* | /var/run/* | /tmp/*) ;; # a link to a file that does not survive a reboot is replaced by a file
 	*) [ ! -f "$ROOT$f_to" ] || [ -L "$ROOT$f_to" ] || f_path=$f_to ;;
 	esac
-	if rewritten "$f_path" && [ "$(nameservers "$ROOT$f_path")" = "$(top3)" ]; then
-		now "$f_path" | want "$f_path" # only the options differ, and would not stay
+	if rewritten "$f_path" && dhcpLists | grep -qxF -e "$(nameservers "$ROOT$f_path")"; then
+		now "$f_path" | want "$f_path" # other content would not stay
 	else
 		resolvText | resolvLines | want "$f_path"
 	fi
@@ -634,8 +857,12 @@ wantFile() {
 # wantDHCP configures DHCP clients that write resolv.conf themselves, or through resolvconf, to write the bastions.
 wantDHCP() {
 	if [ -f "$ROOT/etc/dhcp/dhclient.conf" ] || [ -e "$ROOT/sbin/dhclient" ] || [ -e "$ROOT/usr/sbin/dhclient" ]; then
-		d_v4=$(asked | grep -v : | head -n 3 | oneLine , | sed 's/,/, /g')
-		[ -z "$d_v4" ] || printf 'supersede domain-name-servers %s;\n' "$d_v4" | block /etc/dhcp/dhclient.conf
+		d_v4=$(askedOver 4 | listed)
+		d_v6=$(askedOver 6 | listed)
+		{
+			[ -z "$d_v4" ] || printf 'supersede domain-name-servers %s;\n' "$d_v4"
+			[ -z "$d_v6" ] || printf 'supersede dhcp6.name-servers %s;\n' "$d_v6"
+		} | block /etc/dhcp/dhclient.conf
 	fi
 	if [ -f "$ROOT/etc/dhcpcd.conf" ]; then
 		# At the top: lines after an "interface" line apply to that interface only.
@@ -653,7 +880,8 @@ wantResolvconf() {
 		/run/*) now "$f" | resolvLines | grep -v '^options' | want "$f" ;;
 		*)
 			now "$f" | grep -q '^[[:space:]]*dns-nameservers\{0,1\}[[:space:]]' || continue
-			now "$f" | sed "s/^\([[:space:]]*dns-nameservers\{0,1\}[[:space:]]\{1,\}\).*/\1$(top3 | oneLine)/" | want "$f"
+			now "$f" | sed "s/^\([[:space:]]*dns-nameservers\{0,1\}[[:space:]]\{1,\}\).*/\1$(top3 | oneLine)/" |
+				want "$f"
 			;;
 		esac
 	done
@@ -677,7 +905,10 @@ wantNetconfig() {
 		/^NETCONFIG_DNS_STATIC_SERVERS=/ { print "NETCONFIG_DNS_STATIC_SERVERS=\"" servers "\""; static = 1; next }
 		/^NETCONFIG_DNS_STATIC_SEARCHLIST=""/ { print "NETCONFIG_DNS_STATIC_SEARCHLIST=\"" search "\""; next }
 		{ print }
-		END { if (!policy) print "NETCONFIG_DNS_POLICY=\"STATIC\""; if (!static) print "NETCONFIG_DNS_STATIC_SERVERS=\"" servers "\"" }' | want $n_conf
+		END {
+			if (!policy) print "NETCONFIG_DNS_POLICY=\"STATIC\""
+			if (!static) print "NETCONFIG_DNS_STATIC_SERVERS=\"" servers "\""
+		}' | want $n_conf
 }
 
 wantResolver() {
@@ -713,14 +944,29 @@ wantResolver() {
 		resolvers="${resolvers:+$resolvers and }/etc/resolv.conf"
 		;;
 	esac
-	say "the resolver is $resolvers; this node uses, in this order: $(asked | oneLine | sed 's/ /, /g')"
+	say "the resolver is $resolvers; this node uses, in this order: $(asked | listed)"
+	[ -z "$UNROUTED" ] ||
+		say "it leaves out addresses to which this node has no route: $(printf '%s\n' "$UNROUTED" | listed)"
+	[ -z "$SILENT" ] || warn "no bastion answers this node over IPv$SILENT, although it has a route: these addresses" \
+		"are last"
 	[ -z "$LOCAL" ] || say "it uses the node-local DNS of its cluster first, as before"
 }
 
+# silentLast sorts a bastion's addresses: those of a family that does not answer are last.
+silentLast() {
+	awk -v last="$SILENT" '
+		(/:/ ? 6 : 4) == last { late = late $0 "\n"; next }
+		{ print }
+		END { printf "%s", late }'
+}
+
+# wantHosts writes the bastions' names with the addresses that this node uses; a bastion to which it has no route keeps
+# all of its own.
 wantHosts() {
 	while read -r h_name h_addrs; do
-		for h_addr in $h_addrs; do
-			printf '%s %s.%s %s registry.%s files.%s\n' "$h_addr" "$h_name" "$CASEMATE_DOMAIN" "$CASEMATE_DOMAIN" "$CASEMATE_DOMAIN" "$CASEMATE_DOMAIN"
+		h_usable=$(printf '%s\n' "$h_addrs" | tr ' ' '\n' | grep -xF -f "$WORK/usable" | silentLast)
+		for h_addr in ${h_usable:-$h_addrs}; do
+			echo "$h_addr $h_name.$CASEMATE_DOMAIN $CASEMATE_DOMAIN registry.$CASEMATE_DOMAIN files.$CASEMATE_DOMAIN"
 		done
 	done <"$WORK/nodes" | block /etc/hosts
 }
@@ -743,14 +989,16 @@ anchors() {
 		echo /etc/pki/ca-trust/source/anchors # RHEL and its rebuilds, Fedora
 	elif [ -d "$ROOT/etc/pki/trust/anchors" ]; then
 		echo /etc/pki/trust/anchors # SUSE
-	elif [ -d "$ROOT/usr/share/ca-certificates" ] || [ -d "$ROOT/usr/local/share/ca-certificates" ] || [ -e "$ROOT/usr/sbin/update-ca-certificates" ]; then
+	elif [ -d "$ROOT/usr/share/ca-certificates" ] || [ -d "$ROOT/usr/local/share/ca-certificates" ] ||
+		[ -e "$ROOT/usr/sbin/update-ca-certificates" ]; then
 		echo /usr/local/share/ca-certificates # Debian, Ubuntu
 	fi
 }
 
 # ownRoots UNIT: whether the service is configured to read other roots than the system's.
 ownRoots() {
-	grep -qs '^[^#]*SSL_CERT_\(FILE\|DIR\)=' "$ROOT/etc/systemd/system/$1.service.d"/*.conf "$ROOT/etc/systemd/system/$1.service" "$ROOT/etc/systemd/system/$1.service.env" \
+	grep -qs '^[^#]*SSL_CERT_\(FILE\|DIR\)=' "$ROOT/etc/systemd/system/$1.service.d"/*.conf \
+		"$ROOT/etc/systemd/system/$1.service" "$ROOT/etc/systemd/system/$1.service.env" \
 		"$ROOT/etc/default/$1" "$ROOT/etc/sysconfig/$1"
 }
 
@@ -800,7 +1048,11 @@ refreshTrust() {
 		# It appends to a file left by a run that was killed, and so would trust a root that was removed.
 		if live; then rm -f /etc/ssl/certs/ca-certificates.crt.new; fi
 		# Without --fresh the links of removed roots stay.
-		if [ -n "$UNDO" ] || [ -s "$WORK/gone" ]; then run update-ca-certificates --fresh; else run update-ca-certificates; fi
+		if [ -n "$UNDO" ] || [ -s "$WORK/gone" ]; then
+			run update-ca-certificates --fresh
+		else
+			run update-ca-certificates
+		fi
 		;;
 	esac || die "the system's trust store cannot be rebuilt, see above; run this again when that is fixed"
 }
@@ -815,7 +1067,9 @@ refreshResolver() {
 	fi
 	if systemd; then
 		if active NetworkManager; then run systemctl reload NetworkManager || r_bad=NetworkManager; fi
-		if active systemd-networkd; then run networkctl reload || run systemctl restart systemd-networkd || r_bad=systemd-networkd; fi
+		if active systemd-networkd; then
+			run networkctl reload || run systemctl restart systemd-networkd || r_bad=systemd-networkd
+		fi
 		if active systemd-resolved; then
 			# resolved keeps the servers that NetworkManager set for a link until they are reverted; this does not
 			# affect networkd's links.
@@ -823,7 +1077,9 @@ refreshResolver() {
 				:
 			elif [ -f /etc/NetworkManager/conf.d/zz-casemate.conf ]; then
 				resolvectl dns 2>/dev/null | sed -n 's/^Link [0-9]* (\(.*\)):.*/\1/p' >"$WORK/links"
-				while IFS= read -r r_link; do resolvectl revert "$r_link" >/dev/null 2>&1 </dev/null || :; done <"$WORK/links"
+				while IFS= read -r r_link; do
+					resolvectl revert "$r_link" >/dev/null 2>&1 </dev/null || :
+				done <"$WORK/links"
 			fi
 			run systemctl restart systemd-resolved || r_bad=systemd-resolved
 		fi
@@ -850,7 +1106,8 @@ restartRuntimes() {
 	active docker || return 0
 	if [ -n "$NO_RESTART" ]; then
 		say "docker uses the old roots until it is restarted: systemctl restart docker"
-	elif [ "$(docker info --format '{{.LiveRestoreEnabled}}' 2>/dev/null)" != true ] && [ -n "$(docker ps -q 2>/dev/null)" ]; then
+	elif [ "$(docker info --format '{{.LiveRestoreEnabled}}' 2>/dev/null)" != true ] &&
+		[ -n "$(docker ps -q 2>/dev/null)" ]; then
 		# Enrolling a node must not stop its containers.
 		say "docker uses the old roots until it is restarted; it was not restarted, because that would stop the" \
 			"running containers (live-restore is off): systemctl restart docker"
@@ -861,11 +1118,14 @@ restartRuntimes() {
 
 # A proxy would resolve the bastions' names to the real hosts.
 checkProxies() {
-	for p_file in "$ROOT"/etc/environment "$ROOT"/etc/profile.d/*.sh "$ROOT"/etc/systemd/system.conf "$ROOT"/etc/systemd/system.conf.d/*.conf "$ROOT"/etc/systemd/system/*.service.d/*.conf \
-		"$ROOT"/etc/default/docker "$ROOT"/etc/sysconfig/docker "$ROOT"/etc/default/k3s "$ROOT"/etc/default/rke2-server "$ROOT"/etc/default/rke2-agent; do
+	for p_file in "$ROOT"/etc/environment "$ROOT"/etc/profile.d/*.sh "$ROOT"/etc/systemd/system.conf \
+		"$ROOT"/etc/systemd/system.conf.d/*.conf "$ROOT"/etc/systemd/system/*.service.d/*.conf \
+		"$ROOT"/etc/default/docker "$ROOT"/etc/sysconfig/docker "$ROOT"/etc/default/k3s \
+		"$ROOT"/etc/default/rke2-server "$ROOT"/etc/default/rke2-agent; do
 		[ -f "$p_file" ] || continue
 		grep -qi '^[^#]*https\{0,1\}_proxy=.' "$p_file" || continue
-		p_no=,$(grep -i '^[^#]*no_proxy=' "$p_file" | sed 's/.*[nN][oO]_[pP][rR][oO][xX][yY]=//' | tr -d '"'\' | tr ' \n' ',,' | sed 's/,\*\./,./g'),
+		p_no=,$(grep -i '^[^#]*no_proxy=' "$p_file" | sed 's/.*[nN][oO]_[pP][rR][oO][xX][yY]=//' |
+			tr -d '"'\' | tr ' \n' ',,' | sed 's/,\*\./,./g'),
 		p_lacks=
 		for p_name in $CASEMATE_ORIGINS ".$CASEMATE_DOMAIN"; do
 			p_rest=$p_name
@@ -883,7 +1143,8 @@ checkProxies() {
 		[ -z "$p_lacks" ] || warn "${p_file#"$ROOT"} sets a proxy, which would get requests that the bastions" \
 			"serve; add to no_proxy there: $p_lacks"
 	done
-	for p_file in "$ROOT"/etc/apt/apt.conf "$ROOT"/etc/apt/apt.conf.d/* "$ROOT"/etc/dnf/dnf.conf "$ROOT"/etc/yum.conf; do
+	for p_file in "$ROOT"/etc/apt/apt.conf "$ROOT"/etc/apt/apt.conf.d/* \
+		"$ROOT"/etc/dnf/dnf.conf "$ROOT"/etc/yum.conf; do
 		[ -f "$p_file" ] || continue
 		grep -qi '^[^#/]*Acquire::https\{0,1\}::Proxy\|^proxy[[:space:]]*=' "$p_file" || continue
 		warn "${p_file#"$ROOT"} sets a proxy for packages, which would get requests that the bastions serve"
@@ -901,6 +1162,7 @@ resolve() {
 	fi
 }
 
+# verifyName NAME: whether it resolves, and only to bastions. Sets v_got and v_bad.
 verifyName() {
 	for _ in 1 2 3 4 5 6 7 8 9 10; do # the resolver services were just restarted
 		v_got=$(resolve "$1")
@@ -909,27 +1171,44 @@ verifyName() {
 		[ -n "$v_got" ] && [ -z "$v_bad" ] && return
 		sleep 1
 	done
+	return 1
+}
+
+# lost NAME SENTENCE ends the run after verifyName.
+lost() {
 	if [ -z "$v_got" ]; then
-		die "$1 does not resolve: the bastions ($(printf '%s\n' "$SERVERS" | oneLine)) do not answer on port 53," \
-			"or the node uses another resolver; casemate doctor shows which"
+		die "$1 does not resolve: the bastions ($(printf '%s\n' "$RESOLVERS" | oneLine)) do not answer on port 53," \
+			"or the node uses another resolver; $2"
 	fi
-	die "$1 resolves to $v_bad, which is not a bastion: the node uses another resolver; casemate doctor shows which"
+	die "$1 resolves to $v_bad, which is not a bastion: the node uses another resolver; $2"
+}
+
+# verifyNames resolves names through the new resolver. If none resolves, the node has its old one back.
+verifyNames() {
+	v_which='casemate doctor shows which'
+	if ! verifyName "$CASEMATE_DOMAIN"; then
+		if [ -z "$v_got" ] && [ -d "$STATE/before" ] && { [ -z "$v_also" ] || [ -z "$(resolve "$v_also")" ]; }; then
+			recall
+			v_which='the old resolver was put back, and casemate doctor shows why'
+		fi
+		lost "$CASEMATE_DOMAIN" "$v_which"
+	fi
+	[ -z "$v_also" ] || verifyName "$v_also" || lost "$v_also" "$v_which"
+	rm -rf "$STATE/before"
 }
 
 verify() {
-	verifyName "$CASEMATE_DOMAIN"
 	v_also=
-	if [ -z "$NO_RESOLVER" ] && [ -n "$CASEMATE_ORIGINS" ]; then
-		v_also=$(printf '%s\n' "$CASEMATE_ORIGINS" | cut -d ' ' -f 1)
-		verifyName "$v_also"
-	fi
+	[ -n "$NO_RESOLVER" ] || v_also=${CASEMATE_ORIGINS%% *}
+	verifyNames
 	v_url=https://$CASEMATE_DOMAIN/healthz
 	if command -v curl >/dev/null; then
 		curl -fsS --noproxy '*' -m 20 -o /dev/null "$v_url" 2>"$WORK/out"
 	elif wget --version 2>/dev/null | grep -q GNU; then # busybox's does not check certificates
 		https_proxy='' wget -q -T 20 -O /dev/null "$v_url" 2>"$WORK/out"
 	elif command -v openssl >/dev/null; then
-		openssl s_client -connect "$CASEMATE_DOMAIN:443" -servername "$CASEMATE_DOMAIN" -verify_hostname "$CASEMATE_DOMAIN" -verify_return_error </dev/null >"$WORK/out" 2>&1
+		openssl s_client -connect "$CASEMATE_DOMAIN:443" -servername "$CASEMATE_DOMAIN" \
+			-verify_hostname "$CASEMATE_DOMAIN" -verify_return_error </dev/null >"$WORK/out" 2>&1
 	else
 		say "$CASEMATE_DOMAIN${v_also:+ and $v_also} resolve to the bastions; the certificate was not checked:" \
 			"curl, wget and openssl are not installed"
@@ -950,9 +1229,7 @@ noteBastions() {
 }
 
 enrol() {
-	ID=$(nodeID)
-	SERVERS=$(inOrder)
-	LOCAL=$(nodeLocal)
+	choose
 	SEARCH=$(searched)
 	resolvers=
 	wantTrust
@@ -988,6 +1265,14 @@ enrol() {
 	[ -f "$STATE/search" ] || printf '%s\n' "$SEARCH" >"$STATE/search"
 	noteBastions
 	: >"$WORK/left"
+	cat "$WORK/todo" "$WORK/gone" >"$WORK/changes"
+	if [ -n "$NO_RESOLVER" ]; then
+		rm -rf "$STATE/before"
+	elif live; then
+		while IFS= read -r e_path; do
+			if ofResolver "$e_path"; then remember "$e_path"; fi
+		done <"$WORK/changes"
+	fi
 	while IFS= read -r e_path; do keep "$e_path"; done <"$WORK/todo"
 	e_left=0
 	if [ -s "$WORK/left" ]; then
@@ -995,7 +1280,7 @@ enrol() {
 		grep -vxF -f "$WORK/left" "$WORK/todo" >"$WORK/todo.new" || :
 		mv "$WORK/todo.new" "$WORK/todo"
 	fi
-	if grep -q '^/etc/dhc' "$WORK/plan"; then top3 >"$STATE/dhcp"; else rm -f "$STATE/dhcp"; fi
+	if grep -q '^/etc/dhc' "$WORK/plan"; then dhcpLists >"$STATE/dhcp"; else rm -f "$STATE/dhcp"; fi
 	cat "$WORK/todo" "$WORK/gone" >"$WORK/changes"
 	while IFS= read -r e_path; do follow "$e_path"; done <"$WORK/changes"
 	if live; then sync; fi # the originals are on disk before the first file is changed
@@ -1020,8 +1305,6 @@ enrol() {
 }
 
 undo() {
-	SERVERS=
-	LOCAL=
 	: >"$WORK/todo"
 	: >"$WORK/plan"
 	compare
@@ -1035,6 +1318,7 @@ undo() {
 		return
 	fi
 	openState
+	rm -rf "$STATE/before"
 	while IFS= read -r u_path; do follow "$u_path"; done <"$WORK/gone"
 	u_left=0
 	while IFS= read -r u_path; do
@@ -1045,7 +1329,9 @@ undo() {
 		cat "$STATE/dirs" >"$WORK/dirs"
 		rm -rf "$STATE" || die "cannot remove $STATE"
 		# The deepest ones were recorded last.
-		sed -n '1!G;h;$p' "$WORK/dirs" | while IFS= read -r u_dir; do [ -z "$u_dir" ] || rmdir "$ROOT$u_dir" 2>/dev/null || :; done
+		sed -n '1!G;h;$p' "$WORK/dirs" | while IFS= read -r u_dir; do
+			[ -z "$u_dir" ] || rmdir "$ROOT$u_dir" 2>/dev/null || :
+		done
 		say "done: everything was restored"
 	fi
 	return $u_left
@@ -1099,7 +1385,8 @@ main() {
 		command -v $m_tool >/dev/null || die "the program $m_tool is not installed"
 	done
 	STATE=$ROOT/var/lib/casemate-enroll
-	WORK=$(mktemp -d) || die "no temporary directory can be made in ${TMPDIR:-/tmp}: is it full or read-only? TMPDIR names another"
+	WORK=$(mktemp -d) || die "no temporary directory can be made in ${TMPDIR:-/tmp}: is it full or read-only?" \
+		"TMPDIR names another"
 	trap 'rm -rf "$WORK"' EXIT
 	trap 'exit 1' HUP INT TERM
 	head -c 1048576 /dev/zero >"$WORK/room" ||

@@ -137,6 +137,10 @@ func KubesprayVars(s *Site, mode string, k *KubesprayRelease) (*Conf, error) {
 		c.file("group_vars/all/casemate.yml", s.kubesprayDNS(k))
 		c.note("nodes and the machine that runs Ansible need the CA and the bastions as resolvers before Kubespray " +
 			"starts: casemate enroll")
+		if s.dualStack() {
+			c.note("the bastions have IPv4 and IPv6 addresses, and the variables have both: if the nodes and pods " +
+				"have one family only, remove the other's addresses")
+		}
 		return c, nil
 	}
 	c.file("group_vars/all/offline.yml", s.kubesprayOffline(k, c))
@@ -146,22 +150,22 @@ func KubesprayVars(s *Site, mode string, k *KubesprayRelease) (*Conf, error) {
 	return c, nil
 }
 
+// One place of the three that glibc reads is for the cluster's own DNS, and CoreDNS forwards to 15 servers at most.
+const kubesprayNameservers, corednsUpstreams = 2, 15
+
 // kubesprayDNS returns the few variables that Kubespray needs in mode "dns".
 func (s *Site) kubesprayDNS(k *KubesprayRelease) string {
-	// One address per bastion: pods, which use the same DNS, may have only the family of the first address.
-	var addrs []netip.Addr
-	for _, n := range s.Nodes {
-		addrs = append(addrs, n.Addrs[0])
-	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "# Kubespray %s with the bastions as resolvers: files and images keep their names, so "+
 		"offline.yml stays as it is.\n---\n", k.Release)
 	b.WriteString("# Kubespray writes these to resolv.conf or NetworkManager. glibc reads three lines, and after the " +
 		"installation the first of them is the cluster's own DNS.\n")
-	yamlList(&b, "nameservers", addrs[:min(2, len(addrs))])
+	addrs := Resolvers(s.Nodes, kubesprayNameservers)
+	yamlList(&b, "nameservers", addrs[:min(kubesprayNameservers, len(addrs))])
 	b.WriteString("# The cluster DNS's upstream servers for external names, and systemd-resolved's FallbackDNS; " +
 		"CoreDNS accepts at most 15.\n")
-	yamlList(&b, "upstream_dns_servers", addrs[:min(15, len(addrs))])
+	addrs = Resolvers(s.Nodes, corednsUpstreams)
+	yamlList(&b, "upstream_dns_servers", addrs[:min(corednsUpstreams, len(addrs))])
 	b.WriteString("# Only applies with http_proxy or https_proxy: names that the bastions serve do not go through a " +
 		"proxy.\n")
 	names := []string{s.Domain}

@@ -3,6 +3,7 @@ package nodeconf
 import (
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"regexp"
 	"slices"
 	"strings"
@@ -55,8 +56,25 @@ type mirrored struct {
 	own []string // registries that nodes reach themselves, HOST or HOST:PORT, sorted
 }
 
-// registryHost matches a registry in an image name.
-var registryHost = regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?$`)
+// registryHost matches a registry in an image name; an IPv6 address is in brackets.
+var registryHost = regexp.MustCompile(`^(\[[0-9a-f:.]+\]|[a-z0-9]([a-z0-9.-]*[a-z0-9])?)(:[0-9]{1,5})?$`)
+
+// ownRegistry returns a registry as it is in image names, in lower case. An IPv6 address may be given without brackets.
+func ownRegistry(host string) (string, error) {
+	host = strings.ToLower(host)
+	if a, err := netip.ParseAddr(host); err == nil && a.Is6() {
+		host = "[" + host + "]"
+	}
+	ok := len(host) <= 260 && registryHost.MatchString(host)
+	if inside, _, found := strings.Cut(strings.TrimPrefix(host, "["), "]"); found && ok {
+		a, err := netip.ParseAddr(inside)
+		ok = err == nil && a.Is6()
+	}
+	if !ok {
+		return "", fmt.Errorf("an own registry must be HOST or HOST:PORT, got %.80q", host)
+	}
+	return host, nil
+}
 
 // Mirrors writes a container runtime's mirror configuration for nodes that keep their resolver. Every registry that
 // the bastions serve is requested only from the bastions, from each by its own name. Where the runtime has a
@@ -76,8 +94,9 @@ func Mirrors(s *Site, runtime string, own ...string) (*Conf, error) {
 	}
 	m := &mirrored{Site: s}
 	for _, host := range own {
-		if host = strings.ToLower(host); len(host) > 260 || !registryHost.MatchString(host) {
-			return nil, fmt.Errorf("an own registry must be HOST or HOST:PORT, got %.80q", host)
+		host, err := ownRegistry(host)
+		if err != nil {
+			return nil, err
 		}
 		if slices.Contains(s.Registries(), host) {
 			return nil, fmt.Errorf("%s is an origin that the bastions serve: "+

@@ -198,8 +198,12 @@ func TestContainerdsHosts(t *testing.T) {
 		"registry.site.example": {"": "", "server": "https://registry.site.example", "ca": ca}, "n2.site.example": {
 			"": "", "server": "https://n2.site.example", "ca": ca},
 		"harbor.corp.example:8443": {"": "", "server": "https://harbor.corp.example:8443"},
+		"10.0.0.5:5000":            {"": "", "server": "https://10.0.0.5:5000"},
+		"[fd00::5]:5000":           {"": "", "server": "https://[fd00::5]:5000"},
+		"[fd00::6]":                {"": "", "server": "https://[fd00::6]"},
 	} {
-		c, err := Mirrors(threeBastions(t), "containerd", "Harbor.corp.example:8443", "harbor.corp.example:8443")
+		c, err := Mirrors(threeBastions(t), "containerd", "Harbor.corp.example:8443", "harbor.corp.example:8443",
+			"10.0.0.5:5000", "[FD00::5]:5000", "fd00::6")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -209,7 +213,8 @@ func TestContainerdsHosts(t *testing.T) {
 		}
 	}
 	for _, own := range []string{"", "a b", "../x", "https://harbor.corp.example", "harbor.corp.example/team",
-		"quay.io", "k8s.gcr.io", "x:y", "-x"} {
+		"quay.io", "k8s.gcr.io", "x:y", "-x", "[fd00::5", "[]:1", "[10.0.0.5]", "[:::]", "fe80::1%eth0",
+		"[fd00::5]:x", "[fd00::5]]"} {
 		if _, err := Mirrors(threeBastions(t), "containerd", own); err == nil {
 			t.Errorf("%q is taken as an own registry", own)
 		}
@@ -225,7 +230,7 @@ func TestRegistriesConf(t *testing.T) {
 	for _, nodes := range []int{1, 3} {
 		s := threeBastions(t)
 		s.Nodes = s.Nodes[:nodes]
-		c, err := Mirrors(s, "crio", "harbor.corp.example")
+		c, err := Mirrors(s, "crio", "harbor.corp.example", "[fd00::5]:5000")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -240,7 +245,7 @@ func TestRegistriesConf(t *testing.T) {
 				want = append(want, fmt.Sprintf("[[registry.mirror]]<nil>%s.site.example/%s", n.Name, r))
 			}
 		}
-		for _, r := range append(s.ourNames(), "harbor.corp.example") {
+		for _, r := range append(s.ourNames(), "[fd00::5]:5000", "harbor.corp.example") {
 			want = append(want, fmt.Sprintf("[[registry]]%s%s", r, r))
 		}
 		for _, d := range publicDomains {
@@ -279,7 +284,7 @@ func TestDaemonJSON(t *testing.T) {
 
 func TestRegistriesYAML(t *testing.T) {
 	for _, runtime := range []string{"k3s", "rke2"} {
-		c, err := Mirrors(threeBastions(t), runtime, "harbor.corp.example")
+		c, err := Mirrors(threeBastions(t), runtime, "harbor.corp.example", "[fd00::5]:5000")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -294,12 +299,13 @@ func TestRegistriesYAML(t *testing.T) {
 		if all := got.Mirrors["*"].Endpoint; !slices.Equal(all, got.Mirrors["quay.io"].Endpoint) {
 			t.Errorf("all others come from %v", all)
 		}
-		for _, own := range []string{"registry.site.example", "n3.site.example", "harbor.corp.example"} {
+		for _, own := range []string{"registry.site.example", "n3.site.example", "harbor.corp.example",
+			"[fd00::5]:5000"} {
 			if e := got.Mirrors[own].Endpoint; !slices.Equal(e, []string{"https://" + own}) {
 				t.Errorf("%s comes from %v", own, e)
 			}
 		}
-		if e := got.Mirrors["docker.io"].Endpoint; len(got.Mirrors) != 5+1+5+1 ||
+		if e := got.Mirrors["docker.io"].Endpoint; len(got.Mirrors) != 5+1+5+2 ||
 			!slices.Equal(e, []string{"https://n1.site.example", "https://n2.site.example",
 				"https://n3.site.example"}) {
 			t.Errorf("%v", got.Mirrors)
@@ -372,6 +378,71 @@ func TestKubesprayVars(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestKubesprayFamilies: the variables have the families of the bastions: nameservers one of each, because one of the
+// three lines of resolv.conf is the cluster's own.
+func TestKubesprayFamilies(t *testing.T) {
+	addrs := func(format string, n int) (list []string) {
+		for i := range n {
+			list = append(list, fmt.Sprintf(format, i+11))
+		}
+		return list
+	}
+	join := func(lists ...[]string) (all [][]netip.Addr) {
+		for i := range lists[0] {
+			var own []netip.Addr
+			for _, list := range lists {
+				own = append(own, netip.MustParseAddr(list[i]))
+			}
+			all = append(all, own)
+		}
+		return all
+	}
+	four, six, gua := addrs("10.0.0.%d", 3), addrs("fd00::%d", 3), addrs("2001:db8::%d", 3)
+	for _, c := range []struct {
+		name                   string
+		site                   [][]netip.Addr
+		nameservers, upstreams string
+		note                   bool
+	}{
+		{"IPv4", join(four), "10.0.0.11 10.0.0.12", "10.0.0.11 10.0.0.12 10.0.0.13", false},
+		{"IPv6", join(six), "fd00::11 fd00::12", "fd00::11 fd00::12 fd00::13", false},
+		{"both", join(four, six), "10.0.0.11 fd00::12",
+			"10.0.0.11 10.0.0.12 10.0.0.13 fd00::11 fd00::12 fd00::13", true},
+		{"both, IPv6 first", join(six, four), "fd00::11 10.0.0.12",
+			"fd00::11 fd00::12 fd00::13 10.0.0.11 10.0.0.12 10.0.0.13", true},
+		{"global and unique local", join(gua, six), "2001:db8::11 2001:db8::12",
+			"2001:db8::11 2001:db8::12 2001:db8::13 fd00::11 fd00::12 fd00::13", false},
+		{"one bastion", join(four[:1], six[:1]), "10.0.0.11 fd00::11", "10.0.0.11 fd00::11", true},
+		{"more than CoreDNS takes", join(addrs("10.0.0.%d", 16), addrs("fd00::%d", 16)), "10.0.0.11 fd00::12",
+			strings.Join(addrs("10.0.0.%d", 14), " ") + " fd00::25", true},
+	} {
+		s := siteOf(t, c.site...)
+		k, _ := KnownKubespray("")
+		conf, err := KubesprayVars(s, "dns", k)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got struct {
+			Nameservers []string
+			Upstreams   []string `yaml:"upstream_dns_servers"`
+			Names       string   `yaml:"additional_no_proxy"`
+		}
+		text := content(t, conf, "group_vars/all/casemate.yml")
+		strict(t, text, &got)
+		if strings.Join(got.Nameservers, " ") != c.nameservers || strings.Join(got.Upstreams, " ") != c.upstreams {
+			t.Errorf("%s: nameservers %q, upstream_dns_servers %q", c.name, got.Nameservers, got.Upstreams)
+		}
+		for _, a := range got.Upstreams {
+			if !strings.Contains(text, "  - \""+a+"\"\n") {
+				t.Errorf("%s: %s is not quoted:\n%s", c.name, a, text)
+			}
+		}
+		if note := strings.Contains(strings.Join(conf.Notes, " "), "IPv4 and IPv6"); note != c.note {
+			t.Errorf("%s: the notes are %q", c.name, conf.Notes)
+		}
 	}
 }
 

@@ -29,7 +29,7 @@ func (s *Site) sound() error {
 			return fmt.Errorf("bastion %s must have an address, got none", n.Name)
 		}
 		for _, a := range n.Addrs {
-			if !a.IsValid() || a.IsUnspecified() || a.Zone() != "" {
+			if !reachable(a) {
 				return fmt.Errorf("bastion %s must have addresses that nodes reach, got %q", n.Name, a)
 			}
 		}
@@ -43,6 +43,13 @@ func (s *Site) sound() error {
 	}
 	_, err := s.roots()
 	return err
+}
+
+// reachable reports whether other machines may reach the address. An IPv6 zone identifier is free text and valid on one
+// machine only, and without one an IPv6 link-local address cannot be used. Link-local IPv4 addresses need no zone.
+func reachable(a netip.Addr) bool {
+	return a.IsValid() && a.Zone() == "" && !a.IsUnspecified() && !a.IsMulticast() && !a.Is4In6() &&
+		!(a.Is6() && a.IsLinkLocalUnicast())
 }
 
 // roots returns the root certificates, encoded again: text around them in the PEM is dropped.

@@ -16,17 +16,18 @@ func doctorCommand(o *options) *cobra.Command {
 	var line bool
 	cmd := &cobra.Command{
 		Use: "doctor [BASTION…]", Short: "find out on a node why it cannot use the bastions", Args: cobra.ArbitraryArgs,
-		Long: `Check on a node, causes before effects: whether each bastion can be reached, which
-resolvers the node asks, whether names lead to the bastions, whether the clocks
-agree, whether the node trusts the CA, whether mirrors or proxies override all
-that, whether the registries answer, and whether a pull, a part of a file and a
-large transfer work. Each failure comes with the messages that users will have
-seen, its cause and its cure. Nothing is written, and no daemon is needed here.
+		Long: `Check on a node, causes before effects: whether each bastion can be reached, and
+over which of IPv4 and IPv6, which resolvers the node asks, whether names lead to
+the bastions, whether the clocks agree, whether the node trusts the CA, whether
+mirrors or proxies override all that, whether the registries answer, and whether a
+pull, a part of a file and a large transfer work. Each failure comes with the
+messages that users will have seen, its cause and its cure. Nothing is written, and
+no daemon is needed here.
 
-BASTION is an address or a name. Without one, the bastions are those that this
-node was enrolled with, or those among its resolvers. On a node that was enrolled
-with --no-resolver (--mode mirror), the bastions' own names and the runtimes'
-mirrors are checked, and no resolver is asked for the origins.
+BASTION is an IPv4 or IPv6 address or a name. Without one, the bastions are those
+that this node was enrolled with, or those among its resolvers. On a node that was
+enrolled with --no-resolver (--mode mirror), the bastions' own names and the
+runtimes' mirrors are checked, and no resolver is asked for the origins.
 
 Exit code 0: all is well, warnings aside. 3: something is wrong. 2: an argument is
 wrong. 1: the check could not be done.
@@ -35,6 +36,7 @@ With --line, on a bastion, it prints one line for a node's shell that downloads
 this program from a bastion, checks its SHA-256 and runs it.`,
 		Example: `  casemate doctor
   casemate doctor 10.0.0.11 --image registry.k8s.io/pause:3.10
+  casemate doctor fd00::11
   casemate doctor --line`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if line {

@@ -21,9 +21,11 @@ func enrollCommand(o *options) *cobra.Command {
 		Long: `Print one line for a root shell on every node. It downloads a script from whichever
 bastion answers, checks its SHA-256, and runs it: the script points the node's
 resolver at the bastions, in a different order on each node, and adds the CA to
-the system's trust store. Arguments appended to the line are passed to the script:
---dry-run shows a diff and changes nothing, --undo reverts all changes,
---no-resolver leaves the resolver alone, --help lists the rest.
+the system's trust store. A node gets addresses of the families (IPv4, IPv6) that
+it has a route to, and its old resolver back if no name resolves. Arguments
+appended to the line are passed to the script: --dry-run shows a diff and changes
+nothing, --undo reverts all changes, --no-resolver leaves the resolver alone,
+--help lists the rest.
 
 The line is valid until a bastion is added or removed or the CA changes. The
 script may be run again at any time; it changes only what differs.

@@ -150,7 +150,7 @@ Nodes that use the bastions as resolvers need none of it.`,
 	}
 	choice(cmd, &runtime, "for", "", "`RUNTIME` (required)", append([]string{""}, nodeconf.Runtimes()...)...)
 	cmd.Flags().StringArrayVar(&own, "own", nil,
-		"`HOST` or HOST:PORT of a registry of your own, which is not mirrored; may be repeated")
+		"`HOST` or HOST:PORT of a registry of your own, which is not mirrored; IPv6 in brackets; may be repeated")
 	out.add(cmd, "at their absolute paths")
 	o.printsText(cmd, "text", nodeconf.Conf{})
 	return cmd
@@ -162,7 +162,8 @@ func kubesprayCommand(o *options) *cobra.Command {
 	vars := &cobra.Command{
 		Use: "vars", Short: "print variables for Kubespray's inventory", Args: cobra.NoArgs,
 		Long: `Print or write variables for Kubespray's inventory. With --mode dns (nodes use the
-bastions as resolvers) these are few, because files and images keep their names.
+bastions as resolvers) these are few, because files and images keep their names;
+if the bastions have IPv4 and IPv6 addresses, both are in them.
 With --mode mirror (DNS is not changed) they send every file and image to the
 bastions' own names.
 

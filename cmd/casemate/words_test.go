@@ -161,10 +161,6 @@ func TestWordsOfIdentifiers(t *testing.T) {
 	}
 }
 
-// longLines is how many longer lines a file may have; it may only become less. The script that nodes run has conditions
-// and pipelines that are read as a whole.
-var longLines = map[string]int{"appliance/nodeconf/enroll.sh": 27, "fileserver/resolve_test.go": 1}
-
 // mostColumns is how long a line of code or prose may be; a tab counts as four.
 const mostColumns = 120
 
@@ -209,9 +205,8 @@ func TestWidth(t *testing.T) {
 				long = append(long, fmt.Sprintf("%s:%d: %d columns, at most %d", name, i+1, columns, mostColumns))
 			}
 		}
-		if len(long) != longLines[name] {
-			t.Errorf("%s has %d lines that are too long, want %d:\n%s", name, len(long), longLines[name],
-				strings.Join(long, "\n"))
+		if len(long) > 0 {
+			t.Errorf("%s has %d lines that are too long:\n%s", name, len(long), strings.Join(long, "\n"))
 		}
 	}
 }
