@@ -45,14 +45,14 @@ type forwarder struct {
 
 	mu      sync.Mutex
 	flights list.List // of *flight, the oldest first
-	by      map[netip.Addr]*list.List
+	by      map[netip.Prefix]*list.List // by who counts as one client
 	typical time.Duration // time of a quick answer; 0 before the first one
 	known   map[netip.AddrPort]*resolverState
 }
 
 // flight is a client's question that resolvers are being asked.
 type flight struct {
-	client   netip.Addr
+	client   netip.Prefix
 	began    time.Time
 	cancel   context.CancelCauseFunc
 	all, own *list.Element // elements of forwarder.flights and forwarder.by; nil once it has ended or was cancelled
@@ -61,7 +61,7 @@ type flight struct {
 func newForwarder(log *slog.Logger, now func() time.Time) *forwarder {
 	return &forwarder{
 		log: log, now: now, timeout: forwardTimeout, spread: attemptSpread,
-		by: make(map[netip.Addr]*list.List), known: make(map[netip.AddrPort]*resolverState),
+		by: make(map[netip.Prefix]*list.List), known: make(map[netip.AddrPort]*resolverState),
 	}
 }
 
@@ -69,7 +69,8 @@ func newForwarder(log *slog.Logger, now func() time.Time) *forwarder {
 // longer than answers take: its answer will probably never come, and a flood of such questions must not displace those
 // that are answered at once. Among the oldest it picks one of the client that has most. If answers are slow in general,
 // it cancels none: that would end all of them.
-func (f *forwarder) begin(client netip.Addr, cancel context.CancelCauseFunc) *flight {
+func (f *forwarder) begin(from netip.Addr, cancel context.CancelCauseFunc) *flight {
+	client := oneClient(from)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	now := f.now()
@@ -103,6 +104,17 @@ func (f *forwarder) begin(client netip.Addr, cancel context.CancelCauseFunc) *fl
 	}
 	fl.own = f.by[client].PushBack(fl)
 	return fl
+}
+
+// oneClient returns what counts as one client: an IPv4 address, or the /64 of an IPv6 address, since a host can use any
+// address of its /64.
+func oneClient(a netip.Addr) netip.Prefix {
+	bits := a.BitLen()
+	if a.Is6() {
+		bits = 64
+	}
+	p, _ := a.Prefix(bits)
+	return p
 }
 
 // late reports whether a question has waited so long that it may be cancelled.

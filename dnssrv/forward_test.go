@@ -541,6 +541,34 @@ func TestResolversThatComeAndGoAreLoggedRarely(t *testing.T) {
 	}
 }
 
+// A host of an IPv6 network may ask from each of its addresses: it has one client's share all the same.
+func TestForwardsAreCountedByClient(t *testing.T) {
+	for _, c := range []struct {
+		name, one, other string // %x counts
+	}{
+		{"an IPv4 address", "10.0.0.1", "10.0.0.2"},
+		{"a /64", "fd00::%x", "fd00:0:0:1::%x"},
+	} {
+		f := newForwarder(testLogger(t), time.Now)
+		at := func(form string, i int) netip.Addr {
+			if strings.Contains(form, "%") {
+				form = fmt.Sprintf(form, i+1)
+			}
+			return netip.MustParseAddr(form)
+		}
+		n := 0
+		for i := 0; i < maxForwards && f.begin(at(c.one, i), func(error) {}) != nil; i++ {
+			n++
+		}
+		if n != maxForwardsPerClient {
+			t.Errorf("%s has %d questions in flight, want %d", c.name, n, maxForwardsPerClient)
+		}
+		if f.begin(at(c.other, 0), func(error) {}) == nil {
+			t.Errorf("%s keeps another client out", c.name)
+		}
+	}
+}
+
 func TestForwardsAreBounded(t *testing.T) {
 	now := time.Unix(0, 0)
 	f := newForwarder(testLogger(t), func() time.Time { return now })
@@ -556,7 +584,7 @@ func TestForwardsAreBounded(t *testing.T) {
 	}
 	n := maxForwardsPerClient
 	for i := 2; begin(i) != nil; n++ {
-		if f.by[client(i)].Len() == maxForwardsPerClient {
+		if f.by[oneClient(client(i))].Len() == maxForwardsPerClient {
 			i++
 		}
 	}

@@ -60,7 +60,8 @@ type Entry struct {
 	Count  uint64    `json:"count"`
 	First  time.Time `json:"first"`
 	Last   time.Time `json:"last"`
-	// Clients are addresses, the /64 of IPv6 addresses, or USER@ADDRESS; the newest last, at most 8.
+	// Clients are addresses or USER@ADDRESS; the newest last, at most 8. Earlier versions recorded the /64 of an IPv6
+	// address.
 	Clients []string `json:"clients"`
 	Nodes   []string `json:"nodes,omitempty"`
 	// Noise is the reason why the entry does not show a need, one of Reasons; "" if it does.
@@ -187,7 +188,7 @@ func (b *Book) Note(q Question) (noise string) { return b.note(q, time.Now().UTC
 func (b *Book) note(q Question, now time.Time) (noise string) {
 	q.Name, q.Detail = clean(q.Name, maxName), clean(q.Detail, maxDetail)
 	noise = Judge(q, b.cfg.Facts)
-	from := clientName(q.Client)
+	from := q.Client.Unmap().WithZone("").String()
 	if q.User != "" {
 		from = clean(q.User, maxDetail) + "@" + from
 	}
@@ -236,16 +237,6 @@ func (b *Book) find(k key) (*entry, *shelf) {
 		}
 	}
 	return nil, nil
-}
-
-// clientName returns the address, or for IPv6 its /64: a host can use any address of its /64.
-func clientName(a netip.Addr) string {
-	a = a.Unmap().WithZone("")
-	if a.Is6() && !a.IsLoopback() {
-		p, _ := a.Prefix(64)
-		return p.String()
-	}
-	return a.String()
 }
 
 // clean truncates s to n bytes and makes it one printable line: text from clients is shown on an operator's terminal

@@ -3,8 +3,11 @@ package missing
 import (
 	"container/heap"
 	"container/list"
+	"net/netip"
 	"slices"
 	"strings"
+
+	"casemate/cluster/share"
 )
 
 // A shelf holds a bounded number of entries and divides its places among the clients. A client may hold at most share
@@ -25,7 +28,7 @@ type entry struct {
 	at    *list.Element // in owner.entries
 }
 
-// client is one that had a miss: a user, an address, or the /64 of an IPv6 address.
+// client is one that had a miss: a user, an IPv4 address, or the /64 of an IPv6 address.
 type client struct {
 	name    string
 	entries *list.List // of *entry, the least recently requested first
@@ -60,12 +63,22 @@ func newShelf(max int) *shelf {
 	}
 }
 
-// ownerOf returns the owner of an entry, given one of its clients: the user of USER@ADDRESS, or the address.
+// ownerOf returns who counts as the client, given one of an entry's clients: the user of USER@ADDRESS, an IPv4 address,
+// or the /64 of an IPv6 address, because a host can use any address of its /64. Earlier versions recorded the /64
+// itself.
 func ownerOf(client string) string {
 	if user, _, ok := strings.Cut(client, "@"); ok {
 		return user + "@"
 	}
+	if a, err := netip.ParseAddr(client); err == nil {
+		return share.Of(a)
+	}
 	return client
+}
+
+// sameOwner reports whether one of the clients has that owner.
+func sameOwner(clients []string, owner string) bool {
+	return slices.ContainsFunc(clients, func(c string) bool { return ownerOf(c) == owner })
 }
 
 // insert adds an entry, owned by the last of its clients, and returns how many others it evicted.
@@ -89,11 +102,24 @@ func (e *entry) again(client string) {
 		if i >= 0 {
 			e.Clients = slices.Delete(e.Clients, i, i+1)
 		} else if len(e.Clients) == maxClients {
-			e.Clients = slices.Delete(e.Clients, 0, 1)
+			i = oldestOfMost(append(slices.Clone(e.Clients), client))
+			e.Clients = slices.Delete(e.Clients, i, i+1)
 		}
 		e.Clients = append(e.Clients, client)
 	}
 	e.owner.entries.MoveToBack(e.at)
+}
+
+// oldestOfMost returns the index of the oldest client of the owner that has most: a host that changes its address does
+// not push out the others.
+func oldestOfMost(clients []string) int {
+	count := map[string]int{}
+	most := 0
+	for _, c := range clients {
+		count[ownerOf(c)]++
+		most = max(most, count[ownerOf(c)])
+	}
+	return slices.IndexFunc(clients, func(c string) bool { return count[ownerOf(c)] == most })
 }
 
 func (s *shelf) client(name string) *client {
