@@ -44,9 +44,9 @@ type forwarder struct {
 	timeout, spread time.Duration // forwardTimeout and attemptSpread; tests set other values before they serve
 
 	mu      sync.Mutex
-	flights list.List // of *flight, the oldest first
+	flights list.List                   // of *flight, the oldest first
 	by      map[netip.Prefix]*list.List // by who counts as one client
-	typical time.Duration // time of a quick answer; 0 before the first one
+	typical time.Duration               // time of a quick answer; 0 before the first one
 	known   map[netip.AddrPort]*resolverState
 }
 

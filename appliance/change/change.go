@@ -246,6 +246,11 @@ func (c *Changes) SetSetting(ctx context.Context, key string, value *string) err
 				return nil, nil, err
 			}
 		}
+		if key == "dns.families" {
+			if err := c.refuseFamilies(set); err != nil {
+				return nil, nil, err
+			}
+		}
 		isDNS := func(r netip.AddrPort) bool { return slices.Contains(c.DNSAddrs(), r) }
 		if err := set.RefuseSelf(c.Current.Addrs(), isDNS); err != nil {
 			return nil, nil, err
@@ -275,6 +280,18 @@ func (c *Changes) SetSetting(ctx context.Context, key string, value *string) err
 		c.Log.Info("setting changed", "key", key)
 	}
 	return err
+}
+
+func (c *Changes) refuseFamilies(set *settings.Settings) error {
+	list, err := c.Current.Nodes()
+	if err != nil {
+		return err
+	}
+	var addrs []netip.Addr
+	for _, n := range list {
+		addrs = append(addrs, n.Addrs...)
+	}
+	return set.RefuseFamilies(addrs)
 }
 
 // setIssuer makes an enterprise's CA certificate the signing one. value is PEM: its private key, the certificate, and

@@ -38,6 +38,8 @@ type Settings struct {
 	Allow []netip.Prefix
 	// ResponseRate limits the equal DNS responses per second over UDP to one address; 0: no limit.
 	ResponseRate int
+	// Families are the addresses that DNS answers contain, see dnssrv.Base.
+	Families string
 	// AllowConnected also allows hosts in the subnets of this host's interfaces.
 	AllowConnected bool
 	// Anonymous allows reading images without a user.
@@ -164,6 +166,12 @@ var defs = []def{
 		s.ResponseRate = n
 		return nil
 	}},
+	{"dns.families", dnssrv.BothFamilies,
+		"both, ipv4 or ipv6: which addresses answers contain; ipv4 takes AAAA out of all answers, where a site's IPv6 " +
+			"leads nowhere", func(s *Settings, v string) error {
+			s.Families = v
+			return oneOf(v, dnssrv.BothFamilies, dnssrv.OnlyIPv4, dnssrv.OnlyIPv6)
+		}},
 	{"registry.anonymous", "pull", "pull or none: what somebody without a user may do",
 		func(s *Settings, v string) error {
 			s.Anonymous = v == "pull"
@@ -307,7 +315,8 @@ func fields(v string) []string {
 
 func oneOf(v string, allowed ...string) error {
 	if !slices.Contains(allowed, v) {
-		return fmt.Errorf("must be %s, got %q", strings.Join(allowed, " or "), v)
+		last := len(allowed) - 1
+		return fmt.Errorf("must be %s or %s, got %q", strings.Join(allowed[:last], ", "), allowed[last], v)
 	}
 	return nil
 }
@@ -446,6 +455,18 @@ func (s *Settings) AllowedNets() []netip.Prefix {
 		}
 	}
 	return list
+}
+
+// RefuseFamilies refuses to leave our names without any address; nodes are the addresses of all nodes. It is not part of
+// Parse, because a cluster may come to it by losing nodes.
+func (s *Settings) RefuseFamilies(nodes []netip.Addr) error {
+	if s.Families == dnssrv.BothFamilies || slices.ContainsFunc(nodes, func(a netip.Addr) bool {
+		return a.Unmap().Is4() == (s.Families == dnssrv.OnlyIPv4)
+	}) {
+		return nil
+	}
+	return usage.Errorf("setting dns.families must not be %s: no node has such an address, so no name would have one; "+
+		"add one to advertise, or use %s", s.Families, dnssrv.BothFamilies)
 }
 
 // RefuseArch refuses an unknown architecture for aliases. It is not part of Parse, so that a cluster in which one was

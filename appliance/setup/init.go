@@ -89,6 +89,9 @@ func Init(ctx context.Context, cfg config.Config, opt InitOptions) (res InitResu
 	if err := set.RefuseArch(); err != nil {
 		return res, err
 	}
+	if err := set.RefuseFamilies(cfg.Advertise); err != nil {
+		return res, err
+	}
 	res.Domain = set.Domain
 	if err := set.RefuseSelf(cfg.Advertise, cfg.HasDNSPort); err != nil {
 		return res, err
