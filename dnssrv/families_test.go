@@ -182,7 +182,7 @@ func TestHintsOfOneFamily(t *testing.T) {
 	}
 }
 
-func TestFamiliesThatNodesLack(t *testing.T) {
+func TestNodesWithoutAnAddressOfTheFamily(t *testing.T) {
 	spec := threeNodes()
 	spec.Nodes = []Node{
 		{Name: "n1", Addrs: addrs("10.0.0.11", "fd00::11"), Healthy: true},

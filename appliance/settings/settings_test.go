@@ -33,7 +33,7 @@ func TestSettingsSayTheRuleAndWhatTheyGot(t *testing.T) {
 		{"dns.families", "ipv5", `setting dns.families must be both, ipv4 or ipv6, got "ipv5"`},
 		{"dns.families", "", `setting dns.families must be both, ipv4 or ipv6, got ""`},
 		{"dns.ttl", "soon", `setting dns.ttl must be between 1s and 1h, got "soon"`},
-		{"domain", "internal", `setting domain must be a lower-case zone with a dot, got "internal"`},
+		{"domain", "internal", `setting domain must be a host name with a dot, of letters, digits and hyphens, got "internal"`},
 		{"domain", "docker.io", `setting domain must not overlap an origin`},
 		{"domain", "x.quay.io", `setting domain must not overlap an origin`},
 		{"origins", "default quay.io", `setting origins must have each host once, got quay.io twice`},
@@ -196,7 +196,8 @@ func TestFamiliesNeedANode(t *testing.T) {
 		{"both", []netip.Addr{six}, true}, {"both", nil, true},
 		{"ipv4", []netip.Addr{four}, true}, {"ipv4", []netip.Addr{six, four}, true}, {"ipv4", []netip.Addr{six}, false},
 		{"ipv4", []netip.Addr{mapped}, true},
-		{"ipv6", []netip.Addr{six, four}, true}, {"ipv6", []netip.Addr{four}, false}, {"ipv6", []netip.Addr{mapped}, false},
+		{"ipv6", []netip.Addr{six, four}, true}, {"ipv6", []netip.Addr{four}, false},
+		{"ipv6", []netip.Addr{mapped}, false},
 	} {
 		s, err := Parse(map[string]string{"dns.families": c.families})
 		if err != nil {
