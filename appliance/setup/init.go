@@ -321,7 +321,7 @@ func hostZone() string {
 		return ""
 	}
 	_, zone, _ := strings.Cut(strings.ToLower(name), ".")
-	if !hostname.IsHost(zone) || zone == "localdomain" {
+	if hostname.CheckDomain("casemate."+zone) != nil || zone == "localdomain" {
 		return ""
 	}
 	return zone

@@ -23,8 +23,7 @@ type family int
 const (
 	onlyIPv4 family = iota
 	onlyIPv6
-	bothFamilies
-	deadIPv6 // both, and whatever is sent over IPv6 gets lost on the way
+	deadIPv6 // both families, and whatever is sent over IPv6 gets lost on the way
 )
 
 // lab is a switch with hosts on it, all in network namespaces named after this process.
@@ -102,7 +101,7 @@ func (h *host) addresses(number int) {
 		must(t, "ip", "-n", h.ns, "addr", "add", h.ips[0]+"/24", "dev", "eth0")
 	}
 	switch h.lab.family {
-	case onlyIPv6, bothFamilies:
+	case onlyIPv6:
 		six := fmt.Sprintf("fd77::%d", number)
 		h.ips = append(h.ips, six)
 		must(t, "ip", "-n", h.ns, "addr", "add", six+"/64", "dev", "eth0", "nodad")

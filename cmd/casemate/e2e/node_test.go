@@ -270,7 +270,7 @@ func unmodifiedNode(t *testing.T, f family, initArgs ...string) {
 	t.Run("what was asked for and not there stands in the missing book", func(t *testing.T) {
 		out := b.casemate(t, "missing")
 		for _, want := range []string{"registry.k8s.io/pause:9.9",
-			"https://dl.k8s.io/release/v9.9.9/bin/linux/amd64/kubeadm", "nothing.example.org", "www.bank.example"} {
+			"https://dl.k8s.io/release/v9.9.9/bin/linux/amd64/kubeadm", "nothing.example.org", "www.bank.example", n.ip} {
 			if !strings.Contains(out, want) {
 				t.Errorf("missing does not name %s:\n%s", want, out)
 			}

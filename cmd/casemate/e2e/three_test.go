@@ -28,10 +28,10 @@ type trio struct {
 	procs map[*bastion]*exec.Cmd
 }
 
-func newTrio(t *testing.T, l *lab) *trio {
+func newTrio(t *testing.T, l *lab, initArgs ...string) *trio {
 	t.Helper()
 	tr := &trio{t: t, lab: l, procs: map[*bastion]*exec.Cmd{}}
-	first := newBastion(t, l, "n1")
+	first := newBastion(t, l, "n1", initArgs...)
 	tr.nodes = append(tr.nodes, first)
 	tr.start(first)
 	for _, name := range []string{"n2", "n3"} {
