@@ -21,8 +21,10 @@ const (
 	// attempts are distributed over attemptSpread, the first at once; earlier attempts keep listening.
 	attemptSpread = 1500 * time.Millisecond
 	minAttempts   = 3
-	// maxForwards bounds the questions in flight, maxForwardsPerClient those of one client.
-	maxForwards, maxForwardsPerClient = 1024, 256
+	// maxForwards bounds the questions in flight, maxForwardsPerClient those of one IPv4 address and
+	// maxForwardsPerNetwork those of one /64: a host there can use all of its addresses, and so can a forger, but it
+	// is also where all nodes of a site may be.
+	maxForwards, maxForwardsPerClient, maxForwardsPerNetwork = 1024, 256, 512
 	// At that bound, a new question replaces one of the oldest that has waited longer than lateAfter and longer than
 	// lateTimes the typical time of an answer.
 	lateAfter, lateTimes = 100 * time.Millisecond, 8
@@ -70,13 +72,16 @@ func newForwarder(log *slog.Logger, now func() time.Time) *forwarder {
 // that are answered at once. Among the oldest it picks one of the client that has most. If answers are slow in general,
 // it cancels none: that would end all of them.
 func (f *forwarder) begin(from netip.Addr, cancel context.CancelCauseFunc) *flight {
-	client := oneClient(from)
+	client, share := oneClient(from), maxForwardsPerClient
+	if client.Addr().Is6() {
+		share = maxForwardsPerNetwork
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	now := f.now()
 	var old *flight
 	switch own := f.by[client]; {
-	case own != nil && own.Len() >= maxForwardsPerClient:
+	case own != nil && own.Len() >= share:
 		old = own.Front().Value.(*flight)
 	case f.flights.Len() >= maxForwards:
 		most := 0

@@ -545,9 +545,11 @@ func TestResolversThatComeAndGoAreLoggedRarely(t *testing.T) {
 func TestForwardsAreCountedByClient(t *testing.T) {
 	for _, c := range []struct {
 		name, one, other string // %x counts
+		most             int
 	}{
-		{"an IPv4 address", "10.0.0.1", "10.0.0.2"},
-		{"a /64", "fd00::%x", "fd00:0:0:1::%x"},
+		{"an IPv4 address", "10.0.0.1", "10.0.0.2", maxForwardsPerClient},
+		{"a /64", "fd00::%x", "fd00:0:0:1::%x", maxForwardsPerNetwork},
+		{"a /64 that floods, for IPv4", "fd00::%x", "10.0.0.1", maxForwardsPerNetwork},
 	} {
 		f := newForwarder(testLogger(t), time.Now)
 		at := func(form string, i int) netip.Addr {
@@ -560,8 +562,8 @@ func TestForwardsAreCountedByClient(t *testing.T) {
 		for i := 0; i < maxForwards && f.begin(at(c.one, i), func(error) {}) != nil; i++ {
 			n++
 		}
-		if n != maxForwardsPerClient {
-			t.Errorf("%s has %d questions in flight, want %d", c.name, n, maxForwardsPerClient)
+		if n != c.most {
+			t.Errorf("%s has %d questions in flight, want %d", c.name, n, c.most)
 		}
 		if f.begin(at(c.other, 0), func(error) {}) == nil {
 			t.Errorf("%s keeps another client out", c.name)

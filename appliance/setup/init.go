@@ -321,7 +321,7 @@ func hostZone() string {
 		return ""
 	}
 	_, zone, _ := strings.Cut(strings.ToLower(name), ".")
-	if hostname.CheckDomain("casemate."+zone) != nil || zone == "localdomain" {
+	if !hostname.IsHost(zone) || zone == "localdomain" || hostname.CheckDomain("casemate."+zone) != nil {
 		return ""
 	}
 	return zone
