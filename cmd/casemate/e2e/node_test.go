@@ -126,8 +126,8 @@ func unmodifiedNode(t *testing.T, f family, initArgs ...string) {
 	t.Run("openssl verifies the chain", func(t *testing.T) {
 		for _, name := range []string{"registry.k8s.io", "github.com", "registry.casemate.internal",
 			"n1.casemate.internal"} {
-			n.must(t, "sh", "-c", "openssl s_client -connect "+b.at("443")+" -servername "+name+" -verify_hostname "+name+
-				" -verify_return_error </dev/null")
+			n.must(t, "sh", "-c", "openssl s_client -connect "+b.at("443")+" -servername "+name+
+				" -verify_hostname "+name+" -verify_return_error </dev/null")
 		}
 		n.must(t, "sh", "-c", "openssl s_client -connect "+b.at("443")+" -noservername -verify_ip "+b.ip+
 			" -verify_return_error </dev/null")
@@ -270,7 +270,8 @@ func unmodifiedNode(t *testing.T, f family, initArgs ...string) {
 	t.Run("what was asked for and not there stands in the missing book", func(t *testing.T) {
 		out := b.casemate(t, "missing")
 		for _, want := range []string{"registry.k8s.io/pause:9.9",
-			"https://dl.k8s.io/release/v9.9.9/bin/linux/amd64/kubeadm", "nothing.example.org", "www.bank.example", n.ip} {
+			"https://dl.k8s.io/release/v9.9.9/bin/linux/amd64/kubeadm", "nothing.example.org", "www.bank.example",
+			n.ip} {
 			if !strings.Contains(out, want) {
 				t.Errorf("missing does not name %s:\n%s", want, out)
 			}

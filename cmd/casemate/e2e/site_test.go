@@ -15,8 +15,9 @@ import (
 	"casemate/appliance/doctor"
 )
 
-// TestSiteIPv6: a site without IPv4. Three bastions join over IPv6, a node is enrolled as it was installed, doctor finds
-// nothing, containerd, docker, podman, curl and apt find everything under its upstream name; then a bastion is killed.
+// TestSiteIPv6: a site without IPv4. Three bastions join over IPv6, a node is enrolled as it was installed, doctor
+// finds nothing, containerd, docker, podman, curl and apt find everything under its upstream name; then a bastion is
+// killed.
 func TestSiteIPv6(t *testing.T) { wholeSite(t, onlyIPv6) }
 
 // TestSiteDeadIPv6: the same in a site whose hosts have IPv6 addresses that lead nowhere.
