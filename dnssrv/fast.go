@@ -143,7 +143,7 @@ func (t *Table) fast(out, in []byte, client netip.Addr, udp bool) (n, rcode int,
 
 	n = copy(out, in[:qend])
 	an := 0
-	if f, addr := family(qtype); addr && h.has(isNodes) {
+	if f, addr := family(qtype); addr && qtype != t.withheld && h.has(isNodes) {
 		var buf [maxNodes]*member
 		for _, m := range order(t.live[f], client, &buf) {
 			if n+len(m.packed) > limit {
@@ -161,7 +161,7 @@ func (t *Table) fast(out, in []byte, client netip.Addr, udp bool) (n, rcode int,
 			case s.flags&setLeftOut != 0:
 			case s.qtype == dns.TypeCNAME:
 				return 0, 0, false
-			case s.qtype == qtype:
+			case s.qtype == qtype && qtype != t.withheld:
 				if n+len(s.rrs) > limit {
 					return 0, 0, false
 				}

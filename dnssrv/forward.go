@@ -1,6 +1,7 @@
 package dnssrv
 
 import (
+	"casemate/cluster/share"
 	"container/list"
 	"context"
 	"errors"
@@ -21,8 +22,10 @@ const (
 	// attempts are distributed over attemptSpread, the first at once; earlier attempts keep listening.
 	attemptSpread = 1500 * time.Millisecond
 	minAttempts   = 3
-	// maxForwards bounds the questions in flight, maxForwardsPerClient those of one client.
-	maxForwards, maxForwardsPerClient = 1024, 256
+	// maxForwards bounds the questions in flight, maxForwardsPerClient those of one IPv4 address and
+	// maxForwardsPerNetwork those of one /64: a host there can use all of its addresses, and so can a forger, but it
+	// is also where all nodes of a site may be.
+	maxForwards, maxForwardsPerClient, maxForwardsPerNetwork = 1024, 256, 512
 	// At that bound, a new question replaces one of the oldest that has waited longer than lateAfter and longer than
 	// lateTimes the typical time of an answer.
 	lateAfter, lateTimes = 100 * time.Millisecond, 8
@@ -44,17 +47,15 @@ type forwarder struct {
 	timeout, spread time.Duration // forwardTimeout and attemptSpread; tests set other values before they serve
 
 	mu      sync.Mutex
-	flights list.List // of *flight, the oldest first
-	// By address, not by client (share.Of): over UDP a forger has any address, and must not use up the share of the /64
-	// that the nodes of one network have in common.
-	by      map[netip.Addr]*list.List
-	typical time.Duration // time of a quick answer; 0 before the first one
+	flights list.List                   // of *flight, the oldest first
+	by      map[netip.Prefix]*list.List // by share.Net
+	typical time.Duration               // time of a quick answer; 0 before the first one
 	known   map[netip.AddrPort]*resolverState
 }
 
 // flight is a client's question that resolvers are being asked.
 type flight struct {
-	client   netip.Addr
+	client   netip.Prefix
 	began    time.Time
 	cancel   context.CancelCauseFunc
 	all, own *list.Element // elements of forwarder.flights and forwarder.by; nil once it has ended or was cancelled
@@ -63,7 +64,7 @@ type flight struct {
 func newForwarder(log *slog.Logger, now func() time.Time) *forwarder {
 	return &forwarder{
 		log: log, now: now, timeout: forwardTimeout, spread: attemptSpread,
-		by: make(map[netip.Addr]*list.List), known: make(map[netip.AddrPort]*resolverState),
+		by: make(map[netip.Prefix]*list.List), known: make(map[netip.AddrPort]*resolverState),
 	}
 }
 
@@ -71,13 +72,17 @@ func newForwarder(log *slog.Logger, now func() time.Time) *forwarder {
 // longer than answers take: its answer will probably never come, and a flood of such questions must not displace those
 // that are answered at once. Among the oldest it picks one of the client that has most. If answers are slow in general,
 // it cancels none: that would end all of them.
-func (f *forwarder) begin(client netip.Addr, cancel context.CancelCauseFunc) *flight {
+func (f *forwarder) begin(from netip.Addr, cancel context.CancelCauseFunc) *flight {
+	client, limit := share.Net(from), maxForwardsPerClient
+	if client.Addr().Is6() {
+		limit = maxForwardsPerNetwork
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	now := f.now()
 	var old *flight
 	switch own := f.by[client]; {
-	case own != nil && own.Len() >= maxForwardsPerClient:
+	case own != nil && own.Len() >= limit:
 		old = own.Front().Value.(*flight)
 	case f.flights.Len() >= maxForwards:
 		most := 0

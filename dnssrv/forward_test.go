@@ -1,6 +1,7 @@
 package dnssrv
 
 import (
+	"casemate/cluster/share"
 	"context"
 	"errors"
 	"fmt"
@@ -541,6 +542,36 @@ func TestResolversThatComeAndGoAreLoggedRarely(t *testing.T) {
 	}
 }
 
+// A host of an IPv6 network may ask from each of its addresses: it has one client's share all the same.
+func TestForwardsAreCountedByClient(t *testing.T) {
+	for _, c := range []struct {
+		name, one, other string // %x counts
+		most             int
+	}{
+		{"an IPv4 address", "10.0.0.1", "10.0.0.2", maxForwardsPerClient},
+		{"a /64", "fd00::%x", "fd00:0:0:1::%x", maxForwardsPerNetwork},
+		{"a /64 that floods, for IPv4", "fd00::%x", "10.0.0.1", maxForwardsPerNetwork},
+	} {
+		f := newForwarder(testLogger(t), time.Now)
+		at := func(form string, i int) netip.Addr {
+			if strings.Contains(form, "%") {
+				form = fmt.Sprintf(form, i+1)
+			}
+			return netip.MustParseAddr(form)
+		}
+		n := 0
+		for i := 0; i < maxForwards && f.begin(at(c.one, i), func(error) {}) != nil; i++ {
+			n++
+		}
+		if n != c.most {
+			t.Errorf("%s has %d questions in flight, want %d", c.name, n, c.most)
+		}
+		if f.begin(at(c.other, 0), func(error) {}) == nil {
+			t.Errorf("%s keeps another client out", c.name)
+		}
+	}
+}
+
 func TestForwardsAreBounded(t *testing.T) {
 	now := time.Unix(0, 0)
 	f := newForwarder(testLogger(t), func() time.Time { return now })
@@ -556,7 +587,7 @@ func TestForwardsAreBounded(t *testing.T) {
 	}
 	n := maxForwardsPerClient
 	for i := 2; begin(i) != nil; n++ {
-		if f.by[client(i)].Len() == maxForwardsPerClient {
+		if f.by[share.Net(client(i))].Len() == maxForwardsPerClient {
 			i++
 		}
 	}

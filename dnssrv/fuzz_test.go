@@ -38,12 +38,14 @@ func fuzzSpec() Spec {
 	return spec
 }
 
-// fuzzTables are of fuzzSpec without and with a resolver for everything else.
+// fuzzTables are of fuzzSpec without and with a resolver for everything else, and with one family of addresses.
 func fuzzTables(t testing.TB) []*Table {
+	four, six := fuzzSpec(), fuzzSpec()
+	four.Families, six.Families = OnlyIPv4, OnlyIPv6
 	all := fuzzSpec()
 	all.Forward = append(all.Forward, Forward{Zone: ".",
 		Resolvers: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.54:53")}})
-	return []*Table{table(t, fuzzSpec()), table(t, all)}
+	return []*Table{table(t, fuzzSpec()), table(t, all), table(t, four), table(t, six)}
 }
 
 var (

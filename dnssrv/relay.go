@@ -76,7 +76,13 @@ func (t *Table) take(r *result, resp *dns.Msg, qtype uint16, client netip.Addr) 
 			if resp.Rcode != dns.RcodeSuccess {
 				return errContradict
 			}
+			if qtype == t.withheld {
+				var buf [256]byte
+				r.ns = append(r.ns, t.soaFor(qname, packName(buf[:], name)))
+				return nil
+			}
 			for _, rr := range rrs {
+				t.withoutHints(rr)
 				r.answer = append(r.answer, forwarded(rr, qname))
 			}
 			return nil

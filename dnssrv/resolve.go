@@ -54,10 +54,7 @@ func (t *Table) follow(r *result, qname string, qtype uint16, client netip.Addr)
 			continue
 		}
 		n := len(r.answer)
-		if f, ok := family(qtype); ok && e.has(isNodes) {
-			r.answer = t.appendNodes(r.answer, qname, f, client)
-		}
-		r.answer = append(r.answer, e.set(qtype).unpack(qname)...)
+		r.answer = t.appendData(r.answer, e, qname, qtype, client)
 		if qtype == dns.TypeSOA && t.names.get(wire).has(isApex) {
 			r.answer = append(r.answer, t.soaRR(qname))
 		}
@@ -193,13 +190,20 @@ func (t *Table) additional(r *result, rrs []dns.RR, client netip.Addr) {
 		}
 		var buf [256]byte
 		e := t.names.get(packName(buf[:], target))
-		if e.has(isNodes) {
-			r.extra = t.appendNodes(r.extra, target, v4, client)
-			r.extra = t.appendNodes(r.extra, target, v6, client)
-		}
-		r.extra = append(r.extra, e.set(dns.TypeA).unpack(target)...)
-		r.extra = append(r.extra, e.set(dns.TypeAAAA).unpack(target)...)
+		r.extra = t.appendData(r.extra, e, target, dns.TypeA, client)
+		r.extra = t.appendData(r.extra, e, target, dns.TypeAAAA, client)
 	}
+}
+
+// appendData adds what a name has of a type: addresses of the nodes if it stands for them, and its own records.
+func (t *Table) appendData(rrs []dns.RR, e entry, name string, qtype uint16, client netip.Addr) []dns.RR {
+	if qtype == t.withheld {
+		return rrs
+	}
+	if f, ok := family(qtype); ok && e.has(isNodes) {
+		rrs = t.appendNodes(rrs, name, f, client)
+	}
+	return append(rrs, e.set(qtype).unpack(name)...)
 }
 
 func (t *Table) appendNodes(rrs []dns.RR, name string, family int, client netip.Addr) []dns.RR {

@@ -16,6 +16,7 @@ type Spec struct {
 	TTL          time.Duration
 	Forward      []Forward
 	ResponseRate int
+	Families     string
 	Allow        []netip.Prefix
 }
 
@@ -24,7 +25,7 @@ func (s Spec) update() Update {
 		Reset: true,
 		Base: &Base{
 			Domain: s.Domain, Node: s.Node, TTL: s.TTL, Forward: s.Forward, ResponseRate: s.ResponseRate,
-			Allow: s.Allow,
+			Allow: s.Allow, Families: s.Families,
 		},
 		Nodes: s.Nodes, Origins: s.Origins, Records: map[string][]Record{},
 	}

@@ -27,6 +27,8 @@ type frame struct {
 	ttl    uint32       // seconds
 	live   [2][]*member // by family: the healthy nodes, or all if none is healthy
 
+	withheld uint16 // A or AAAA: the addresses that no answer contains; 0: answers contain both
+
 	members map[string]bool // node names
 
 	own map[string]*fixed // our entries that do not depend on the operator's records, by wire name
@@ -98,6 +100,9 @@ func newFrame(b Base, nodes []Node, origins []string) (*frame, error) {
 			"dns.response_rate must be between 0 (no limit) and %d, got %d", MaxResponseRate, b.ResponseRate)
 	}
 	t.cost = rateCost(b.ResponseRate)
+	if t.withheld, err = withheldType(b.Families); err != nil {
+		return nil, err
+	}
 	for _, p := range b.Allow {
 		if !p.IsValid() {
 			return nil, fmt.Errorf("dns.allow must be a list of networks, got %q", p)
@@ -107,6 +112,7 @@ func newFrame(b Base, nodes []Node, origins []string) (*frame, error) {
 	if err := t.addNodes(nodes); err != nil {
 		return nil, err
 	}
+	t.checkFamilies(nodes)
 	for _, o := range origins {
 		name, err := hostname(o)
 		if err != nil {

@@ -28,6 +28,9 @@ type Base struct {
 	// 10000; five seconds' worth may be used at once. Its NXDOMAIN answers may be ten times as many, all answers to its
 	// network (/24, /56) twenty times. 0: no limit.
 	ResponseRate int
+	// Families is the addresses that answers contain, whoever they come from: BothFamilies (or ""), OnlyIPv4 or
+	// OnlyIPv6. A name that has only others exists and has no data of that type (NODATA).
+	Families string `json:",omitempty"`
 	// Allow lists the clients that may ask. Empty allows none.
 	Allow []netip.Prefix
 }

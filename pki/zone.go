@@ -123,6 +123,9 @@ func canonical(name string) (string, error) {
 		// The lookup profile refuses underscores, which occur in real host names.
 		ascii = strings.ToLower(strings.TrimSuffix(host, "."))
 	}
+	if err := checkLength(name, ascii); err != nil {
+		return "", err
+	}
 	if !validHost(ascii) {
 		return "", mistakef("%q is not a host name", name)
 	}
@@ -130,6 +133,23 @@ func canonical(name string) (string, error) {
 		ascii = "*." + ascii
 	}
 	return ascii, nil
+}
+
+// overlong is the mistake of a name that DNS cannot carry.
+type overlong struct{ mistake }
+
+// checkLength returns an error if a name, or a label of it, is too long (RFC 1035, 2.3.4). ascii is its canonical form.
+func checkLength(name, ascii string) error {
+	if len(ascii) > 253 {
+		return overlong{mistake(fmt.Sprintf("name %.60q… has %d bytes: a host name has at most 253", name, len(ascii)))}
+	}
+	for l := range strings.SplitSeq(ascii, ".") {
+		if len(l) > 63 {
+			return overlong{mistake(fmt.Sprintf("name %.60q… has %d bytes between two dots: a host name has at most 63",
+				name, len(l)))}
+		}
+	}
+	return nil
 }
 
 // validHost reports whether s is a lower-case host name of characters that a certificate may contain, or underscores.
@@ -173,6 +193,9 @@ func parseZone(s string) (zone string, cidr netip.Prefix, err error) {
 			s[:strings.Index(s, ".")+1])
 	}
 	zone, err = canonical(s)
+	if long := (overlong{}); errors.As(err, &long) {
+		return "", cidr, err
+	}
 	if err != nil {
 		return "", cidr, mistakef("%q is neither a zone nor a CIDR", s)
 	}

@@ -113,9 +113,18 @@ func (c *Changes) AddOrigin(ctx context.Context, host string, aliases []string) 
 				in, n)
 		}
 	}
-	host = origin.Fold(host)
+	host, err := origin.Typed(host)
+	if err != nil {
+		return origin.Origin{}, err
+	}
+	aliases = slices.Clone(aliases)
+	for i, al := range aliases {
+		if aliases[i], err = origin.Typed(al); err != nil {
+			return origin.Origin{}, err
+		}
+	}
 	var made origin.Origin
-	err := c.Commit(ctx, func() (*origin.Set, func(cluster.Batch) error, error) {
+	err = c.Commit(ctx, func() (*origin.Set, func(cluster.Batch) error, error) {
 		v := c.Current.State()
 		o := origin.Origin{Host: host, Registry: true}
 		if old, ok := v.Origins.Get(host); ok {
@@ -126,7 +135,7 @@ func (c *Changes) AddOrigin(ctx context.Context, host string, aliases []string) 
 			o.Disabled = ""
 		}
 		for _, al := range aliases {
-			if al = origin.Fold(al); al != host && !slices.Contains(o.Aliases, al) {
+			if al != host && !slices.Contains(o.Aliases, al) {
 				o.Aliases = append(slices.Clone(o.Aliases), al)
 			}
 		}
@@ -176,8 +185,11 @@ func (c *Changes) RemoveOrigin(ctx context.Context, host string) error {
 	if in := origin.Pasted(host); in != "" {
 		return usage.Errorf("an origin is a host name, without a scheme and a path: write %s, got %q", in, host)
 	}
-	host = origin.Fold(host)
-	err := c.Commit(ctx, func() (*origin.Set, func(cluster.Batch) error, error) {
+	host, err := origin.Typed(host)
+	if err != nil {
+		return err
+	}
+	err = c.Commit(ctx, func() (*origin.Set, func(cluster.Batch) error, error) {
 		v := c.Current.State()
 		o, ok := v.Origins.Get(host)
 		if !ok {
@@ -251,6 +263,11 @@ func (c *Changes) SetSetting(ctx context.Context, key string, value *string) err
 				return nil, nil, err
 			}
 		}
+		if key == "dns.families" {
+			if err := c.refuseFamilies(set); err != nil {
+				return nil, nil, err
+			}
+		}
 		isDNS := func(r netip.AddrPort) bool { return slices.Contains(c.DNSAddrs(), r) }
 		if err := set.RefuseSelf(c.Current.Addrs(), isDNS); err != nil {
 			return nil, nil, err
@@ -280,6 +297,18 @@ func (c *Changes) SetSetting(ctx context.Context, key string, value *string) err
 		c.Log.Info("setting changed", "key", key)
 	}
 	return err
+}
+
+func (c *Changes) refuseFamilies(set *settings.Settings) error {
+	list, err := c.Current.Nodes()
+	if err != nil {
+		return err
+	}
+	var addrs []netip.Addr
+	for _, n := range list {
+		addrs = append(addrs, n.Addrs...)
+	}
+	return set.RefuseFamilies(addrs)
 }
 
 // setIssuer makes an enterprise's CA certificate the signing one. value is PEM: its private key, the certificate, and

@@ -377,6 +377,9 @@ func (c *Config) Validate() error {
 var reserved = []string{"registry", "files", "ns", "www", "localhost"}
 
 func checkNode(name string) error {
+	if folded, err := hostname.Fold(name); err == nil && folded != name && hostname.IsLabel(folded) {
+		return fmt.Errorf("node must be a DNS label in lower-case ASCII: write %s, got %q", folded, name)
+	}
 	if !hostname.IsLabel(name) {
 		return fmt.Errorf("node must be a DNS label (a-z, 0-9 and -, at most 63, beginning and ending with a letter "+
 			"or "+

@@ -1,4 +1,5 @@
-// Package hostname checks the form of host names, which must be lower-case, and how zones contain each other.
+// Package hostname folds and checks the form of host names, and how zones contain each other. What a person types goes
+// through Fold once; everything behind it is lower-case ASCII.
 package hostname
 
 import (
@@ -8,7 +9,7 @@ import (
 
 // IsLabel reports whether s is a lower-case host label (RFC 1123 §2.1).
 func IsLabel(s string) bool {
-	if s == "" || len(s) > 63 || s[0] == '-' || s[len(s)-1] == '-' {
+	if s == "" || len(s) > maxLabel || s[0] == '-' || s[len(s)-1] == '-' {
 		return false
 	}
 	for _, r := range []byte(s) {
@@ -21,7 +22,7 @@ func IsLabel(s string) bool {
 
 // IsHost reports whether s is a lower-case host name with at least one dot.
 func IsHost(s string) bool {
-	if len(s) > 253 || !strings.Contains(s, ".") {
+	if len(s) > maxName || !strings.Contains(s, ".") {
 		return false
 	}
 	for label := range strings.SplitSeq(s, ".") {

@@ -24,7 +24,6 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"casemate/cluster/share"
 	"casemate/cluster/tree"
 )
 
@@ -61,7 +60,8 @@ type Entry struct {
 	Count  uint64    `json:"count"`
 	First  time.Time `json:"first"`
 	Last   time.Time `json:"last"`
-	// Clients are addresses, the /64 of IPv6 addresses, or USER@ADDRESS; the newest last, at most 8.
+	// Clients are addresses or USER@ADDRESS; the newest last, at most 8. Earlier versions recorded the /64 of an IPv6
+	// address.
 	Clients []string `json:"clients"`
 	Nodes   []string `json:"nodes,omitempty"`
 	// Noise is the reason why the entry does not show a need, one of Reasons; "" if it does.
@@ -187,7 +187,7 @@ func (b *Book) Note(q Question) (noise string) { return b.note(q, time.Now().UTC
 func (b *Book) note(q Question, now time.Time) (noise string) {
 	q.Name, q.Detail = clean(q.Name, maxName), clean(q.Detail, maxDetail)
 	noise = Judge(q, b.cfg.Facts)
-	from := share.Of(q.Client)
+	from := q.Client.Unmap().WithZone("").String()
 	if q.User != "" {
 		from = clean(q.User, maxDetail) + "@" + from
 	}

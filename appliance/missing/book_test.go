@@ -204,6 +204,66 @@ func TestOneClientFillsItsShareOnly(t *testing.T) {
 	}
 }
 
+// The book shows which host asked, while it counts by /64; a host that changes its address keeps no others out.
+func TestClientsAreShownAsAddresses(t *testing.T) {
+	b := open(t, Config{Max: 1000})
+	t0 := time.Date(2026, 11, 30, 9, 0, 0, 0, time.UTC)
+	ask := func(name, user, client string) {
+		b.note(Question{Kind: Image, Name: name, User: user, Client: netip.MustParseAddr(client)}, t0)
+	}
+	for _, c := range []struct{ client, user, want string }{
+		{"10.0.0.1", "", "10.0.0.1"}, {"::ffff:10.0.0.1", "", "10.0.0.1"}, {"fd00::2:1", "", "fd00::2:1"},
+		{"fe80::1%eth0", "", "fe80::1"}, {"::1", "", "::1"}, {"fd00::2:1", "ops", "ops@fd00::2:1"},
+		{"::ffff:10.0.0.1", "ops", "ops@10.0.0.1"},
+	} {
+		name := "quay.io/" + c.user + c.client + ":1"
+		ask(name, c.user, c.client)
+		for _, e := range entries(t, b) {
+			if e.Name == name && !slices.Equal(e.Clients, []string{c.want}) {
+				t.Errorf("%s %s is shown as %q, want %s", c.user, c.client, e.Clients, c.want)
+			}
+		}
+	}
+	const wanted = "quay.io/wanted:1"
+	for _, client := range []string{"fd00:1::1", "10.0.0.1", "fd00:2::1"} {
+		ask(wanted, "", client)
+	}
+	for i := range 100 {
+		ask(wanted, "", fmt.Sprintf("fd00:bad::%x", i))
+	}
+	e, _ := b.find(key{Image, wanted})
+	if e == nil || len(e.Clients) != maxClients || e.Clients[maxClients-1] != "fd00:bad::63" ||
+		!slices.Equal(e.Clients[:3], []string{"fd00:1::1", "10.0.0.1", "fd00:2::1"}) {
+		t.Errorf("a host with many addresses pushed out the others: %+v", e)
+	}
+}
+
+// A host may send the short name from one of its addresses and the long one from another.
+func TestSearchListsOfHostsWithManyAddresses(t *testing.T) {
+	list := func(short, long string) []Entry {
+		return []Entry{
+			{Kind: DNS, Name: "quay.io", Clients: []string{short}},
+			{Kind: DNS, Name: "quay.io.corp.example", Clients: []string{long}},
+		}
+	}
+	for _, c := range []struct {
+		short, long string
+		want        bool
+	}{
+		{"fd00::1", "fd00::2", true}, {"fd00::/64", "fd00::2", true}, {"fd00::1", "fd00:0:0:1::1", false},
+		{"10.0.0.1", "10.0.0.1", true}, {"10.0.0.1", "10.0.0.2", false},
+	} {
+		all := list(c.short, c.long)
+		at := map[key]*Entry{}
+		for i := range all {
+			at[key{all[i].Kind, all[i].Name}] = &all[i]
+		}
+		if got := searchLists(all, at, nothingKnown{}).expanded(&all[1], at); got != c.want {
+			t.Errorf("%s asked for the name and %s with a suffix: expanded %v, want %v", c.short, c.long, got, c.want)
+		}
+	}
+}
+
 func TestManyAddressesAreBoundedToo(t *testing.T) {
 	b := open(t, Config{Max: 2000})
 	s := b.shelves[Host]

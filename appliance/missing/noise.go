@@ -466,7 +466,7 @@ func searchLists(list []Entry, at map[key]*Entry, facts Facts) searchList {
 				continue
 			}
 			for _, c := range e.Clients {
-				if known || slices.Contains(asked.Clients, c) {
+				if c = ownerOf(c); known || sameOwner(asked.Clients, c) {
 					s[suffix{c, zone}] = true
 				}
 			}
@@ -486,7 +486,7 @@ func (s searchList) expanded(e *Entry, at map[key]*Entry) bool {
 		}
 		zone := strings.Join(labels[n:], ".")
 		for _, c := range e.Clients {
-			if s[suffix{c, zone}] && slices.Contains(short.Clients, c) {
+			if c = ownerOf(c); s[suffix{c, zone}] && sameOwner(short.Clients, c) {
 				return true
 			}
 		}

@@ -41,12 +41,18 @@ func newShelf(max int) *shelf {
 	}
 }
 
-// ownerOf returns the owner of an entry, given one of its clients: the user of USER@ADDRESS, or the address.
+// ownerOf returns the owner of an entry, given one of its clients: the user of USER@ADDRESS, or who is one client with
+// the address (share.Of). Earlier versions recorded the /64 itself.
 func ownerOf(client string) string {
 	if user, _, ok := strings.Cut(client, "@"); ok {
 		return user + "@"
 	}
-	return client
+	return share.OfText(client)
+}
+
+// sameOwner reports whether one of the clients has that owner.
+func sameOwner(clients []string, owner string) bool {
+	return slices.ContainsFunc(clients, func(c string) bool { return ownerOf(c) == owner })
 }
 
 // insert adds an entry, owned by the last of its clients, and returns how many others it evicted.
@@ -70,11 +76,24 @@ func (e *entry) again(client string) {
 		if i >= 0 {
 			e.Clients = slices.Delete(e.Clients, i, i+1)
 		} else if len(e.Clients) == maxClients {
-			e.Clients = slices.Delete(e.Clients, 0, 1)
+			i = oldestOfMost(append(slices.Clone(e.Clients), client))
+			e.Clients = slices.Delete(e.Clients, i, i+1)
 		}
 		e.Clients = append(e.Clients, client)
 	}
 	e.owner.entries.MoveToBack(e.at)
+}
+
+// oldestOfMost returns the index of the oldest client of the owner that has most: a host that changes its address does
+// not push out the others.
+func oldestOfMost(clients []string) int {
+	count := map[string]int{}
+	most := 0
+	for _, c := range clients {
+		count[ownerOf(c)]++
+		most = max(most, count[ownerOf(c)])
+	}
+	return slices.IndexFunc(clients, func(c string) bool { return count[ownerOf(c)] == most })
 }
 
 func (s *shelf) client(name string) *client {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"casemate/appliance/address"
+	"casemate/appliance/hostname"
 	"casemate/appliance/origin"
 	"casemate/appliance/usage"
 	"casemate/cluster"
@@ -99,17 +100,22 @@ func Set(ctx context.Context, tree Updater, name, kind string, in Record) error 
 	if err := whole(name); err != nil {
 		return err
 	}
+	name, err := typed(name)
+	if err != nil {
+		return err
+	}
 	if _, err := address.Parse(strings.Join(in.Values, " ")); err == nil && kind == "CNAME" {
 		return usage.Errorf("the value of a CNAME is a name, got the address %s: set it with type A or AAAA",
 			in.Values[0])
 	}
+	if in.Values, err = folded(kind, in.Values); err != nil {
+		return usage.Errorf("the value of a %s %w", kind, err)
+	}
 	if err := addresses(kind, &in); err != nil {
 		return err
 	}
-	name = origin.Fold(name)
 	rec := dnssrv.Record{Name: name, Type: kind, Values: in.Values}
 	if in.TTL != "" {
-		var err error
 		if rec.TTL, err = time.ParseDuration(in.TTL); err != nil {
 			return usage.Errorf("ttl must be a duration like 1m, got %q", in.TTL)
 		}
@@ -155,15 +161,50 @@ func whole(name string) error {
 		return usage.Errorf("the name of a record is a host name, without a scheme and a path: write %s, got %q", in,
 			name)
 	}
-	if n := origin.Fold(name); n != "" && !strings.ContainsAny(n, ".*") {
+	if n, err := typed(name); err == nil && n != "" && !strings.ContainsAny(n, ".*") {
 		return usage.Errorf("the name of a record is a whole name with a dot, like %s.corp.example, got %q", n, name)
 	}
 	return nil
 }
 
+// typed returns the owner of records as it is stored, from what a person has typed.
+func typed(name string) (string, error) {
+	folded, err := hostname.Fold(origin.Fold(name))
+	if err == nil {
+		err = hostname.CheckLength(folded)
+	}
+	if err != nil {
+		return "", usage.Errorf("the name of a record %w", err)
+	}
+	return folded, nil
+}
+
+// folded returns the values of records with the host names in them folded.
+func folded(kind string, values []string) (out []string, err error) {
+	for _, v := range values {
+		f := strings.Fields(v)
+		if n := len(f); n > 0 && (kind == "CNAME" && n == 1 || kind == "SRV" && n == 4 && f[n-1] != ".") {
+			target, err := hostname.Fold(f[n-1])
+			if err == nil {
+				err = hostname.CheckLength(target)
+			}
+			if err != nil {
+				return nil, err
+			}
+			f[n-1] = target
+			v = strings.Join(f, " ")
+		}
+		out = append(out, v)
+	}
+	return out, nil
+}
+
 // Delete deletes the records of a name for a type, or with "" all of them; fs.ErrNotExist if there are none.
 func Delete(ctx context.Context, tree Updater, name, kind string) error {
-	path := origin.Fold(name)
+	path, err := typed(name)
+	if err != nil {
+		return err
+	}
 	if kind != "" {
 		path += "/" + strings.ToUpper(kind)
 	}

@@ -14,6 +14,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"casemate/appliance/hostname"
 )
 
 // An Origin is a public host that content comes from.
@@ -104,6 +106,15 @@ func Fold(host string) string {
 	return strings.TrimSuffix(host, ".")
 }
 
+// Typed is Fold for a host that a person has typed: other scripts are folded too (xn--). The error is a sentence.
+func Typed(host string) (string, error) {
+	folded, err := hostname.Fold(Fold(host))
+	if err != nil {
+		return "", fmt.Errorf("an origin %w: %w", err, fs.ErrInvalid)
+	}
+	return folded, nil
+}
+
 // Pasted returns the host in a URL or in an image's name, which people paste where a host name belongs; "" if s is
 // neither.
 func Pasted(s string) string {
@@ -112,23 +123,22 @@ func Pasted(s string) string {
 		rest = s
 	}
 	host, _, path := strings.Cut(rest, "/")
-	if host = Fold(host); !ok && !path || Check(host) != nil {
+	host, err := Typed(host)
+	if !ok && !path || err != nil || Check(host) != nil {
 		return ""
 	}
 	return host
 }
 
-// Check returns why host cannot be an origin; host is the result of Fold.
+// Check returns why host cannot be an origin; host is the result of Fold or Typed.
 func Check(host string) error {
 	if _, err := netip.ParseAddr(host); err == nil {
 		return fmt.Errorf("an origin must be a host name, got the address %s: %w", host, fs.ErrInvalid)
 	}
-	ok := len(host) <= 253 && strings.Contains(host, ".")
-	for label := range strings.SplitSeq(host, ".") {
-		ok = ok && len(label) >= 1 && len(label) <= 63 && label[0] != '-' && label[len(label)-1] != '-' &&
-			strings.Trim(label, "abcdefghijklmnopqrstuvwxyz0123456789-") == ""
+	if err := hostname.CheckLength(host); err != nil {
+		return fmt.Errorf("an origin %w: %w", err, fs.ErrInvalid)
 	}
-	if !ok {
+	if !hostname.IsHost(host) {
 		return fmt.Errorf("an origin must be a host name with a dot, like registry.example.org, got %q: %w", host,
 			fs.ErrInvalid)
 	}

@@ -50,6 +50,7 @@ func (r *Resolver) Refresh() error {
 		Base: &dnssrv.Base{
 			Domain: v.Settings.Domain, Node: r.cfg.Current.Self.Name, TTL: v.Settings.TTL, Forward: v.Settings.Forward,
 			Allow: v.Settings.AllowedNets(), ResponseRate: v.Settings.ResponseRate,
+			Families: v.Settings.Families,
 		},
 		Nodes: nodes, Origins: append([]string{}, v.Origins.Names()...),
 	})

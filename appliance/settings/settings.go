@@ -39,6 +39,8 @@ type Settings struct {
 	Allow []netip.Prefix
 	// ResponseRate limits the equal DNS responses per second over UDP to one address; 0: no limit.
 	ResponseRate int
+	// Families are the addresses that DNS answers contain, see dnssrv.Base.
+	Families string
 	// AllowConnected also allows hosts in the subnets of this host's interfaces.
 	AllowConnected bool
 	// Anonymous allows reading images without a user.
@@ -87,11 +89,12 @@ const namesakesHelp = "off, local or all: whose repositories may answer by the l
 // defs are all settings, in the order of the list.
 var defs = []def{
 	{"domain", "casemate.internal", "the own zone; fixed at init", func(s *Settings, v string) error {
-		if !hostname.IsHost(v) {
-			return fmt.Errorf("must be a lower-case zone with a dot, got %q", v)
+		folded, err := hostname.Fold(v)
+		if err == nil {
+			err = hostname.Check(folded)
 		}
-		s.Domain = v
-		return nil
+		s.Domain = folded
+		return err
 	}},
 	{"origins", "default",
 		"hosts that are origins without being added one by one; default is the built-in list, none is no host",
@@ -103,10 +106,14 @@ var defs = []def{
 				case "default":
 					s.Origins = append(s.Origins, origin.Builtin()...)
 				default:
-					if err := origin.Check(f); err != nil {
+					host, err := origin.Typed(f)
+					if err == nil {
+						err = origin.Check(host)
+					}
+					if err != nil {
 						return err
 					}
-					s.Origins = append(s.Origins, builtinOr(f))
+					s.Origins = append(s.Origins, builtinOr(host))
 				}
 			}
 			seen := map[string]bool{}
@@ -165,6 +172,12 @@ var defs = []def{
 		s.ResponseRate = n
 		return nil
 	}},
+	{"dns.families", dnssrv.BothFamilies,
+		"both, ipv4 or ipv6: which addresses answers contain; ipv4 takes AAAA out of all answers, where a site's " +
+			"IPv6 leads nowhere", func(s *Settings, v string) error {
+			s.Families = v
+			return oneOf(v, dnssrv.BothFamilies, dnssrv.OnlyIPv4, dnssrv.OnlyIPv6)
+		}},
 	{"registry.anonymous", "pull", "pull or none: what somebody without a user may do",
 		func(s *Settings, v string) error {
 			s.Anonymous = v == "pull"
@@ -308,7 +321,8 @@ func fields(v string) []string {
 
 func oneOf(v string, allowed ...string) error {
 	if !slices.Contains(allowed, v) {
-		return fmt.Errorf("must be %s, got %q", strings.Join(allowed, " or "), v)
+		last := len(allowed) - 1
+		return fmt.Errorf("must be %s or %s, got %q", strings.Join(allowed[:last], ", "), allowed[last], v)
 	}
 	return nil
 }
@@ -345,7 +359,14 @@ func parseForward(s *Settings, v string) error {
 			zone, list = ".", f
 		}
 		if zone != "." {
-			if zone = origin.Fold(zone); !hostname.IsLabel(zone) && !hostname.IsHost(zone) {
+			folded, err := hostname.Fold(origin.Fold(zone))
+			if err == nil {
+				err = hostname.CheckLength(folded)
+			}
+			if err != nil {
+				return fmt.Errorf("must have a valid zone before =: it %w", err)
+			}
+			if zone = folded; !hostname.IsLabel(zone) && !hostname.IsHost(zone) {
 				return fmt.Errorf("must have a zone before =, got %q", f)
 			}
 		}
@@ -462,6 +483,27 @@ func (s *Settings) AllowedNets() []netip.Prefix {
 		}
 	}
 	return list
+}
+
+// RefuseDomain refuses a domain that could not be served, or that no client would ask us for. It is not part of Parse,
+// so that a cluster that was made before this was checked still starts.
+func (s *Settings) RefuseDomain() error {
+	if err := hostname.CheckDomain(s.Domain); err != nil {
+		return usage.Errorf("setting domain %w", err)
+	}
+	return nil
+}
+
+// RefuseFamilies refuses to leave our names without any address; nodes are the addresses of all nodes. It is not part
+// of Parse, because a cluster may come to it by losing nodes.
+func (s *Settings) RefuseFamilies(nodes []netip.Addr) error {
+	if s.Families == dnssrv.BothFamilies || slices.ContainsFunc(nodes, func(a netip.Addr) bool {
+		return a.Unmap().Is4() == (s.Families == dnssrv.OnlyIPv4)
+	}) {
+		return nil
+	}
+	return usage.Errorf("setting dns.families must not be %s: no node has such an address, so no name would have "+
+		"one; add one to advertise, or use %s", s.Families, dnssrv.BothFamilies)
 }
 
 // RefuseArch refuses an unknown architecture for aliases. It is not part of Parse, so that a cluster in which one was

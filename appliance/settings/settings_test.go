@@ -30,8 +30,10 @@ func TestSettingsSayTheRuleAndWhatTheyGot(t *testing.T) {
 		{"dns.response_rate", "-1", `setting dns.response_rate must be between 0 (no limit) and 10000, got "-1"`},
 		{"dns.response_rate", "10001", `setting dns.response_rate must be between 0 (no limit) and 10000, got "10001"`},
 		{"dns.response_rate", "many", `setting dns.response_rate must be between 0 (no limit) and 10000, got "many"`},
+		{"dns.families", "ipv5", `setting dns.families must be both, ipv4 or ipv6, got "ipv5"`},
+		{"dns.families", "", `setting dns.families must be both, ipv4 or ipv6, got ""`},
 		{"dns.ttl", "soon", `setting dns.ttl must be between 1s and 1h, got "soon"`},
-		{"domain", "internal", `setting domain must be a lower-case zone with a dot, got "internal"`},
+		{"domain", "internal", `setting domain must be a host name with a dot, of letters, digits and hyphens, got "internal"`},
 		{"domain", "docker.io", `setting domain must not overlap an origin`},
 		{"domain", "x.quay.io", `setting domain must not overlap an origin`},
 		{"origins", "default quay.io", `setting origins must have each host once, got quay.io twice`},
@@ -178,6 +180,31 @@ func TestSettingsNameTheirUnit(t *testing.T) {
 			strings.Trim(d.dflt, "0123456789") != d.dflt {
 			t.Errorf("%s: a setting with the default %s needs a unit in its help, and a line in this test",
 				d.key, d.dflt)
+		}
+	}
+}
+
+// A setting that would leave our names without any address is refused.
+func TestFamiliesNeedANode(t *testing.T) {
+	four, six := netip.MustParseAddr("10.0.0.11"), netip.MustParseAddr("fd00::11")
+	mapped := netip.MustParseAddr("::ffff:10.0.0.12")
+	for _, c := range []struct {
+		families string
+		nodes    []netip.Addr
+		ok       bool
+	}{
+		{"both", []netip.Addr{six}, true}, {"both", nil, true},
+		{"ipv4", []netip.Addr{four}, true}, {"ipv4", []netip.Addr{six, four}, true}, {"ipv4", []netip.Addr{six}, false},
+		{"ipv4", []netip.Addr{mapped}, true},
+		{"ipv6", []netip.Addr{six, four}, true}, {"ipv6", []netip.Addr{four}, false},
+		{"ipv6", []netip.Addr{mapped}, false},
+	} {
+		s, err := Parse(map[string]string{"dns.families": c.families})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.RefuseFamilies(c.nodes); (err == nil) != c.ok {
+			t.Errorf("%s with nodes %v: %v", c.families, c.nodes, err)
 		}
 	}
 }

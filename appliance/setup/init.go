@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"os"
 	"os/user"
@@ -85,7 +86,16 @@ func Init(ctx context.Context, cfg config.Config, opt InitOptions) (res InitResu
 	if err != nil {
 		return res, err
 	}
-	if err := set.RefuseArch(); err != nil {
+	for _, refuse := range []func() error{set.RefuseDomain, set.RefuseArch} {
+		if err := refuse(); err != nil {
+			return res, err
+		}
+	}
+	if _, given := opt.Set["domain"]; given {
+		opt.Set = maps.Clone(opt.Set)
+		opt.Set["domain"] = set.Domain
+	}
+	if err := set.RefuseFamilies(cfg.Advertise); err != nil {
 		return res, err
 	}
 	res.Domain = set.Domain
@@ -315,7 +325,7 @@ func hostZone() string {
 		return ""
 	}
 	_, zone, _ := strings.Cut(strings.ToLower(name), ".")
-	if !hostname.IsHost(zone) || zone == "localdomain" {
+	if !hostname.IsHost(zone) || zone == "localdomain" || hostname.CheckDomain("casemate."+zone) != nil {
 		return ""
 	}
 	return zone

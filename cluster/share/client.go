@@ -9,9 +9,8 @@
 // gets its share (Places, Ranking, Turns). No type here reads a clock, and all but Ranking and Recent are safe for
 // concurrent use.
 //
-// DNS counts some things by address instead: a UDP question may have a forged address, so a bound for its /64 would
-// only let a forger use up the share of its neighbours (dnssrv, limit.go and forward.go). A rotation of the root
-// certificates records addresses, because each host has to fetch the new root by itself (appliance/rotation).
+// A rotation of the root certificates records addresses instead, because each host has to fetch the new root by itself
+// (appliance/rotation).
 package share
 
 import (

@@ -34,7 +34,7 @@ func TestMissingPrintsLists(t *testing.T) {
 	}
 	book[3].Solved = true
 	for i := range book { // text from clients occurs in comments too
-		book[i].Count, book[i].Clients, book[i].Detail = int64(i+1), []string{"10.0.0.1", "ops@fd00::/64"},
+		book[i].Count, book[i].Clients, book[i].Detail = int64(i+1), []string{"10.0.0.1", "ops@fd00::5"},
 			"why # not\nquay.io/forged:1"
 	}
 	for _, c := range []struct {
@@ -61,7 +61,7 @@ func TestMissingPrintsLists(t *testing.T) {
 			t.Fatal(err)
 		}
 		if n := strings.Count(out.String(), " times, last at "); n == 0 ||
-			!strings.Contains(out.String(), ", by 10.0.0.1 ops@fd00::/64\n# why # not?quay.io/forged:1\n") {
+			!strings.Contains(out.String(), ", by 10.0.0.1 ops@fd00::5\n# why # not?quay.io/forged:1\n") {
 			t.Errorf("the %s list does not say who asked:\n%s", c.kind, out.String())
 		}
 		w, err := c.read(&lists.Parser{}, out.String())

@@ -37,7 +37,11 @@ func (l *lab) fresh(t *testing.T, name string) *host {
 		}
 	}
 	os.Remove(h.path("etc/resolv.conf"))
-	h.write("etc/resolv.conf", "# as it was installed\nsearch corp.example\nnameserver 10.77.0.250\noptions "+
+	nobody := "10.77.0.250"
+	if l.family == onlyIPv6 {
+		nobody = "fd77::250"
+	}
+	h.write("etc/resolv.conf", "# as it was installed\nsearch corp.example\nnameserver "+nobody+"\noptions "+
 		"timeout:1 attempts:1\n")
 	h.write("etc/hosts", "127.0.0.1 localhost\n")
 	h.must(t, "update-ca-certificates", "--fresh")

@@ -7,6 +7,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,30 +17,46 @@ import (
 	"time"
 )
 
+// family is which addresses the hosts of a lab have.
+type family int
+
+const (
+	onlyIPv4 family = iota
+	onlyIPv6
+	deadIPv6 // both families, and whatever is sent over IPv6 gets lost on the way
+)
+
 // lab is a switch with hosts on it, all in network namespaces named after this process.
 type lab struct {
-	t     testing.TB
-	name  string
-	hosts int
-	dir   string
+	t      testing.TB
+	name   string
+	family family
+	hosts  int
+	dir    string
 }
 
-// host is a network namespace with an address, a resolver and a trust store.
+// host is a network namespace with addresses, a resolver and a trust store.
 type host struct {
 	lab  *lab
 	name string
 	ns   string
-	ip   string
-	dir  string // its scratch directory; etc/ below it is mounted at /etc
-	view string // the script by which a command gets to see it; enter if empty
+	ip   string   // one that works
+	ips  []string // all
+	dir  string   // its scratch directory; etc/ below it is mounted at /etc
+	view string   // the script by which a command gets to see it; enter if empty
 }
 
 func newLab(t testing.TB) *lab {
 	t.Helper()
+	return newLabOf(t, onlyIPv4)
+}
+
+func newLabOf(t testing.TB, f family) *lab {
+	t.Helper()
 	if os.Getuid() != 0 {
 		t.Fatal("end-to-end tests need root")
 	}
-	l := &lab{t: t, name: fmt.Sprintf("cm%d", os.Getpid()), dir: t.TempDir()}
+	l := &lab{t: t, name: fmt.Sprintf("cm%d", os.Getpid()), family: f, dir: t.TempDir()}
 	must(t, "ip", "netns", "add", l.name+"sw")
 	t.Cleanup(func() { run("ip", "netns", "del", l.name+"sw") })
 	must(t, "ip", "-n", l.name+"sw", "link", "add", "br0", "type", "bridge")
@@ -51,16 +68,15 @@ func newLab(t testing.TB) *lab {
 func (l *lab) host(name, dns string) *host {
 	l.t.Helper()
 	l.hosts++
-	h := &host{lab: l, name: name, ns: l.name + name, ip: fmt.Sprintf("10.77.0.%d", l.hosts+1),
-		dir: filepath.Join(l.dir, name)}
+	h := &host{lab: l, name: name, ns: l.name + name, dir: filepath.Join(l.dir, name)}
 	must(l.t, "ip", "netns", "add", h.ns)
 	l.t.Cleanup(func() { run("ip", "netns", "del", h.ns) })
 	port := fmt.Sprintf("p%d", l.hosts)
 	must(l.t, "ip", "-n", l.name+"sw", "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", h.ns)
 	must(l.t, "ip", "-n", l.name+"sw", "link", "set", port, "master", "br0", "up")
-	must(l.t, "ip", "-n", h.ns, "addr", "add", h.ip+"/24", "dev", "eth0")
 	must(l.t, "ip", "-n", h.ns, "link", "set", "eth0", "up")
 	must(l.t, "ip", "-n", h.ns, "link", "set", "lo", "up")
+	h.addresses(l.hosts + 1)
 	for _, d := range []string{"etc/certs", "etc/local", "tmp"} {
 		if err := os.MkdirAll(filepath.Join(h.dir, d), 0o755); err != nil {
 			l.t.Fatal(err)
@@ -74,6 +90,42 @@ func (l *lab) host(name, dns string) *host {
 	h.write("etc/hosts", "127.0.0.1 localhost\n")
 	h.write("etc/certs/ca-certificates.crt", "")
 	return h
+}
+
+// addresses gives the host its addresses: the number is their last part.
+func (h *host) addresses(number int) {
+	t := h.lab.t
+	t.Helper()
+	if h.lab.family != onlyIPv6 {
+		h.ips = append(h.ips, fmt.Sprintf("10.77.0.%d", number))
+		must(t, "ip", "-n", h.ns, "addr", "add", h.ips[0]+"/24", "dev", "eth0")
+	}
+	switch h.lab.family {
+	case onlyIPv6:
+		six := fmt.Sprintf("fd77::%d", number)
+		h.ips = append(h.ips, six)
+		must(t, "ip", "-n", h.ns, "addr", "add", six+"/64", "dev", "eth0", "nodad")
+	case deadIPv6:
+		// Each host is in a network of its own, behind a router that nobody is.
+		six := fmt.Sprintf("fd77:0:0:%d::1", number)
+		h.ips = append(h.ips, six)
+		must(t, "ip", "-n", h.ns, "addr", "add", six+"/64", "dev", "eth0", "nodad")
+		must(t, "ip", "-n", h.ns, "neigh", "add", "fe80::99", "lladdr", "02:00:00:00:00:99", "nud", "permanent", "dev",
+			"eth0")
+		must(t, "ip", "-n", h.ns, "route", "add", "default", "via", "fe80::99", "dev", "eth0")
+	}
+	h.ip = h.ips[0]
+}
+
+// at returns one of the host's sockets, as it is written in a URL and by most programs.
+func (h *host) at(port string) string { return net.JoinHostPort(h.ip, port) }
+
+// addressType returns the type of DNS record that has the host's address, and the one that has none.
+func (h *host) addressType() (has, not string) {
+	if strings.Contains(h.ip, ":") {
+		return "AAAA", "A"
+	}
+	return "A", "AAAA"
 }
 
 func (h *host) path(name string) string { return filepath.Join(h.dir, name) }
@@ -264,10 +316,15 @@ func newBastionOf(t testing.TB, l *lab, name, binary string, initArgs ...string)
 	b := &bastion{host: l.host(name, ""), binary: binary}
 	b.config = b.path("casemate.yaml")
 	b.socket = b.path("admin.sock")
-	b.write("casemate.yaml", fmt.Sprintf("node: %s\ndata: %s\nadvertise: [%s]\nlisten:\n  admin: %s\n", name,
-		b.path("data"), b.ip, b.socket))
+	b.configure(b.path("data"))
 	b.must(t, append([]string{b.bin(), "init", "--config", b.config}, initArgs...)...)
 	return b
+}
+
+// configure writes the config.
+func (b *bastion) configure(data string) {
+	b.write("casemate.yaml", fmt.Sprintf("node: %s\ndata: %s\nadvertise: [\"%s\"]\nlisten:\n  admin: %s\n", b.name,
+		data, strings.Join(b.ips, `", "`), b.socket))
 }
 
 func (b *bastion) bin() string {

@@ -16,9 +16,19 @@ import (
 
 // TestUnmodifiedNode is the reason why casemate exists: a node that knows nothing but a resolver and a CA pulls and
 // fetches by upstream names.
-func TestUnmodifiedNode(t *testing.T) {
-	l := newLab(t)
-	b := newBastion(t, l, "n1")
+func TestUnmodifiedNode(t *testing.T) { unmodifiedNode(t, onlyIPv4) }
+
+// The same over IPv6 alone.
+func TestUnmodifiedNodeIPv6(t *testing.T) { unmodifiedNode(t, onlyIPv6) }
+
+// The same where every host has an IPv6 address that leads nowhere: dns.families keeps clients from it.
+func TestUnmodifiedNodeDeadIPv6(t *testing.T) {
+	unmodifiedNode(t, deadIPv6, "--set", "dns.families=ipv4")
+}
+
+func unmodifiedNode(t *testing.T, f family, initArgs ...string) {
+	l := newLabOf(t, f)
+	b := newBastion(t, l, "n1", initArgs...)
 	b.serve(t)
 	n := l.host("node", b.ip)
 	n.trust(b.casemate(t, "ca"))
@@ -74,16 +84,17 @@ func TestUnmodifiedNode(t *testing.T) {
 	b.casemate(t, "file", "put", kubeadm, b.path("kubeadm"))
 
 	t.Run("dig", func(t *testing.T) {
+		has, not := b.addressType()
 		for _, name := range []string{"registry.k8s.io", "registry-1.docker.io", "docker.io", "quay.io", "dl.k8s.io",
 			"github.com"} {
 			for _, proto := range []string{"+notcp", "+tcp"} {
-				if out := strings.TrimSpace(n.must(t, "dig", "+short", proto, name, "A")); out != b.ip {
+				if out := strings.TrimSpace(n.must(t, "dig", "+short", proto, name, has)); out != b.ip {
 					t.Errorf("dig %s %s: %q, want %s", proto, name, out, b.ip)
 				}
 			}
-			if out := n.must(t, "dig", name, "AAAA"); !strings.Contains(out, "status: NOERROR") ||
+			if out := n.must(t, "dig", name, not); !strings.Contains(out, "status: NOERROR") ||
 				!strings.Contains(out, "SOA") {
-				t.Errorf("AAAA of %s must be NODATA with an SOA:\n%s", name, out)
+				t.Errorf("%s of %s must be NODATA with an SOA:\n%s", not, name, out)
 			}
 		}
 		if out := n.must(t, "dig", "nothing.example.org"); !strings.Contains(out, "status: NXDOMAIN") {
@@ -115,13 +126,13 @@ func TestUnmodifiedNode(t *testing.T) {
 	t.Run("openssl verifies the chain", func(t *testing.T) {
 		for _, name := range []string{"registry.k8s.io", "github.com", "registry.casemate.internal",
 			"n1.casemate.internal"} {
-			n.must(t, "sh", "-c", "openssl s_client -connect "+b.ip+":443 -servername "+name+" -verify_hostname "+name+
-				" -verify_return_error </dev/null")
+			n.must(t, "sh", "-c", "openssl s_client -connect "+b.at("443")+" -servername "+name+
+				" -verify_hostname "+name+" -verify_return_error </dev/null")
 		}
-		n.must(t, "sh", "-c", "openssl s_client -connect "+b.ip+":443 -noservername -verify_ip "+b.ip+
+		n.must(t, "sh", "-c", "openssl s_client -connect "+b.at("443")+" -noservername -verify_ip "+b.ip+
 			" -verify_return_error </dev/null")
-		if out, err := n.try("sh", "-c", "openssl s_client -connect "+b.ip+
-			":443 -servername www.bank.example -verify_return_error </dev/null"); err == nil {
+		if out, err := n.try("sh", "-c", "openssl s_client -connect "+b.at("443")+
+			" -servername www.bank.example -verify_return_error </dev/null"); err == nil {
 			t.Errorf("a name that is not ours must get no certificate:\n%s", out)
 		}
 	})
@@ -259,7 +270,8 @@ func TestUnmodifiedNode(t *testing.T) {
 	t.Run("what was asked for and not there stands in the missing book", func(t *testing.T) {
 		out := b.casemate(t, "missing")
 		for _, want := range []string{"registry.k8s.io/pause:9.9",
-			"https://dl.k8s.io/release/v9.9.9/bin/linux/amd64/kubeadm", "nothing.example.org", "www.bank.example"} {
+			"https://dl.k8s.io/release/v9.9.9/bin/linux/amd64/kubeadm", "nothing.example.org", "www.bank.example",
+			n.ip} {
 			if !strings.Contains(out, want) {
 				t.Errorf("missing does not name %s:\n%s", want, out)
 			}

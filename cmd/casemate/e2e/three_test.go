@@ -28,10 +28,10 @@ type trio struct {
 	procs map[*bastion]*exec.Cmd
 }
 
-func newTrio(t *testing.T, l *lab) *trio {
+func newTrio(t *testing.T, l *lab, initArgs ...string) *trio {
 	t.Helper()
 	tr := &trio{t: t, lab: l, procs: map[*bastion]*exec.Cmd{}}
-	first := newBastion(t, l, "n1")
+	first := newBastion(t, l, "n1", initArgs...)
 	tr.nodes = append(tr.nodes, first)
 	tr.start(first)
 	for _, name := range []string{"n2", "n3"} {
@@ -52,8 +52,7 @@ func (tr *trio) join(by *bastion, name string) *bastion {
 	}
 	must(tr.t, "mount", "-t", "tmpfs", "-o", "size=256m", "tmpfs", b.path("disk"))
 	tr.t.Cleanup(func() { run("umount", b.path("disk")) })
-	b.write("casemate.yaml", fmt.Sprintf("node: %s\ndata: %s\nadvertise: [%s]\nlisten:\n  admin: %s\n", name,
-		b.path("disk/data"), b.ip, b.socket))
+	b.configure(b.path("disk/data"))
 	token := strings.Fields(by.casemate(tr.t, "token", "create"))[0]
 	b.must(tr.t, b.bin(), "join", "--config", b.config, "--token", token, by.ip)
 	tr.nodes = append(tr.nodes, b)
