@@ -91,15 +91,6 @@ func networks(addrs []netip.Addr) (out []netip.Prefix) {
 	return out
 }
 
-// singles returns the addresses as ranges.
-func singles(addrs []netip.Addr) []netip.Prefix {
-	var out []netip.Prefix
-	for _, a := range addrs {
-		out = append(out, netip.PrefixFrom(a, a.BitLen()))
-	}
-	return out
-}
-
 // within reports whether name is zone or below it. Both are in canonical form.
 func within(name, zone string) bool {
 	return strings.HasSuffix(name, zone) && (len(name) == len(zone) || name[len(name)-len(zone)-1] == '.')
