@@ -120,6 +120,8 @@ type Options struct {
 	// DNS is the path of the socket of a DNS process that systemd runs. "": the daemon starts one, with the sockets
 	// that it inherited or has bound.
 	DNS string
+	// Now is the clock of certificates and of what status says of times; nil: time.Now.
+	Now func() time.Time
 }
 
 // startDNS replaces the DNS process by goroutines of this process; tests set it.
@@ -133,6 +135,9 @@ func Open(cfg config.Config, opt Options) (_ *Appliance, err error) {
 	}
 	if opt.Inherited == nil {
 		opt.Inherited = activation.Files(true)
+	}
+	if opt.Now == nil {
+		opt.Now = time.Now
 	}
 	opt.Version, opt.Commit = cmp.Or(opt.Version, "unknown"), cmp.Or(opt.Commit, "unknown")
 	if err := setup.Removed(cfg.Data); err != nil {
@@ -216,7 +221,7 @@ func (a *Appliance) openServices() (err error) {
 		Domain: set.Domain, Node: a.cfg.Node, Addrs: a.cfg.Advertise,
 		Known:  func(name string) bool { return a.current.State().CertNames[name] },
 		Miss:   func(client netip.Addr, name string) { a.miss(missing.TLS, name, "", client) },
-		CRLURL: set.RevocationURL(), Log: a.log.With("room", "pki"),
+		CRLURL: set.RevocationURL(), Log: a.log.With("room", "pki"), Now: a.opt.Now,
 	})
 	if err != nil {
 		return err
@@ -315,7 +320,7 @@ func (a *Appliance) wire() {
 		Cluster: a.cluster, CA: a.ca, Registry: a.registry, Imports: a.imports, Book: a.book,
 		Rotation: a.rotation, NotPermitted: a.changes.NotPermitted,
 		Current: a.current, Lookup: a.lookup, Problems: &a.problems, Luck: &a.luck, DNSProblems: a.dns.Problems,
-		Ready: a.ready, Counts: func() (images, files int) { return setup.Counts(a.cluster) },
+		Ready: a.ready, Now: a.opt.Now, Counts: func() (images, files int) { return setup.Counts(a.cluster) },
 	}
 	a.admin = &admin.API{
 		Node: a.cfg.Node, Cluster: a.cluster, Tree: a.tree, CA: a.ca, Users: a.users,
@@ -374,7 +379,10 @@ func (a *Appliance) ready() error {
 	if a.stopping.Load() {
 		return errors.New("this node is stopping")
 	}
-	return a.dns.Err()
+	if err := a.dns.Err(); err != nil {
+		return err
+	}
+	return a.ca.Serves()
 }
 
 // Close closes the disk and the remaining sockets. It is safe to call it more than once.
