@@ -56,7 +56,7 @@ func (cfg Config) members(cluster string) member.Config {
 	return member.Config{
 		Node: cfg.Node, Addr: cfg.PeerAddr, Cluster: cluster, Version: cfg.Version, Dir: cfg.Dir, FS: cfg.FS,
 		Log: cfg.Log,
-		Now: cfg.Now, CheckCSR: cfg.checkCSR,
+		Now: cfg.Now, AnyClock: cfg.AnyClock, CheckCSR: cfg.checkCSR,
 	}
 }
 

@@ -63,6 +63,8 @@ type InitOptions struct {
 	ConfigFile string
 	// Given is what flags say: node, data and advertise are added to a config file that does not set them.
 	Given config.Config
+	// Clock is what the machine knows of the time; the zero value checks nothing.
+	Clock Clock
 	// Log gets one line per change of state. nil: nothing is logged.
 	Log *slog.Logger
 }
@@ -71,8 +73,6 @@ type InitOptions struct {
 type InitResult struct {
 	Prepared
 	Domain string
-	// Notes are sentences for the operator: origins that are not enabled and why, resolvers for other names.
-	Notes []string
 }
 
 // Init creates the first node of a cluster: its data directory, its settings, secrets and origins, and the CA; it
@@ -82,6 +82,9 @@ type InitResult struct {
 // a data directory that is initialised already is fs.ErrExist.
 func Init(ctx context.Context, cfg config.Config, opt InitOptions) (res InitResult, err error) {
 	log := orDiscard(opt.Log)
+	if res.Notes, err = opt.Clock.check(); err != nil {
+		return res, err
+	}
 	set, err := settings.Parse(opt.Set)
 	if err != nil {
 		return res, err
@@ -114,11 +117,13 @@ func Init(ctx context.Context, cfg config.Config, opt InitOptions) (res InitResu
 	if err := checkDataDir(cfg.Data); err != nil {
 		return res, err
 	}
+	notes := res.Notes // also origins that are not enabled and why
 	res.Prepared, err = prepare(cfg, opt.Given, opt.ConfigFile,
 		func() error { return bootstrap(ctx, cfg, opt, log, set, spec, disabled) })
 	if err != nil {
 		return res, err
 	}
+	res.Notes = notes
 	if _, given := opt.Set["domain"]; !given {
 		if zone := hostZone(); zone != "" {
 			res.Notes = append(res.Notes, fmt.Sprintf("the cluster's zone is %s and cannot be changed later; this "+

@@ -20,6 +20,8 @@ type Prepared struct {
 	Resumed bool
 	// Next starts the daemon.
 	Next string
+	// Notes are sentences for the operator.
+	Notes []string
 	// Firewall are the commands that open the ports if firewalld runs; none if systemd does not run the daemon.
 	Firewall []string
 }

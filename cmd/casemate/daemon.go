@@ -36,7 +36,7 @@ type preparedNode struct {
 func newPreparedNode(cfg config.Config, p setup.Prepared) preparedNode {
 	return preparedNode{
 		Node: cfg.Node, Data: cfg.Data, ConfigWritten: p.ConfigFile, Resumed: p.Resumed, StartWith: p.Next,
-		Firewall: notNil(p.Firewall), Notes: []string{},
+		Firewall: notNil(p.Firewall), Notes: notNil(p.Notes),
 	}
 }
 
@@ -49,6 +49,12 @@ func nodeFlags(cmd *cobra.Command, config, name, data *string, advertise *[]neti
 	f.StringVar(name, "name", "", "node `NAME` (default: the host's short name)")
 	f.StringVar(data, "data", "", "data `DIRECTORY` (default: "+service.DataDir+")")
 	cmd.MarkFlagDirname("data")
+}
+
+// clockFlag adds the flag with which an operator vouches for the machine's clock.
+func clockFlag(cmd *cobra.Command, c *setup.Clock) {
+	cmd.Flags().BoolVar(&c.Right, "clock-is-right", false,
+		"continue although the clock of this machine seems to be wrong")
 }
 
 // configFlag adds the flag with the path of the node's config.
@@ -95,18 +101,15 @@ what --permit adds; "casemate ca rotate --permit" makes another, wider root.`,
 			}
 			opt.ConfigFile, opt.Given = config, given
 			opt.Log = warnings(cmd)
+			opt.Clock.Read(madeAt())
 			res, err := setup.Init(cmd.Context(), cfg, opt)
 			if err != nil {
 				return err
 			}
 			out := newPreparedNode(cfg, res.Prepared)
-			out.Domain, out.Notes = res.Domain, notNil(res.Notes)
-			var lines []string
-			for _, n := range res.Notes {
-				lines = append(lines, "note: "+n)
-			}
+			out.Domain = res.Domain
 			what := fmt.Sprintf("%s is the first node of %s, its data is in %s", cfg.Node, res.Domain, cfg.Data)
-			lines = append(lines, nextSteps(res.Prepared, what)...)
+			lines := nextSteps(res.Prepared, what)
 			return o.changedTo(cmd, out, append(lines, enrollHost,
 				"and every node with the line that this prints: casemate enroll")...)
 		},
@@ -117,6 +120,7 @@ what --permit adds; "casemate ca rotate --permit" makes another, wider root.`,
 	zonesVar(f, &opt.Permit, "permit",
 		"`ZONE` or CIDR that certificates may be for, besides the public ones; may be repeated")
 	zonesVar(f, &opt.Exclude, "exclude", "`ZONE` or CIDR that certificates must never be for; may be repeated")
+	clockFlag(cmd, &opt.Clock)
 	settingsVar(f, &set, "set", "cluster setting `KEY=VALUE`; may be repeated")
 	o.prints(cmd, preparedNode{})
 	return cmd
@@ -129,6 +133,9 @@ const enrollHost = "once it runs, enroll this host itself, so that the names res
 
 // nextSteps describes what was made and which commands come next.
 func nextSteps(p setup.Prepared, what string) (lines []string) {
+	for _, n := range p.Notes {
+		lines = append(lines, "note: "+n)
+	}
 	if p.Resumed {
 		lines = append(lines, "note: the data existed already, from a run that was interrupted; "+
 			"the missing part is written, and flags other than those for the config are ignored")
