@@ -28,6 +28,7 @@ import (
 	"casemate/appliance/admin"
 	"casemate/appliance/change"
 	"casemate/appliance/clientconn"
+	"casemate/appliance/clock"
 	"casemate/appliance/config"
 	"casemate/appliance/content"
 	"casemate/appliance/current"
@@ -98,6 +99,7 @@ type Appliance struct {
 	lines    *lograte.Limit // for events that clients cause
 	problems status.Problems
 	luck     status.Luck
+	clock    clock.Watch
 
 	peers    atomic.Pointer[http.Handler] // serves requests that other nodes forward; nil until it is ready
 	stopping atomic.Bool
@@ -295,7 +297,8 @@ func (a *Appliance) wire() {
 	a.places = clientconn.NewPlaces(maxConnections(), func(client string) bool { return hosts().NodeAddrs[client] })
 	a.turns = clientconn.NewTurns()
 	a.metrics = metrics.New(metrics.Sources{
-		Version: a.opt.Version, Commit: a.opt.Commit, Node: a.cfg.Node, Ready: a.ready, Places: a.places,
+		Version: a.opt.Version, Commit: a.opt.Commit, Node: a.cfg.Node, Started: a.started,
+		Ready: a.ready, Places: a.places,
 		Book: a.book, DNS: a.dns, Cluster: a.cluster, Imports: a.imports, CA: a.ca,
 	})
 	a.rotation = rotation.Open(rotation.Config{
@@ -319,8 +322,9 @@ func (a *Appliance) wire() {
 		Node: a.cfg.Node, Version: a.opt.Version, Started: a.started, Advertise: a.cfg.Advertise,
 		Cluster: a.cluster, CA: a.ca, Registry: a.registry, Imports: a.imports, Book: a.book,
 		Rotation: a.rotation, NotPermitted: a.changes.NotPermitted,
-		Current: a.current, Lookup: a.lookup, Problems: &a.problems, Luck: &a.luck, DNSProblems: a.dns.Problems,
-		Ready: a.ready, Now: a.opt.Now, Counts: func() (images, files int) { return setup.Counts(a.cluster) },
+		Current: a.current, Lookup: a.lookup, Problems: &a.problems, Luck: &a.luck, ClockJumps: a.clock.Sentences,
+		DNSProblems: a.dns.Problems,
+		Ready:       a.ready, Now: a.opt.Now, Counts: func() (images, files int) { return setup.Counts(a.cluster) },
 	}
 	a.admin = &admin.API{
 		Node: a.cfg.Node, Cluster: a.cluster, Tree: a.tree, CA: a.ca, Users: a.users,

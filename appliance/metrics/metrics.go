@@ -70,7 +70,8 @@ func New(s Sources) *Metrics {
 	}
 	m.luck.WithLabelValues()
 	m.reg.MustRegister(m.requests, m.sent, m.seconds, m.misses, m.noise, m.luck, m.tls, scrape{s},
-		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+		collectors.NewGoCollector())
+	m.reg.MustRegister(process(collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), s.Started)...)
 	return m
 }
 
@@ -244,6 +245,7 @@ type scrape struct{ Sources }
 // Sources are the packages whose own counters are exported.
 type Sources struct {
 	Version, Commit, Node string
+	Started               time.Time
 	Ready                 func() error // nil: this node serves
 	Places                *share.Places
 	Book                  *missing.Book

@@ -40,6 +40,7 @@ type Page struct {
 	NotPermitted func(names ...string) string
 	Ready        func() error // nil: this node serves
 	Now          func() time.Time
+	ClockJumps   func() []string
 	// Counts returns how many tags and files the tree has.
 	Counts func() (images, files int)
 }
@@ -78,6 +79,7 @@ func (p *Page) Report(ctx context.Context) (any, error) {
 	if err := p.CA.Serves(); err != nil && len(ended) == 0 {
 		problems = append(problems, err.Error())
 	}
+	warnings = append(warnings, p.ClockJumps()...)
 	warnings = append(warnings, p.Luck.sentences(20)...)
 	for _, c := range p.Registry.Conflicts() {
 		warnings = append(warnings,

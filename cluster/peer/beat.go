@@ -38,6 +38,8 @@ type Beat struct {
 	Leader  string            `json:"leader,omitempty"`  // the leader as it knows it
 	Addrs   map[string]string `json:"addrs,omitempty"`   // addresses of nodes that differ from their records
 	Stopped string            `json:"stopped,omitempty"` // why the node is stopping
+	Clock   time.Time         `json:"clock,omitzero"`    // the sender's, when it sent the beat
+	Twice   Twice             `json:"twice,omitempty"`   // nodes of which it has heard two processes
 }
 
 // now is a closed channel.
@@ -55,7 +57,7 @@ func (p *Port) serveBeat(w http.ResponseWriter, r *http.Request) {
 			return // its next request is answered with ErrRemoved
 		}
 		b := p.cfg.Host.Beat(node)
-		b.Addrs = p.gossip()
+		b.Addrs, b.Twice, b.Clock = p.gossip(), p.twins.list(), p.cfg.Now()
 		if enc.Encode(b) != nil || rc.Flush() != nil {
 			return
 		}
@@ -92,7 +94,8 @@ type link struct {
 	up     bool
 	seen   time.Time
 	moved  wake.Broadcast // a beat has come, or up has changed
-	slow   bool           // was too slow once: writes do not wait for it until it has caught up
+	skew   skew
+	slow   bool // was too slow once: writes do not wait for it until it has caught up
 	cutoff context.CancelFunc
 	alive  context.Context // done when the node is down; owned by mu
 }
@@ -155,6 +158,9 @@ func (p *Port) follow(ctx context.Context) {
 	}()
 	for {
 		p.cutRemoved()
+		for _, n := range p.twins.check() {
+			p.log.Info("a node runs only once again", "peer", n)
+		}
 		want := map[string]bool{}
 		for _, n := range p.cfg.Members.Others() {
 			want[n] = true
@@ -179,7 +185,10 @@ func (p *Port) follow(ctx context.Context) {
 				p.changes.NotifyAll()
 				go func() {
 					defer close(l.done)
+					var announcing sync.WaitGroup
+					announcing.Go(func() { p.announce(lctx, n) })
 					p.followOne(lctx, n, l)
+					announcing.Wait()
 				}()
 			}
 		}
@@ -202,7 +211,7 @@ func (p *Port) follow(ctx context.Context) {
 func (p *Port) followOne(ctx context.Context, node string, l *link) {
 	for ctx.Err() == nil {
 		err := p.listen(ctx, node, l)
-		if l.set(false, Beat{}) {
+		if l.set(false, Beat{}, time.Time{}) {
 			p.log.Warn("node is down", "peer", node, "err", err)
 			p.changes.NotifyAll()
 		}
@@ -241,7 +250,7 @@ func (p *Port) listen(ctx context.Context, node string, l *link) error {
 		watchdog.Reset(beatLost)
 		p.cfg.Host.Heard(node, b)
 		p.listenTo(b.Addrs)
-		if l.set(true, b) {
+		if l.set(true, b, p.cfg.Now()) {
 			p.log.Info("node is up", "peer", node, "applied", b.Applied, "missing", b.Missing)
 			p.cfg.Host.CameUp(node)
 			p.changes.NotifyAll()
@@ -250,14 +259,19 @@ func (p *Port) listen(ctx context.Context, node string, l *link) error {
 	return errors.Join(lines.Err(), ErrDown)
 }
 
-// set records a beat, or with up false the loss of the stream, and reports whether up has changed.
-func (l *link) set(up bool, b Beat) (changed bool) {
+// set records a beat and what this node's clock shows, or with up false the loss of the stream, and reports whether up
+// has changed.
+func (l *link) set(up bool, b Beat, here time.Time) (changed bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	changed = l.up != up
 	l.up = up
 	if up {
 		l.beat, l.seen = b, time.Now()
+		if changed {
+			l.skew = skew{}
+		}
+		l.skew.add(b.Clock, here)
 		if changed {
 			l.alive, l.cutoff = context.WithCancel(context.Background())
 		}

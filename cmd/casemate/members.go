@@ -124,6 +124,8 @@ type member struct {
 	Joined       time.Time `json:"joined"`
 	Seen         time.Time `json:"seen,omitzero"`
 	Stopped      string    `json:"stopped,omitempty"`
+	ClockAhead   *float64  `json:"clock_ahead_seconds,omitempty"`
+	RunsAt       []string  `json:"runs_at,omitempty"`
 
 	EntriesBehind uint64 `json:"entries_behind"` // lag
 	BlobsToCome   int    `json:"blobs_to_come"`  // lacks
