@@ -323,8 +323,8 @@ func (a *Appliance) wire() {
 		Cluster: a.cluster, CA: a.ca, Registry: a.registry, Imports: a.imports, Book: a.book,
 		Rotation: a.rotation, NotPermitted: a.changes.NotPermitted,
 		Current: a.current, Lookup: a.lookup, Problems: &a.problems, Luck: &a.luck, ClockJumps: a.clock.Sentences,
-		DNSProblems: a.dns.Problems,
-		Ready:       a.ready, Now: a.opt.Now, Counts: func() (images, files int) { return setup.Counts(a.cluster) },
+		DNSProblems: a.dns.Problems, DNSWarnings: a.dns.Warnings,
+		Ready: a.ready, Now: a.opt.Now, Counts: func() (images, files int) { return setup.Counts(a.cluster) },
 	}
 	a.admin = &admin.API{
 		Node: a.cfg.Node, Cluster: a.cluster, Tree: a.tree, CA: a.ca, Users: a.users,

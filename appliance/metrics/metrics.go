@@ -268,7 +268,7 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 }
 
 const dnsEvents = "fast, refused, dropped, unsent, absent, limited, withheld, truncated, forwarded, forward_failed, " +
-	"forward_shed, misses_lost, refused_tcp, closed_tcp"
+	"forward_shed, forward_looped, misses_lost, refused_tcp, closed_tcp"
 
 var (
 	descUp      = desc("serving", "1 when this node serves.")
@@ -341,7 +341,8 @@ func (s scrape) Collect(ch chan<- prometheus.Metric) {
 	for event, n := range map[string]uint64{
 		"fast": d.Fast, "refused": d.Refused, "dropped": d.Dropped, "truncated": d.Truncated, "forwarded": d.Forwarded,
 		"forward_failed": d.ForwardFailed, "forward_shed": d.ForwardShed, "misses_lost": d.MissesLost,
-		"unsent": d.Unsent, "absent": d.Absent, "limited": d.Limited, "withheld": d.Withheld,
+		"forward_looped": d.ForwardLooped,
+		"unsent":         d.Unsent, "absent": d.Absent, "limited": d.Limited, "withheld": d.Withheld,
 		"refused_tcp": d.RefusedTCP, "closed_tcp": d.ClosedTCP,
 	} {
 		count(descDNSMore, n, event)

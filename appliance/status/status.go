@@ -35,6 +35,7 @@ type Page struct {
 	Problems      *Problems
 	Luck          *Luck
 	DNSProblems   func() []string
+	DNSWarnings   func() []string
 	Rotation      *rotation.Book
 	// NotPermitted returns why names that the root does not permit are not enabled, and what changes that.
 	NotPermitted func(names ...string) string
@@ -79,7 +80,7 @@ func (p *Page) Report(ctx context.Context) (any, error) {
 	if err := p.CA.Serves(); err != nil && len(ended) == 0 {
 		problems = append(problems, err.Error())
 	}
-	warnings = append(warnings, p.ClockJumps()...)
+	warnings = append(append(warnings, p.ClockJumps()...), p.DNSWarnings()...)
 	warnings = append(warnings, p.Luck.sentences(20)...)
 	for _, c := range p.Registry.Conflicts() {
 		warnings = append(warnings,
