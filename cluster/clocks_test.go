@@ -12,8 +12,8 @@ import (
 	"casemate/cluster/clustertest"
 )
 
-// A machine whose clock is far from the member's is refused before its token is used, in either direction; one that is a
-// little apart is told; and an operator may vouch for the clock.
+// A machine whose clock is far from the member's is refused before its token is used, in either direction; one that is
+// a little apart is told; and an operator may vouch for the clock.
 func TestJoinComparesClocks(t *testing.T) {
 	clustertest.Run(t, func(t *testing.T) {
 		cl := clustertest.New(t, 1, nil)

@@ -24,8 +24,9 @@ func (c *Cluster) twiceSentences() (list []string) {
 		if len(twice[node]) < 2 {
 			where = "both at " + where
 		}
-		list = append(list, fmt.Sprintf("node %s runs twice, %s: a virtual machine or a disk was copied; stop the copy now, "+
-			"since both answer for one node and what one of them confirms the other does not have: \"A node that runs "+
+		list = append(list, fmt.Sprintf("node %s runs twice, %s: a virtual machine or a disk was copied; stop the "+
+			"copy now, since both answer for one node and what one of them confirms the other does not have: "+
+			"\"A node that runs "+
 			"twice\" in docs/troubleshooting.md", node, where))
 	}
 	return list

@@ -23,7 +23,8 @@ func TestClone(t *testing.T) {
 					t.Fatal(err)
 				}
 				cfg := n.Config()
-				cfg.FS, cfg.Peer, cfg.PeerAddr, cfg.Dial = n.FS.Image(), l, clustertest.Addr("copy"), cl.Net.Dialer("copy")
+				cfg.FS, cfg.Peer = n.FS.Image(), l
+				cfg.PeerAddr, cfg.Dial = clustertest.Addr("copy"), cl.Net.Dialer("copy")
 				twin, err := cluster.Open(cfg)
 				if err != nil {
 					t.Fatal(err)
@@ -37,8 +38,8 @@ func TestClone(t *testing.T) {
 				cl.Wait(func() error {
 					for i, c := range all() {
 						said := strings.Join(c.Problems(), "\n")
-						if !strings.Contains(said, "node "+n.Name+" runs twice") || !strings.Contains(said, "copy:7443") ||
-							!strings.Contains(said, n.Name+":7443") {
+						if !strings.Contains(said, "node "+n.Name+" runs twice") ||
+							!strings.Contains(said, "copy:7443") || !strings.Contains(said, n.Name+":7443") {
 							return fmt.Errorf("%d says %q", i, said)
 						}
 					}
@@ -133,8 +134,8 @@ func TestClocksOfMembers(t *testing.T) {
 						quiet, loud = problems, warnings
 					}
 					if loud != "" || (want == "") != (quiet == "") || !strings.Contains(quiet, want) {
-						return fmt.Errorf("%s, %s ahead: problems %q, warnings %q, want %q", n.Name, c.ahead, problems, warnings,
-							want)
+						return fmt.Errorf("%s, %s ahead: problems %q, warnings %q, want %q", n.Name, c.ahead, problems,
+							warnings, want)
 					}
 				}
 				return nil

@@ -107,8 +107,8 @@ func visited(via []byte, here site) bool {
 	return len(via) >= siteLen*maxSites
 }
 
-// inFlight are the questions that resolvers are being asked. Its zero value is ready. It holds no more than the attempts
-// that run.
+// inFlight are the questions that resolvers are being asked. Its zero value is ready. It holds no more than the
+// attempts that run.
 type inFlight struct {
 	mu sync.Mutex
 	by map[string][]sent // by foldedQuestion
@@ -210,8 +210,8 @@ func (f *forwarder) looped(r netip.AddrPort, name string, client netip.Addr) {
 	s, now := f.of(r), f.now()
 	s.loops, s.loopAt, s.loopName, s.loopFrom = s.loops+1, now, name, client
 	if !now.Before(s.loopLogAt) {
-		f.log.Warn("dns forwarding loop: a resolver sends questions back that are forwarded to it", "resolver", r.String(),
-			"name", name, "client", client)
+		f.log.Warn("dns forwarding loop: a resolver sends questions back that are forwarded to it",
+			"resolver", r.String(), "name", name, "client", client)
 		s.loopLogAt = now.Add(loopLog)
 	}
 }

@@ -95,8 +95,8 @@ func (r *running) sendsTo(own string, to ...netip.AddrPort) {
 
 func plain(q *dns.Msg) { q.Extra = nil }
 
-// Whatever a loop is made of, a question that nobody knows gets one quick SERVFAIL after a few questions, and names that
-// a site of the loop knows are still answered.
+// Whatever a loop is made of, a question that nobody knows gets one quick SERVFAIL after a few questions, and names
+// that a site of the loop knows are still answered.
 func TestLoops(t *testing.T) {
 	const nobody = "nobody.knows.example"
 	for _, c := range []struct {
@@ -254,9 +254,9 @@ func TestLoopBesideAGoodResolver(t *testing.T) {
 
 // Clients that ask again, at once or in the case of others, and chains of sites are no loops.
 func TestNoLoops(t *testing.T) {
-	gate := make(chan struct{})
+	open := make(chan struct{})
 	up := newBox(t, func(q *dns.Msg, _ string) [][]byte {
-		<-gate
+		<-open
 		return [][]byte{packet(t, good("192.0.2.1")(q, "udp")[0])}
 	})
 	s := sites(t, "a", "b", "c")
@@ -279,7 +279,7 @@ func TestNoLoops(t *testing.T) {
 	for s[2].Stats().Forwarded < 60 {
 		time.Sleep(time.Millisecond)
 	}
-	close(gate)
+	close(open)
 	wg.Wait()
 	for i, r := range s {
 		if st := r.Stats(); st.ForwardLooped > 0 || len(st.Loops) > 0 {

@@ -135,7 +135,8 @@ func strongKey(c *x509.Certificate) error {
 	switch pub := c.PublicKey.(type) {
 	case *rsa.PublicKey:
 		if pub.N.BitLen() < minRSA {
-			return mistakef("the RSA key of %s has %d bits: clients refuse less than %d", c.Subject, pub.N.BitLen(), minRSA)
+			return mistakef("the RSA key of %s has %d bits: clients refuse less than %d", c.Subject, pub.N.BitLen(),
+				minRSA)
 		}
 	case *ecdsa.PublicKey:
 		if pub.Curve != elliptic.P256() && pub.Curve != elliptic.P384() && pub.Curve != elliptic.P521() {
@@ -195,11 +196,11 @@ func issuerOf(c *x509.Certificate, certs []*x509.Certificate, now time.Time) (*x
 	case named == nil:
 		return nil, mistakef("the chain lacks the certificate of %s, which signed %s", c.Issuer, c.Subject)
 	case up == nil:
-		return nil, mistakef("the signature of %s is not by the key of %s in the chain: the certificate is damaged, or "+
-			"its issuer has another certificate of the same name", c.Subject, named.Subject)
+		return nil, mistakef("the signature of %s is not by the key of %s in the chain: the certificate is damaged, "+
+			"or its issuer has another certificate of the same name", c.Subject, named.Subject)
 	case len(c.AuthorityKeyId) > 0 && len(up.SubjectKeyId) > 0 && !bytes.Equal(c.AuthorityKeyId, up.SubjectKeyId):
-		return nil, mistakef("%s names another key of %s as its issuer's (authority key identifier): OpenSSL would not "+
-			"find the issuer", c.Subject, up.Subject)
+		return nil, mistakef("%s names another key of %s as its issuer's (authority key identifier): OpenSSL would "+
+			"not find the issuer", c.Subject, up.Subject)
 	}
 	return up, nil
 }
@@ -208,8 +209,8 @@ func issuerOf(c *x509.Certificate, certs []*x509.Certificate, now time.Time) (*x
 func (a *authority) fits() error {
 	for i, c := range append(slices.Clone(a.above), a.anchor) {
 		if limited := c.MaxPathLen > 0 || c.MaxPathLenZero; limited && c.MaxPathLen < i {
-			return mistakef("the path length of %s is %d, but %d CA certificates follow below it in the chain: clients "+
-				"refuse everything below %s", c.Subject, c.MaxPathLen, i, a.signer.Subject)
+			return mistakef("the path length of %s is %d, but %d CA certificates follow below it in the chain: "+
+				"clients refuse everything below %s", c.Subject, c.MaxPathLen, i, a.signer.Subject)
 		}
 	}
 	return nil

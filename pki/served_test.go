@@ -43,10 +43,10 @@ func TestServesAgreesWithHandshakes(t *testing.T) {
 			for _, at := range []time.Duration{0, c.ends - 2*day, c.ends + 2*day} {
 				h.clock.add(start.Add(at).Sub(h.clock.now()))
 				_ = h.ca.maintain(t.Context()) // fails once the chain has ended
-				_, shake := h.handshake(h.ca.Roots(), "docker.io")
+				_, handshake := h.handshake(h.ca.Roots(), "docker.io")
 				serves := h.ca.Serves()
-				if (shake == nil) != (serves == nil) || (serves == nil) != (at < c.ends) {
-					t.Errorf("after %s: handshake %v, Serves %v", at, shake, serves)
+				if (handshake == nil) != (serves == nil) || (serves == nil) != (at < c.ends) {
+					t.Errorf("after %s: handshake %v, Serves %v", at, handshake, serves)
 				}
 				if serves != nil && !strings.Contains(serves.Error(), c.subject) {
 					t.Errorf("%v does not name %s", serves, c.subject)

@@ -46,8 +46,8 @@ func (e Evidence) Wrong() error {
 	if e.Now.IsZero() || !e.Now.Before(built.Add(-slack)) {
 		return nil
 	}
-	return fmt.Errorf("the clock of this machine shows %s, but this program was made on %s: certificates would begin at "+
-		"the wrong time, and clients with a correct clock would refuse them; set the clock (timedatectl set-time "+
+	return fmt.Errorf("the clock of this machine shows %s, but this program was made on %s: certificates would begin "+
+		"at the wrong time, and clients with a correct clock would refuse them; set the clock (timedatectl set-time "+
 		"'YYYY-MM-DD hh:mm:ss'), or, if it is right, add --clock-is-right", show(e.Now), show(built))
 }
 
@@ -71,8 +71,8 @@ func (e Evidence) Doubts() (list []string) {
 		doubt("this program was made on %s, %d years before", show(e.Built), int(e.Now.Sub(e.Built)/(365*24*time.Hour)))
 	}
 	if len(list) == 0 && e.Free {
-		list = append(list, fmt.Sprintf("no time server keeps the clock of this machine right; it shows %s: certificates "+
-			"begin now, and machines whose clocks are more than a day behind refuse them", show(e.Now)))
+		list = append(list, fmt.Sprintf("no time server keeps the clock of this machine right; it shows %s: "+
+			"certificates begin now, and machines whose clocks are more than a day behind refuse them", show(e.Now)))
 	}
 	return list
 }

@@ -18,8 +18,8 @@ const (
 	matters = time.Hour
 )
 
-// Watch notices when the clock jumps: somebody or a time server has set it, or the machine was suspended. Its zero value
-// is ready. It compares the clock with monotonic time, which no one sets.
+// Watch notices when the clock jumps: somebody or a time server has set it, or the machine was suspended. Its zero
+// value is ready. It compares the clock with monotonic time, which no one sets.
 type Watch struct {
 	mu     sync.Mutex
 	began  bool

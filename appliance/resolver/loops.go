@@ -32,8 +32,9 @@ func (r *Resolver) Warnings() (list []string) {
 			from = " from " + l.Client
 		}
 		list = append(list, fmt.Sprintf("DNS forwards in a loop: questions that are forwarded to the resolver %s come "+
-			"back%s, %d so far, the last one for %s; clients get SERVFAIL for such names: give dns.forward only the zones "+
-			"that this resolver knows (casemate config set dns.forward ZONE=%s), or have it stop forwarding them here",
+			"back%s, %d so far, the last one for %s; clients get SERVFAIL for such names: give dns.forward only the "+
+			"zones that this resolver knows (casemate config set dns.forward ZONE=%s), or have it stop forwarding "+
+			"them here",
 			l.Resolver, from, l.Count, l.Name, l.Resolver))
 	}
 	return list

@@ -20,9 +20,9 @@ func chainSentences(served []pki.Served, now time.Time) (problems, warnings []st
 		}
 		switch left := s.NotAfter.Sub(now); {
 		case now.Before(s.NotBefore):
-			problems = append(problems, fmt.Sprintf("the certificate %s is valid from %s on, and the clock of this node "+
-				"shows %s: if that clock is wrong, set it; if it is right, the certificate was made while a clock was "+
-				"ahead, and %s: %s", s.Subject, stamp(s.NotBefore), stamp(now), who, cure(s)))
+			problems = append(problems, fmt.Sprintf("the certificate %s is valid from %s on, and the clock of this "+
+				"node shows %s: if that clock is wrong, set it; if it is right, the certificate was made while a "+
+				"clock was ahead, and %s: %s", s.Subject, stamp(s.NotBefore), stamp(now), who, cure(s)))
 		case left < 0:
 			problems = append(problems, fmt.Sprintf("the certificate %s ended on %s, so %s: %s", s.Subject,
 				stamp(s.NotAfter), who, cure(s)))
@@ -42,12 +42,12 @@ func cure(s pki.Served) string {
 	case s.Old:
 		return "install the new root on them (casemate ca), then run casemate ca rotate --finish"
 	case s.Owner == pki.OwnerEnterprise:
-		return "it belongs to your enterprise's CA: have it renewed there, and set the renewed certificates and the key " +
-			"with casemate config set pki.issuer"
+		return "it belongs to your enterprise's CA: have it renewed there, and set the renewed certificates and " +
+			"the key with casemate config set pki.issuer"
 	case s.Owner == pki.OwnerRoot:
-		return "run casemate ca rotate, install the new root on every client (casemate ca), then run casemate ca rotate " +
-			"--finish"
+		return "run casemate ca rotate, install the new root on every client (casemate ca), then run casemate ca " +
+			"rotate --finish"
 	}
-	return "casemate replaces it by itself as long as a majority of the nodes is connected; the log says why it has not " +
-		"(journalctl -u casemate)"
+	return "casemate replaces it by itself as long as a majority of the nodes is connected; the log says why it has " +
+		"not (journalctl -u casemate)"
 }

@@ -198,8 +198,8 @@ func pinned(certs []*x509.Certificate, hash []byte, now time.Time) error {
 	})
 	var invalid x509.CertificateInvalidError
 	if errors.As(err, &invalid) && invalid.Reason == x509.Expired {
-		return fmt.Errorf("the clock of this machine shows %s, but the certificate of the member's %s is valid from %s to "+
-			"%s: set the clock that is wrong (timedatectl)", showClock(now), invalid.Cert.Subject.CommonName,
+		return fmt.Errorf("the clock of this machine shows %s, but the certificate of the member's %s is valid from "+
+			"%s to %s: set the clock that is wrong (timedatectl)", showClock(now), invalid.Cert.Subject.CommonName,
 			showClock(invalid.Cert.NotBefore), showClock(invalid.Cert.NotAfter))
 	}
 	return err

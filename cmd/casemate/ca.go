@@ -36,8 +36,8 @@ own, casemate-FINGERPRINT.crt.`,
 				return printJSON(cmd.OutOrStdout(), roots)
 			}
 			if _, err = cmd.OutOrStdout().Write(text); err == nil && len(roots) > 1 {
-				fmt.Fprintf(cmd.ErrOrStderr(), "note: these are %d roots; update-ca-certificates skips a file with more "+
-					"than one certificate: casemate ca --out-dir DIR writes a file for each\n", len(roots))
+				fmt.Fprintf(cmd.ErrOrStderr(), "note: these are %d roots; update-ca-certificates skips a file with "+
+					"more than one certificate: casemate ca --out-dir DIR writes a file for each\n", len(roots))
 			}
 			return err
 		},
@@ -72,8 +72,8 @@ func (o *options) writeRoots(cmd *cobra.Command, dir string, roots []rootInfo) e
 	for _, e := range entries {
 		name := filepath.Join(dir, e.Name())
 		if ours, _ := filepath.Match(rootFiles, e.Name()); ours && !slices.Contains(written, name) {
-			fmt.Fprintf(cmd.ErrOrStderr(), "note: %s is not a root of this cluster now: remove it if it is of an earlier "+
-				"rotation\n", name)
+			fmt.Fprintf(cmd.ErrOrStderr(), "note: %s is not a root of this cluster now: remove it if it is of an "+
+				"earlier rotation\n", name)
 		}
 	}
 	if o.json() {
