@@ -135,6 +135,7 @@ func restoreCommand(o *options) *cobra.Command {
 		config, name, data   string
 		passphrase, identity string
 		advertise            []netip.Addr
+		vouched              setup.Clock
 	)
 	cmd := &cobra.Command{
 		Use: "restore FILE", Short: "create the first node of a cluster from a backup", Args: cobra.ExactArgs(1),
@@ -154,7 +155,8 @@ cluster are not members of the new one: wipe their data and join them again.`,
 			if err != nil {
 				return err
 			}
-			opt := setup.RestoreOptions{ConfigFile: config, Given: given}
+			opt := setup.RestoreOptions{ConfigFile: config, Given: given, Clock: vouched}
+			opt.Clock.Read(madeAt())
 			if key == "--passphrase-file" {
 				opt.Passphrase = text
 			} else {
@@ -193,6 +195,7 @@ cluster are not members of the new one: wipe their data and join them again.`,
 			return err
 		},
 	}
+	clockFlag(cmd, &vouched)
 	f := cmd.Flags()
 	nodeFlags(cmd, &config, &name, &data, &advertise)
 	f.StringVar(&passphrase, "passphrase-file", "", "`FILE` whose first line is the passphrase of the backup")

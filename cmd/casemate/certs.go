@@ -31,6 +31,7 @@ type rootInfo struct {
 	// What its name constraints permit and exclude: zones and CIDRs.
 	Permitted []string `json:"permitted"`
 	Excluded  []string `json:"excluded"`
+	File      string   `json:"file,omitempty"` // written with --out-dir
 }
 
 // constrained are zones and ranges of a certificate as rotate and init take them. Entries that no name and no host can
@@ -73,32 +74,9 @@ func (o *options) roots(cmd *cobra.Command) (text []byte, roots []rootInfo, err 
 			c.Subject.String(), c.NotBefore, c.NotAfter,
 			fmt.Sprintf("%x", sha256.Sum256(c.Raw)), string(pem.EncodeToMemory(block)),
 			constrained(c.PermittedDNSDomains, c.PermittedIPRanges),
-			constrained(c.ExcludedDNSDomains, c.ExcludedIPRanges),
+			constrained(c.ExcludedDNSDomains, c.ExcludedIPRanges), "",
 		})
 	}
-}
-
-func caCommand(o *options) *cobra.Command {
-	cmd := &cobra.Command{
-		Use: "ca", Short: "print the CA's root certificates, PEM", Args: cobra.ArbitraryArgs,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return needsCommand(cmd, args)
-			}
-			text, roots, err := o.roots(cmd)
-			if err != nil {
-				return err
-			}
-			if o.output == "json" {
-				return printJSON(cmd.OutOrStdout(), roots)
-			}
-			_, err = cmd.OutOrStdout().Write(text)
-			return err
-		},
-	}
-	o.printsText(cmd, "pem", []rootInfo{})
-	cmd.AddCommand(caRotate(o))
-	return cmd
 }
 
 // rotateRequest is the body of POST /v1/ca/rotate.

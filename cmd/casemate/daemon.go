@@ -51,6 +51,12 @@ func nodeFlags(cmd *cobra.Command, config, name, data *string, advertise *[]neti
 	cmd.MarkFlagDirname("data")
 }
 
+// clockFlag adds the flag with which an operator vouches for the machine's clock.
+func clockFlag(cmd *cobra.Command, c *setup.Clock) {
+	cmd.Flags().BoolVar(&c.Right, "clock-is-right", false,
+		"continue although the clock of this machine seems to be wrong")
+}
+
 // configFlag adds the flag with the path of the node's config.
 func configFlag(cmd *cobra.Command, path *string) {
 	usage := "node config `FILE`"
@@ -95,6 +101,7 @@ what --permit adds; "casemate ca rotate --permit" makes another, wider root.`,
 			}
 			opt.ConfigFile, opt.Given = config, given
 			opt.Log = warnings(cmd)
+			opt.Clock.Read(madeAt())
 			res, err := setup.Init(cmd.Context(), cfg, opt)
 			if err != nil {
 				return err
@@ -113,6 +120,7 @@ what --permit adds; "casemate ca rotate --permit" makes another, wider root.`,
 	zonesVar(f, &opt.Permit, "permit",
 		"`ZONE` or CIDR that certificates may be for, besides the public ones; may be repeated")
 	zonesVar(f, &opt.Exclude, "exclude", "`ZONE` or CIDR that certificates must never be for; may be repeated")
+	clockFlag(cmd, &opt.Clock)
 	settingsVar(f, &set, "set", "cluster setting `KEY=VALUE`; may be repeated")
 	o.prints(cmd, preparedNode{})
 	return cmd

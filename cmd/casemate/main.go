@@ -15,9 +15,12 @@ import (
 	"os/signal"
 	"reflect"
 	"runtime"
+	"runtime/debug"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -32,7 +35,23 @@ import (
 var (
 	version = "unknown"
 	commit  = "unknown"
+	dated   = "" // when the commit was made, in seconds since 1970
 )
+
+// madeAt returns when the newest change of this program was made; zero if that is unknown.
+func madeAt() time.Time {
+	if s, err := strconv.ParseInt(dated, 10, 64); err == nil {
+		return time.Unix(s, 0)
+	}
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, s := range info.Settings {
+			if at, err := time.Parse(time.RFC3339, s.Value); s.Key == "vcs.time" && err == nil {
+				return at
+			}
+		}
+	}
+	return time.Time{}
+}
 
 // Exit codes; documented for users.
 const (

@@ -43,6 +43,7 @@ it does not appear in the list of processes.`,
 			}
 			opt.Addr, opt.ConfigFile, opt.Given = args[0], config, given
 			opt.Log = warnings(cmd)
+			opt.Clock.Read(madeAt())
 			opt.Version = version
 			p, err := setup.Join(cmd.Context(), cfg, opt)
 			if err != nil {
@@ -56,6 +57,7 @@ it does not appear in the list of processes.`,
 	f := cmd.Flags()
 	f.StringVar(&opt.Token, "token", "", "join `TOKEN`; - reads it from standard input, @FILE from a file (required)")
 	nodeFlags(cmd, &config, &name, &data, &advertise)
+	clockFlag(cmd, &opt.Clock)
 	f.BoolVar(&opt.Wait, "wait", false, "retry while the member does not answer or the cluster has no majority")
 	o.prints(cmd, preparedNode{})
 	return cmd
@@ -124,6 +126,8 @@ type member struct {
 	Joined       time.Time `json:"joined"`
 	Seen         time.Time `json:"seen,omitzero"`
 	Stopped      string    `json:"stopped,omitempty"`
+	ClockAhead   *float64  `json:"clock_ahead_seconds,omitempty"`
+	RunsAt       []string  `json:"runs_at,omitempty"`
 
 	EntriesBehind uint64 `json:"entries_behind"` // lag
 	BlobsToCome   int    `json:"blobs_to_come"`  // lacks
