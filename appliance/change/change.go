@@ -110,8 +110,8 @@ func onlyHost(host string) error {
 		return usage.Errorf("an origin is a host name, without a scheme and a path: write %s, got %q", in, host)
 	}
 	if port := origin.Port(host); port != "" && port != "443" && port != "80" {
-		return usage.Errorf("an origin has no port, its content is the same at every port: write %s, got %q",
-			origin.Fold(host), host)
+		return usage.Errorf("an origin has no port, the bastions answer at the default ports only: write %s, "+
+			"got %q", origin.Fold(host), host)
 	}
 	return nil
 }

@@ -51,7 +51,7 @@ func applianceLayers() []layer {
 			"the node's config is read without the tree and without the cluster's settings"},
 		{a + "/settings", []string{a + "/content", a + "/hostname", a + "/origin", a + "/usage"},
 			"settings are validated text, independent of the rooms that follow them"},
-		{a + "/sockets", []string{a + "/config"}, "sockets are bound before anything else is opened"},
+		{a + "/sockets", []string{a + "/config", a + "/service"}, "sockets are bound before anything else is opened"},
 		{a + "/setup", []string{a + "/config", a + "/hostname", a + "/nodes", a + "/origin", a + "/secret",
 			a + "/service",
 			a + "/settings", a + "/usage"}, "who changes init or join never opens what serves"},
