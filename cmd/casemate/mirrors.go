@@ -263,11 +263,11 @@ func checkMirrorVars(dir string, conf *nodeconf.Conf) (note string, left []strin
 				"this release is not understood", dir, name)
 		}
 	}
-	note = fmt.Sprintf("checked with %s: %d names that it can download come from the bastions", dir, moved)
-	if len(left) > 0 {
-		note += fmt.Sprintf("; %d keep their host, having no variable or a host that is no origin here (containerd "+
-			"finds "+
-			"images of origins at the bastions all the same): %s", len(left), strings.Join(left, ", "))
+	note = fmt.Sprintf("checked with %s: the bastions serve %s that it can download", dir, count(moved, "name"))
+	if n := len(left); n > 0 {
+		note += fmt.Sprintf("; %s %s its upstream host, because no variable changes it or the host is not an origin "+
+			"here (containerd finds images of origins at the bastions anyway): %s", count(n, "name"), verb(n, "keep"),
+			strings.Join(left, ", "))
 	}
 	return note, left, nil
 }
