@@ -57,12 +57,16 @@ func (c *confOutput) print(cmd *cobra.Command, o *options, conf *nodeconf.Conf) 
 // write writes all files or, if some exist with other content, none. With list it prints their names.
 func (c *confOutput) write(cmd *cobra.Command, files []nodeconf.ConfFile, list bool) error {
 	var differ []string
-	same := map[string]bool{}
+	same, real := map[string]bool{}, map[string]string{}
 	for _, f := range files {
 		if !filepath.IsLocal(strings.TrimPrefix(f.Path, "/")) {
 			return fmt.Errorf("the daemon names the file %q, which is not below a directory", f.Path)
 		}
 		name := filepath.Join(c.dir, f.Path)
+		var err error
+		if real[name], err = throughLinks(c.dir, name); err != nil {
+			return err
+		}
 		switch old, err := os.ReadFile(name); {
 		case err == nil:
 			if same[name] = string(old) == f.Content; !same[name] && !onlyComments(string(old)) {
@@ -74,13 +78,12 @@ func (c *confOutput) write(cmd *cobra.Command, files []nodeconf.ConfFile, list b
 	}
 	if len(differ) > 0 && !c.force {
 		return fmt.Errorf("nothing was written, because files with other content exist: %s (merge them by hand, or "+
-			"replace "+
-			"them with --force)", strings.Join(differ, ", "))
+			"replace them with --force)", strings.Join(differ, ", "))
 	}
 	for _, f := range files {
 		name := filepath.Join(c.dir, f.Path)
 		if !same[name] {
-			if err := replaceFile(name, f.Content); err != nil {
+			if err := replaceFile(real[name], f.Content); err != nil {
 				return err
 			}
 		}
@@ -89,6 +92,37 @@ func (c *confOutput) write(cmd *cobra.Command, files []nodeconf.ConfFile, list b
 		}
 	}
 	return nil
+}
+
+// throughLinks returns the file that a name below dir leads to, so that a symbolic link stays one. A link to nothing or
+// out of dir is refused: writing through it would change a file that nobody named.
+func throughLinks(dir, name string) (string, error) {
+	top, err := filepath.EvalSymlinks(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return name, nil
+	} else if err != nil {
+		return "", err
+	}
+	// The deepest part of the name that exists, and the rest.
+	part, rest := name, ""
+	for {
+		if _, err = os.Lstat(part); !errors.Is(err, fs.ErrNotExist) || len(part) <= len(dir) {
+			break
+		}
+		part, rest = filepath.Dir(part), filepath.Join(filepath.Base(part), rest)
+	}
+	real, err := filepath.EvalSymlinks(part)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("nothing was written, because %s is a symbolic link to a file that does not exist: "+
+			"create that file or remove the link", part)
+	} else if err != nil {
+		return "", err
+	}
+	if below, err := filepath.Rel(top, real); err != nil || !filepath.IsLocal(below) {
+		return "", fmt.Errorf("nothing was written, because %s leads by a symbolic link to %s, which is not below %s: "+
+			"remove the link, or write the file by hand", part, real, dir)
+	}
+	return filepath.Join(real, rest), nil
 }
 
 // onlyComments reports whether a file contains only comments, as Kubespray's sample of offline.yml does: nothing is
