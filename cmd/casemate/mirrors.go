@@ -163,9 +163,10 @@ func mirrorsCommand(o *options) *cobra.Command {
 		Long: `Print or write the mirror configuration of a container runtime, for nodes that do
 not use the bastions as resolvers: every registry that the bastions answer for
 comes from the bastions, each by its own name, and from nowhere else. So does every
-registry that is not listed, where the runtime has a catch-all: it is a miss at the
-bastions then, not a wait for the Internet. --own names registries that the nodes
-ask themselves. The CA, and the lines that /etc/hosts may need, are included.
+registry that is not listed, where the runtime has a catch-all: the bastions report
+a miss at once, and the node does not wait for the internet. --own names registries
+that the nodes ask directly. The CA, and the lines that /etc/hosts may need, are
+included.
 
 Nodes that use the bastions as resolvers need none of it.`,
 		Example: "  casemate mirrors --for containerd --own harbor.corp.example\n  casemate mirrors --for k3s --dir " +
