@@ -294,8 +294,8 @@ func checkMirrorVars(dir string, conf *nodeconf.Conf) (note string, left []strin
 		case upstream[name]:
 			left = append(left, name)
 		default:
-			return "", nil, fmt.Errorf("%s: with these variables it would request %s, which is the mirror of none of its "+
-				"names: this release is not supported", dir, name)
+			return "", nil, fmt.Errorf("%s: with these variables it would request %s, which mirrors none of its names: "+
+				"this release is not supported", dir, name)
 		}
 	}
 	note = fmt.Sprintf("checked with %s: the bastions serve %s that it can download", dir, count(moved, "name"))
