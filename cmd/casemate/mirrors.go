@@ -294,7 +294,7 @@ func checkMirrorVars(dir string, conf *nodeconf.Conf) (note string, left []strin
 		case upstream[name]:
 			left = append(left, name)
 		default:
-			return "", nil, fmt.Errorf("%s: with these variables it would request %s, which mirrors none of its names: "+
+			return "", nil, fmt.Errorf("%s: with these variables it would request %s, the mirror of no name: "+
 				"this release is not supported", dir, name)
 		}
 	}
