@@ -115,11 +115,14 @@ type Failure struct {
 
 func (e *Error) Error() string {
 	var b strings.Builder
+	names := "1 name"
+	if e.Names != 1 {
+		names = fmt.Sprintf("%d names", e.Names)
+	}
 	fmt.Fprintf(
 		&b,
-		"%d of %d names could not be collected; what was fetched is kept, so that running again fetches only the rest:",
-		len(e.Failed),
-		e.Names,
+		"%d of %s could not be collected; what was fetched is kept, so that running again fetches only the rest:",
+		len(e.Failed), names,
 	)
 	for _, f := range e.Failed {
 		b.WriteString("\n  ")

@@ -101,9 +101,9 @@ of them keep working. With --finish the old root is dropped: not before the
 overlap (setting pki.overlap) is over, and not while a client that was here
 within 24 hours has not fetched the new root, unless --yes is given.
 
---undo takes the last step back: a --finish for 30 days, after which nodes get
-both roots again; or a rotation that has never been finished, after which
-the old root signs again.
+--undo reverts the last step. For 30 days that can be a --finish: nodes then get
+both roots again. Or it is a rotation that was never finished: the old root then
+signs again.
 
 Where an enterprise's CA certificate signs (setting pki.issuer), a change leaves
 it for a root of our own; --leave-issuer does so without another change.`,

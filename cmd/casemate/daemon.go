@@ -79,9 +79,9 @@ func initCommand(o *options) *cobra.Command {
 		Long: `Create the first node of a cluster, and exit: write the node's config if there is
 none, create the CA, and bootstrap a cluster of one node.
 
---domain is fixed for ever. What the CA's root certificate permits is made here,
-too: public registries and download hosts, the domain, private addresses, and
-what --permit adds; "casemate ca rotate --permit" makes another, wider root.`,
+The domain cannot be changed later. The CA's root certificate permits public
+registries and download hosts, the domain, private addresses, and what --permit
+adds; "casemate ca rotate --permit" creates a new root that permits more.`,
 		Example: "  casemate init --advertise 10.0.0.11 --domain gap.bank.example --set dns.forward=10.1.1.1",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, given, err := initConfig(config, name, data, advertise)

@@ -43,7 +43,7 @@ func (l *listFlags) add(cmd *cobra.Command) {
 			"VERSION; "+
 			"may be repeated")
 	f.StringArrayVar(&l.manifests, "manifests", nil,
-		"Kubernetes manifests `FILE` (YAML, also rendered charts): its images are wanted; may be repeated")
+		"Kubernetes manifests `FILE` (YAML, also rendered charts): the images in it are selected; may be repeated")
 	f.StringArrayVar(&l.git, "git", nil,
 		"`LIST` of Git repositories, one URL per line: their branches and tags, with the program git; may be repeated")
 	f.StringArrayVar(&l.kubespray, "kubespray", nil,

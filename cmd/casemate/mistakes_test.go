@@ -19,7 +19,7 @@ func init() {
 	storyCommands["mistakes"] = func(ts *testscript.TestScript, _ bool, args []string) {
 		work := ts.Getenv("WORK")
 		for line := range strings.Lines(ts.ReadFile(args[0])) {
-			for _, name := range []string{"WORK", "TAKEN", "CASEMATE_SOCKET"} {
+			for _, name := range []string{"WORK", "TAKEN", "HTTPS", "CASEMATE_SOCKET"} {
 				line = strings.ReplaceAll(line, "$"+name, ts.Getenv(name))
 			}
 			line = strings.TrimSpace(line)

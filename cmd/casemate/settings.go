@@ -104,7 +104,7 @@ func configSet(o *options) *cobra.Command {
 	}
 	set.Flags().BoolVar(&reset, "default", false, "reset the setting to its default")
 	set.Flags().StringVar(&from, "from", "",
-		"read the value from `FILE`, - for standard input; keys do not belong on a command line")
+		"read the value from `FILE`, - for standard input, as for keys, which a command line shows to other users")
 	o.prints(set, change{})
 	return set
 }
