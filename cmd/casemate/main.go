@@ -25,6 +25,7 @@ import (
 	"casemate/appliance/config"
 	"casemate/appliance/reply"
 	"casemate/appliance/resolver"
+	"casemate/appliance/service"
 	usageerror "casemate/appliance/usage"
 )
 
@@ -40,7 +41,8 @@ const (
 	exitFailed  = 1
 	exitUsage   = 2
 	exitDiffers = 3
-	exitRemoved = 4 // of serve and dns: this node was removed from its cluster; systemd does not restart them
+	exitRemoved = 4                  // of serve and dns: this node was removed from its cluster; systemd does not restart them
+	exitNoNode  = service.ExitNoNode // of serve: neither init nor join was run; systemd does not restart it
 )
 
 func main() { os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
@@ -80,6 +82,9 @@ type usageError struct{ err error }
 func (e usageError) Error() string { return e.err.Error() }
 func (e usageError) Unwrap() error { return e.err }
 
+// noNode ends a daemon on a host where neither init nor join was run.
+type noNode struct{ error }
+
 // errDiffers ends a command that checked something and found it missing or different.
 var errDiffers = errors.New("something is missing or differs")
 
@@ -93,6 +98,7 @@ func exitCode(err error) int {
 	var wrongArgs usageError
 	var wrongConfig *usageerror.Error
 	var refused *apiError
+	var unmade noNode
 	switch {
 	case err == nil:
 		return exitDone
@@ -100,6 +106,8 @@ func exitCode(err error) int {
 		return exitDiffers
 	case errors.Is(err, appliance.ErrRemoved), errors.Is(err, resolver.ErrStopped):
 		return exitRemoved
+	case errors.As(err, &unmade):
+		return exitNoNode
 	case errors.As(err, &wrongArgs), errors.As(err, &wrongConfig):
 		return exitUsage
 	case errors.As(err, &refused) && refused.status == 400:
