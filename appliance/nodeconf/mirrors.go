@@ -90,9 +90,8 @@ func Mirrors(s *Site, runtime string, own ...string) (*Conf, error) {
 	c := &Conf{}
 	runtimes[i].write(m, c)
 	c.file(HostsFile, s.hosts())
-	c.note("nodes must resolve the bastions' names: if no resolver knows %s, append %s to /etc/hosts; casemate "+
-		"enroll --no-resolver does that and the CA on a node",
-		s.Domain, HostsFile)
+	c.note("nodes must resolve the bastions' names: if no resolver knows %s, append %s to /etc/hosts; the line of "+
+		"casemate enroll does that and adds the CA, with --no-resolver at its end", s.Domain, HostsFile)
 	return c, nil
 }
 

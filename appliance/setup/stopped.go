@@ -62,8 +62,9 @@ func stoppedByData(cfg config.Config, configFile string) error {
 	return host.Owns(filepath.Join(cfg.Data, clusterDir), cfg.Data)
 }
 
-// NeverMade returns an error if nobody has run init or join here: the config sets nothing and data has no node. Nothing
-// will appear there by itself, unlike the disk of a node whose config exists. nil if it is otherwise or cannot be known.
+// NeverMade returns an error if nobody has run init or join here: the config sets nothing and data has no node. No node
+// will appear there by itself, as it does with the disk of a node that has a config. nil if it is otherwise or cannot
+// be known.
 func NeverMade(configFile, data string) error {
 	cfg := config.Config{Data: data}
 	if blank, err := config.Blank(configFile); err != nil || !blank {

@@ -37,8 +37,8 @@ func TestLogins(t *testing.T) {
 		{"docker", with(docker, "login"), with(docker, "pull", "HOST/IMAGE")},
 		{"podman", with(with(podman, "login"), auth...), with(with(podman, "pull", "--signature-policy",
 			n.path("etc/policy.json"), "HOST/IMAGE"), auth...)},
-		{"skopeo", with([]string{"skopeo", "login"}, auth...), with([]string{"skopeo", "inspect", "docker://HOST/IMAGE"},
-			auth...)},
+		{"skopeo", with([]string{"skopeo", "login"}, auth...), with([]string{"skopeo", "inspect"},
+			append(auth, "docker://HOST/IMAGE")...)},
 		{"oras", []string{client(t, "oras"), "login"}, []string{client(t, "oras"), "manifest", "fetch", "HOST/IMAGE"}},
 		{"helm", []string{client(t, "helm"), "registry", "login"}, nil}, // it pulls charts only
 	} {
