@@ -168,7 +168,12 @@ func flagError(cmd *cobra.Command, err error) error {
 				flags = append(flags, "--"+f.Name)
 			}
 		})
-		err = fmt.Errorf("%w%s", err, didYouMean(nearest("--"+unknown.GetSpecifiedName(), slices.Values(flags))))
+		name := unknown.GetSpecifiedName()
+		near := nearest("--"+name, slices.Values(flags))
+		if sub, _, found := cmd.Find([]string{name}); found == nil && sub.Parent() == cmd && near == nil {
+			near = []string{sub.CommandPath()} // --version
+		}
+		err = fmt.Errorf("%w%s", err, didYouMean(near))
 	}
 	return usageError{fmt.Errorf("%w (see %s --help)", err, cmd.CommandPath())}
 }

@@ -41,8 +41,9 @@ const (
 	exitFailed  = 1
 	exitUsage   = 2
 	exitDiffers = 3
-	exitRemoved = 4                  // of serve and dns: this node was removed from its cluster; systemd does not restart them
-	exitNoNode  = service.ExitNoNode // of serve: neither init nor join was run; systemd does not restart it
+	exitRemoved = 4 // of serve and dns: this node was removed from its cluster; systemd does not restart them
+	// of serve: neither init nor join was run; systemd does not restart it
+	exitNoNode = service.ExitNoNode
 )
 
 func main() { os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
@@ -213,6 +214,16 @@ func addCobrasOwn(root *cobra.Command) {
 		case "help":
 			cmd.Short = "show the help of a command"
 			cmd.Long = "Show the help of a command; \"casemate COMMAND --help\" is the same."
+			cmd.Run, cmd.RunE = nil, func(_ *cobra.Command, args []string) error {
+				found, rest, err := root.Find(args)
+				if err == nil && len(rest) > 0 && found.HasAvailableSubCommands() {
+					err = needsCommand(found, rest)
+				}
+				if err != nil {
+					return usageError{err}
+				}
+				return found.Help()
+			}
 		case "completion":
 			cmd.Short = "print the completion script for a shell"
 			cmd.Long = "Print the completion script for a shell. The packages install it for bash, zsh and fish."
@@ -290,7 +301,7 @@ func needsCommand(cmd *cobra.Command, args []string) error {
 	}
 	if len(args) > 0 {
 		return usageError{fmt.Errorf("unknown command %q for %q%s (see %s --help)",
-			args[0], cmd.CommandPath(), didYouMean(nearest(args[0], slices.Values(names))), cmd.CommandPath())}
+			args[0], cmd.CommandPath(), didYouMean(nearCommands(cmd, args[0])), cmd.CommandPath())}
 	}
 	return usageError{fmt.Errorf("%s needs one of: %s (see %s --help)",
 		cmd.CommandPath(), strings.Join(names, ", "), cmd.CommandPath())}
