@@ -286,6 +286,11 @@ func serveCommand(*options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "serve", Short: "run the daemon in the foreground", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if path == config.DefaultFile { // a file that somebody names is expected to exist
+				if err := setup.NeverMade(path, service.DataDir); err != nil {
+					return noNode{err}
+				}
+			}
 			cfg, err := loadConfig(path)
 			if err != nil {
 				return err

@@ -179,7 +179,12 @@ func unknownFlag(cmd *cobra.Command, unknown *pflag.NotExistError) error {
 	})
 	short := unknown.GetSpecifiedShortnames()
 	if short == "" {
-		return fmt.Errorf("%w%s", unknown, didYouMean(nearest("--"+unknown.GetSpecifiedName(), slices.Values(flags))))
+		name := unknown.GetSpecifiedName()
+		near := nearest("--"+name, slices.Values(flags))
+		if sub, _, found := cmd.Find([]string{name}); found == nil && sub.Parent() == cmd && near == nil {
+			near = []string{sub.CommandPath()} // --version
+		}
+		return fmt.Errorf("%w%s", unknown, didYouMean(near))
 	}
 	name, _, _ := strings.Cut(short, "=")
 	switch long := "--" + name; {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"slices"
 	"strings"
@@ -98,7 +99,10 @@ func (l *listFlags) wanted(cmd *cobra.Command) (*lists.Wanted, *lists.Checksums,
 					bad = append(bad, fmt.Errorf("%s: %w", name, errNamesNothing))
 				}
 			}
-			if err := read.each(name, take); err != nil {
+			if err := read.each(name, take); errors.Is(err, fs.ErrNotExist) {
+				return nil, nil, fmt.Errorf("there is no file %s: a list is a file with one name on each line, and - "+
+					"reads it from standard input", name)
+			} else if err != nil {
 				return nil, nil, err
 			}
 		}
