@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -18,6 +19,7 @@ import (
 type listFlags struct {
 	images, files, charts, manifests []string // names of lists, "-" is standard input
 	git                              []string // the same
+	packages                         []string // the same; of operating systems
 	kubespray                        []string // checkouts
 	kubesprayInventories             []string // of Ansible, a directory or a file of hosts each
 	kubesprayVars                    []string // files of variables, over those of the checkouts and inventories
@@ -30,6 +32,8 @@ type listFlags struct {
 	domain func() (string, error)
 	// document reads the lists of k3s and RKE2 releases.
 	document lists.Document
+	// repositories finds the files of packages; nil if that is not possible here.
+	repositories func(ctx context.Context, w *lists.Wanted) error
 }
 
 func (l *listFlags) add(cmd *cobra.Command) {
@@ -89,6 +93,7 @@ func (l *listFlags) wanted(cmd *cobra.Command) (*lists.Wanted, *lists.Checksums,
 		{l.charts, parser.Charts, true},
 		{l.manifests, parser.Manifests, false},
 		{l.git, parser.Git, true},
+		{l.packages, parser.Packages, true},
 	} {
 		for _, name := range kind.names {
 			asked = true
@@ -112,7 +117,7 @@ func (l *listFlags) wanted(cmd *cobra.Command) (*lists.Wanted, *lists.Checksums,
 	}
 	if !asked && len(l.kubespray)+len(l.k3s)+len(l.rke2) == 0 {
 		return nil, nil, usageError{errors.New("nothing is selected: give a list with --images, --files, --charts, " +
-			"--manifests, --git or --kubespray, or a release with --k3s or --rke2")}
+			"--manifests, --git, --packages or --kubespray, or a release with --k3s or --rke2")}
 	}
 	sums := &lists.Checksums{}
 	for _, name := range l.checksums {
@@ -151,6 +156,11 @@ func (l *listFlags) wanted(cmd *cobra.Command) (*lists.Wanted, *lists.Checksums,
 			fmt.Fprintln(cmd.ErrOrStderr(), "note:", n)
 		}
 		if err == nil {
+			if len(wanted.Packages) > 0 {
+				if err := l.repositories(cmd.Context(), wanted); err != nil {
+					return nil, nil, err
+				}
+			}
 			if err := l.leaveOut(cmd, wanted); err != nil {
 				return nil, nil, err
 			}
@@ -165,7 +175,8 @@ func (l *listFlags) wanted(cmd *cobra.Command) (*lists.Wanted, *lists.Checksums,
 // leaveOut removes the names that --exclude matches.
 func (l *listFlags) leaveOut(cmd *cobra.Command, w *lists.Wanted) error {
 	if len(w.Images)+len(w.Files)+len(w.Charts)+len(w.Git) == 0 {
-		all := slices.Concat(l.images, l.files, l.charts, l.manifests, l.git, l.kubespray, l.kubesprayInventories)
+		all := slices.Concat(l.images, l.files, l.charts, l.manifests, l.git, l.packages, l.kubespray,
+			l.kubesprayInventories)
 		return usageError{errors.New("the lists contain no names: " + strings.Join(all, ", "))}
 	}
 	gone, idle := lists.Exclude(w, l.exclude)
