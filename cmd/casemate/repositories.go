@@ -76,7 +76,8 @@ func (r *repositoryFlags) resolve(ctx context.Context, cmd *cobra.Command, l *li
 		AllowUnsigned: r.unsigned, ReadFile: os.ReadFile, Now: opt.Now,
 		Near: func(name string, names iter.Seq[string]) string { return didYouMean(nearest(name, names)) },
 	}
-	if err := r.read(cmd.InOrStdin(), &o); err != nil {
+	notes, err := r.read(cmd.InOrStdin(), &o)
+	if err != nil {
 		return usageError{err}
 	}
 	docs, err := collect.OpenDocuments(opt)
@@ -87,7 +88,7 @@ func (r *repositoryFlags) resolve(ctx context.Context, cmd *cobra.Command, l *li
 	if err = errors.Join(err, docs.Close()); err != nil {
 		return interrupted(ctx, err, "the fetched content is kept; run the same command again to resume")
 	}
-	for _, n := range r.found.Notes {
+	for _, n := range append(notes, r.found.Notes...) {
 		fmt.Fprintln(cmd.ErrOrStderr(), "note:", n)
 	}
 	set := newWantedSet(w)
@@ -99,27 +100,27 @@ func (r *repositoryFlags) resolve(ctx context.Context, cmd *cobra.Command, l *li
 	return nil
 }
 
-// read reads the files that flags name.
-func (r *repositoryFlags) read(stdin io.Reader, o *deb.Options) error {
+// read reads the files that flags name, and returns notes about them.
+func (r *repositoryFlags) read(stdin io.Reader, o *deb.Options) (notes []string, err error) {
 	files := &listReader{stdin: stdin}
 	var sources deb.Sources
 	for _, name := range r.apt {
 		if err := files.each(name, sources.Read); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	if err := sources.Err(); err != nil {
-		return fmt.Errorf("the sources are not usable, nothing was done:\n%w", err)
+		return nil, fmt.Errorf("the sources are not usable, nothing was done:\n%w", err)
 	}
 	o.Sources = sources.List
 	for _, name := range r.keyrings {
 		b, err := os.ReadFile(name)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		k, err := openpgp.ReadKeyring(b)
 		if err != nil {
-			return fmt.Errorf("--keyring %s: %w", name, err)
+			return nil, fmt.Errorf("--keyring %s: %w", name, err)
 		}
 		o.Keyrings = append(o.Keyrings, deb.NamedKeyring{Name: name, Keyring: k})
 	}
@@ -130,10 +131,10 @@ func (r *repositoryFlags) read(stdin io.Reader, o *deb.Options) error {
 			o.Installed, failed = append(o.Installed, i), err
 		})
 		if err = errors.Join(err, failed); err != nil {
-			return fmt.Errorf("--installed %s: %w", name, err)
+			return nil, fmt.Errorf("--installed %s: %w", name, err)
 		}
 	}
-	return nil
+	return sources.Notes, nil
 }
 
 // debArchitectures are the names that dpkg has for the processors of platforms.
