@@ -36,8 +36,9 @@ var (
 	packageArch    = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,63}$`)
 )
 
-// Packages reads a list of packages of an operating system, one a line: NAME, NAME=VERSION, NAME:ARCH, NAME:ARCH=VERSION;
-// in a name * is any text and ? one character, and * alone is every package. name is the list's name in messages.
+// Packages reads a list of packages of an operating system, one a line: NAME, NAME=VERSION, NAME:ARCH,
+// NAME:ARCH=VERSION; in a name * is any text and ? one character, and * alone is every package. name is the list's name
+// in messages.
 func (l *Parser) Packages(name string, r io.Reader) {
 	l.eachLine(name, r, func(where, line string) error {
 		p, err := parsePackage(line)

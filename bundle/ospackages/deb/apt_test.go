@@ -27,7 +27,8 @@ func newApt(t *testing.T, sources, installed string) *apt {
 	a := &apt{t.TempDir()}
 	for name, content := range map[string]string{
 		"etc/sources.list": sources, "status": installed, "lists/partial/x": "", "archives/partial/x": "",
-		"etc/apt.conf.d/x": "", "etc/preferences.d/x": "", "log/x": "", "etc/trusted.gpg.d/key.asc": string(testKey().public),
+		"etc/apt.conf.d/x": "", "etc/preferences.d/x": "", "log/x": "",
+		"etc/trusted.gpg.d/key.asc": string(testKey().public),
 		"apt.conf": fmt.Sprintf(`Dir::Etc "%[1]s/etc";
 Dir::Etc::parts "apt.conf.d";
 Dir::Etc::sourcelist "sources.list";
@@ -64,7 +65,8 @@ func (a *apt) run(args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "apt-get", args...)
-	cmd.Env = append(os.Environ(), "APT_CONFIG="+filepath.Join(a.dir, "apt.conf"), "LC_ALL=C", "http_proxy=", "HTTP_PROXY=")
+	cmd.Env = append(os.Environ(), "APT_CONFIG="+filepath.Join(a.dir, "apt.conf"), "LC_ALL=C", "http_proxy=",
+		"HTTP_PROXY=")
 	out, err := cmd.CombinedOutput()
 	return string(out), err
 }
@@ -106,7 +108,8 @@ func (r *rule) status() string {
 		fmt.Fprintf(&b, "Package: %s\nStatus: install ok installed\nArchitecture: amd64\nVersion: %s\n"+
 			"Maintainer: x <x@example.org>\nDescription: x\n", name, version)
 		for _, p := range r.packages { // what it provides
-			if strings.HasPrefix(p, "Package: "+name+"\nVersion: "+version+"\n") && strings.Contains(p, "\nProvides: ") {
+			if strings.HasPrefix(p, "Package: "+name+"\nVersion: "+version+"\n") && strings.Contains(p,
+				"\nProvides: ") {
 				_, rest, _ := strings.Cut(p, "\nProvides: ")
 				provides, _, _ := strings.Cut(rest, "\n")
 				fmt.Fprintf(&b, "Provides: %s\n", provides)

@@ -158,7 +158,8 @@ func (t *chosen) verdicts(opt Options, u *universe) {
 	for n, r := range opt.Packages {
 		for i, err := range t.why[n] {
 			if t.found[n] {
-				t.Notes = append(t.Notes, fmt.Sprintf("%s: %s is not for every kind of node: %v", r.Where, r.Label(), err))
+				t.Notes = append(t.Notes, fmt.Sprintf("%s: %s is not for every kind of node: %v", r.Where, r.Label(),
+					err))
 				continue
 			}
 			if errors.Is(err, errUnknown) && opt.Near != nil {

@@ -142,10 +142,12 @@ func (e errTime) Error() string { return e.text }
 func (r *Release) checkTime(now time.Time, anyDate bool) error {
 	switch {
 	case r.Date.After(now.Add(maxFuture)):
-		return errTime{fmt.Sprintf("its Release file is dated %s, which is in the future: check the clock of this machine",
+		return errTime{fmt.Sprintf("its Release file is dated %s, which is in the future: check the clock of this "+
+			"machine",
 			r.Date.Format(time.RFC3339))}
 	case !anyDate && !r.ValidUntil.IsZero() && now.After(r.ValidUntil):
-		return errTime{fmt.Sprintf("its Release file expired on %s, so apt on nodes refuses it: use a mirror that is up "+
+		return errTime{fmt.Sprintf("its Release file expired on %s, so apt on nodes refuses it: use a mirror that is "+
+			"up "+
 			"to date, or set check-valid-until=no in the source here and on the nodes",
 			r.ValidUntil.Format(time.RFC3339))}
 	}

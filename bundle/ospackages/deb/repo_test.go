@@ -43,7 +43,10 @@ type key struct {
 var testKey = sync.OnceValue(func() *key { return newKey("publisher") })
 
 func newKey(name string) *key {
-	config := &packet.Config{Algorithm: packet.PubKeyAlgoEdDSA, Time: func() time.Time { return today.AddDate(-1, 0, 0) }}
+	config := &packet.Config{Algorithm: packet.PubKeyAlgoEdDSA, Time: func() time.Time {
+		return today.AddDate(-1, 0,
+			0)
+	}}
 	e, err := pgp.NewEntity(name, "", name+"@example.org", config)
 	if err != nil {
 		panic(err)

@@ -34,20 +34,25 @@ func show(s Source) string {
 
 func TestSources(t *testing.T) {
 	for _, x := range []struct{ name, text, want, notes string }{
-		{"a line", "deb http://h/debian bookworm main contrib\n", "f:1 http://h/debian/dists/bookworm/ main,contrib", ""},
+		{"a line", "deb http://h/debian bookworm main contrib\n", "f:1 http://h/debian/dists/bookworm/ main,contrib",
+			""},
 		{"comments and white space", "\ufeff# x\n\n  deb\thttp://h/debian/  bookworm   main # y\r\n",
 			"f:3 http://h/debian/dists/bookworm/ main", ""},
-		{"options", "deb [arch=amd64,arm64 lang=de,en signed-by=/k.gpg target+=Contents-deb trusted=yes] https://H/x s c\n",
+		{"options", "deb [arch=amd64,arm64 lang=de,en signed-by=/k.gpg target+=Contents-deb trusted=yes] https://H/x " +
+			"s c\n",
 			"f:1 https://h/x/dists/s/ c arch=amd64,arm64 lang=de,en target=Contents-deb signed-by=/k.gpg trusted", ""},
-		{"options without spaces around", "deb [ arch=amd64 ]http://h/x s c\n", "f:1 http://h/x/dists/s/ c arch=amd64", ""},
+		{"options without spaces around", "deb [ arch=amd64 ]http://h/x s c\n",
+			"f:1 http://h/x/dists/s/ c arch=amd64", ""},
 		{"dates", "deb [check-valid-until=no] http://h/x s c\n", "f:1 http://h/x/dists/s/ c any date", ""},
 		{"no options", "deb [] http://h/x s c\n", "f:1 http://h/x/dists/s/ c", ""},
 		{"sources are left out", "deb-src http://h/x s c\ndeb http://h/x s c\n", "f:2 http://h/x/dists/s/ c",
 			"f:1: source packages (deb-src) are not collected"},
-		{"the old security suite", "deb http://h/x stretch/updates main\n", "f:1 http://h/x/dists/stretch/updates/ main", ""},
+		{"the old security suite", "deb http://h/x stretch/updates main\n",
+			"f:1 http://h/x/dists/stretch/updates/ main", ""},
 		{"flat", "deb http://h/x ./\n", "f:1 http://h/x/ ", ""},
 		{"a port", "deb http://h:8080/x s c\n", "f:1 http://h:8080/x/dists/s/ c", ""},
-		{"stanzas", "# x\nTypes: deb deb-src\nURIs: http://h/a http://h/b\nSuites: s s-updates\nComponents: main\n non-free\n" +
+		{"stanzas", "# x\nTypes: deb deb-src\nURIs: http://h/a http://h/b\nSuites: s s-updates\nComponents: main\n " +
+			"non-free\n" +
 			"Signed-By: /k.gpg\n\n\nTypes: deb\nEnabled: no\nURIs: http://h/c\nSuites: s\nComponents: main\n",
 			"f:2 http://h/a/dists/s/ main,non-free signed-by=/k.gpg\n" +
 				"f:2 http://h/a/dists/s-updates/ main,non-free signed-by=/k.gpg\n" +
@@ -55,11 +60,13 @@ func TestSources(t *testing.T) {
 				"f:2 http://h/b/dists/s-updates/ main,non-free signed-by=/k.gpg",
 			"f:2: source packages (deb-src) are not collected\nf:10: it is not enabled, so it is left out"},
 		{"fields of stanzas", "types: deb\nuris: http://h/a\nsuites: s\ncomponents: c\nArchitectures: amd64 arm64\n" +
-			"Architectures-Remove: arm64\nLanguages: none\nTargets-Add: CNF\nCheck-Valid-Until: no\nTrusted: yes\nX-Foo: bar\n",
+			"Architectures-Remove: arm64\nLanguages: none\nTargets-Add: CNF\nCheck-Valid-Until: no\nTrusted: " +
+			"yes\nX-Foo: bar\n",
 			"f:1 http://h/a/dists/s/ c arch=amd64 lang=none target=CNF trusted any date", ""},
 		{"a comment in a stanza", "Types: deb\n# http://old\nURIs: http://h/a\nSuites: s\nComponents: c\n",
 			"f:1 http://h/a/dists/s/ c", ""},
-		{"a key in a stanza", "Types: deb\nURIs: http://h/a\nSuites: s\nComponents: c\nSigned-By:\n -----BEGIN\n .\n abc\n",
+		{"a key in a stanza", "Types: deb\nURIs: http://h/a\nSuites: s\nComponents: c\nSigned-By:\n -----BEGIN\n .\n " +
+			"abc\n",
 			"f:1 http://h/a/dists/s/ c signed-by=-----BEGIN//abc", ""},
 		{"a flat stanza", "Types: deb\nURIs: http://h/a\nSuites: /\n", "f:1 http://h/a/ ", ""},
 	} {

@@ -184,8 +184,8 @@ func (c *Collector) verifyDetached(s *suite, text, sig []byte) (err error) {
 	return err
 }
 
-// checkOlder compares the date with that of an earlier run: an older Release file can be a mirror that lags, or somebody
-// who withholds updates.
+// checkOlder compares the date with that of an earlier run: an older Release file can be a mirror that lags, or
+// somebody who withholds updates.
 func (c *Collector) checkOlder(url string, text []byte) error {
 	before := c.fetch.Last(url, MaxRelease)
 	if inner, _, _ := openpgp.Clearsigned(before, &openpgp.Keyring{}, c.opt.Now()); inner != nil {
@@ -221,7 +221,8 @@ func (c *Collector) readIndex(ctx context.Context, s *suite, i *index) error {
 			continue
 		}
 		if errors.Is(err, syscall.EBADMSG) {
-			return changedError{fmt.Errorf("%s%s is not the file that the Release file lists: %w", s.Base(), f.path, err)}
+			return changedError{fmt.Errorf("%s%s is not the file that the Release file lists: %w", s.Base(), f.path,
+				err)}
 		}
 		if err != nil {
 			return fmt.Errorf("%s%s: %w", s.Base(), f.path, err)

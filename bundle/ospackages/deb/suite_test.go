@@ -41,13 +41,15 @@ var faults = []fault{
 	{name: "another key", change: func(d *dist) { d.key = newKey("somebody") }, want: "not among the given keys"},
 	{name: "another key, allowed", change: func(d *dist) { d.key = newKey("somebody") }, option: allow,
 		note: "its signature is not checked"},
-	{name: "no key is known", option: func(o *Options) { o.Keyrings = nil }, want: "give the publisher's with --keyring"},
+	{name: "no key is known", option: func(o *Options) { o.Keyrings = nil },
+		want: "give the publisher's with --keyring"},
 	{name: "no key is known, allowed", option: func(o *Options) { o.Keyrings = nil; allow(o) },
 		note: "its signature is not checked"},
 	{name: "a changed byte of the text", spoil: replaced("InRelease", "Origin: Example", "Origin: Exbmple"),
 		want: "InRelease: the signature of key"},
 	{name: "text before the signed part", spoil: func(s *site) {
-		s.files[host+"/dists/stable/InRelease"] = append([]byte("SHA256:\n"), s.files[host+"/dists/stable/InRelease"]...)
+		s.files[host+"/dists/stable/InRelease"] = append([]byte("SHA256:\n"),
+			s.files[host+"/dists/stable/InRelease"]...)
 	}, want: "outside of the part that is signed"},
 	{name: "text behind the signed part", spoil: func(s *site) {
 		s.files[host+"/dists/stable/InRelease"] = append(s.files[host+"/dists/stable/InRelease"], "SHA256:\n"...)
@@ -73,9 +75,20 @@ var faults = []fault{
 	{name: "newer than the last one", spoil: lastOf(today.AddDate(0, 0, -1))},
 	{name: "another suite", change: func(d *dist) { d.head = []string{"Suite: testing", "Codename: trixie"} },
 		note: "its Release file is the one of trixie (testing)"},
-	{name: "weak sums only", spoil: func(s *site) { resign(s, func(t string) string { return strings.Replace(t, "SHA256:", "MD5Sum:", 1) }) },
+	{name: "weak sums only", spoil: func(s *site) {
+		resign(s, func(t string) string {
+			return strings.Replace(t,
+				"SHA256:", "MD5Sum:", 1)
+		})
+	},
 		want: "MD5 and SHA1 sums only"},
-	{name: "no sums", spoil: func(s *site) { resign(s, func(t string) string { t, _, _ = strings.Cut(t, "SHA256:"); return t }) },
+	{name: "no sums", spoil: func(s *site) {
+		resign(s, func(t string) string {
+			t, _, _ = strings.Cut(t,
+				"SHA256:")
+			return t
+		})
+	},
 		want: "it lists no indices with SHA256 sums"},
 	{name: "a path out of the repository", spoil: func(s *site) {
 		resign(s, func(t string) string { return strings.Replace(t, " main/binary-arm64", " ../main/binary-arm64", 1) })
@@ -98,7 +111,8 @@ var faults = []fault{
 		d.indices["main/binary-amd64/Packages"] = "Package: a\nVersion: 1\nArchitecture: amd64\nFilename: a\nSize: 1\n"
 	}, want: "line 1: the package a has no SHA256"},
 	{name: "a package with a weak sum", change: func(d *dist) {
-		d.indices["main/binary-amd64/Packages"] = "Package: a\nVersion: 1\nArchitecture: amd64\nFilename: a\nSize: 1\n" +
+		d.indices["main/binary-amd64/Packages"] = "Package: a\nVersion: 1\nArchitecture: amd64\nFilename: a\nSize: " +
+			"1\n" +
 			"MD5sum: 00000000000000000000000000000000\n"
 	}, want: "the package a has MD5 and SHA1 sums only"},
 	{name: "a package outside of the repository", change: func(d *dist) {
@@ -167,7 +181,8 @@ func TestFaults(t *testing.T) {
 			res, err := Collect(context.Background(), s, opt)
 			switch {
 			case f.want != "":
-				if err == nil || !strings.Contains(err.Error(), f.want) || !strings.HasPrefix(err.Error(), "sources.list:1: ") {
+				if err == nil || !strings.Contains(err.Error(), f.want) || !strings.HasPrefix(err.Error(),
+					"sources.list:1: ") {
 					t.Fatalf("got %v, want %q", err, f.want)
 				}
 				return
@@ -220,7 +235,8 @@ func TestByHash(t *testing.T) {
 	d.head = []string{"Acquire-By-Hash: yes"}
 	d.publish(s)
 	content := s.files[host+"/dists/stable/main/binary-amd64/Packages.gz"]
-	s.files[host+"/dists/stable/main/binary-amd64/by-hash/SHA256/"+strings.TrimPrefix(digestOf(content), "sha256:")] = content
+	s.files[host+"/dists/stable/main/binary-amd64/by-hash/SHA256/"+strings.TrimPrefix(digestOf(content),
+		"sha256:")] = content
 	s.files[host+"/dists/stable/main/binary-amd64/Packages.gz"] = []byte("the next generation")
 	res, err := Collect(context.Background(), s, options(t, stableSource, "a"))
 	if err != nil {
@@ -344,14 +360,18 @@ func TestSignedBy(t *testing.T) {
 		change func(o *Options)
 		want   string
 	}{
-		"inline":                            {source: inline, change: func(o *Options) { o.Keyrings = nil }},
-		"inline alone":                      {source: strings.Replace(inline, "Signed-By:\n", "Signed-By: \n", 1), change: func(o *Options) { o.Keyrings = []NamedKeyring{other} }},
-		"fingerprint":                       {source: signedBy(print)},
-		"fingerprint!":                      {source: signedBy(print + "!")},
-		"a fingerprint that no keyring has": {source: signedBy(strings.Repeat("A", 40)), want: "no given keyring has the key AAAA"},
-		"a file of the same name":           {source: signedBy("/usr/share/keyrings/publisher.asc"), change: func(o *Options) { o.Keyrings = append(o.Keyrings, other) }},
-		"a file of the same name, of another": {source: signedBy("/usr/share/keyrings/other.gpg"), change: func(o *Options) { o.Keyrings = append(o.Keyrings, other) },
-			want: "not among the given keys"},
+		"inline": {source: inline, change: func(o *Options) { o.Keyrings = nil }},
+		"inline alone": {source: strings.Replace(inline, "Signed-By:\n", "Signed-By: \n", 1),
+			change: func(o *Options) { o.Keyrings = []NamedKeyring{other} }},
+		"fingerprint":  {source: signedBy(print)},
+		"fingerprint!": {source: signedBy(print + "!")},
+		"a fingerprint that no keyring has": {source: signedBy(strings.Repeat("A", 40)),
+			want: "no given keyring has the key AAAA"},
+		"a file of the same name": {source: signedBy("/usr/share/keyrings/publisher.asc"),
+			change: func(o *Options) { o.Keyrings = append(o.Keyrings, other) }},
+		"a file of the same name, of another": {source: signedBy("/usr/share/keyrings/other.gpg"),
+			change: func(o *Options) { o.Keyrings = append(o.Keyrings, other) },
+			want:   "not among the given keys"},
 		"a file of this machine": {source: signedBy("/x/y.asc"), change: func(o *Options) {
 			o.Keyrings = []NamedKeyring{other}
 			o.ReadFile = func(string) ([]byte, error) { return testKey().public, nil }
@@ -360,8 +380,9 @@ func TestSignedBy(t *testing.T) {
 			o.ReadFile = func(string) ([]byte, error) { return []byte("x"), nil }
 		}, want: "/x/y.asc: it has no public key"},
 		"a file that is not here": {source: signedBy("/x/y.asc")},
-		"a file that is not here, and no other": {source: signedBy("/x/y.asc"), change: func(o *Options) { o.Keyrings = nil },
-			want: "its key /x/y.asc is not on this machine: give a copy with --keyring"},
+		"a file that is not here, and no other": {source: signedBy("/x/y.asc"),
+			change: func(o *Options) { o.Keyrings = nil },
+			want:   "its key /x/y.asc is not on this machine: give a copy with --keyring"},
 		"not a path": {source: signedBy("keyring.asc"), want: "neither a path nor a fingerprint nor a key"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -188,8 +188,8 @@ const (
 )
 
 // fits compares architectures by the rules of multi-arch (https://wiki.debian.org/MultiArch/Hints): have is that of the
-// package with its Multi-Arch field, asked what stands behind the colon in the dependency, of that of the package that
-// has the dependency.
+// package with its Multi-Arch field, asked is the one that the dependency names after a colon, of is that of the package
+// that has the dependency.
 func (m *machine) fits(have, multi, asked, of string) int {
 	switch asked {
 	case "":
@@ -269,7 +269,8 @@ func (m *machine) find(name, arch, v string) (*Package, error) {
 		for _, p := range providers {
 			names = append(names, p.Name)
 		}
-		return nil, fmt.Errorf("it is a virtual package: write the name of one that provides it, such as %s", some(names))
+		return nil, fmt.Errorf("it is a virtual package: write the name of one that provides it, such as %s",
+			some(names))
 	case len(archs) > 0:
 		return nil, fmt.Errorf("it is there for %s, not for %s", some(archs), arch)
 	}

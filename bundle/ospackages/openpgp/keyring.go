@@ -4,16 +4,19 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 
 	"github.com/ProtonMail/go-crypto/openpgp/armor"
+	"github.com/ProtonMail/go-crypto/openpgp/packet"
 	openpgp "github.com/ProtonMail/go-crypto/openpgp/v2"
 )
 
 const (
 	maxKeyring = 16 << 20 // bytes of a keyring
 	maxKeys    = 1000     // keys of a keyring
+	maxBits    = 16384    // of a key
 )
 
 // Keyring is a set of public keys that may sign. The zero value has none.
@@ -35,7 +38,7 @@ func ReadKeyring(b []byte) (*Keyring, error) {
 	k := &Keyring{}
 	var err error
 	if b[0]&0x80 != 0 { // an OpenPGP packet (RFC 9580, 4.2)
-		k.keys, err = openpgp.ReadKeyRing(bytes.NewReader(b))
+		k.keys, err = readKeys(b)
 	} else {
 		err = k.readArmored(b)
 	}
@@ -48,6 +51,22 @@ func ReadKeyring(b []byte) (*Keyring, error) {
 		return nil, fmt.Errorf("no public key can be read: %.200s", err)
 	}
 	return nil, errors.New("it has no public key: give what gpg --export or gpg --armor --export writes")
+}
+
+// readKeys reads binary keys. Reading a key verifies its own signatures, which takes minutes for one of 64 000 bits.
+func readKeys(b []byte) (openpgp.EntityList, error) {
+	packets := packet.NewReader(bytes.NewReader(b))
+	for {
+		p, err := packets.Next()
+		if err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF) {
+			return openpgp.ReadKeyRing(bytes.NewReader(b))
+		}
+		if k, ok := p.(*packet.PublicKey); ok && err == nil {
+			if bits, err := k.BitLength(); err == nil && bits > maxBits {
+				return nil, fmt.Errorf("the key %s has more than %d bits", k.KeyIdString(), maxBits)
+			}
+		}
+	}
 }
 
 var armorStart = []byte("-----BEGIN PGP ")
@@ -66,8 +85,11 @@ func (k *Keyring) readArmored(b []byte) (failed error) {
 		}
 		block, err := armor.Decode(bytes.NewReader(b[:end]))
 		if err == nil && block.Type == openpgp.PublicKeyType {
+			var raw []byte
 			var keys openpgp.EntityList
-			keys, err = openpgp.ReadKeyRing(block.Body)
+			if raw, err = io.ReadAll(block.Body); err == nil {
+				keys, err = readKeys(raw)
+			}
 			k.keys = append(k.keys, keys...)
 		}
 		if err != nil {

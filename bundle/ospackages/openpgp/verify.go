@@ -99,8 +99,8 @@ func verify(text, raw []byte, keys *Keyring, now time.Time) (by []Signer, err er
 	return nil, errors.New(strings.Join(bad, "; "))
 }
 
-// verifyOne checks one signature. What counts is whether the key may sign now, as for gpgv: a keyring often has only the
-// newest self-signature of a key, which is younger than a document that was signed long ago.
+// verifyOne checks one signature. What counts is whether the key may sign now, as for gpgv: a keyring often has only
+// the newest self-signature of a key, which is younger than a document that was signed long ago.
 func verifyOne(text []byte, sig *packet.Signature, keys *Keyring, config *packet.Config) (Signer, error) {
 	if sig.IssuerKeyId == nil {
 		return Signer{}, errors.New("a signature names no key")

@@ -29,7 +29,8 @@ func TestAptAcrossTheGap(t *testing.T) {
 	}
 	file := filepath.Join(dir, "apt.tar")
 	create := func(file, list string, more ...string) string {
-		return must(t, append([]string{filepath.Join(repo(t), "bin", "casemate"), "bundle", "create", file, "--packages",
+		return must(t, append([]string{filepath.Join(repo(t), "bin", "casemate"), "bundle", "create", file,
+			"--packages",
 			list, "--cache", filepath.Join(dir, "cache")}, append(apt.sourceFlags(), more...)...)...)
 	}
 	create(file, list)
