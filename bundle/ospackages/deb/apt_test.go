@@ -107,12 +107,15 @@ func (r *rule) status() string {
 		name, _, _ = strings.Cut(name, ":")
 		fmt.Fprintf(&b, "Package: %s\nStatus: install ok installed\nArchitecture: amd64\nVersion: %s\n"+
 			"Maintainer: x <x@example.org>\nDescription: x\n", name, version)
-		for _, p := range r.packages { // what it provides
-			if strings.HasPrefix(p, "Package: "+name+"\nVersion: "+version+"\n") && strings.Contains(p,
-				"\nProvides: ") {
-				_, rest, _ := strings.Cut(p, "\nProvides: ")
-				provides, _, _ := strings.Cut(rest, "\n")
-				fmt.Fprintf(&b, "Provides: %s\n", provides)
+		for _, p := range r.packages { // what the index says of it
+			if !strings.HasPrefix(p, "Package: "+name+"\nVersion: "+version+"\n") {
+				continue
+			}
+			for line := range strings.Lines(p) {
+				if field, _, _ := strings.Cut(line, ":"); field == "Provides" || field == "Depends" ||
+					field == "Breaks" {
+					b.WriteString(line)
+				}
 			}
 		}
 		b.WriteString("\n")

@@ -16,10 +16,12 @@ const maxInstalled = 256 << 20 // bytes of a dpkg status file
 type Installed struct {
 	packages map[string][]installedPackage
 	provided map[string][]provided // by the virtual package; name is that of the installed one
+	names    []string              // of packages, in the order of the file
 }
 
 type installedPackage struct {
 	version, arch, multiArch string // arch "": that of the node
+	depends                  string // "" if it is not known
 }
 
 // line of dpkg-query -W (NAME[:ARCH] VERSION) or dpkg -l (ii NAME[:ARCH] VERSION ARCH …).
@@ -58,7 +60,8 @@ func (i *Installed) readStatus(r io.Reader) error {
 		if state := strings.Fields(f["status"]); len(state) != 3 || state[2] != "installed" {
 			continue
 		}
-		i.add(f["package"], installedPackage{f["version"], f["architecture"], multiArch(f["multi-arch"])})
+		i.add(f["package"], installedPackage{f["version"], f["architecture"], multiArch(f["multi-arch"]),
+			join(f["pre-depends"], f["depends"])})
 		for _, v := range providesOf(f["provides"]) {
 			i.provided[v.name] = append(i.provided[v.name], provided{f["package"], v.version})
 		}
@@ -84,6 +87,9 @@ func (i *Installed) readLines(r io.Reader) error {
 }
 
 func (i *Installed) add(name string, p installedPackage) {
+	if len(i.packages[name]) == 0 {
+		i.names = append(i.names, name)
+	}
 	i.packages[name] = append(i.packages[name], p)
 }
 

@@ -17,6 +17,7 @@ type universe struct {
 	packages []*Package
 	byName   map[string][]*Package // the candidate first
 	provided map[string][]provider
+	tied     map[string][]*Package // packages of the base system that need one version of the key
 	parsed   map[string]*relation
 }
 
@@ -57,6 +58,7 @@ func (u *universe) sort() {
 			return cmp.Or(rank(a.Package)-rank(b.Package), prefer(a.Package, b.Package))
 		})
 	}
+	u.tie()
 }
 
 // prefer orders versions, the preferred first.
@@ -96,7 +98,7 @@ func (m *machine) needs(p *Package) []closure.Need[*Package] {
 	if m.recommends {
 		add(p.recommends, true)
 	}
-	return list
+	return append(list, m.upgrades(p)...)
 }
 
 // need finds the packages that satisfy one group of alternatives. It is false if something installed does.
@@ -130,13 +132,13 @@ func (m *machine) need(p *Package, text string) (n closure.Need[*Package], ok bo
 	return n, true
 }
 
-func (m *machine) parse(text string) (*relation, error) {
-	if r := m.parsed[text]; r != nil {
+func (u *universe) parse(text string) (*relation, error) {
+	if r := u.parsed[text]; r != nil {
 		return r, nil
 	}
 	r, err := parseRelation(text)
 	if err == nil {
-		m.parsed[text] = r
+		u.parsed[text] = r
 	}
 	return r, err
 }
