@@ -103,7 +103,8 @@ func TestKnownSizes(t *testing.T) {
 func TestWrongSize(t *testing.T) {
 	s := tree(t, map[string]string{"/a.deb": "abc"})
 	w := &lists.Wanted{Files: []lists.File{{URL: s.URL + "/a.deb", Digest: digests.SHA256([]byte("abc")), Size: 4}}}
-	if _, err := Collect(context.Background(), w, s.options(t)); err == nil || !strings.Contains(err.Error(), "/a.deb") {
+	if _, err := Collect(context.Background(), w, s.options(t)); err == nil || !strings.Contains(err.Error(),
+		"/a.deb") {
 		t.Errorf("got %v", err)
 	}
 }

@@ -201,11 +201,15 @@ func howToSkip(err error) error {
 		return err
 	}
 	name, without := failed.Failed[0].Name, ""
-	if strings.ContainsAny(name, " ?&*") { // of a chart, of a URL
-		name = "'" + name + "'"
-	}
 	if len(failed.Failed) < failed.Names {
 		without = "--partial writes the bundle without them; "
+	}
+	if strings.HasPrefix(name, "package ") {
+		return fmt.Errorf("%w\n%stake its line out of the list of packages, or add the source that has it with --apt",
+			err, without)
+	}
+	if strings.ContainsAny(name, " ?&*") { // of a chart, of a URL
+		name = "'" + name + "'"
 	}
 	return fmt.Errorf("%w\n%s--exclude %s leaves that name out; \"casemate missing --forget %s\" on a bastion keeps "+
 		"it "+
