@@ -248,7 +248,11 @@ func (s *wantedSet) image(i lists.Image) {
 func (s *wantedSet) file(f lists.File) {
 	name := "file " + f.URL
 	if n, ok := s.at[name]; ok {
-		s.Files[n].Optional = s.Files[n].Optional && f.Optional
+		have := &s.Files[n]
+		have.Optional = have.Optional && f.Optional
+		if have.Digest == "" {
+			have.Digest, have.Known, have.Size = f.Digest, f.Known, f.Size
+		}
 		return
 	}
 	s.at[name] = len(s.Files)

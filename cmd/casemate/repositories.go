@@ -73,7 +73,8 @@ func (r *repositoryFlags) resolve(ctx context.Context, cmd *cobra.Command, l *li
 	opt collect.Options) error {
 	o := deb.Options{
 		Packages: w.Packages, Architectures: debArchitectures(l.platforms), NoRecommends: r.noRecommends,
-		AllowUnsigned: r.unsigned, ReadFile: os.ReadFile, Now: opt.Now,
+		AllowUnsigned: r.unsigned, ReadFile: os.ReadFile,
+		Now:  time.Now, // whether something has expired does not depend on the date that the bundle gets
 		Near: func(name string, names iter.Seq[string]) string { return didYouMean(nearest(name, names)) },
 	}
 	notes, err := r.read(cmd.InOrStdin(), &o)

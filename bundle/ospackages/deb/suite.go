@@ -142,6 +142,9 @@ func (c *Collector) signedRelease(ctx context.Context, s *suite) ([]byte, error)
 			return nil, fmt.Errorf("it is not signed: --allow-unsigned %s takes it all the same", s.URI)
 		}
 		s.note("it is not signed: nothing says who made its packages")
+		if !s.Trusted {
+			s.note("apt on the nodes refuses it unless their source says trusted=yes")
+		}
 	case err != nil:
 		return nil, fmt.Errorf("%sRelease.gpg: %w", base, err)
 	default:
