@@ -116,8 +116,12 @@ func (l *listFlags) wanted(cmd *cobra.Command) (*lists.Wanted, *lists.Checksums,
 		return nil, nil, usageError{errors.New("--kubespray-vars is for --kubespray, which is missing")}
 	}
 	if !asked && len(l.kubespray)+len(l.k3s)+len(l.rke2) == 0 {
+		packages := ""
+		if l.repositories != nil {
+			packages = " --packages,"
+		}
 		return nil, nil, usageError{errors.New("nothing is selected: give a list with --images, --files, --charts, " +
-			"--manifests, --git, --packages or --kubespray, or a release with --k3s or --rke2")}
+			"--manifests," + packages + " --git or --kubespray, or a release with --k3s or --rke2")}
 	}
 	sums := &lists.Checksums{}
 	for _, name := range l.checksums {

@@ -23,13 +23,6 @@ type rule struct {
 	apt  bool // apt can be asked the same: it installs the request, and not more than is collected
 }
 
-func with(lists ...[]string) (all []string) {
-	for _, l := range lists {
-		all = append(all, l...)
-	}
-	return all
-}
-
 var rules = []rule{
 	{name: "a package without needs", packages: []string{pkg("a", "1"), pkg("b", "1")}, request: []string{"a"},
 		want: "a=1", apt: true},
