@@ -21,8 +21,8 @@ const (
 	maxSums    = 200_000 // files that a Release file lists
 )
 
-// Release is the part of a Release file (https://wiki.debian.org/DebianRepository/Format) that says what a suite is and
-// which indices it has.
+// Release is the part of a Release file (Debian's wiki, DebianRepository/Format) that says what a suite is and which
+// indices it has.
 type Release struct {
 	Origin, Label, Suite, Codename string
 	Date                           time.Time

@@ -189,7 +189,7 @@ const (
 	other // it is another one, which is allowed
 )
 
-// fits compares architectures by the rules of multi-arch (https://wiki.debian.org/MultiArch/Hints): have is that of
+// fits compares architectures by the rules of multi-arch (Debian's wiki, Multiarch): have is that of
 // the package with its Multi-Arch field, asked is the one that the dependency names after a colon, of is that of the
 // package that has the dependency.
 func (m *machine) fits(have, multi, asked, of string) int {
