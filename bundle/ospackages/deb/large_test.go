@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"io"
+	"os"
 	"runtime"
 	"testing"
 )
@@ -43,23 +44,28 @@ func large(s *site, n int) {
 	s.files[base+"InRelease"] = d.key.clearsign([]byte(release))
 }
 
-// The packages of Debian's main component fit in less than 300 MiB, whatever is wanted of them.
+// A long chain of dependencies comes whole. In a long run the index is as large as that of Debian's main component, and
+// fits in less than 300 MiB.
 func TestLargeIndex(t *testing.T) {
+	soak, n := os.Getenv("CASEMATE_SOAK") != "", 2_000
+	if soak {
+		n = 60_000
+	}
 	s := newSite()
-	large(s, 60_000)
-	res, err := Collect(context.Background(), s, options(t, stableSource, "package-59999"))
+	large(s, n)
+	res, err := Collect(context.Background(), s, options(t, stableSource, fmt.Sprintf("package-%d", n-1)))
 	if err != nil {
 		t.Fatal(err)
 	}
+	if got := len(res.Why); got != n {
+		t.Errorf("collected %d packages, want %d", got, n)
+	}
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
-	if got := len(res.Why); got != 60_000 {
-		t.Errorf("collected %d packages", got)
-	}
-	if m.HeapSys > 300<<20 {
+	t.Logf("the heap had %d MiB", m.HeapSys>>20)
+	if soak && m.HeapSys > 300<<20 {
 		t.Errorf("the heap had %d MiB", m.HeapSys>>20)
 	}
-	t.Logf("the heap had %d MiB", m.HeapSys>>20)
 }
 
 func BenchmarkCollect(b *testing.B) {
