@@ -111,6 +111,9 @@ func throughLinks(dir, name string) (string, error) {
 		}
 		part, rest = filepath.Dir(part), filepath.Join(filepath.Base(part), rest)
 	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", err // it names the path, as that of EvalSymlinks does not
+	}
 	real, err := filepath.EvalSymlinks(part)
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", fmt.Errorf("nothing was written, because %s is a symbolic link to a file that does not exist: "+
