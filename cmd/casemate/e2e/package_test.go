@@ -268,6 +268,10 @@ func life(t *testing.T, pm manager, dir string) {
 	ask.while(t, "the package is upgraded", 1, func() { b.sh(t, pm.upgrade+" "+next) })
 	t.Logf("the upgrade took %.1f s", time.Since(start).Seconds())
 	b.says(t, "v0.2.0", "casemate status")
+	// The unit hides the file from which the time is usually read.
+	if out := n.must(t, "curl", "-fsS", "http://"+b.ip+"/metrics"); !strings.Contains(out, "\nprocess_start_time_seconds 1") {
+		t.Error("/metrics does not say when the process was started")
+	}
 	some("pulls after it")
 	stop()
 	wg.Wait()
