@@ -41,7 +41,9 @@ func (s *sender) send(m *message, f *os.File) error {
 		if err != nil {
 			return err
 		}
-		frame = frame[n:]
+		if frame = frame[n:]; len(frame) == 0 {
+			return nil
+		}
 	}
 	_, err = s.conn.Write(frame)
 	return err
