@@ -10,7 +10,8 @@ import (
 )
 
 // parent keeps open the directory in which a file was last opened. The daemon mostly asks for the files of one
-// directory after those of another, and an os.Root walks the whole path in each call.
+// directory after those of another, and an os.Root walks the whole path in each call. A directory that is renamed
+// meanwhile is still the one that was opened, as with any os.Root; nothing may write there during an import.
 type parent struct {
 	mu   sync.Mutex
 	path string
