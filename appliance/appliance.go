@@ -28,6 +28,7 @@ import (
 	"casemate/appliance/admin"
 	"casemate/appliance/change"
 	"casemate/appliance/clientconn"
+	"casemate/appliance/clock"
 	"casemate/appliance/config"
 	"casemate/appliance/content"
 	"casemate/appliance/current"
@@ -98,6 +99,7 @@ type Appliance struct {
 	lines    *lograte.Limit // for events that clients cause
 	problems status.Problems
 	luck     status.Luck
+	clock    clock.Watch
 
 	peers    atomic.Pointer[http.Handler]   // serves requests that other nodes forward; nil until it is ready
 	advisor  atomic.Pointer[change.Changes] // changes, for nodes that join; nil until it is ready
@@ -121,6 +123,8 @@ type Options struct {
 	// DNS is the path of the socket of a DNS process that systemd runs. "": the daemon starts one, with the sockets
 	// that it inherited or has bound.
 	DNS string
+	// Now is the clock of certificates and of what status says of times; nil: time.Now.
+	Now func() time.Time
 }
 
 // startDNS replaces the DNS process by goroutines of this process; tests set it.
@@ -134,6 +138,9 @@ func Open(cfg config.Config, opt Options) (_ *Appliance, err error) {
 	}
 	if opt.Inherited == nil {
 		opt.Inherited = activation.Files(true)
+	}
+	if opt.Now == nil {
+		opt.Now = time.Now
 	}
 	opt.Version, opt.Commit = cmp.Or(opt.Version, "unknown"), cmp.Or(opt.Commit, "unknown")
 	if err := setup.Removed(cfg.Data); err != nil {
@@ -219,7 +226,7 @@ func (a *Appliance) openServices() (err error) {
 		Domain: set.Domain, Node: a.cfg.Node, Addrs: a.cfg.Advertise,
 		Known:  func(name string) bool { return a.current.State().CertNames[name] },
 		Miss:   func(client netip.Addr, name string) { a.miss(missing.TLS, name, "", client) },
-		CRLURL: set.RevocationURL(), Log: a.log.With("room", "pki"),
+		CRLURL: set.RevocationURL(), Log: a.log.With("room", "pki"), Now: a.opt.Now,
 	})
 	if err != nil {
 		return err
@@ -293,7 +300,8 @@ func (a *Appliance) wire() {
 	a.places = clientconn.NewPlaces(maxConnections(), func(client string) bool { return hosts().NodeAddrs[client] })
 	a.turns = clientconn.NewTurns()
 	a.metrics = metrics.New(metrics.Sources{
-		Version: a.opt.Version, Commit: a.opt.Commit, Node: a.cfg.Node, Ready: a.ready, Places: a.places,
+		Version: a.opt.Version, Commit: a.opt.Commit, Node: a.cfg.Node, Started: a.started,
+		Ready: a.ready, Places: a.places,
 		Book: a.book, DNS: a.dns, Cluster: a.cluster, Imports: a.imports, CA: a.ca,
 	})
 	a.rotation = rotation.Open(rotation.Config{
@@ -317,8 +325,9 @@ func (a *Appliance) wire() {
 		Node: a.cfg.Node, Version: a.opt.Version, Started: a.started, Advertise: a.cfg.Advertise,
 		Cluster: a.cluster, CA: a.ca, Registry: a.registry, Imports: a.imports, Book: a.book,
 		Rotation: a.rotation, NotPermitted: a.changes.NotPermitted, UnpermittedAddrs: a.changes.UnpermittedAddrs,
-		Current: a.current, Lookup: a.lookup, Problems: &a.problems, Luck: &a.luck, DNSProblems: a.dns.Problems,
-		Ready: a.ready, Counts: func() (images, files int) { return setup.Counts(a.cluster) },
+		Current: a.current, Lookup: a.lookup, Problems: &a.problems, Luck: &a.luck, ClockJumps: a.clock.Sentences,
+		DNSProblems: a.dns.Problems, DNSWarnings: a.dns.Warnings,
+		Ready: a.ready, Now: a.opt.Now, Counts: func() (images, files int) { return setup.Counts(a.cluster) },
 	}
 	a.admin = &admin.API{
 		Node: a.cfg.Node, Cluster: a.cluster, Tree: a.tree, CA: a.ca, Users: a.users,
@@ -388,7 +397,10 @@ func (a *Appliance) ready() error {
 	if a.stopping.Load() {
 		return errors.New("this node is stopping")
 	}
-	return a.dns.Err()
+	if err := a.dns.Err(); err != nil {
+		return err
+	}
+	return a.ca.Serves()
 }
 
 // Close closes the disk and the remaining sockets. It is safe to call it more than once.
