@@ -368,9 +368,8 @@ func TestRestoreAllocatesLittle(t *testing.T) {
 			t.Fatal(err)
 		}
 	}) / names
-	// The key of a name, the digest of a blob and the key of its pin; and a share of their blocks, which hold a dozen
-	// or two each.
-	if per > 4 {
-		t.Errorf("%.1f allocations for a name and its blob, want at most 4", per)
+	// The key of a name, the digest of a blob, and a share of their blocks, which hold a dozen or two each.
+	if per > 3 {
+		t.Errorf("%.1f allocations for a name and its blob, want at most 3", per)
 	}
 }
