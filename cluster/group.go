@@ -3,8 +3,8 @@ package cluster
 import (
 	"context"
 	"errors"
-
-	"golang.org/x/sync/errgroup"
+	"sync"
+	"sync/atomic"
 
 	"casemate/cluster/blob"
 	"casemate/cluster/state"
@@ -50,15 +50,15 @@ func (t *Tree) CommitBlobs(ctx context.Context, writers []BlobWriter, digests []
 	placed := c.blobs.PlaceAll(files, names)
 	confirmed := make([]uint64, len(ups))
 	errs := make([]error, len(ups))
-	var copies errgroup.Group
-	copies.SetLimit(groupCopies)
-	for i, u := range ups {
-		if errs[i] = placed[i].Err; errs[i] != nil {
-			continue
-		}
-		copies.Go(func() error {
-			confirmed[i], errs[i] = u.Replicate(ctx, placed[i].Digest, placed[i].Size)
-			return nil
+	var copies sync.WaitGroup
+	var next atomic.Int64
+	for range min(len(ups), groupCopies) {
+		copies.Go(func() {
+			for i := next.Add(1) - 1; i < int64(len(ups)); i = next.Add(1) - 1 {
+				if errs[i] = placed[i].Err; errs[i] == nil {
+					confirmed[i], errs[i] = ups[i].Replicate(ctx, placed[i].Digest, placed[i].Size)
+				}
+			}
 		})
 	}
 	copies.Wait()

@@ -121,8 +121,8 @@ func (g *group) add(ctx context.Context, b *small) error {
 	if g.err != nil {
 		return errors.Join(g.err, b.w.Close())
 	}
-	if g.by[b.digest] != nil || g.s.made(b.digest) { // the same bytes were read before, under another name
-		return b.w.Close()
+	if _, made := g.s.made(b.digest); made || g.by[b.digest] != nil {
+		return b.w.Close() // the same bytes were read before, under another name
 	}
 	g.next, g.by[b.digest] = append(g.next, b), b
 	g.bytes += b.size

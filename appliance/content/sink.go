@@ -123,6 +123,9 @@ func (s *sink) Has(digest string) (int64, bool) {
 	if n, ok := s.small.has(digest); ok {
 		return n, true
 	}
+	if n, ok := s.made(digest); ok { // its bytes were hashed and synced a moment ago
+		return n, true
+	}
 	n, ok := s.e.held(s.e.base, digest)
 	if !ok {
 		return 0, false
@@ -205,16 +208,17 @@ func (s *sink) took(digest string, size int64, repairs bool) {
 	s.enqueue(digest, size)
 }
 
-// made reports whether this reading has committed a blob, and the tree still knows it.
-func (s *sink) made(digest string) bool {
+// made returns the size of a blob that this reading has committed and the tree still knows.
+func (s *sink) made(digest string) (int64, bool) {
 	s.mu.Lock()
-	made := s.wrote[digest]
+	_, have := s.have[digest] // not if it was collected since
+	made := have && s.wrote[digest]
 	s.mu.Unlock()
 	if !made {
-		return false
+		return 0, false
 	}
-	_, err := s.e.cfg.Tree.StatBlob(digest)
-	return err == nil
+	n, err := s.e.cfg.Tree.StatBlob(digest)
+	return n, err == nil
 }
 
 // flushFull flushes if the queue is long enough.

@@ -307,9 +307,17 @@ func (w *recorder) Write(p []byte) (int, error) {
 	return n, err
 }
 
+// oneWrite is the size in bytes of a body up to which it is copied into the buffer of net/http, which has 4 KiB, to
+// leave with its header. net/http's ReadFrom sends the header first, which costs a small answer a second system call
+// and wakes its reader twice.
+const oneWrite = 3 << 10
+
 // ReadFrom is called by io.Copy.
 func (w *recorder) ReadFrom(r io.Reader) (int64, error) {
 	w.begin(http.StatusOK)
+	if l, ok := r.(*io.LimitedReader); ok && l.N <= oneWrite {
+		return io.Copy(writerOnly{w}, r)
+	}
 	if w.conn != nil {
 		if f, limit := clientconn.FileOf(r); f != nil && limit >= clientconn.LargeWrite {
 			n, err := w.conn.CopyInTurns(w.ResponseWriter, r, f, limit)

@@ -41,7 +41,9 @@ func (s *sender) send(m *message, f *os.File) error {
 		if err != nil {
 			return err
 		}
-		frame = frame[n:]
+		if frame = frame[n:]; len(frame) == 0 {
+			return nil
+		}
 	}
 	_, err = s.conn.Write(frame)
 	return err
@@ -58,24 +60,37 @@ func readFrame(r io.Reader, limit uint32) (*message, error) {
 	if n > limit {
 		return nil, protocolError("a frame has %d bytes, more than %d", n, limit)
 	}
-	var text bytes.Buffer
-	if _, err := io.CopyN(&text, r, int64(n)); err != nil {
-		if err == io.EOF {
-			err = io.ErrUnexpectedEOF
-		}
+	text, err := readText(r, int64(n))
+	if err == io.EOF {
+		err = io.ErrUnexpectedEOF
+	}
+	if err != nil {
 		return nil, err
 	}
 	m := new(message)
-	if err := json.Unmarshal(text.Bytes(), m); err != nil {
+	if err := json.Unmarshal(text, m); err != nil {
 		return nil, protocolError("a frame is not valid JSON: %w", err)
 	}
 	return m, nil
 }
 
+// readText reads n bytes. Most frames are about one file, and have fewer than 512.
+func readText(r io.Reader, n int64) ([]byte, error) {
+	if n <= 512 {
+		text := make([]byte, n)
+		_, err := io.ReadFull(r, text)
+		return text, err
+	}
+	var text bytes.Buffer
+	_, err := io.CopyN(&text, r, n)
+	return text.Bytes(), err
+}
+
 // receiver reads bytes from a socket and stores the descriptors that come with them, in order.
 type receiver struct {
 	conn  *net.UnixConn
-	files []int // open descriptors that no frame has claimed yet
+	files []int  // open descriptors that no frame has claimed yet
+	oob   []byte // buffer for the descriptors that come with one read
 }
 
 // maxUnclaimed limits the descriptors that may arrive before their frame is read: they come with its first byte, so
@@ -83,10 +98,12 @@ type receiver struct {
 const maxUnclaimed = 8
 
 func (r *receiver) Read(p []byte) (int, error) {
-	oob := make([]byte, unix.CmsgSpace(4*maxUnclaimed))
-	n, oobn, flags, _, err := r.conn.ReadMsgUnix(p, oob) // sets close-on-exec
+	if r.oob == nil {
+		r.oob = make([]byte, unix.CmsgSpace(4*maxUnclaimed))
+	}
+	n, oobn, flags, _, err := r.conn.ReadMsgUnix(p, r.oob) // sets close-on-exec
 	if oobn > 0 {
-		if err := r.keep(oob[:oobn]); err != nil {
+		if err := r.keep(r.oob[:oobn]); err != nil {
 			return 0, err
 		}
 	}

@@ -6,18 +6,9 @@ import (
 	"io/fs"
 	"os"
 	"path"
-	"sync"
 
 	"golang.org/x/sys/unix"
 )
-
-// listing is a directory that the daemon reads.
-type listing struct {
-	mu   sync.Mutex
-	file *os.File
-	root *os.Root
-	path string
-}
 
 // answer executes a request of the daemon. The caller closes the file.
 func (o *opener) answer(a *ask) (*reply, *os.File) {
@@ -66,6 +57,9 @@ func (o *opener) try(a *ask) (*reply, *os.File, error) {
 		}
 		return &reply{Entry: &entry{Base: []byte(to)}}, nil, nil
 	case a.Op == opOpen:
+		if f := in.parent.regular(in.root, a.Path); f != nil {
+			return &reply{}, f, nil // the daemon checks it once more
+		}
 		return o.open(in.root, a.Path)
 	}
 	return nil, nil, fs.ErrInvalid
@@ -90,14 +84,19 @@ func (o *opener) open(root *os.Root, name string) (*reply, *os.File, error) {
 		return nil, nil, bare(err)
 	}
 	if !st.IsDir() {
-		return &reply{}, f, nil // the daemon checks it once more
+		return &reply{}, f, nil
+	}
+	d, err := newListing(root, name, f)
+	if err != nil {
+		f.Close()
+		return nil, nil, err
 	}
 	e := entryOf(st)
 	e.Base = []byte(path.Base(name))
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.lastID++
-	o.dirs[o.lastID] = &listing{file: f, root: root, path: name}
+	o.dirs[o.lastID] = d
 	return &reply{Dir: o.lastID, Entry: &e}, nil, nil
 }
 
@@ -120,7 +119,7 @@ func (o *opener) readDir(id uint64) (*reply, *os.File, error) {
 			return nil, nil, bare(err)
 		}
 		for _, n := range names {
-			st, err := d.root.Lstat(path.Join(d.path, n))
+			st, err := d.dir.Lstat(n)
 			if errors.Is(err, fs.ErrNotExist) {
 				continue
 			}
@@ -139,15 +138,6 @@ func (o *opener) forget(id uint64) *listing {
 	d := o.dirs[id]
 	delete(o.dirs, id)
 	return d
-}
-
-func (d *listing) close() error {
-	if d == nil {
-		return fs.ErrClosed
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.file.Close()
 }
 
 // bare strips operation and path from an error; the daemon's side adds them again.

@@ -62,9 +62,11 @@ func (o *opener) run(conn *net.UnixConn, req Request, onProgress func(Progress))
 			in.file = nil
 		}
 	}
+	asks := make(chan *ask)
 	var work sync.WaitGroup
 	defer work.Wait()
-	slots := make(chan struct{}, maxFlight)
+	defer close(asks)
+	workers := 0
 	for {
 		m, err := readFrame(from, maxAnswer)
 		if err != nil {
@@ -84,16 +86,30 @@ func (o *opener) run(conn *net.UnixConn, req Request, onProgress func(Progress))
 			out.send(&message{Reply: &reply{ID: m.Ask.ID}}, nil) // a send error shows up when reading
 			continue
 		}
-		slots <- struct{}{}
-		work.Go(func() {
-			defer func() { <-slots }()
-			r, f := o.answer(m.Ask)
-			r.ID = m.Ask.ID
-			out.send(&message{Reply: r}, f)
-			if f != nil {
-				f.Close()
-			}
-		})
+		select {
+		case asks <- m.Ask:
+			continue
+		default: // all workers are busy
+		}
+		if workers < maxFlight {
+			workers++
+			work.Go(func() {
+				for a := range asks {
+					o.reply(out, a)
+				}
+			})
+		}
+		asks <- m.Ask
+	}
+}
+
+// reply executes a request of the daemon and sends the reply. A send error shows up when reading.
+func (o *opener) reply(out *sender, a *ask) {
+	r, f := o.answer(a)
+	r.ID = a.ID
+	out.send(&message{Reply: r}, f)
+	if f != nil {
+		f.Close()
 	}
 }
 
@@ -143,10 +159,11 @@ type opener struct {
 }
 
 type input struct {
-	named Named
-	file  *os.File // nil for a directory, and after it was passed
-	root  *os.Root // nil for a file
-	relay *relay   // nil unless the file is a pipe that a relay fills
+	named  Named
+	file   *os.File // nil for a directory, and after it was passed
+	root   *os.Root // nil for a file
+	parent parent   // of the files of root
+	relay  *relay   // nil unless the file is a pipe that a relay fills
 }
 
 // openWithin is openInputs with a context: opening may block on a named pipe without a writer, or on a file server
@@ -239,6 +256,7 @@ func (o *opener) close() {
 			in.file.Close()
 		}
 		if in.root != nil {
+			in.parent.close()
 			in.root.Close()
 		}
 		if in.relay != nil {
@@ -246,6 +264,6 @@ func (o *opener) close() {
 		}
 	}
 	for _, d := range o.dirs {
-		d.file.Close()
+		d.close()
 	}
 }

@@ -1,6 +1,7 @@
 package handover
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -103,7 +104,8 @@ func newSession(ctx context.Context, conn *net.UnixConn, ahead []byte) (*Session
 	}
 	s.ctx, s.cancel = context.WithCancelCause(ctx)
 	in := &receiver{conn: conn}
-	from := io.MultiReader(strings.NewReader(string(ahead)), in)
+	// Buffered, so that a frame is one system call; a descriptor is kept until its frame is read.
+	from := bufio.NewReader(io.MultiReader(strings.NewReader(string(ahead)), in))
 	end := func() { conn.SetReadDeadline(time.Unix(1, 0)) }
 	stop := context.AfterFunc(s.ctx, end)
 	if err := s.begin(in, from); err != nil {

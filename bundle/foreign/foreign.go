@@ -236,15 +236,24 @@ func (r *Reader) progress(n int64) {
 	}
 }
 
-// parallel does n things, several at once, and returns the first error.
+// parallel does n things, several at once, and returns the first error. Each goroutine does many of them: a new one
+// would begin with a small stack and grow it in every Put.
 func parallel(ctx context.Context, n int, do func(ctx context.Context, i int) error) error {
 	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(putWorkers)
-	for i := range n {
-		if gctx.Err() != nil {
-			break
-		}
-		g.Go(func() error { return do(gctx, i) })
+	var next atomic.Int64
+	for range min(n, putWorkers) {
+		g.Go(func() error {
+			for gctx.Err() == nil {
+				i := int(next.Add(1)) - 1
+				if i >= n {
+					break
+				}
+				if err := do(gctx, i); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
 	}
 	if err := g.Wait(); err != nil {
 		return err

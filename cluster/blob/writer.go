@@ -65,10 +65,12 @@ func validID(id string) error {
 // of that id is truncated, and a writer that has it open is closed: its client has reconnected, and the old connection
 // is dead.
 func (d *Dir) Create(id string) (*Writer, error) {
-	if err := d.Room(0); err != nil {
+	w := &Writer{d: d, id: id, sum: newHash("sha256")}
+	if d.Room(roomStep) == nil {
+		w.checked = roomStep
+	} else if err := d.Room(0); err != nil {
 		return nil, err
 	}
-	w := &Writer{d: d, id: id, sum: newHash("sha256")}
 	if id == "" {
 		w.path = d.scratchPath(randomName())
 		f, err := d.fs.OpenFile(w.path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o640)

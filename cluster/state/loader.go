@@ -12,18 +12,21 @@ import (
 // from its beginning to its end. Only the blobs are kept aside first, to count their references, which follow with the
 // names.
 type loader struct {
-	s       *State
-	version byte
-	head    snapHead
-	sec     byte
-	blobs   [2]ranks // by algorithm
-	tombs   packer[Digest, uint64]
-	names   packer[string, *node]
-	key     string   // of the current name
-	chain   []*node  // its claims so far, newest first
-	read    snapNode // buffer for a record
-	claims  map[string]int
-	edits   map[string]uint64 // of each stage so far
+	s        *State
+	version  byte
+	head     snapHead
+	sec      byte
+	blobs    [2]ranks // by algorithm
+	tombs    packer[Digest, uint64]
+	names    packer[string, *node]
+	key      string   // of the current name
+	chain    []*node  // its claims so far, newest first; behind its end are nodes to use again
+	whole    string   // the current frame
+	scan     scan     // of a record
+	readBlob snapBlob // buffers for a record
+	readNode snapNode
+	claims   map[string]int
+	edits    map[string]uint64 // of each stage so far
 }
 
 func newLoader(version byte) *loader {
@@ -115,6 +118,7 @@ func (l *loader) keep(d Digest) bool {
 }
 
 func (l *loader) frame(p []byte) error {
+	l.whole = string(p) // one copy for the texts of all records; what outlives the frame's records is copied again
 	sec, p := p[0], p[1:]
 	if sec < l.sec || sec > secEnd || l.sec == 0 && sec != secHead || sec == secEnd && len(p) != 0 {
 		return damaged("section %d after section %d", sec, l.sec)
@@ -130,11 +134,13 @@ func (l *loader) frame(p []byte) error {
 	return nil
 }
 
-func read[T any](p []byte, v *T, use func(*T) string) (rest []byte, err error) {
-	s := scan{p: p, odd: true}
+// read reads a record at p, the end of the current frame.
+func read[T any](l *loader, p []byte, v *T, use func(*T) string) (rest []byte, err error) {
+	s := &l.scan
+	*s = scan{p: p, whole: l.whole, odd: true}
 	if short, ok := any(v).(interface{ scan(*scan) }); ok {
 		s.odd = false
-		short.scan(&s)
+		short.scan(s)
 	}
 	if s.odd {
 		*v = *new(T)
@@ -159,20 +165,20 @@ func (l *loader) record(sec byte, p []byte) ([]byte, error) {
 		}
 		return rest, err
 	case secBlobs:
-		return read(p, new(snapBlob), l.useBlob)
+		return read(l, p, &l.readBlob, l.useBlob)
 	case secTombs:
-		return read(p, new(snapTomb), func(t *snapTomb) string {
+		return read(l, p, new(snapTomb), func(t *snapTomb) string {
 			if !t.Digest.valid() || l.blob(t.Digest) != nil || t.Index > s.index || l.tombs.t.len() > 0 &&
-				string(l.tombs.last) >= string(t.Digest) {
+				l.tombs.last >= string(t.Digest) {
 				return "a tombstone that cannot be"
 			}
 			l.tombs.add(t.Digest, t.Index)
 			return ""
 		})
 	case secNames:
-		return read(p, &l.read, l.useNode)
+		return read(l, p, &l.readNode, l.useNode)
 	case secStages:
-		return read(p, new(snapStage), func(st *snapStage) string {
+		return read(l, p, new(snapStage), func(st *snapStage) string {
 			if !ValidID(st.ID) {
 				return "the id of a stage"
 			}
@@ -180,9 +186,9 @@ func (l *loader) record(sec byte, p []byte) ([]byte, error) {
 			return ""
 		})
 	case secStaged:
-		return read(p, new(snapStaged), l.useStaged)
+		return read(l, p, new(snapStaged), l.useStaged)
 	case secSessions:
-		return read(p, new(snapSession), func(se *snapSession) string {
+		return read(l, p, new(snapSession), func(se *snapSession) string {
 			if !ValidID(se.Node) {
 				return "the name of a node"
 			}
@@ -190,16 +196,16 @@ func (l *loader) record(sec byte, p []byte) ([]byte, error) {
 			return ""
 		})
 	case secOutcomes:
-		return read(p, new(snapOutcome), l.useOutcome)
+		return read(l, p, new(snapOutcome), l.useOutcome)
 	}
 	return nil, damaged("section %d", sec)
 }
 
 func (l *loader) readHead(p []byte) ([]byte, error) {
 	if l.version == plainVersion {
-		return read(p, &l.head, l.useHead)
+		return read(l, p, &l.head, l.useHead)
 	}
-	return read(p, new(snapHeadSum), func(h *snapHeadSum) string {
+	return read(l, p, new(snapHeadSum), func(h *snapHeadSum) string {
 		l.head = h.plain()
 		if len(h.Sum) != len(l.s.sum) || bytes.Equal(h.Sum, make([]byte, len(h.Sum))) || h.Format < sumFormat {
 			return "a header with a wrong sum"
@@ -237,7 +243,7 @@ func (l *loader) useNode(r *snapNode) string {
 	key := l.key[:r.Shared] + r.Rest
 	if key != l.key || len(l.chain) == 0 {
 		l.flushName()
-		if !validKey(key, int(r.Shared)) || key <= l.key || l.key != "" && strings.HasPrefix(key, l.key+"\x00") {
+		if !validKey(key, int(r.Shared)) || key <= l.key || below(key, l.key) {
 			return fmt.Sprintf("the name %q at that place", short(nameOf(key)))
 		}
 		l.key = key
@@ -245,7 +251,8 @@ func (l *loader) useNode(r *snapNode) string {
 	if r.Version == 0 || r.Version > s.index || r.Born > s.index || r.Claim != "" && !ValidID(r.Claim) {
 		return fmt.Sprintf("a wrong record of the name %q", short(nameOf(key)))
 	}
-	n := &node{version: r.Version, mod: r.Mod, body: r.Body, holds: digests(r.Holds), claim: r.Claim, born: r.Born,
+	n := l.next()
+	*n = node{version: r.Version, mod: r.Mod, body: r.Body, holds: digests(r.Holds), claim: r.Claim, born: r.Born,
 		kind: kind(r.Kind)}
 	ok := false
 	switch n.kind {
@@ -273,12 +280,30 @@ func (l *loader) useNode(r *snapNode) string {
 	if !ok || len(l.chain) >= MaxClaims {
 		return fmt.Sprintf("a wrong record of the name %q", short(nameOf(key)))
 	}
-	if n.claim != "" {
+	if _, known := l.claims[n.claim]; known {
 		l.claims[n.claim]++
+	} else if n.claim != "" {
+		l.claims[strings.Clone(n.claim)] = 1
 	}
 	s.nodes++
 	l.chain = append(l.chain, n)
 	return ""
+}
+
+// next returns the node that the chain is to be extended with. The table copies what a node holds, so that a few nodes
+// serve for all names.
+func (l *loader) next() *node {
+	if n := len(l.chain); n < cap(l.chain) {
+		if old := l.chain[:n+1][n]; old != nil {
+			return old
+		}
+	}
+	return new(node)
+}
+
+// below reports whether key is that of a name in the directory dir.
+func below(key, dir string) bool {
+	return dir != "" && len(key) > len(dir) && key[len(dir)] == 0 && key[:len(dir)] == dir
 }
 
 // flushName puts the completed name into the table.
@@ -290,7 +315,6 @@ func (l *loader) flushName() {
 		l.chain[i].older = n
 	}
 	l.names.add(l.key, l.chain[0])
-	clear(l.chain)
 	l.chain = l.chain[:0]
 }
 

@@ -362,21 +362,21 @@ func (t *packed[K, V]) store(separator, block string, last bool) {
 type packer[K ~string, V any] struct {
 	t         *packed[K, V]
 	separator string
-	last      []byte
+	last      string // the previous key
 	value     []byte
 	block     []byte
 }
 
 func (p *packer[K, V]) add(key K, v V) {
 	p.value = p.t.codec.append(p.value[:0], v)
-	shared := commonPrefix(string(p.last), string(key))
+	shared := commonPrefix(p.last, string(key))
 	if len(p.block) > 0 && len(p.block)+len(key)-shared+len(p.value)+6 > maxBlock {
 		p.flush()
 		p.separator = string(key[:shared+1])
 		shared++
 	}
 	p.block = appendEntry(p.block, shared, string(key[shared:]), "", p.value)
-	p.last = append(p.last[:0], key...)
+	p.last = string(key)
 	p.t.n++
 }
 

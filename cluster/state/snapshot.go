@@ -210,13 +210,14 @@ func splitKey(k string) (id string, number uint64) {
 }
 
 func commonPrefix(a, b string) int {
-	n := min(len(a), len(b))
-	for i := range n {
-		if a[i] != b[i] {
-			return i
-		}
+	n, i := min(len(a), len(b)), 0
+	for i+8 <= n && a[i:i+8] == b[i:i+8] {
+		i += 8
 	}
-	return n
+	for i < n && a[i] == b[i] {
+		i++
+	}
+	return i
 }
 
 // frames writes frames; after an error it writes nothing more.

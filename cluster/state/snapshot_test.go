@@ -353,3 +353,23 @@ func resum(data []byte) []byte {
 	}
 	return data
 }
+
+// Restoring a snapshot makes little garbage: a start collects often, to stay small, and so pays for each allocation.
+func TestRestoreAllocatesLittle(t *testing.T) {
+	const names = 20_000
+	s := New()
+	fill(t, s, names)
+	var snapshot bytes.Buffer
+	if _, err := s.WriteTo(&snapshot); err != nil {
+		t.Fatal(err)
+	}
+	per := testing.AllocsPerRun(2, func() {
+		if _, err := Restore(bytes.NewReader(snapshot.Bytes())); err != nil {
+			t.Fatal(err)
+		}
+	}) / names
+	// The key of a name, the digest of a blob, and a share of their blocks, which hold a dozen or two each.
+	if per > 3 {
+		t.Errorf("%.1f allocations for a name and its blob, want at most 3", per)
+	}
+}

@@ -67,8 +67,9 @@ func (r *snapNode) append(b []byte) []byte {
 
 // scan decodes the output of the functions above. Once odd is set, its results are meaningless.
 type scan struct {
-	p   []byte
-	odd bool
+	p     []byte
+	whole string // if set, p is the end of it, and texts share its bytes instead of being copied
+	odd   bool
 }
 
 func (s *scan) head(major byte) uint64 {
@@ -131,7 +132,13 @@ func (s *scan) bytes() []byte {
 	return text
 }
 
-func (s *scan) text() string { return string(s.bytes()) }
+func (s *scan) text() string {
+	text := s.bytes()
+	if end := len(s.whole) - len(s.p); s.whole != "" {
+		return s.whole[end-len(text) : end]
+	}
+	return string(text)
+}
 
 // null reads a nil slice, if there is one.
 func (s *scan) null() bool {
