@@ -138,10 +138,10 @@ func TestSimpleForm(t *testing.T) {
 	for accept, want := range map[string]string{
 		"": plainHTML, "*/*": plainHTML, "text/html": plainHTML, "garbage;;q": plainHTML,
 		"application/vnd.pypi.simple.v1+json": simpleJSON, "application/vnd.pypi.simple.latest+json": simpleJSON,
-		"application/vnd.pypi.simple.v1+html, text/html;q=0.5":                   simpleHTML,
-		"application/vnd.pypi.simple.v1+json;q=0.2, text/html;q=0.9":             plainHTML,
-		"application/vnd.pypi.simple.v1+json;q=0, */*;q=0.1":                     plainHTML,
-		strings.TrimPrefix(pipAccepts, "Accept: "):                               simpleJSON,
+		"application/vnd.pypi.simple.v1+html, text/html;q=0.5":                     simpleHTML,
+		"application/vnd.pypi.simple.v1+json;q=0.2, text/html;q=0.9":               plainHTML,
+		"application/vnd.pypi.simple.v1+json;q=0, */*;q=0.1":                       plainHTML,
+		strings.TrimPrefix(pipAccepts, "Accept: "):                                 simpleJSON,
 		"text/html, application/vnd.pypi.simple.v1+json;q=x, application/json;q=1": plainHTML,
 	} {
 		r, _ := http.NewRequest("GET", "https://files.test/", nil)
