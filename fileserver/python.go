@@ -55,23 +55,11 @@ type projectPage struct {
 // pythonPage answers for a directory of an index: the page of a project that has packages here, or a redirect to its
 // normalised name. It reports false if the address is no such directory.
 func (s *Server) pythonPage(w http.ResponseWriter, r *http.Request, a address) bool {
-	if len(a.elems) == 0 {
-		return false
-	}
-	name, err := url.PathUnescape(a.elems[len(a.elems)-1])
-	if err != nil {
-		return false
-	}
-	normal := normalProject(name)
-	if normal == "" {
-		return false
-	}
-	p := s.project(normal, parentDir(a))
-	switch {
+	switch p, exact := s.projectAt(a); {
 	case len(p.Files) == 0:
 		return false
-	case !a.slash || normal != name:
-		redirect(w, toProject(a.slash, normal))
+	case !exact:
+		redirect(w, toProject(a.slash, p.Name))
 	default:
 		p.write(w, r)
 	}
@@ -166,14 +154,22 @@ func hashes(digest string) map[string]string {
 
 // write answers with the page in the client's preferred form.
 func (p *projectPage) write(w http.ResponseWriter, r *http.Request) {
-	links := make([]string, 0, len(p.Files))
 	form := simpleForm(r)
+	var links []string
 	if form != simpleJSON {
-		for i := range p.Files {
-			links = append(links, p.Files[i].anchor())
-		}
+		links = p.links()
 	}
-	writeSimple(w, form, p, "Links for "+p.Name, links)
+	writeSimple(w, form, p, p.title(), links)
+}
+
+func (p *projectPage) title() string { return "Links for " + p.Name }
+
+func (p *projectPage) links() []string {
+	links := make([]string, 0, len(p.Files))
+	for i := range p.Files {
+		links = append(links, p.Files[i].anchor())
+	}
+	return links
 }
 
 // anchor is the link of the HTML form.
@@ -219,8 +215,13 @@ func writeSimple(w http.ResponseWriter, form string, page any, title string, lin
 	if form == plainHTML {
 		media += "; charset=utf-8"
 	}
+	body(w, http.StatusOK, media, simplePage(title, links))
+}
+
+// simplePage is a page in the HTML form.
+func simplePage(title string, links []string) string {
 	title = html.EscapeString(title)
-	body(w, http.StatusOK, media, "<!DOCTYPE html>\n<html><head><meta charset=\"utf-8\">"+
-		"<meta name=\"pypi:repository-version\" content=\"1.1\"><title>"+title+"</title></head>\n<body><h1>"+title+
-		"</h1>\n"+strings.Join(append(links, ""), "<br>\n")+"</body></html>\n")
+	return "<!DOCTYPE html>\n<html><head><meta charset=\"utf-8\">" +
+		"<meta name=\"pypi:repository-version\" content=\"1.1\"><title>" + title + "</title></head>\n<body><h1>" + title +
+		"</h1>\n" + strings.Join(append(links, ""), "<br>\n") + "</body></html>\n"
 }

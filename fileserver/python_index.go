@@ -74,7 +74,7 @@ func (s *Server) indices() []string {
 
 // getPackage answers under the server's name for packages: /simple/, /simple/PROJECT/ and /simple/PROJECT/FILE.
 func (s *Server) getPackage(w http.ResponseWriter, r *http.Request, a address) {
-	here := "/" + strings.Join(a.elems, "/")
+	here := "https://" + s.cfg.OwnIndex() + "/" + strings.Join(a.elems, "/")
 	if len(a.elems) == 0 {
 		redirect(w, "./simple/")
 		return
@@ -97,15 +97,34 @@ func (s *Server) getPackage(w http.ResponseWriter, r *http.Request, a address) {
 		s.getPackageFile(w, r, a, normal)
 		return
 	}
-	p := s.project(normal, s.indices()...)
-	switch {
-	case len(p.Files) == 0:
-		s.miss(w, r, "/simple/"+normal+"/", missingProject)
-	case normal != name || !a.slash:
-		redirect(w, toProject(a.slash, normal))
-	default:
-		p.write(w, r)
+	a.host = s.cfg.OwnIndex()
+	if !s.pythonPage(w, r, a) {
+		s.miss(w, r, s.ownIndexURL(normal+"/"), missingProject)
 	}
+}
+
+// ownIndexURL is the URL of something in the server's own index.
+func (s *Server) ownIndexURL(path string) string {
+	return "https://" + s.cfg.OwnIndex() + "/simple/" + path
+}
+
+// projectAt is the page of the project whose name is the last element of the address, without packages if none are
+// here; exact reports whether the address is the page's own.
+func (s *Server) projectAt(a address) (p *projectPage, exact bool) {
+	p = &projectPage{}
+	if len(a.elems) == 0 {
+		return p, false
+	}
+	name := a.elems[len(a.elems)-1]
+	normal := normalProject(name)
+	switch {
+	case normal == "":
+	case a.host == s.cfg.OwnIndex() && len(a.elems) == 2 && a.elems[0] == "simple":
+		p = s.project(normal, s.indices()...)
+	default:
+		p = s.project(normal, parentDir(a))
+	}
+	return p, a.slash && normal == name
 }
 
 // missingProject is the detail of a miss.
@@ -142,7 +161,7 @@ func (s *Server) getPackageFile(w http.ResponseWriter, r *http.Request, a addres
 			return
 		}
 	}
-	s.miss(w, r, "/simple/"+normal+"/"+a.elems[2], "")
+	s.miss(w, r, s.ownIndexURL(normal+"/"+a.elems[2]), "")
 }
 
 // hasAny reports whether a directory has anything. Unlike Stat it does not ask the leader.

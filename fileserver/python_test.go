@@ -192,3 +192,20 @@ func TestIndexOfEverything(t *testing.T) {
 	want(t, f.do(View{Index: true}, "PUT", "/simple/own/own-2.tar.gz", strings.NewReader("x")),
 		http.StatusMethodNotAllowed, "*")
 }
+
+func TestResolveOfIndices(t *testing.T) {
+	f := start(t)
+	cfg := f.config(t)
+	cfg.OwnIndex = func() string { return "packages.gap.test" }
+	f.Server = New(cfg)
+	f.put(t, "https://dl.k8s.io/simple/tiny-x/tiny_x-1.0-py3-none-any.whl", "of the origin")
+	for url, want := range map[string]bool{
+		"https://dl.k8s.io/simple/tiny-x/": true, "https://dl.k8s.io/simple/Tiny.X": true,
+		"https://packages.gap.test/simple/tiny-x/": true, "https://packages.gap.test/simple/tiny-y/": false,
+		"https://dl.k8s.io/simple/tiny-y/": false, "https://files.test/simple/tiny-x/": false,
+	} {
+		if _, _, err := f.Resolve(t.Context(), url); (err == nil) != want {
+			t.Errorf("%s: %v", url, err)
+		}
+	}
+}

@@ -16,6 +16,7 @@ const (
 	Origin         // an origin or an alias of one
 	Registry       // registry.<domain>
 	Files          // files.<domain>
+	Packages       // packages.<domain>
 	Self           // <domain>, <node>.<domain>, an address
 )
 
@@ -40,6 +41,8 @@ func (h *Hosts) Find(host string) (Place, string) {
 		return Registry, ""
 	case "files." + h.Domain:
 		return Files, ""
+	case PackagesHost(h.Domain):
+		return Packages, ""
 	}
 	if node, ok := strings.CutSuffix(host, "."+h.Domain); ok && h.Nodes[node] {
 		return Self, ""
@@ -50,9 +53,13 @@ func (h *Hosts) Find(host string) (Place, string) {
 	return Unknown, ""
 }
 
+// PackagesHost is the bastions' name for packages.
+func PackagesHost(domain string) string { return "packages." + domain }
+
 // Names returns every host name that this node serves.
 func (h *Hosts) Names() []string {
-	names := append([]string{h.Domain, "registry." + h.Domain, "files." + h.Domain}, h.Origins.Names()...)
+	names := append([]string{h.Domain, "registry." + h.Domain, "files." + h.Domain,
+		PackagesHost(h.Domain)}, h.Origins.Names()...)
 	for n := range h.Nodes {
 		names = append(names, n+"."+h.Domain)
 	}
