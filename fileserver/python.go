@@ -32,9 +32,9 @@ type pythonFile struct {
 	Size     int64             `json:"size"`
 	// RequiresPython is missing if the package does not say it.
 	RequiresPython string `json:"requires-python,omitempty"`
-	// CoreMetadata are the hashes of FILENAME.metadata, missing if there is none. DistInfo is its older name.
+	// CoreMetadata are the hashes of FILENAME.metadata, missing if there is none. Its older name dist-info-metadata must
+	// not be used in JSON: pip 22.3 to 23.0 crash on it (PEP 714).
 	CoreMetadata map[string]string `json:"core-metadata,omitempty"`
-	DistInfo     map[string]string `json:"dist-info-metadata,omitempty"`
 	// Yanked is false, or the reason, or true without a reason.
 	Yanked any `json:"yanked"`
 }
@@ -132,7 +132,6 @@ func (s *Server) packages(dir, normal string) []pythonFile {
 			f.RequiresPython = s.fact(meta.digest, requiresPython)
 			if strings.HasSuffix(name, ".whl") { // what an sdist says of its dependencies may not be what it builds
 				f.CoreMetadata = hashes(meta.digest)
-				f.DistInfo = f.CoreMetadata
 			}
 		}
 		if why, ok := held[name+".yanked"]; ok {
