@@ -133,6 +133,8 @@ func (s *Server) packages(dir, normal string) []pythonFile {
 			if strings.HasSuffix(name, ".whl") { // what an sdist says of its dependencies may not be what it builds
 				f.CoreMetadata = hashes(meta.digest)
 			}
+		} else if says, ok := held[name+".requires-python"]; ok {
+			f.RequiresPython = s.fact(says.digest, firstLine)
 		}
 		if why, ok := held[name+".yanked"]; ok {
 			f.Yanked = true
