@@ -89,8 +89,8 @@ func SamePublicVersion(a, b string) bool { return canonicalVersion(a) == canonic
 var (
 	// spellings are the other words that PEP 440 allows before a number.
 	spellings = strings.NewReplacer("alpha", "a", "beta", "b", "preview", "rc", "pre", "rc", "rev", "post")
-	bareC     = regexp.MustCompile(`([0-9])c([0-9]|$)`)
-	bareR     = regexp.MustCompile(`([0-9])r([0-9]|$)`)
+	bareC     = regexp.MustCompile(`([0-9][-_.]?)c([0-9]|$)`)
+	bareR     = regexp.MustCompile(`([0-9][-_.]?)r([0-9]|$)`)
 	implicit  = regexp.MustCompile(`^([0-9.!]*[0-9])-([0-9]+)$`)
 	words     = regexp.MustCompile(`[-_.]?(a|b|rc|post|dev)[-_.]?([0-9]*)`)
 	zeros     = regexp.MustCompile(`(^|[^0-9])0+([0-9])`)
