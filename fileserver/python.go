@@ -32,8 +32,8 @@ type pythonFile struct {
 	Size     int64             `json:"size"`
 	// RequiresPython is missing if the package does not say it.
 	RequiresPython string `json:"requires-python,omitempty"`
-	// CoreMetadata are the hashes of FILENAME.metadata, missing if there is none. Its older name dist-info-metadata must
-	// not be used in JSON: pip 22.3 to 23.0 crash on it (PEP 714).
+	// CoreMetadata are the hashes of FILENAME.metadata, missing if there is none. Its older name dist-info-metadata
+	// must not be used in JSON: pip 22.3 to 23.0 crash on it (PEP 714).
 	CoreMetadata map[string]string `json:"core-metadata,omitempty"`
 	// Yanked is false, or the reason, or true without a reason.
 	Yanked any `json:"yanked"`
@@ -223,6 +223,6 @@ func writeSimple(w http.ResponseWriter, form string, page any, title string, lin
 func simplePage(title string, links []string) string {
 	title = html.EscapeString(title)
 	return "<!DOCTYPE html>\n<html><head><meta charset=\"utf-8\">" +
-		"<meta name=\"pypi:repository-version\" content=\"1.1\"><title>" + title + "</title></head>\n<body><h1>" + title +
-		"</h1>\n" + strings.Join(append(links, ""), "<br>\n") + "</body></html>\n"
+		"<meta name=\"pypi:repository-version\" content=\"1.1\"><title>" + title + "</title></head>\n<body><h1>" +
+		title + "</h1>\n" + strings.Join(append(links, ""), "<br>\n") + "</body></html>\n"
 }

@@ -64,8 +64,10 @@ func TestProjectPage(t *testing.T) {
 			}
 			page := text(t, f.origin("files.test", path))
 			for _, part := range []string{
-				`href="./tiny_x-1.0-py3-none-any.whl#sha256=` + sum("wheel 1") + `" data-requires-python="&gt;=3.8,&lt;4"`,
-				`data-core-metadata="sha256=`, `data-dist-info-metadata="sha256=`, `data-yanked="it &lt;breaks&gt; &#34;things&#34;"`,
+				`href="./tiny_x-1.0-py3-none-any.whl#sha256=` + sum("wheel 1") +
+					`" data-requires-python="&gt;=3.8,&lt;4"`,
+				`data-core-metadata="sha256=`, `data-dist-info-metadata="sha256=`,
+				`data-yanked="it &lt;breaks&gt; &#34;things&#34;"`,
 			} {
 				if !strings.Contains(page, part) {
 					t.Errorf("no %s in %s", part, page)
@@ -180,7 +182,8 @@ func TestIndexOfEverything(t *testing.T) {
 		}
 	}
 	f.missed()
-	for _, path := range []string{"/simple/none/", "/simple/tiny-x/none.whl", "/else/", "/simple/a/b/c", "/simple/%20/"} {
+	for _, path := range []string{"/simple/none/", "/simple/tiny-x/none.whl", "/else/", "/simple/a/b/c",
+		"/simple/%20/"} {
 		want(t, get(path), http.StatusNotFound, "*")
 		if m := f.missed(); len(m) != 1 {
 			t.Errorf("%s: missed %q", path, m)

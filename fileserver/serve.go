@@ -21,8 +21,8 @@ type View struct {
 	// Origin is the origin of the request's host: then the path is the path at that origin, and writes are refused. ""
 	// is the server's own name: the path is /<origin>/<path> or one of the short layout, without any prefix.
 	Origin string
-	// Index is the server's name for packages: the path is one below /simple/, the index of the Python packages of every
-	// origin, and writes are refused.
+	// Index is the server's name for packages: the path is one below /simple/, the index of the Python packages of
+	// every origin, and writes are refused.
 	Index bool
 	// Plain means that the request came over a plain connection: writes and credentials are refused.
 	Plain bool

@@ -9,7 +9,6 @@ import (
 	"casemate/appliance/content"
 	"casemate/appliance/handover"
 	"casemate/appliance/reply"
-	"casemate/appliance/routing"
 	"casemate/appliance/usage"
 	"casemate/bundle/python"
 )
@@ -73,7 +72,7 @@ func (a *API) runImport(s *handover.Session) (*content.Result, error) {
 	}
 	index := q.PythonIndex
 	if index == "" {
-		index = "https://" + routing.PackagesHost(a.Current.State().Settings.Domain) + "/simple/"
+		index = "https://" + a.Current.State().Settings.PackagesHost() + "/simple/"
 	}
 	if index, err = python.CheckIndex(index); err != nil {
 		return nil, &usage.Error{Err: err}

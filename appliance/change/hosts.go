@@ -7,7 +7,6 @@ import (
 	"casemate/appliance/content"
 	"casemate/appliance/hostname"
 	"casemate/appliance/origin"
-	"casemate/appliance/routing"
 	"casemate/cluster"
 	"casemate/pki"
 )
@@ -25,7 +24,7 @@ func (c *Changes) PlanHosts(hosts []content.Host) (p HostPlan, err error) {
 	v := c.Current.State()
 	p.set = v.Origins
 	for _, h := range hosts {
-		if h.Name == routing.PackagesHost(v.Settings.Domain) {
+		if h.Name == v.Settings.PackagesHost() {
 			continue // packages without an origin: every cluster answers for this name
 		}
 		o, known := p.set.Get(h.Name)

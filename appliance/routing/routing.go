@@ -41,7 +41,7 @@ func (h *Hosts) Find(host string) (Place, string) {
 		return Registry, ""
 	case "files." + h.Domain:
 		return Files, ""
-	case PackagesHost(h.Domain):
+	case "packages." + h.Domain:
 		return Packages, ""
 	}
 	if node, ok := strings.CutSuffix(host, "."+h.Domain); ok && h.Nodes[node] {
@@ -53,13 +53,10 @@ func (h *Hosts) Find(host string) (Place, string) {
 	return Unknown, ""
 }
 
-// PackagesHost is the bastions' name for packages.
-func PackagesHost(domain string) string { return "packages." + domain }
-
 // Names returns every host name that this node serves.
 func (h *Hosts) Names() []string {
 	names := append([]string{h.Domain, "registry." + h.Domain, "files." + h.Domain,
-		PackagesHost(h.Domain)}, h.Origins.Names()...)
+		"packages." + h.Domain}, h.Origins.Names()...)
 	for n := range h.Nodes {
 		names = append(names, n+"."+h.Domain)
 	}

@@ -132,7 +132,9 @@ func (c *collector) file(ctx context.Context, f *fileJob) error {
 			return c.addFile(ctx, r)
 		}
 	}
-	d := download.Request{Client: c.fileClient(f.Digest != ""), URL: f.source(), Name: f.URL, Digest: f.Digest, Size: -1}
+	d := download.Request{
+		Client: c.fileClient(f.Digest != ""), URL: f.source(), Name: f.URL, Digest: f.Digest, Size: -1,
+	}
 	if f.Digest != "" && f.Size > 0 {
 		d.Size = f.Size
 	}

@@ -76,7 +76,8 @@ func parseWheel(name, stem string) (File, error) {
 	for _, tag := range parts[n-3:] {
 		ok = ok && tagForm.MatchString(tag)
 	}
-	if !ok || !versionForm.MatchString(f.Version) || n == 6 && (parts[2] == "" || parts[2][0] < '0' || parts[2][0] > '9') {
+	badBuild := n == 6 && (parts[2] == "" || parts[2][0] < '0' || parts[2][0] > '9')
+	if !ok || badBuild || !versionForm.MatchString(f.Version) {
 		return File{}, fmt.Errorf("%.200q: version, build number or tags are not those of a wheel", name)
 	}
 	return f, nil

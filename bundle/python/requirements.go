@@ -222,7 +222,7 @@ var (
 	hashForm        = regexp.MustCompile(`^(sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})$`)
 )
 
-// unpinned is an error of a line that pip-compile can mend.
+// unpinned is an error of a line that pip-compile can repair.
 type unpinned string
 
 func (u unpinned) Error() string        { return string(u) }
@@ -256,8 +256,8 @@ func parseRequirement(line string) (Requirement, error) {
 	m := requirementForm.FindStringSubmatch(spec)
 	if m == nil || strings.HasPrefix(m[3], "/") || strings.Contains(m[1], "://") || strings.HasPrefix(m[3], "://") ||
 		strings.HasPrefix(m[3], "+") {
-		return r, fmt.Errorf("%.200q is not a project of an index: write NAME==VERSION with its hashes, or import the file",
-			spec)
+		return r, fmt.Errorf("%.200q is not a project of an index: write NAME==VERSION with its hashes, or import the "+
+			"file", spec)
 	}
 	var ok bool
 	if r.Project, ok = Normalize(m[1]); !ok {

@@ -51,7 +51,8 @@ direct @ https://files.test/direct-1.0-py3-none-any.whl#`+strings.Replace(h1, ":
 	}
 	var got []string
 	for _, r := range list {
-		got = append(got, fmt.Sprint(r.Project, " ", r.Version, r.URL, " ", len(r.Hashes), " ", r.Where, " ", r.Indices))
+		got = append(got, fmt.Sprint(r.Project, " ", r.Version, r.URL, " ", len(r.Hashes), " ", r.Where, " ",
+			r.Indices))
 	}
 	indices := " [https://index.test/simple/ https://extra.test/whl/cpu/]"
 	want := []string{
@@ -161,7 +162,8 @@ func TestVersions(t *testing.T) {
 			}
 		}
 	}
-	for _, different := range [][2]string{{"1.0", "1.0.1"}, {"1.0", "1.0a1"}, {"10", "1"}, {"1.0", "1.0+cpu"}, {"1", "1!1"}} {
+	for _, different := range [][2]string{{"1.0", "1.0.1"}, {"1.0", "1.0a1"}, {"10", "1"}, {"1.0", "1.0+cpu"},
+		{"1", "1!1"}} {
 		if SamePublicVersion(different[0], different[1]) {
 			t.Errorf("%v are the same", different)
 		}

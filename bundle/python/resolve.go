@@ -117,7 +117,8 @@ func (o *Options) find(ctx context.Context, r Requirement) (files []lists.File, 
 	case other > 0:
 		return nil, fmt.Errorf("none of its %d files is for the given --python-version and --python-platform", other)
 	case version > 0:
-		return nil, fmt.Errorf("none of its %d files has a hash of the list: make the list again (%s)", version, HowToPin)
+		return nil, fmt.Errorf("none of its %d files has a hash of the list: make the list again (%s)", version,
+			HowToPin)
 	}
 	return nil, fmt.Errorf("%s does not have it: %w", strings.Join(indices, ", "), fs.ErrNotExist)
 }

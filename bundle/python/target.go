@@ -38,8 +38,8 @@ func NewTargets(versions, platforms []string) (*Targets, error) {
 	for _, p := range platforms {
 		family, ok := familyOf(p)
 		if !ok {
-			return nil, fmt.Errorf("%.100q is not a platform of wheels, like linux_x86_64, linux_aarch64, macosx_arm64 "+
-				"or win_amd64", p)
+			return nil, fmt.Errorf("%.100q is not a platform of wheels, like linux_x86_64, linux_aarch64, "+
+				"macosx_arm64 or win_amd64", p)
 		}
 		t.platforms = append(t.platforms, family)
 	}
