@@ -214,6 +214,9 @@ func howToSkip(err error) error {
 		return fmt.Errorf("%w\n%stake its line out of the list of packages, or add the source that has it with --apt",
 			err, without)
 	}
+	if strings.HasPrefix(name, "python package ") {
+		return fmt.Errorf("%w\n%stake its line out of the requirements", err, without)
+	}
 	if strings.ContainsAny(name, " ?&*") { // of a chart, of a URL
 		name = "'" + name + "'"
 	}
