@@ -257,6 +257,7 @@ func (a *Appliance) openServices() (err error) {
 	}
 	a.files = fileserver.New(fileserver.Config{
 		Tree: a.tree.Sub("files"), Origins: origins, Canonical: canonical,
+		OwnIndex:     set.PackagesHost,
 		Redirects:    func() map[string]string { return a.current.State().Redirects },
 		Defaults:     func() map[string]string { return a.current.State().Settings.Defaults },
 		AliasArch:    func() string { return a.current.State().Settings.AliasArch },

@@ -146,5 +146,6 @@ const (
 	KindDocker    = "docker-archive"
 	KindHaul      = "haul"
 	KindTree      = "tree"      // files under HOST/PATH, as a directory or a tar
+	KindPython    = "python"    // wheels and source distributions of Python
 	KindKubespray = "kubespray" // container-images.tar.gz of contrib/offline: docker-archives in a tar
 )

@@ -15,6 +15,9 @@ type ReadOptions struct {
 	// Repository names the images that have no name ("registry.k8s.io/pause"); without it, an input with such images is
 	// refused.
 	Repository string
+	// PythonIndex is the index whose packages Python packages in the inputs are, with a slash at the end
+	// ("https://HOST/simple/"); without it, an input with such packages is refused.
+	PythonIndex string
 	// Partial leaves out names that cannot be imported and lists them in Contents.Refused; without it they are a
 	// *NameErrors.
 	Partial bool

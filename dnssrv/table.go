@@ -193,7 +193,8 @@ func (t *frame) addNodes(nodes []Node) error {
 	if len(nodes) == 0 || len(nodes) > maxNodes {
 		return fmt.Errorf("dns table: must have between 1 and %d nodes, got %d", maxNodes, len(nodes))
 	}
-	fixed := []string{t.domain, "registry." + t.domain, "files." + t.domain, "ns." + t.domain}
+	fixed := []string{t.domain, "registry." + t.domain, "files." + t.domain, "packages." + t.domain,
+		"ns." + t.domain}
 	for _, name := range fixed {
 		t.entry(name).flags |= isHere | isNodes | isHost
 	}

@@ -47,6 +47,12 @@ func (s *Server) resolve(ctx context.Context, a address) (Info, string, error) {
 		switch {
 		case errors.Is(err, fs.ErrNotExist) && rules.landing(a):
 			return made(asked, a.base()+"\n", storedFile{}), "the page of a release to which files.redirects leads", nil
+		case errors.Is(err, fs.ErrNotExist):
+			if p, _ := s.projectAt(a); len(p.Files) > 0 {
+				page := simplePage(p.title(), p.links())
+				return made(asked, page, storedFile{}), "made of the packages that are here", nil
+			}
+			return Info{}, "", notHeld(asked, a, s.unknown(a), err)
 		case err != nil:
 			return Info{}, "", notHeld(asked, a, s.unknown(a), err)
 		case rp.setting && rp.to.literal:

@@ -21,6 +21,9 @@ type View struct {
 	// Origin is the origin of the request's host: then the path is the path at that origin, and writes are refused. ""
 	// is the server's own name: the path is /<origin>/<path> or one of the short layout, without any prefix.
 	Origin string
+	// Index is the server's name for packages: the path is one below /simple/, the index of the Python packages of
+	// every origin, and writes are refused.
+	Index bool
 	// Plain means that the request came over a plain connection: writes and credentials are refused.
 	Plain bool
 }
@@ -41,6 +44,11 @@ func (s *Server) Serve(w http.ResponseWriter, r *http.Request, v View) {
 		answer(w, http.StatusMethodNotAllowed,
 			"files at "+v.Origin+" are read-only here: put them under the bastion's own name.")
 		return
+	case v.Index && !read:
+		w.Header().Set("Allow", "GET, HEAD")
+		answer(w, http.StatusMethodNotAllowed,
+			"packages are read-only here: put them under the bastion's name for files.")
+		return
 	case !read && !write:
 		w.Header().Set("Allow", "GET, HEAD, PUT, DELETE")
 		answer(w, http.StatusMethodNotAllowed, "files support GET, HEAD, PUT and DELETE.")
@@ -56,6 +64,10 @@ func (s *Server) Serve(w http.ResponseWriter, r *http.Request, v View) {
 	a, err := parsePath(r.URL.EscapedPath(), r.URL.RawQuery)
 	if err != nil {
 		answer(w, http.StatusBadRequest, "this path is not served: "+err.Error()+".")
+		return
+	}
+	if v.Index {
+		s.getPackage(w, r, a)
 		return
 	}
 	if v.Origin != "" {
@@ -118,6 +130,12 @@ func (s *Server) get(w http.ResponseWriter, r *http.Request, a address, own bool
 		return
 	case !errors.Is(err, fs.ErrNotExist):
 		s.fail(w, r, err)
+		return
+	}
+	if (!own || asksIndex(r)) && s.pythonPage(w, r, a) {
+		return
+	}
+	if a.slash && asksIndex(r) && s.pythonRoot(w, r, a) {
 		return
 	}
 	if a.slash && (own || asksListing(r)) && s.list(w, r, a, own) {

@@ -57,6 +57,9 @@ type Config struct {
 	Tree Tree
 	// Origins returns the enabled origins; nil: none. It is only used for the listing of all origins.
 	Origins func() []string
+	// OwnIndex returns the host whose /simple is the server's own index of Python packages (see View.Index); nil or "":
+	// none.
+	OwnIndex func() string
 	// Canonical returns the origin that a host is, or is an alias of ("registry-1.docker.io" → "docker.io"), and
 	// whether there is one; it is given lower-case names without a port. nil: every host is its own origin.
 	Canonical func(host string) (string, bool)
@@ -84,6 +87,7 @@ type Config struct {
 type Server struct {
 	cfg       Config
 	sums      sums
+	facts     facts
 	redirects atomic.Pointer[redirects]
 }
 
@@ -91,6 +95,9 @@ type Server struct {
 func New(cfg Config) *Server {
 	if cfg.Origins == nil {
 		cfg.Origins = func() []string { return nil }
+	}
+	if cfg.OwnIndex == nil {
+		cfg.OwnIndex = func() string { return "" }
 	}
 	if cfg.Canonical == nil {
 		cfg.Canonical = func(host string) (string, bool) { return host, true }
@@ -113,7 +120,8 @@ func New(cfg Config) *Server {
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
-	return &Server{cfg: cfg, sums: sums{busy: map[string]chan struct{}{}, known: map[string]string{}}}
+	return &Server{cfg: cfg, sums: sums{busy: map[string]chan struct{}{}, known: map[string]string{}},
+		facts: facts{known: map[string]string{}}}
 }
 
 // Info describes one file.

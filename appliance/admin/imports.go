@@ -10,6 +10,7 @@ import (
 	"casemate/appliance/handover"
 	"casemate/appliance/reply"
 	"casemate/appliance/usage"
+	"casemate/bundle/python"
 )
 
 // importRoutes serves imports.
@@ -69,8 +70,16 @@ func (a *API) runImport(s *handover.Session) (*content.Result, error) {
 			return nil, &usage.Error{Err: err}
 		}
 	}
+	index := q.PythonIndex
+	if index == "" {
+		index = "https://" + a.Current.State().Settings.PackagesHost() + "/simple/"
+	}
+	if index, err = python.CheckIndex(index); err != nil {
+		return nil, &usage.Error{Err: err}
+	}
 	return a.Imports.Import(s.Context(), content.Request{
-		Name: q.Name, Inputs: s.Inputs(), Keys: keys, Repository: q.Repository, DryRun: q.DryRun, Partial: q.Partial,
+		Name: q.Name, Inputs: s.Inputs(), Keys: keys, Repository: q.Repository, PythonIndex: index, DryRun: q.DryRun,
+		Partial:  q.Partial,
 		Progress: func(p content.Progress) { s.Progress(p.Done, p.Total, p.Phase) },
 	})
 }

@@ -24,6 +24,9 @@ func (c *Changes) PlanHosts(hosts []content.Host) (p HostPlan, err error) {
 	v := c.Current.State()
 	p.set = v.Origins
 	for _, h := range hosts {
+		if h.Name == v.Settings.PackagesHost() {
+			continue // packages without an origin: every cluster answers for this name
+		}
 		o, known := p.set.Get(h.Name)
 		switch {
 		case known && o.Disabled == "":

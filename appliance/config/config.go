@@ -374,7 +374,7 @@ func (c *Config) Validate() error {
 }
 
 // reserved are the labels of the own zone that have another meaning than a node.
-var reserved = []string{"registry", "files", "ns", "www", "localhost"}
+var reserved = []string{"registry", "files", "packages", "ns", "www", "localhost"}
 
 func checkNode(name string) error {
 	if folded, err := hostname.Fold(name); err == nil && folded != name && hostname.IsLabel(folded) {

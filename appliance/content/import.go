@@ -27,6 +27,8 @@ type Request struct {
 	Keys []ed25519.PublicKey
 	// Repository is the repository for images without a name.
 	Repository string
+	// PythonIndex is bundle.ReadOptions.PythonIndex.
+	PythonIndex string
 	// DryRun reports what would change, and changes nothing.
 	DryRun bool
 	// Partial leaves out names that cannot be imported and lists them in Result.Refused. Without it they are all
@@ -276,7 +278,8 @@ func (j *job) read(ctx context.Context, s bundle.Sink, planned func(*bundle.Cont
 	}
 	j.req.Progress(Progress{Phase: PhaseReading, Total: -1})
 	c, err := j.e.cfg.Read(ctx, j.req.Inputs, s, bundle.ReadOptions{
-		Keys: j.keys, Repository: j.req.Repository, Partial: j.req.Partial, Plan: plan,
+		Keys: j.keys, Repository: j.req.Repository, PythonIndex: j.req.PythonIndex, Partial: j.req.Partial,
+		Plan:     plan,
 		Progress: func(done, total int64) { j.req.Progress(Progress{PhaseReading, done, total}) },
 	})
 	if err == nil && !called { // nothing had to be put

@@ -154,6 +154,9 @@ func (e *Edge) serve(w *recorder, r *http.Request, plain bool) (service string) 
 	case at == routing.Files:
 		e.Files(w, r, fileserver.View{Plain: plain})
 		return "files"
+	case at == routing.Packages:
+		e.Files(w, r, fileserver.View{Index: true, Plain: plain})
+		return "files"
 	case images || token:
 		e.Registry(w, r, view)
 		return "registry"

@@ -48,6 +48,8 @@ type Request struct {
 	Keys []string `json:"keys,omitempty"`
 	// Repository is the repository for images without a name.
 	Repository string `json:"repository,omitempty"`
+	// PythonIndex is the URL of the index that Python packages belong to; "": that of the bastions' own name.
+	PythonIndex string `json:"python_index,omitempty"`
 	// DryRun reports what would change, and changes nothing.
 	DryRun bool `json:"dry_run,omitempty"`
 	// Partial leaves out names that cannot be imported, with their reasons.

@@ -16,6 +16,7 @@ const (
 	Origin         // an origin or an alias of one
 	Registry       // registry.<domain>
 	Files          // files.<domain>
+	Packages       // packages.<domain>
 	Self           // <domain>, <node>.<domain>, an address
 )
 
@@ -40,6 +41,8 @@ func (h *Hosts) Find(host string) (Place, string) {
 		return Registry, ""
 	case "files." + h.Domain:
 		return Files, ""
+	case "packages." + h.Domain:
+		return Packages, ""
 	}
 	if node, ok := strings.CutSuffix(host, "."+h.Domain); ok && h.Nodes[node] {
 		return Self, ""
@@ -52,7 +55,8 @@ func (h *Hosts) Find(host string) (Place, string) {
 
 // Names returns every host name that this node serves.
 func (h *Hosts) Names() []string {
-	names := append([]string{h.Domain, "registry." + h.Domain, "files." + h.Domain}, h.Origins.Names()...)
+	names := append([]string{h.Domain, "registry." + h.Domain, "files." + h.Domain,
+		"packages." + h.Domain}, h.Origins.Names()...)
 	for n := range h.Nodes {
 		names = append(names, n+"."+h.Domain)
 	}

@@ -65,6 +65,9 @@ type Settings struct {
 	Overlap time.Duration
 }
 
+// PackagesHost returns the bastions' name for packages.
+func (s *Settings) PackagesHost() string { return "packages." + s.Domain }
+
 // RevocationURL returns the directory of the revocation lists: plain HTTP, because a client that verifies a
 // certificate has no trusted connection yet (RFC 5280, 8).
 func (s *Settings) RevocationURL() string { return "http://" + s.Domain + "/crl/" }

@@ -39,6 +39,9 @@ type fileJob struct {
 	optional bool
 }
 
+// source is the URL that the file is fetched from.
+func (f *fileJob) source() string { return cmp.Or(f.From, f.URL) }
+
 // add adds a file; one that is already listed gets the digest if it had none.
 func (l *fileList) add(f *fileJob) error {
 	l.mu.Lock()
@@ -100,7 +103,7 @@ func (c *collector) wantedFile(ctx context.Context, f *fileJob) {
 }
 
 func (c *collector) file(ctx context.Context, f *fileJob) error {
-	if err := checkURL(f.URL); err != nil {
+	if err := checkURL(f.source()); err != nil {
 		return err
 	}
 	r, known := c.cache.URL(f.URL)
@@ -129,7 +132,9 @@ func (c *collector) file(ctx context.Context, f *fileJob) error {
 			return c.addFile(ctx, r)
 		}
 	}
-	d := download.Request{Client: c.fileClient(f.Digest != ""), URL: f.URL, Name: f.URL, Digest: f.Digest, Size: -1}
+	d := download.Request{
+		Client: c.fileClient(f.Digest != ""), URL: f.source(), Name: f.URL, Digest: f.Digest, Size: -1,
+	}
 	if f.Digest != "" && f.Size > 0 {
 		d.Size = f.Size
 	}
@@ -166,7 +171,7 @@ func (c *collector) file(ctx context.Context, f *fileJob) error {
 			Size:         got.Size,
 			ETag:         got.ETag,
 			LastModified: got.LastModified,
-			From:         got.From,
+			From:         cmp.Or(got.From, f.From),
 			Sums:         sums,
 		},
 	)
@@ -313,7 +318,7 @@ func (c *collector) size(ctx context.Context, f *fileJob) (int64, error) {
 	if f.Digest != "" && f.Size > 0 {
 		return f.Size, nil
 	}
-	return c.head(ctx, f.URL)
+	return c.head(ctx, f.source())
 }
 
 // head requests the size of a file, -1 if the server does not tell. GET may work even if HEAD does not.

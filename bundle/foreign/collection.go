@@ -25,7 +25,7 @@ func (r *Reader) collection(ctx context.Context, a *archive, depth int) ([]part,
 	if err != nil {
 		return nil, err
 	}
-	var files []*entry
+	var files, packages []*entry
 	var left []bundle.Skipped
 	for _, e := range a.entries {
 		at, host := hostPath(e.name)
@@ -73,11 +73,16 @@ func (r *Reader) collection(ctx context.Context, a *archive, depth int) ([]part,
 			continue
 		case host || path.Base(e.name) == "container-images.txt":
 			continue
+		case isWheel(e.name) && e.link == "":
+			packages = append(packages, e)
+			continue
 		}
 		inner, err := r.nested(ctx, a, e, depth, listed[path.Base(e.name)])
 		switch {
 		case err != nil:
 			return nil, err
+		case inner == nil && e.link == "" && r.isSdist(ctx, a, e):
+			packages = append(packages, e)
 		case inner == nil && e.link == "":
 			left = append(left, bundle.Skipped{Name: e.name, Why: "under no host's name"})
 		}
@@ -89,6 +94,9 @@ func (r *Reader) collection(ctx context.Context, a *archive, depth int) ([]part,
 	}
 	if tree != nil {
 		parts = append(parts, tree)
+	}
+	if p := newPython(a, packages); p != nil {
+		parts = append(parts, p)
 	}
 	switch {
 	case len(parts) > 0 || len(r.refused.List) > 0:
@@ -105,7 +113,7 @@ func (r *Reader) collection(ctx context.Context, a *archive, depth int) ([]part,
 	}
 	return nil, fmt.Errorf(
 		"%s has %s (%s), but no index.json of an OCI layout, no manifest.json of a docker-archive, no file "+
-			"under a host's name (dl.k8s.io/…) "+
+			"under a host's name (dl.k8s.io/…), no Python package "+
 			"and no archive of images; %s",
 		a.name,
 		number,

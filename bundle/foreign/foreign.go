@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
@@ -28,8 +29,8 @@ var (
 )
 
 // supportedInputs ends the sentence that refuses an input.
-const supportedInputs = "import takes bundles, OCI layouts, docker-archives, hauls, trees of HOST/PATH files and " +
-	"Kubespray's offline archives, " +
+const supportedInputs = "import takes bundles, OCI layouts, docker-archives, hauls, trees of HOST/PATH files, " +
+	"Python packages and Kubespray's offline archives, " +
 	"as directories or as tars (plain, gzip, zstd)"
 
 // Reader reads the inputs of one import.
@@ -43,6 +44,8 @@ type Reader struct {
 	notes   []string
 	refused bundle.NameErrors
 	skipped []bundle.Skipped
+	// nameLock guards names and refused where several workers add to them.
+	nameLock sync.Mutex
 
 	entries, memory int64     // used of maxEntries and maxMemory
 	expanded        expansion // of archives that are read
@@ -138,6 +141,9 @@ func (r *Reader) inspect(ctx context.Context, in bundle.Input, f *File) ([]part,
 			return nil, err
 		}
 		return r.interpret(ctx, a, 0, "")
+	}
+	if p := r.inspectPackage(ctx, in, f); p != nil {
+		return []part{p}, nil
 	}
 	if f.format == plainTar && f.at != nil {
 		a, err := r.scanTar(in.Name, func() (io.ReaderAt, func() error, error) { return f.at, noClose, nil }, f.size)

@@ -268,9 +268,12 @@ func (r *Reader) streamEntry(
 	return nil
 }
 
-// isConfigOrLayer reports whether a docker-archive's manifest.json, which often comes last, may refer to a file.
+// isConfigOrLayer reports whether a docker-archive's manifest.json, which often comes last, may refer to a file, or it
+// is a Python package.
 func isConfigOrLayer(e *entry) bool {
 	switch e.format {
+	case zipFormat:
+		return isWheel(e.name)
 	case plainTar, gzipped, zstandard:
 		return true
 	case jsonText:

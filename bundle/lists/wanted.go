@@ -58,6 +58,8 @@ func (w Image) Ref() string {
 // File is one URL.
 type File struct {
 	URL string `json:"url"`
+	// From is where the bytes are fetched from, "" for URL itself. It requires a Digest.
+	From string `json:"from,omitempty"`
 	// Digest is the digest that the bytes must have ("sha256:<hex>" or "sha512:<hex>"), "" if it is not known.
 	Digest string `json:"digest,omitempty"`
 	// Known is the source of the digest, for messages ("checksums.yml: kubelet_checksums amd64 1.35.4").

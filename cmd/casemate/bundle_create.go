@@ -68,6 +68,7 @@ func bundleCreate(o *options) *cobra.Command {
 	var (
 		lists                 listFlags
 		repos                 repositoryFlags
+		py                    pythonFlags
 		since, sinceKey, sign string
 		split                 int64
 		opt                   collect.Options
@@ -103,6 +104,7 @@ T (or KiB, …; powers of 1024) or KB, MB, GB, TB (powers of 1000).`,
   casemate bundle create cluster.tar --kubespray ./kubespray --kubespray-inventory ./inventory/mycluster --split 4GiB
   casemate bundle create next.tar --images missing.list --since inventory.json
   casemate bundle create debian.tar --apt debian.sources --keyring debian-archive-keyring.gpg --packages nodes.list
+  casemate bundle create python.tar --python pinned.txt --python-index https://HOST/simple/ --python-version 3.11
   casemate bundle create - --images images.list --partial | ssh bastion casemate import - --name images`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			w := format.WriteOptions{Split: split}
@@ -130,6 +132,9 @@ T (or KiB, …; powers of 1024) or KB, MB, GB, TB (powers of 1000).`,
 				return err
 			}
 			lists.repositories = repos.resolver(cmd, &lists, &opt)
+			if lists.python, err = py.finder(cmd, &lists, &opt); err != nil {
+				return err
+			}
 			wanted, sums, err := lists.wanted(cmd)
 			if err != nil {
 				return err
@@ -166,6 +171,7 @@ T (or KiB, …; powers of 1024) or KB, MB, GB, TB (powers of 1000).`,
 	}
 	lists.add(cmd)
 	repos.add(cmd, &lists)
+	py.add(cmd, &lists)
 	f := cmd.Flags()
 	f.StringVar(&since, "since", "", "leave out the blobs in this inventory `FILE` (casemate inventory)")
 	f.StringVar(&sinceKey, "since-key", "", "public `KEY` of the cluster: refuse an inventory that it has not signed")
@@ -207,6 +213,9 @@ func howToSkip(err error) error {
 	if strings.HasPrefix(name, "package ") {
 		return fmt.Errorf("%w\n%stake its line out of the list of packages, or add the source that has it with --apt",
 			err, without)
+	}
+	if strings.HasPrefix(name, "python package ") {
+		return fmt.Errorf("%w\n%stake its line out of the requirements", err, without)
 	}
 	if strings.ContainsAny(name, " ?&*") { // of a chart, of a URL
 		name = "'" + name + "'"

@@ -33,6 +33,9 @@ func (f *importFlags) add(cmd *cobra.Command) {
 	flags.StringArrayVar(&f.keys, "key", nil, trustedKey)
 	flags.StringVar(&f.request.Repository, "repository", "",
 		"`REPOSITORY` of images that have no name, like registry.k8s.io/pause")
+	flags.StringVar(&f.request.PythonIndex, "python-index", "",
+		"`URL` of the index that clients ask for the Python packages in the files, like https://HOST/simple/ "+
+			"(default: /simple/ of the bastions' own name for packages)")
 	flags.BoolVar(&f.request.Partial, "partial", false,
 		"leave out and list the names that cannot be imported, instead of importing nothing; exit code 3")
 	flags.BoolVar(&f.verbose, "verbose", false, "list every file that is left out")
@@ -47,7 +50,8 @@ func importCommand(o *options) *cobra.Command {
 		Long: `Import what has crossed the gap into the cluster: bundles (whole, or their parts in
 any order), OCI layouts, docker-archives (docker save, podman save), hauls,
 directories and tars of HOST/PATH files (wget -x), Kubespray's offline tarballs,
-and the image tarballs of k3s and RKE2, also compressed. The format is detected.
+Python packages (pip download, pip wheel), and the image tarballs of k3s and RKE2,
+also compressed. The format is detected.
 FILE may be a directory, or - for standard input. Write a file that has the name
 of a subcommand with its path: ./list.
 

@@ -120,6 +120,7 @@ func layers() []layer {
 		{b + "/ospackages/closure", nil, "what packages need is found in the same way whatever their format is"},
 		{b + "/ospackages/deb", []string{b + "/digests", b + "/lists", b + "/ospackages/closure",
 			b + "/ospackages/openpgp"}, "it reads repositories through an interface and fetches nothing itself"},
+		{b + "/python", []string{b + "/lists"}, "it reads indices through a function and fetches nothing itself"},
 		{b + "/collect/cache", []string{b + "/digests"}, "content on a disk, wherever it comes from"},
 		{b + "/collect/diagnose", nil, "it examines bytes from any source"},
 		{b + "/collect/transport", []string{b + "/collect/diagnose"}, "HTTP requests and retries, for any content"},
@@ -130,7 +131,7 @@ func layers() []layer {
 			"the collector returns an index; format writes the bundle"},
 		{b + "/format", []string{b, b + "/canonical", b + "/digests", b + "/lists", b + "/signing"},
 			"the bytes of a bundle depend on no network and on no other tool's archives"},
-		{b + "/foreign", []string{b, b + "/digests", b + "/lists", b + "/oci"},
+		{b + "/foreign", []string{b, b + "/digests", b + "/lists", b + "/oci", b + "/python"},
 			"who adds a foreign format never opens the collector or the bundle format"},
 		{b + "/input", []string{b, b + "/format", b + "/foreign"}, "it only selects the reader of an input"},
 

@@ -21,6 +21,7 @@ type listFlags struct {
 	images, files, charts, manifests []string // names of lists, "-" is standard input
 	git                              []string // the same
 	packages                         []string // the same; of operating systems
+	requirements                     []string // the same; of Python
 	kubespray                        []string // checkouts
 	kubesprayInventories             []string // of Ansible, a directory or a file of hosts each
 	kubesprayVars                    []string // files of variables, over those of the checkouts and inventories
@@ -35,6 +36,8 @@ type listFlags struct {
 	document lists.Document
 	// repositories finds the files of packages; nil if that is not possible here.
 	repositories func(ctx context.Context, w *lists.Wanted) error
+	// python finds the files of requirements; nil if that is not possible here.
+	python func(ctx context.Context, w *lists.Wanted) error
 }
 
 func (l *listFlags) add(cmd *cobra.Command) {
@@ -119,10 +122,10 @@ func (l *listFlags) wanted(cmd *cobra.Command) (*lists.Wanted, *lists.Checksums,
 	case len(l.kubesprayVars) > 0:
 		return nil, nil, usageError{errors.New("--kubespray-vars is for --kubespray, which is missing")}
 	}
-	if !asked && len(l.kubespray)+len(l.k3s)+len(l.rke2) == 0 {
+	if !asked && len(l.kubespray)+len(l.k3s)+len(l.rke2)+len(l.requirements) == 0 {
 		packages := ""
 		if l.repositories != nil {
-			packages = " --packages,"
+			packages = " --packages, --python,"
 		}
 		return nil, nil, usageError{errors.New("nothing is selected: give a list with --images, --files, --charts, " +
 			"--manifests," + packages + " --git or --kubespray, or a release with --k3s or --rke2")}
@@ -169,6 +172,11 @@ func (l *listFlags) wanted(cmd *cobra.Command) (*lists.Wanted, *lists.Checksums,
 					return nil, nil, err
 				}
 			}
+			if len(l.requirements) > 0 {
+				if err := l.python(cmd.Context(), wanted); err != nil {
+					return nil, nil, err
+				}
+			}
 			if err := l.leaveOut(cmd, wanted); err != nil {
 				return nil, nil, err
 			}
@@ -182,8 +190,8 @@ func (l *listFlags) wanted(cmd *cobra.Command) (*lists.Wanted, *lists.Checksums,
 
 // leaveOut removes the names that --exclude matches.
 func (l *listFlags) leaveOut(cmd *cobra.Command, w *lists.Wanted) error {
-	if len(w.Images)+len(w.Files)+len(w.Charts)+len(w.Git) == 0 {
-		all := slices.Concat(l.images, l.files, l.charts, l.manifests, l.git, l.packages, l.kubespray,
+	if len(w.Images)+len(w.Files)+len(w.Charts)+len(w.Git)+len(w.Unavailable) == 0 {
+		all := slices.Concat(l.images, l.files, l.charts, l.manifests, l.git, l.packages, l.requirements, l.kubespray,
 			l.kubesprayInventories)
 		return usageError{errors.New("the lists contain no names: " + strings.Join(all, ", "))}
 	}
@@ -194,7 +202,7 @@ func (l *listFlags) leaveOut(cmd *cobra.Command, w *lists.Wanted) error {
 	for _, name := range gone {
 		fmt.Fprintf(cmd.ErrOrStderr(), "note: excluded %s\n", name)
 	}
-	if len(w.Images)+len(w.Files)+len(w.Charts)+len(w.Git) == 0 {
+	if len(w.Images)+len(w.Files)+len(w.Charts)+len(w.Git)+len(w.Unavailable) == 0 {
 		return usageError{errors.New("--exclude leaves none of the listed names")}
 	}
 	return nil
