@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net/http"
 	"net/netip"
@@ -248,8 +249,15 @@ func (a *Appliance) openServices() (err error) {
 	if err != nil {
 		return err
 	}
+	files := a.tree.Sub("files")
 	a.files = fileserver.New(fileserver.Config{
-		Tree: a.tree.Sub("files"), Origins: origins, Canonical: canonical,
+		Tree: files, Claims: func(name string) (list []fs.FileInfo) {
+			for _, c := range files.ClaimsOf(name) {
+				list = append(list, c.FileInfo)
+			}
+			return list
+		},
+		Origins: origins, Canonical: canonical,
 		Redirects:    func() map[string]string { return a.current.State().Redirects },
 		Defaults:     func() map[string]string { return a.current.State().Settings.Defaults },
 		AliasArch:    func() string { return a.current.State().Settings.AliasArch },
