@@ -35,6 +35,7 @@ func applianceLayers() []layer {
 		{a + "/reply", nil, "an answer's form is the same for every room that speaks HTTP"},
 		{a + "/origin", []string{a + "/hostname"}, "origins are records, independent of the services that use them"},
 		{a + "/missing", nil, "the missing book counts misses of any source"},
+		{a + "/repositories", []string{a + "/missing"}, "repositories are found in files, wherever these come from"},
 		{a + "/rotation", nil, "clients that have fetched a new root are counted for any root"},
 		{a + "/user", nil, "a password is checked the same for every service"},
 		{a + "/secret", nil, "secrets are stored the same way for any purpose"},
@@ -67,9 +68,9 @@ func applianceLayers() []layer {
 			a + "/routing"},
 			"it asks the services as a client would"},
 		{a + "/status", []string{a + "/content", a + "/current", a + "/lookup", a + "/missing", a + "/origin",
-			a + "/rotation"},
+			a + "/repositories", a + "/rotation"},
 			"status reads and changes nothing"},
-		{a + "/metrics", []string{a + "/content", a + "/missing", a + "/reply"},
+		{a + "/metrics", []string{a + "/content", a + "/missing", a + "/reply", a + "/repositories"},
 			"metrics read counts and change nothing"},
 		{a + "/edge", []string{a + "/clientconn", a + "/missing", a + "/origin", a + "/reply", a + "/routing",
 			a + "/user"},
@@ -79,7 +80,7 @@ func applianceLayers() []layer {
 		{a + "/admin", []string{a + "/change", a + "/config", a + "/content", a + "/current", a + "/handover",
 			a + "/lookup",
 			a + "/missing", a + "/names", a + "/nodeconf", a + "/nodes", a + "/origin", a + "/pages", a + "/reply",
-			a + "/rotation", a + "/secret", a + "/settings", a + "/status", a + "/usage", a + "/user"},
+			a + "/repositories", a + "/rotation", a + "/secret", a + "/settings", a + "/status", a + "/usage", a + "/user"},
 			"operators come by their own socket: the admin API never opens the edge, connections or the DNS process"},
 	}
 }
