@@ -13,7 +13,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"net/http"
 	"net/netip"
@@ -29,6 +28,7 @@ import (
 	"casemate/appliance/admin"
 	"casemate/appliance/change"
 	"casemate/appliance/clientconn"
+	"casemate/appliance/clock"
 	"casemate/appliance/config"
 	"casemate/appliance/content"
 	"casemate/appliance/current"
@@ -101,6 +101,7 @@ type Appliance struct {
 	lines    *lograte.Limit // for events that clients cause
 	problems status.Problems
 	luck     status.Luck
+	clock    clock.Watch
 
 	peers    atomic.Pointer[http.Handler]   // serves requests that other nodes forward; nil until it is ready
 	advisor  atomic.Pointer[change.Changes] // changes, for nodes that join; nil until it is ready
@@ -124,6 +125,8 @@ type Options struct {
 	// DNS is the path of the socket of a DNS process that systemd runs. "": the daemon starts one, with the sockets
 	// that it inherited or has bound.
 	DNS string
+	// Now is the clock of certificates and of what status says of times; nil: time.Now.
+	Now func() time.Time
 }
 
 // startDNS replaces the DNS process by goroutines of this process; tests set it.
@@ -137,6 +140,9 @@ func Open(cfg config.Config, opt Options) (_ *Appliance, err error) {
 	}
 	if opt.Inherited == nil {
 		opt.Inherited = activation.Files(true)
+	}
+	if opt.Now == nil {
+		opt.Now = time.Now
 	}
 	opt.Version, opt.Commit = cmp.Or(opt.Version, "unknown"), cmp.Or(opt.Commit, "unknown")
 	if err := setup.Removed(cfg.Data); err != nil {
@@ -222,7 +228,7 @@ func (a *Appliance) openServices() (err error) {
 		Domain: set.Domain, Node: a.cfg.Node, Addrs: a.cfg.Advertise,
 		Known:  func(name string) bool { return a.current.State().CertNames[name] },
 		Miss:   func(client netip.Addr, name string) { a.miss(missing.TLS, name, "", client) },
-		CRLURL: set.RevocationURL(), Log: a.log.With("room", "pki"),
+		CRLURL: set.RevocationURL(), Log: a.log.With("room", "pki"), Now: a.opt.Now,
 	})
 	if err != nil {
 		return err
@@ -254,13 +260,7 @@ func (a *Appliance) openServices() (err error) {
 	files := a.tree.Sub("files")
 	a.repositories = repositories.New(files, a.log.With("room", "repositories"))
 	a.files = fileserver.New(fileserver.Config{
-		Tree: files, Claims: func(name string) (list []fs.FileInfo) {
-			for _, c := range files.ClaimsOf(name) {
-				list = append(list, c.FileInfo)
-			}
-			return list
-		},
-		Origins: origins, Canonical: canonical,
+		Tree: files, Claims: claimsIn(files), Origins: origins, Canonical: canonical,
 		Redirects:    func() map[string]string { return a.current.State().Redirects },
 		Defaults:     func() map[string]string { return a.current.State().Settings.Defaults },
 		AliasArch:    func() string { return a.current.State().Settings.AliasArch },
@@ -304,7 +304,8 @@ func (a *Appliance) wire() {
 	a.places = clientconn.NewPlaces(maxConnections(), func(client string) bool { return hosts().NodeAddrs[client] })
 	a.turns = clientconn.NewTurns()
 	a.metrics = metrics.New(metrics.Sources{
-		Version: a.opt.Version, Commit: a.opt.Commit, Node: a.cfg.Node, Ready: a.ready, Places: a.places,
+		Version: a.opt.Version, Commit: a.opt.Commit, Node: a.cfg.Node, Started: a.started,
+		Ready: a.ready, Places: a.places,
 		Book: a.book, DNS: a.dns, Cluster: a.cluster, Imports: a.imports, CA: a.ca, Repositories: a.repositories,
 	})
 	a.rotation = rotation.Open(rotation.Config{
@@ -329,8 +330,9 @@ func (a *Appliance) wire() {
 		Cluster: a.cluster, CA: a.ca, Registry: a.registry, Imports: a.imports, Book: a.book,
 		Repositories: a.repositories,
 		Rotation:     a.rotation, NotPermitted: a.changes.NotPermitted, UnpermittedAddrs: a.changes.UnpermittedAddrs,
-		Current: a.current, Lookup: a.lookup, Problems: &a.problems, Luck: &a.luck, DNSProblems: a.dns.Problems,
-		Ready: a.ready, Counts: func() (images, files int) { return setup.Counts(a.cluster) },
+		Current: a.current, Lookup: a.lookup, Problems: &a.problems, Luck: &a.luck, ClockJumps: a.clock.Sentences,
+		DNSProblems: a.dns.Problems, DNSWarnings: a.dns.Warnings,
+		Ready: a.ready, Now: a.opt.Now, Counts: func() (images, files int) { return setup.Counts(a.cluster) },
 	}
 	a.admin = &admin.API{
 		Node: a.cfg.Node, Cluster: a.cluster, Tree: a.tree, CA: a.ca, Users: a.users,
@@ -401,7 +403,10 @@ func (a *Appliance) ready() error {
 	if a.stopping.Load() {
 		return errors.New("this node is stopping")
 	}
-	return a.dns.Err()
+	if err := a.dns.Err(); err != nil {
+		return err
+	}
+	return a.ca.Serves()
 }
 
 // Close closes the disk and the remaining sockets. It is safe to call it more than once.

@@ -44,7 +44,8 @@ func TestATakenPortIsNamedAndNothingStaysBound(t *testing.T) {
 		}
 		_, err := Open(cfg, Options{Log: testLog(t)})
 		if !errors.Is(err, syscall.EADDRINUSE) || !strings.Contains(err.Error(),
-			fmt.Sprintf("%s: %s port %s is taken by another program", c.key, c.network, taken)) {
+			fmt.Sprintf("%s: %s port %s is taken by appliance.test (process %d): stop it or change", c.key, c.network,
+				taken, os.Getpid())) {
 			t.Errorf("got %v", err)
 		}
 		if there(cfg.Data) || there(cfg.Listen.Admin) {

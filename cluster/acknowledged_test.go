@@ -190,8 +190,8 @@ func TestPushIsOnAMajorityWhenAnswered(t *testing.T) {
 	}
 }
 
-// Promise 1, what a node says of its own disk: it confirms no bytes that it does not have, whether they were never
-// there, were taken away, or are damaged.
+// Promise 1, for a node's own disk: a node confirms no bytes that it does not have, whether they were never stored,
+// were removed, or are damaged.
 func TestConfirmsOnlyWhatItHas(t *testing.T) {
 	clustertest.Run(t, func(t *testing.T) {
 		cl := clustertest.New(t, 1, nil)
@@ -229,8 +229,8 @@ func truncate(n *clustertest.Node, name string) error {
 	return errors.Join(f.Truncate(100), f.Sync(), f.Close())
 }
 
-// Promise 4 at a leader that hears from nobody any more: for the moment for which it still takes itself for the leader
-// it confirms no miss.
+// Promise 4 at a leader that has lost contact with all others: while it still believes that it leads, it confirms no
+// miss.
 func TestCutOffLeaderConfirmsNoMiss(t *testing.T) {
 	clustertest.Run(t, func(t *testing.T) {
 		cl := clustertest.New(t, 3, nil)
@@ -279,8 +279,8 @@ func TestCutOffLeaderConfirmsNoMiss(t *testing.T) {
 	})
 }
 
-// Promise 4: a leader that was deposed and does not know it confirms no miss. Its disk hangs, so raft's own goroutine
-// does not notice that nobody answers it any more.
+// Promise 4: a deposed leader that does not know it yet confirms no miss. Its disk hangs, so raft's own goroutine does
+// not notice that no node answers.
 func TestDeposedLeaderConfirmsNoMiss(t *testing.T) {
 	clustertest.Run(t, func(t *testing.T) {
 		cl := clustertest.New(t, 3, nil)
@@ -310,8 +310,8 @@ func TestDeposedLeaderConfirmsNoMiss(t *testing.T) {
 	})
 }
 
-// Promise 4 at a new leader that does not know yet what the one before had acknowledged: until an entry of its own is
-// committed it confirms no miss.
+// Promise 4 at a new leader that does not know yet what its predecessor had acknowledged: it confirms no miss until an
+// entry of its own is committed.
 func TestNewLeaderConfirmsNoMissTooEarly(t *testing.T) {
 	clustertest.Run(t, func(t *testing.T) {
 		g := newBarriers("n1", "n2", "n3")
@@ -370,8 +370,8 @@ func onlyCommitted(t *testing.T, n *clustertest.Node) {
 	}
 }
 
-// Promise 7, the other side of the commit index file: what a leader had in its log and nobody else is not committed. A
-// node that starts alone does not show it, and in the end all states are the same.
+// Promise 7, the opposite case of the commit index file: an entry that only the leader's log had is not committed. A
+// node that starts alone does not show it, and in the end all states are equal.
 func TestUncommittedDoesNotShow(t *testing.T) {
 	for _, how := range []string{"stopped", "without-power"} {
 		t.Run(how, func(t *testing.T) {
@@ -408,8 +408,8 @@ func TestUncommittedDoesNotShow(t *testing.T) {
 	}
 }
 
-// The same while the node goes on: an entry is committed while the next one is in the log already and is not. The mark
-// that is written then is of the first.
+// The same while the node runs: an entry is committed, and the next one is in the log but not committed. The mark that
+// is written then is that of the first.
 func TestMarkIsOfWhatIsCommitted(t *testing.T) {
 	clustertest.Run(t, func(t *testing.T) {
 		g := newBarriers("n1", "n2", "n3")

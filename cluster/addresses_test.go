@@ -58,7 +58,7 @@ func TestSomeAddressesChange(t *testing.T) {
 	}
 }
 
-// All move at once: nobody finds anybody, until each is told where one other is; and it stays so after a restart.
+// All nodes move at once: no node finds another until each is told one address; that still works after a restart.
 func TestAllAddressesChange(t *testing.T) {
 	for _, how := range []string{"told", "told and restarted", "by the config", "by name"} {
 		t.Run(how, func(t *testing.T) {
@@ -67,7 +67,7 @@ func TestAllAddressesChange(t *testing.T) {
 				cl := clustertest.New(t, 3, func(c *cluster.Config) { c.Peers = peers })
 				want := puts(t, cl.Nodes[0], "before", 3)
 				shows(t, cl, cl.Nodes, want)
-				// the records then say addresses that nobody has any more, and the names lead to the nodes
+				// the records then have addresses that are no longer valid, and the names lead to the nodes
 				if how == "by name" {
 					for _, n := range cl.Nodes {
 						n.Stop()

@@ -86,7 +86,7 @@ func sha512Of(s string) string {
 	return digest()
 }
 
-// A backup of one node, restored as a node of another name, is the same tree in another cluster, and goes on from
+// A backup of one node, restored as a node of another name, is the same tree in another cluster, which continues from
 // there.
 func TestBackupAndRestore(t *testing.T) {
 	t.Parallel()
@@ -182,8 +182,8 @@ func TestBackupNoBlobs(t *testing.T) {
 	}
 }
 
-// Rot and loss are found while the backup is made, are reported, and stay what they are in the restored cluster; the
-// rest is whole.
+// Rot and loss are detected and reported while the backup is written, and are the same in the restored cluster; the
+// rest is intact.
 func TestBackupFindsRot(t *testing.T) {
 	cfg := testConfig(t, t.TempDir())
 	c := start(t, cfg)
@@ -222,7 +222,7 @@ type writerFunc func(p []byte) (int, error)
 
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
-// What is removed and collected while a backup is written is in it all the same, and writes are not held back.
+// Content that is removed and collected while a backup is written is in the backup, and writes are not delayed.
 func TestBackupBesideWritesAndCollection(t *testing.T) {
 	c, _ := full(t, testConfig(t, t.TempDir()))
 	var buf bytes.Buffer
@@ -452,8 +452,7 @@ func TestRestoreFindsEveryByte(t *testing.T) {
 	}
 }
 
-// Whatever happens to the power in a restore, what is there afterwards is nothing, or all of it, and the next try
-// succeeds.
+// After a power cut at any point of a restore, either nothing or everything is there, and the next attempt succeeds.
 func TestPowerCutInRestore(t *testing.T) {
 	t.Parallel()
 	data := small(t)
@@ -622,7 +621,7 @@ func rebuild(t testing.TB, list []entry, created time.Time, key []byte) []byte {
 	return buf.Bytes()
 }
 
-// Restore takes whatever somebody makes who has the key: it ends, with an error or with a node that opens.
+// Restore accepts any input from an owner of the key and ends, with an error or with a node that opens.
 func FuzzRestore(f *testing.F) {
 	data := small(f)
 	list := entries(f, data)

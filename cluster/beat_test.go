@@ -11,8 +11,8 @@ import (
 	"casemate/cluster/clustertest"
 )
 
-// Connections that have nothing to say in one direction are not taken for dead ones: nodes go on hearing each other,
-// and an upload may take any time.
+// Connections that are silent in one direction are not treated as dead: nodes keep receiving beats, and an upload may
+// take any time.
 func TestQuietDirections(t *testing.T) {
 	clustertest.Run(t, func(t *testing.T) {
 		const stall = 500 * time.Millisecond // longer than beatEvery

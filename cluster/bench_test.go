@@ -16,8 +16,8 @@ func benchCluster(b *testing.B) *Cluster {
 	return start(b, cfg)
 }
 
-// BenchmarkCommit writes records of 200 bytes, each in a batch of its own: commits per second on the disk of the
-// temporary directory.
+// BenchmarkCommit writes records of 200 bytes, one in each batch: commits per second on the disk of the temporary
+// directory.
 func BenchmarkCommit(b *testing.B) {
 	for _, writers := range []int{1, 64} {
 		b.Run(fmt.Sprint(writers), func(b *testing.B) {

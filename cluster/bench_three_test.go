@@ -24,8 +24,8 @@ import (
 )
 
 // These measure the cluster without the services above it: real files in the temporary directory, TCP and TLS over
-// loopback, all nodes in this process and on its cores. What is compared is measured in turns. Nothing is asserted;
-// `make bench` prints it.
+// loopback, all nodes in this process and on its cores. Alternatives that are compared are measured in turns. Nothing
+// is asserted; `make bench` prints it.
 
 const benchRounds = 3
 
@@ -146,7 +146,7 @@ func places(t testing.TB) []place {
 	return []place{{"one node", one[0]}, {"three, leader", three[0]}, {"three, follower", three[1]}}
 }
 
-// TestBenchWrites: records of 200 bytes, each in a batch of its own.
+// TestBenchWrites writes records of 200 bytes, one in each batch.
 func TestBenchWrites(t *testing.T) {
 	at := places(t)
 	data := make([]byte, 200)

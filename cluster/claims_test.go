@@ -21,7 +21,7 @@ func claimed(t *Tree, claim string) (list []string) {
 	return list
 }
 
-// One batch mixes an import's names with what is by hand, at one log entry.
+// One batch mixes an import's names with names without a claim, at one log entry.
 func TestAs(t *testing.T) {
 	c := start(t, testConfig(t, t.TempDir()))
 	tree := c.Tree()
@@ -63,7 +63,7 @@ func TestAs(t *testing.T) {
 
 func TestAsOfAForeignBatch(t *testing.T) {
 	c := start(t, testConfig(t, t.TempDir()))
-	// Somebody's wrapper: what it wraps is ours, but its names are not.
+	// A wrapper of another package: the wrapped file is ours, but its names are not.
 	err := c.Tree().Update(context.Background(), func(b Batch) error {
 		As(struct{ Batch }{b}, "jan").Put("n", nil)
 		return nil

@@ -15,9 +15,9 @@ import (
 	"casemate/cluster/wake"
 )
 
-// Nobody waits for raft's next turn: what is committed shows on all nodes as soon as messages can say so, also what a
-// leader before had committed, and what a node missed while it was down. (Time in a bubble is what goes by while
-// everybody waits.)
+// No write waits for raft's next message: a committed entry shows on all nodes as soon as messages arrive, also entries
+// of an earlier leader, and entries that a node missed while it was down. (In a bubble time passes only while all
+// goroutines wait.)
 func TestCommitIsPassedOn(t *testing.T) {
 	clustertest.Run(t, func(t *testing.T) {
 		cl := clustertest.New(t, 3, nil)
@@ -95,7 +95,7 @@ func TestWritesWaitForNoTimer(t *testing.T) {
 	})
 }
 
-// A small blob is sent to another node in one piece with what is said of it, so the other node is woken once.
+// A small blob is sent to another node in one piece with its description, so the other node is woken once.
 func TestSmallCopiesAreOnePiece(t *testing.T) {
 	clustertest.Run(t, func(t *testing.T) {
 		const size = 4 << 10
@@ -143,7 +143,7 @@ func TestSmallCopiesAreOnePiece(t *testing.T) {
 	})
 }
 
-// noting tells of each write.
+// noting records each write.
 type noting struct {
 	net.Conn
 	write func(n int)
@@ -154,7 +154,7 @@ func (c noting) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-// What is being sent to a node it does not fetch as well; if the sender gives up, it does.
+// A node does not fetch a blob that is being sent to it; if the sender gives up, it does.
 func TestNotFetchedWhileReceived(t *testing.T) {
 	clustertest.Run(t, func(t *testing.T) {
 		cl := clustertest.New(t, 3, nil)

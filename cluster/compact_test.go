@@ -21,7 +21,7 @@ func byBytes(f *blobtest.FS) Config {
 	return cfg
 }
 
-// fill puts records of a KiB, each in an entry of its own.
+// fill puts records of 1 KiB, each in a separate entry.
 func fill(t *testing.T, c *Cluster, from, to int) {
 	t.Helper()
 	for i := from; i < to; i++ {

@@ -50,6 +50,8 @@ type Config struct {
 	Peer []net.Listener
 	// PeerAddrs are what the other nodes dial, host:port; nil is Peer's own addresses. The first 16 are used.
 	PeerAddrs []string
+	// AnyClock lets Join join although this machine's clock is far from the member's.
+	AnyClock bool
 	// Peers are additional addresses of other nodes, host:port by name, for the case that all nodes have moved.
 	Peers map[string]string
 	// Dial connects to one of another node's PeerAddrs; nil is the operating system's. Tests use it to cut networks.

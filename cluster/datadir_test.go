@@ -256,8 +256,8 @@ func TestUnwritable(t *testing.T) {
 	}
 }
 
-// The log cannot be synced: the node says so and stops, takes no more writes, goes on reading, and is whole after a
-// restart.
+// The log cannot be synced: the node reports that and stops, accepts no more writes, continues reading, and is intact
+// after a restart.
 func TestFailingDiskStopsTheNode(t *testing.T) {
 	for _, happened := range []bool{false, true} {
 		for _, file := range []string{".wal", "meta.new"} {

@@ -202,7 +202,9 @@ func (c *Cluster) Problems() (list []string) {
 		alike := len(c.others()) > 1 && len(differences) == 1
 		list = append(list, d.sentence(c.cfg.Node, alike))
 	}
-	return list
+	list = append(list, c.twiceSentences()...)
+	clocks, _ := c.clockSentences()
+	return append(list, clocks...)
 }
 
 func (d Difference) sentence(self string, alike bool) string {
@@ -224,6 +226,7 @@ func (d Difference) sentence(self string, alike bool) string {
 
 // Warnings are sentences about conditions that the cluster repairs by itself and that an operator should check.
 func (c *Cluster) Warnings() (list []string) {
+	_, list = c.clockSentences()
 	for _, o := range c.Older() {
 		list = append(list, fmt.Sprintf("node %s came back at %s with entry %d as its newest, after it had shown "+
 			"entry %d: its disk was put "+

@@ -10,8 +10,8 @@ import (
 	"casemate/cluster/state"
 )
 
-// TestDiscard: what is given goes at once, although it is pinned, and takes nothing else along: not what something
-// names, and not what somebody else has just pinned, before and after.
+// TestDiscard: the given blobs are removed at once, although they are pinned, and no others: neither named blobs nor
+// blobs that another caller has pinned before or after.
 func TestDiscard(t *testing.T) {
 	clock := new(clock)
 	c := start(t, clock.config(testConfig(t, t.TempDir())))
@@ -50,14 +50,14 @@ func TestDiscard(t *testing.T) {
 	if r, err := c.GC(ctx, false); err != nil || r.Blobs != 4 {
 		t.Errorf("GC two hours later: %+v, %v", r, err)
 	}
-	// What is not known any more, or nobody's, is no error. What is no digest is one.
+	// Unknown digests and digests without an owner are no error. An invalid digest is one.
 	if r, err := c.Discard(ctx, mine); err != nil || r.Blobs != 0 {
 		t.Errorf("again: %+v, %v", r, err)
 	}
 	if _, err := c.Discard(ctx, []string{"x"}); err == nil {
 		t.Error("of what is no digest: no error")
 	}
-	// A batch that somebody stages would lose its stage: then all waits for its time.
+	// A batch that another caller is staging would lose its stage: then all pins are left to expire.
 	mine = []string{push(t, tree, []byte("mine, once more"))}
 	d, err := state.ParseDigest(mine[0])
 	if err != nil {

@@ -144,7 +144,7 @@ func (c *Cluster) CollectedAt(digest string) uint64 {
 	return c.machine.view.Load().Tombstone(d)
 }
 
-// PatrolOnce reads what is due, as Patrol does now and then.
+// PatrolOnce reads the blobs that are due, as Patrol does periodically.
 func (c *Cluster) PatrolOnce(ctx context.Context, every time.Duration) (ScrubReport, error) {
 	return c.replica.PatrolOnce(ctx, every, func() time.Duration { return every })
 }

@@ -147,7 +147,7 @@ func describe(o op) string {
 	return fmt.Sprintf("%d…%s %s %.30q expected %.30q %v", o.call, done, o.kind, o.value, o.expected, o.outcome)
 }
 
-// judge says what is wrong with one name's history, and whether it could be decided.
+// judge returns the errors in one name's history, and whether it could be decided.
 func (h *record) judge(key string) (decided bool, wrong error) {
 	var list []porcupine.Operation
 	for i, o := range h.ops[key] {
@@ -196,8 +196,8 @@ func (h *record) lost(key string) error {
 	return nil
 }
 
-// misread: a read that hits shows what was written and not refused, and not before that was begun; what one node shows
-// never goes back, unless it has lost its power.
+// misread: a read that hits returns a value that was written and not refused, and not before that write began; the
+// values of one node never go back, unless it has lost its power.
 func (h *record) misread(key string) error {
 	newest := map[string][]hit{}
 	for _, r := range h.hits[key] {
@@ -216,7 +216,7 @@ func (h *record) misread(key string) error {
 	return nil
 }
 
-// The judge is not blind: what it must find, and what it must let pass.
+// The judge itself is tested: with histories that it must reject, and with some that it must accept.
 func TestJudge(t *testing.T) {
 	put := func(value string, o outcome, call, done int64) op {
 		if o == unknown {
@@ -709,7 +709,7 @@ func (f *faults) end() {
 		f.h.end(key, op{kind: "final", value: value, call: call})
 	}
 	f.whole()
-	// A collection on every node leaves what is named, and nothing else, on every disk.
+	// After a collection on every node, each disk has exactly the named blobs.
 	for _, n := range cl.Nodes {
 		n.SetForward(time.Hour)
 		cl.Wait(func() error { _, err := n.C.GC(context.Background(), false); return err })
@@ -784,7 +784,7 @@ func (f *faults) keys() func(func(string) bool) {
 	}
 }
 
-// equal waits until all nodes have the same state, byte for byte, and no node lacks a blob.
+// equal waits until all nodes have the same state, byte for byte, and no node is missing a blob.
 func (f *faults) equal() {
 	f.t.Helper()
 	f.cl.Wait(func() error {

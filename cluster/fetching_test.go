@@ -142,7 +142,7 @@ func full(cl *clustertest.Cluster, n *clustertest.Node, missing int) *arrivals {
 
 func reserve(c *cluster.Config) { c.Reserve = nearlyFull }
 
-// others are the nodes besides one.
+// others are all nodes but one.
 func others(cl *clustertest.Cluster, n *clustertest.Node) (list []*clustertest.Node) {
 	for _, o := range cl.Nodes {
 		if o != n {
@@ -152,8 +152,8 @@ func others(cl *clustertest.Cluster, n *clustertest.Node) (list []*clustertest.N
 	return list
 }
 
-// A node that joins lacks 3 000 tiny blobs (50 000 in a long run), and one of those that have them is down. It votes
-// when it has all.
+// A node that joins is missing 3 000 tiny blobs (50 000 in a long run), and one of the nodes that have them is down. It
+// becomes a voter when it has all.
 func TestManyToCome(t *testing.T) {
 	clustertest.Run(t, func(t *testing.T) {
 		cl := clustertest.New(t, 3, func(c *cluster.Config) { c.Log = slog.New(slog.DiscardHandler) })
@@ -214,7 +214,7 @@ func TestNewestFirst(t *testing.T) {
 	})
 }
 
-// What somebody reads comes before all that is lacking, by one fetch for all who read it.
+// A blob that a client reads is fetched before all missing ones, by one fetch for all its readers.
 func TestReadersFirst(t *testing.T) {
 	clustertest.Run(t, func(t *testing.T) {
 		cl := clustertest.New(t, 3, func(c *cluster.Config) { reserve(c); c.CatchUp = 1 << 10 }) // all would take hours
@@ -253,8 +253,8 @@ func TestReadersFirst(t *testing.T) {
 	})
 }
 
-// Copies are damaged, each at one of the two nodes, and of some there is none. The right ones come all the same, and
-// the rest when there is one.
+// Some copies are damaged, each at one of the two nodes, and some blobs have no copy. The intact ones arrive
+// nevertheless, and the rest when a copy exists.
 func TestDamagedCopies(t *testing.T) {
 	clustertest.Run(t, func(t *testing.T) {
 		cl := clustertest.New(t, 3, reserve)

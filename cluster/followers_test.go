@@ -9,8 +9,8 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// TestFollowersAreToldTheTruth: of what is committed a follower is told what it has acknowledged in the term in which
-// this node leads, and nothing else.
+// TestFollowersAreToldTheTruth: a follower is told only of committed entries that it has acknowledged in the term in
+// which this node leads.
 func TestFollowersAreToldTheTruth(t *testing.T) {
 	entry := func(index, term uint64) *raft.Log { return &raft.Log{Index: index, Term: term} }
 	acknowledged := func(term, prev, prevTerm, commit uint64, entries ...*raft.Log) *raft.AppendEntriesRequest {
@@ -68,7 +68,7 @@ func TestFollowersAreToldTheTruth(t *testing.T) {
 	}
 }
 
-// TestPaceOfHeartbeats: they wait for each other, and for nobody who wants to know whether this node leads.
+// TestPaceOfHeartbeats: heartbeats wait for each other, but not while a caller wants to know whether this node leads.
 func TestPaceOfHeartbeats(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var f followers

@@ -159,7 +159,7 @@ func TestPromise6SweepLooksAtTheNewestState(t *testing.T) {
 	if files, _, err := c.replica.Sweep([]state.Digest{d}); files != 0 || err != nil {
 		t.Errorf("what was confirmed was swept: %d files, %v", files, err)
 	}
-	// And what nobody has asked for since goes.
+	// Entries that were not requested since are removed.
 	c.replica.Collected([]state.Digest{d}, index)
 	if files, _, err := c.replica.Sweep([]state.Digest{d}); files != 1 || err != nil {
 		t.Errorf("what is due was not swept: %d files, %v", files, err)

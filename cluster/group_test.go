@@ -41,7 +41,7 @@ func pushGroup(t *testing.T, tree *cluster.Tree, n int) ([]string, error) {
 	return got, err
 }
 
-// What is committed as a group on any node is on a majority of disks when that returns, and soon everywhere.
+// A group that is committed on any node is on a majority of disks when the call returns, and soon on all.
 func TestCommitBlobs(t *testing.T) {
 	for _, nodes := range []int{1, 3} {
 		t.Run(fmt.Sprint(nodes), func(t *testing.T) {
@@ -77,7 +77,7 @@ func TestCommitBlobs(t *testing.T) {
 					}
 					return nil
 				})
-				// Known or not, and whatever stands beside them.
+				// Known or not, and whatever is beside them.
 				ws, digests := smallWriters(t, tree, 41)
 				digests[3], digests[4] = digests[5], "sha256:no"
 				ws[6].Close()

@@ -14,8 +14,8 @@ import (
 	"casemate/cluster/clustertest"
 )
 
-// A leader whose disk hangs gives its leadership away and says so; writes elsewhere go on within their time, writes
-// there end within theirs; and when the disk answers again all is as before.
+// A leader whose disk hangs gives up its leadership and reports it. Writes elsewhere continue within their time, writes
+// there end within theirs, and when the disk answers again everything is as before.
 func TestDiskOfLeaderHangs(t *testing.T) {
 	clustertest.Run(t, func(t *testing.T) {
 		cl := clustertest.New(t, 3, nil)
@@ -74,7 +74,7 @@ func TestDiskOfLeaderHangs(t *testing.T) {
 	})
 }
 
-// Where nobody else can lead, a write ends in its time all the same.
+// If no other node can lead, a write still ends within its time.
 func TestDiskOfOnlyNodeHangs(t *testing.T) {
 	clustertest.Run(t, func(t *testing.T) {
 		cl := clustertest.New(t, 1, nil)

@@ -15,7 +15,7 @@ import (
 	"casemate/cluster/clustertest"
 )
 
-// Promise 12: what is damaged is known, is not handed out, and is repaired by whatever brings its bytes.
+// Promise 12: damaged blobs are detected, are not served, and are repaired by any write of their bytes.
 
 func blobFile(digest string) string {
 	return "/data/casemate/blobs/sha256/" + digest[7:9] + "/" + digest[7:]
@@ -147,7 +147,7 @@ func TestDamagedOnTheOnlyNode(t *testing.T) {
 	})
 }
 
-// On one of three nodes nobody notices.
+// On one of three nodes clients do not notice it.
 func TestDamagedOnOneOfThree(t *testing.T) {
 	clustertest.Run(t, func(t *testing.T) {
 		cl := clustertest.New(t, 3, nil)
@@ -184,7 +184,7 @@ func TestDamagedOnOneOfThree(t *testing.T) {
 	})
 }
 
-// A node that sends wrong bytes, which it could not know, is told so and repairs itself.
+// A node that sends wrong bytes without knowing it is told so and repairs its copy.
 func TestDoubt(t *testing.T) {
 	clustertest.Run(t, func(t *testing.T) {
 		cl := clustertest.New(t, 3, nil)
@@ -263,8 +263,8 @@ func TestDamagedOnAll(t *testing.T) {
 
 const month = 30 * 24 * time.Hour
 
-// The scrub that runs by itself reads what is due and nothing else, also after a restart, and finds what only reading
-// can.
+// The background scrub reads exactly the blobs that are due, also after a restart, and finds damage that only reading
+// can detect.
 func TestPatrol(t *testing.T) {
 	clustertest.Run(t, func(t *testing.T) {
 		cl := clustertest.New(t, 1, nil)
@@ -321,7 +321,7 @@ func TestPatrol(t *testing.T) {
 	})
 }
 
-// On three nodes the scrub repairs what it finds.
+// On three nodes the scrub repairs the damage that it finds.
 func TestPatrolRepairs(t *testing.T) {
 	clustertest.Run(t, func(t *testing.T) {
 		cl := clustertest.New(t, 3, nil)

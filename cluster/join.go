@@ -56,7 +56,8 @@ func Join(ctx context.Context, cfg Config, addr string, token Token) (notes []st
 func (cfg Config) members(cluster string) member.Config {
 	return member.Config{
 		Node: cfg.Node, Addrs: cfg.PeerAddrs, Cluster: cluster, Version: cfg.Version, Dir: cfg.Dir, FS: cfg.FS,
-		Log: cfg.Log, Now: cfg.Now, CheckCSR: cfg.checkCSR, Advertise: cfg.Advertise, Advise: cfg.Advise,
+		Log: cfg.Log, Now: cfg.Now, AnyClock: cfg.AnyClock, CheckCSR: cfg.checkCSR, Advertise: cfg.Advertise,
+		Advise: cfg.Advise,
 	}
 }
 

@@ -238,8 +238,8 @@ func TestOutsiders(t *testing.T) {
 	})
 }
 
-// Certificates are renewed in time by each node itself; one whose certificate has long ended, because it was down,
-// comes back all the same.
+// Each node renews its own certificate in time. A node whose certificate expired while it was down comes back
+// nevertheless.
 func TestCertificates(t *testing.T) {
 	clustertest.Run(t, func(t *testing.T) {
 		var ahead atomic.Int64

@@ -63,13 +63,17 @@ type Member struct {
 	Joined  time.Time `json:"joined"`
 	Seen    time.Time `json:"seen,omitzero"`     // when it last answered
 	Stopped string    `json:"stopped,omitempty"` // why it stopped, if it reported a reason
+	// ClockAhead is by how many seconds its clock is ahead of this node's, negative: behind; nil: it is unknown.
+	ClockAhead *float64 `json:"clock_ahead_seconds,omitempty"`
+	// RunsAt are the addresses of the processes that run with this node's identity, if there is more than one.
+	RunsAt []string `json:"runs_at,omitempty"`
 }
 
 // Members lists the cluster's nodes as this node sees them. It does not block and needs no leader.
 func (c *Cluster) Members() []Member {
 	var list []Member
 	_, leader := c.raft.LeaderWithID()
-	newest := uint64(0)
+	newest, twice := uint64(0), c.twice()
 	for _, s := range c.servers() {
 		name := string(s.ID)
 		r, _ := c.members.Record(name)
@@ -88,6 +92,13 @@ func (c *Cluster) Members() []Member {
 		}
 		if !m.Seen.IsZero() {
 			m.Applied, m.Missing, m.Free, m.Total, m.Stopped = b.Applied, b.Missing, b.Free, b.Total, b.Stopped
+		}
+		m.RunsAt = twice[name]
+		if c.peers != nil {
+			if by, known := c.peers.Skew(name); known {
+				seconds := by.Round(time.Millisecond).Seconds()
+				m.ClockAhead = &seconds
+			}
 		}
 		list = append(list, m)
 		newest = max(newest, m.Applied)

@@ -10,8 +10,8 @@ import (
 	"casemate/cluster/state"
 )
 
-// TestCommitNamed: a blob and its names stand at one entry of the log, or neither does; what is too large for one entry
-// is taken all the same.
+// TestCommitNamed: a blob and its names are in one entry of the log, or neither is; a batch that is too large for one
+// entry is accepted too.
 func TestCommitNamed(t *testing.T) {
 	t.Parallel()
 	c := start(t, testConfig(t, t.TempDir()))

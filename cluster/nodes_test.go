@@ -23,7 +23,7 @@ func noise(n int, seed uint64) []byte {
 	return data
 }
 
-// Three nodes: what is written at any of them is there on all, bytes and names.
+// Three nodes: content that is written at any of them is on all, bytes and names.
 func TestThreeNodes(t *testing.T) {
 	clustertest.Run(t, func(t *testing.T) {
 		cl := clustertest.New(t, 3, nil)
@@ -65,7 +65,7 @@ func TestThreeNodes(t *testing.T) {
 	})
 }
 
-// The leader goes without a word, and again; writes go on at the others and nothing is lost.
+// The leader disappears, twice; writes continue at the others and nothing is lost.
 func TestLeaderLost(t *testing.T) {
 	clustertest.Run(t, func(t *testing.T) {
 		cl := clustertest.New(t, 3, nil)
@@ -147,7 +147,7 @@ func TestMajorityLost(t *testing.T) {
 	})
 }
 
-// A node that lacks a blob streams it from one that has it and keeps it.
+// A node that is missing a blob streams it from one that has it, and keeps it.
 func TestPullThrough(t *testing.T) {
 	clustertest.Run(t, func(t *testing.T) {
 		// so that nothing comes by itself in time
@@ -202,7 +202,7 @@ func TestPullThrough(t *testing.T) {
 	})
 }
 
-// A removed node is out for good, and a new one comes in under another name.
+// A removed node stays out permanently, and a new one joins under another name.
 func TestReplaceNode(t *testing.T) {
 	clustertest.Run(t, func(t *testing.T) {
 		cl := clustertest.New(t, 3, nil)
@@ -250,7 +250,7 @@ func TestReplaceNode(t *testing.T) {
 	})
 }
 
-// A node that sends wrong bytes is found out, nobody takes them for whole, and those of another node are taken.
+// A node that sends wrong bytes is detected, no client accepts them as complete, and those of another node are used.
 func TestWrongBytes(t *testing.T) {
 	clustertest.Run(t, func(t *testing.T) {
 		cl := clustertest.New(t, 3, func(c *cluster.Config) { c.CatchUp, c.LeaderWait = 1<<10, 2e9 })
@@ -312,7 +312,7 @@ func TestWrongBytes(t *testing.T) {
 	})
 }
 
-// A node whose disk is full passes on what it cannot keep, and pushes go on at the others.
+// A node whose disk is full streams what it cannot keep, and pushes continue at the others.
 func TestFullDisk(t *testing.T) {
 	clustertest.Run(t, func(t *testing.T) {
 		cl := clustertest.New(t, 3, func(c *cluster.Config) { c.Reserve = 1 << 20 })

@@ -82,8 +82,8 @@ func giantRSA(t *testing.T, bits uint) []byte {
 	return csrWithKey(t, spki)
 }
 
-// What an outsider sends is looked at in the order of what it costs: size, kind of key, token, and only with a token
-// that is good a signature by a key of its choice.
+// The data of an outsider is checked in the order of the cost of the checks: size, kind of key, token, and only with a
+// valid token a signature by a key of its choice.
 func TestJoinsAreCheckedCheapestFirst(t *testing.T) {
 	clustertest.Run(t, func(t *testing.T) {
 		var verified atomic.Int64
@@ -230,7 +230,7 @@ func TestAFloodOfOutsiders(t *testing.T) {
 	})
 }
 
-// Whoever hangs up while it waits to be let in is not worked for any more.
+// No more work is done for an outsider that hangs up while it waits to be admitted.
 func TestHangingUpEndsAJoin(t *testing.T) {
 	clustertest.Run(t, func(t *testing.T) {
 		lines := lineCount{mu: &sync.Mutex{}, n: map[string]int{}}

@@ -22,7 +22,7 @@ import (
 	"casemate/cluster/state"
 )
 
-// eventually waits for a condition and says what is still missing when it gives up.
+// eventually waits for a condition; when it gives up, it reports what is still missing.
 func eventually(t testing.TB, holds func() error) {
 	t.Helper()
 	var err error
@@ -45,8 +45,8 @@ func snapshotBytes(t testing.TB, s *state.State) []byte {
 	return b.Bytes()
 }
 
-// Promise 1: no name before its bytes are durable. The disk is told, in this order: bytes, name of the file, and only
-// then the log.
+// Promise 1: no name before its bytes are durable. The order on the disk is: bytes, name of the file, and only then the
+// log.
 func TestPromise1BytesBeforeNames(t *testing.T) {
 	f := blobtest.New(1)
 	c := start(t, powerConfig(f))
@@ -399,8 +399,8 @@ func TestPromise9StagedIsOutOfSight(t *testing.T) {
 	}
 }
 
-// Promise 10: what was sealed stands nowhere on the disk in clear; the key is for the owner only; other keys and
-// changed bytes are noticed.
+// Promise 10: sealed content is nowhere on the disk in clear; only the owner may read the key; other keys and changed
+// bytes are detected.
 func TestPromise10Sealed(t *testing.T) {
 	cfg := testConfig(t, t.TempDir())
 	c := start(t, cfg)
@@ -461,8 +461,7 @@ func TestPromise10Sealed(t *testing.T) {
 	}
 }
 
-// Promise 11: a command that stands in the log twice, because its first answer was lost, does not undo what came
-// between.
+// Promise 11: a command that is in the log twice, because its first answer was lost, does not undo a change in between.
 func TestPromise11ExactlyOnce(t *testing.T) {
 	cfg := testConfig(t, t.TempDir())
 	c := start(t, cfg)

@@ -95,8 +95,8 @@ func TestRotIsFoundByTheFirstRead(t *testing.T) {
 	}
 }
 
-// Where another node has it, the next read gets it from there; and what was hashed once is handed out as the file that
-// it is.
+// If another node has the blob, the next read gets it from there; a blob that was hashed once is served as a plain
+// file.
 func TestRotIsRepairedFromAnotherNode(t *testing.T) {
 	clustertest.Run(t, func(t *testing.T) {
 		cl := clustertest.New(t, 3, nil)

@@ -11,8 +11,8 @@ import (
 	"casemate/cluster/state"
 )
 
-// survivor is the disk of a node whose log goes on behind what it knows to be committed: a majority was lost in the
-// middle of writes.
+// survivor is the disk of a node whose log has entries after those that it knows to be committed: the majority was lost
+// in the middle of writes.
 func survivor(t *testing.T, seed uint64) (f *blobtest.FS, id string, last uint64) {
 	f, _ = lonely(t, seed)
 	cfg := powerConfig(f)
@@ -45,8 +45,8 @@ func survivor(t *testing.T, seed uint64) (f *blobtest.FS, id string, last uint64
 
 var withoutGhost = RecoverOptions{Edit: func(b Batch) error { b.Remove("nodes"); b.Put("nodes/n1", nil); return nil }}
 
-// A survivor of a lost majority becomes a cluster of one that takes writes; what was not known to be committed is told
-// and kept.
+// A survivor of a lost majority becomes a cluster of one that accepts writes; entries that were not known to be
+// committed are reported and kept.
 func TestRecover(t *testing.T) {
 	f, id, last := survivor(t, 5)
 	cfg := powerConfig(f)
@@ -106,8 +106,8 @@ func TestRecoverNothing(t *testing.T) {
 	}
 }
 
-// Whatever happens to the power in a recovery, the node is what it was, or recovered, and the next try succeeds;
-// nothing is lost in any case.
+// After a power cut at any point of a recovery, the node is either unchanged or recovered, and the next attempt
+// succeeds; nothing is lost in either case.
 func TestPowerCutInRecover(t *testing.T) {
 	t.Parallel()
 	for n := 0; ; n++ {

@@ -14,10 +14,10 @@ import (
 	"casemate/cluster/clustertest"
 )
 
-// A disk that comes back as it was before: operators revert snapshots of virtual machines. What is acknowledged after
-// it has happened, on the node itself and on the others.
+// A disk is put back to an older state: operators revert snapshots of virtual machines. Writes that are acknowledged
+// afterwards are kept, on the node itself and on the others.
 
-// puts writes records at a node and returns what was acknowledged.
+// puts writes records at a node and returns the acknowledged ones.
 func puts(t *testing.T, n *clustertest.Node, kind string, count int) map[string]string {
 	t.Helper()
 	done := map[string]string{}
@@ -29,7 +29,7 @@ func puts(t *testing.T, n *clustertest.Node, kind string, count int) map[string]
 	return done
 }
 
-// shows compares what nodes have with what was acknowledged.
+// shows compares the nodes' content with the acknowledged writes.
 func shows(t *testing.T, cl *clustertest.Cluster, nodes []*clustertest.Node, want map[string]string) {
 	t.Helper()
 	cl.Wait(func() error {
@@ -44,8 +44,8 @@ func shows(t *testing.T, cl *clustertest.Cluster, nodes []*clustertest.Node, wan
 	})
 }
 
-// What a node that came back older acknowledges is there, on all of them: whether its clock goes on, came back with the
-// disk, or the memory came back too.
+// Writes that a put-back node acknowledges are on all nodes: whether its clock continued, was put back with the disk,
+// or the memory was put back too.
 func TestRevertedNodeNamesItsCommandsAnew(t *testing.T) {
 	for _, what := range []string{"the clock goes on", "the clock too", "the memory", "the memory of a moment ago"} {
 		t.Run(what, func(t *testing.T) {
@@ -106,13 +106,13 @@ func majorityReverted(t *testing.T) (cl *clustertest.Cluster, before, after map[
 	return cl, before, after
 }
 
-// A majority that comes back older, and is told so by the node that is not, elects nobody who lacks what it had:
+// A majority that was put back, and is told so by the third node, elects no node without the entries that it had:
 // nothing is lost.
 func TestRevertedMajorityHearsOfIt(t *testing.T) {
 	clustertest.Run(t, func(t *testing.T) {
 		cl, before, after := majorityReverted(t)
 		cl.Net.Heal()
-		// Each is told before it has the others' votes: n2 and n3 hear of each other only then.
+		// Each is told before it has the others' votes: n2 and n3 connect to each other only then.
 		cl.Net.Cut([]string{"n2"}, []string{"n3"})
 		cl.Nodes[1].Start()
 		cl.Nodes[2].Start()
@@ -203,8 +203,8 @@ func forge(t *testing.T, n *clustertest.Node) {
 	n.Start()
 }
 
-// Where raft's terms happen to be the same it sees no contradiction, so the nodes compare what they have applied. Both
-// say so.
+// If the terms happen to be equal, raft detects no contradiction, so the nodes compare their applied entries. Both
+// report it.
 func TestDifferentStatesAreTold(t *testing.T) {
 	clustertest.Run(t, func(t *testing.T) {
 		cl := clustertest.New(t, 3, nil)

@@ -93,8 +93,8 @@ func TestFlippedBitInTheLog(t *testing.T) {
 	}
 }
 
-// A node that has lost the end of its log elects nobody who does not have it, also after a restart: what was
-// acknowledged with its word is not lost.
+// A node that has lost the end of its log votes for no node without it, also after a restart: writes that were
+// acknowledged with its vote are not lost.
 func TestFlippedBitForgetsNoVote(t *testing.T) {
 	clustertest.Run(t, func(t *testing.T) {
 		cl := clustertest.New(t, 3, nil)
@@ -155,7 +155,7 @@ func TestFlippedBitIsNotSpread(t *testing.T) {
 	})
 }
 
-// An only node cannot have it from anybody. Its sentence says what to do.
+// A single node cannot fetch it from another one. Its error says what to do.
 func TestFlippedBitOfAnOnlyNode(t *testing.T) {
 	clustertest.Run(t, func(t *testing.T) {
 		cl := clustertest.New(t, 1, nil)

@@ -59,7 +59,7 @@ func short(t *testing.T) context.Context {
 	return ctx
 }
 
-// forget removes a name and has a node collect what it had named.
+// forget removes a name and makes a node collect the blob that it named.
 func forget(cl *clustertest.Cluster, by *clustertest.Node, name string) {
 	cl.T.Helper()
 	if err := by.C.Tree().Update(context.Background(), func(b cluster.Batch) error {
@@ -376,7 +376,7 @@ func TestPushWhereNoCopyIsTaken(t *testing.T) {
 	})
 }
 
-// A push ends when what it sends to the others does not arrive, although what they send does.
+// A push ends when its data does not reach the others, although their data arrives here.
 func TestPushOverACutInOneDirection(t *testing.T) {
 	clustertest.Run(t, func(t *testing.T) {
 		cl := clustertest.New(t, 3, func(c *cluster.Config) { c.LeaderWait = time.Second })

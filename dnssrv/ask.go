@@ -32,11 +32,22 @@ func isAny(err error, targets ...error) bool {
 
 // ask sends one question to one resolver. If the answer suggests that the resolver does not support EDNS or mixed case,
 // ask repeats the question without them and records which form worked.
-func (f *forwarder) ask(ctx context.Context, r netip.AddrPort, q dns.Question, first dialect) (*dns.Msg, error) {
+func (f *forwarder) ask(
+	ctx context.Context, r netip.AddrPort, q dns.Question, first dialect, by asker,
+) (*dns.Msg, error) {
 	use := first
 	var fallback *dns.Msg // an empty answer, returned if the plainer question gets none
 	for {
-		resp, err := try(ctx, r, q, use)
+		packet, err := query(q, use, by.via)
+		if err != nil {
+			return nil, err
+		}
+		done := f.sent.add(packet, r, by.client)
+		resp, err := try(ctx, r, packet, use)
+		done()
+		if saysLoop(resp) {
+			return resp, err // it understands us very well
+		}
 		if use.mixed && errors.Is(err, errCase) {
 			use.mixed = false
 			continue
@@ -61,11 +72,7 @@ func (f *forwarder) ask(ctx context.Context, r netip.AddrPort, q dns.Question, f
 
 // try asks over UDP, from a socket made for this question: the kernel picks a random port and drops packets from other
 // senders. If the answer was truncated, try asks over TCP.
-func try(ctx context.Context, r netip.AddrPort, q dns.Question, use dialect) (*dns.Msg, error) {
-	packet, err := query(q, use)
-	if err != nil {
-		return nil, err
-	}
+func try(ctx context.Context, r netip.AddrPort, packet []byte, use dialect) (*dns.Msg, error) {
 	resp, err := askUDP(ctx, r, packet, use.mixed)
 	// Some middleboxes truncate at 512 bytes without setting TC. With an OPT record, ask repeats the question without
 	// it.
@@ -80,11 +87,15 @@ func try(ctx context.Context, r netip.AddrPort, q dns.Question, use dialect) (*d
 	return resp, nil
 }
 
-// query packs a question. The id is set when it is sent.
-func query(q dns.Question, use dialect) ([]byte, error) {
+// query packs a question that has gone through the sites in via. The id is set when it is sent.
+func query(q dns.Question, use dialect, via []byte) ([]byte, error) {
 	m := &dns.Msg{MsgHdr: dns.MsgHdr{RecursionDesired: true}, Question: []dns.Question{q}}
 	if use.edns {
 		m.SetEdns0(maxUDP, false)
+		if len(via) > 0 {
+			opt := m.IsEdns0()
+			opt.Option = append(opt.Option, &dns.EDNS0_LOCAL{Code: loopOption, Data: via})
+		}
 	}
 	packet, err := m.Pack()
 	if err != nil {

@@ -51,6 +51,8 @@ type forwarder struct {
 	by      map[netip.Prefix]*list.List // by share.Net
 	typical time.Duration               // time of a quick answer; 0 before the first one
 	known   map[netip.AddrPort]*resolverState
+
+	sent inFlight
 }
 
 // flight is a client's question that resolvers are being asked.
@@ -176,7 +178,8 @@ func (f *forwarder) plan(resolvers []netip.AddrPort) []attempt {
 // exchange asks resolvers until take accepts an answer or the deadline passes. Only NOERROR and NXDOMAIN are passed to
 // take; an error of take means that another resolver may know better. The flags of the answer must not be trusted.
 func (f *forwarder) exchange(
-	ctx context.Context, deadline time.Time, resolvers []netip.AddrPort, q dns.Question, take func(*dns.Msg) error,
+	ctx context.Context, deadline time.Time, resolvers []netip.AddrPort, q dns.Question, by asker,
+	take func(*dns.Msg) error,
 ) error {
 	if len(resolvers) == 0 {
 		return fmt.Errorf("dns forward %s: %w", q.Name, errNoResolver)
@@ -209,7 +212,7 @@ func (f *forwarder) exchange(
 			asked++
 			running[a.resolver] = append(running[a.resolver], a.dialect)
 			wg.Go(func() {
-				a.resp, a.err = f.ask(ctx, a.resolver, q, a.dialect)
+				a.resp, a.err = f.ask(ctx, a.resolver, q, a.dialect, by)
 				done <- a
 			})
 			return
@@ -266,6 +269,10 @@ func (f *forwarder) exchange(
 			// The resolver is alive but cannot answer: others may, and this one is not asked again.
 			answered[a.resolver] = true
 			last = fmt.Errorf("resolver %s answers %s", a.resolver, rcodeText(a.resp.Rcode))
+			if saysLoop(a.resp) {
+				f.looped(a.resolver, dns.CanonicalName(q.Name), netip.Addr{})
+				last = fmt.Errorf("%w: resolver %s forwards %s back", errLoop, a.resolver, q.Name)
+			}
 		}
 		if ctx.Err() == nil {
 			next()

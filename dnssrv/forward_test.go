@@ -451,7 +451,7 @@ func TestOurNamesAnswerWhileForwardsHang(t *testing.T) {
 
 // exchange asks resolvers and takes whatever answer there is.
 func exchange(t *testing.T, f *forwarder, resolvers []netip.AddrPort, q dns.Question) (got *dns.Msg, err error) {
-	err = f.exchange(t.Context(), time.Now().Add(time.Minute), resolvers, q, func(m *dns.Msg) error {
+	err = f.exchange(t.Context(), time.Now().Add(time.Minute), resolvers, q, asker{}, func(m *dns.Msg) error {
 		got = m
 		return nil
 	})

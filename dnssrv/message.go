@@ -15,6 +15,7 @@ type job struct {
 	client netip.Addr
 	limit  int
 	res    result
+	via    []byte // the sites that the question has gone through
 }
 
 // handle answers one packet. It returns the answer, in out or newly allocated; or a job, whose run returns the answer;
@@ -106,7 +107,11 @@ func (s *Server) slow(t *Table, out, in []byte, client netip.Addr, udp bool) ([]
 			// Data of other servers is given only to clients that ask for recursion (RFC 1034 §4.3.1).
 			return s.pack(t, req, result{rcode: dns.RcodeRefused}, nil, limit), nil
 		}
-		return nil, &job{table: t, req: req, client: client, limit: limit, res: r}
+		j := &job{table: t, req: req, client: client, limit: limit, res: r, via: path(opt)}
+		if b := s.cameBack(t, in, req, j); b != nil {
+			return b, nil
+		}
+		return nil, j
 	}
 	if r.miss != "" {
 		s.miss(t, client, r.miss, q.Qtype)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -24,6 +25,8 @@ func (s *Server) run(ctx context.Context, j *job) (b []byte, answered bool) {
 	t, qtype := j.table, j.req.Question[0].Qtype
 	deadline := time.Now().Add(s.forward.timeout)
 	r := j.res
+	here := s.siteIn(t)
+	by := asker{j.client, append(slices.Clip(j.via), here[:]...)}
 	for r.forward {
 		asked := r
 		take := func(resp *dns.Msg) error {
@@ -35,7 +38,7 @@ func (s *Server) run(ctx context.Context, j *job) (b []byte, answered bool) {
 			return err
 		}
 		q := dns.Question{Name: asked.next, Qtype: qtype, Qclass: dns.ClassINET}
-		if err := s.forward.exchange(ctx, deadline, t.forward[asked.zone], q, take); err != nil {
+		if err := s.forward.exchange(ctx, deadline, t.forward[asked.zone], q, by, take); err != nil {
 			if cause := context.Cause(ctx); errors.Is(cause, errShed) {
 				s.stats.forwardShed.Add(1)
 				return s.fail(j, errShed.Error()), false
@@ -43,6 +46,11 @@ func (s *Server) run(ctx context.Context, j *job) (b []byte, answered bool) {
 			s.stats.forwardFailed.Add(1)
 			if ctx.Err() == nil {
 				s.miss(t, j.client, dns.CanonicalName(asked.next), qtype)
+			}
+			if errors.Is(err, errLoop) {
+				s.stats.forwardLooped.Add(1)
+				_, why, _ := strings.Cut(err.Error(), loopText)
+				return s.fail(j, loopText+why), false
 			}
 			return s.fail(j, err.Error()), false
 		}

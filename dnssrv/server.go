@@ -41,6 +41,7 @@ type Server struct {
 	table   atomic.Pointer[Table]
 	misses  chan missed
 	forward *forwarder
+	alone   site // while the table names no site
 
 	fewMisses  chan missed        // of clients with few misses, while misses is full
 	missCounts [512]atomic.Uint32 // by clients
@@ -68,7 +69,7 @@ func New(cfg Config) *Server {
 	s := &Server{
 		log: cfg.Log, missFn: cfg.Miss, noiseFn: cfg.Noise, misses: make(chan missed, 1024),
 		fewMisses: make(chan missed, 256), missSalt: rand.Uint64() | 1,
-		limit: newLimiter(), tcp: newTCP(),
+		limit: newLimiter(), tcp: newTCP(), alone: randomSite(),
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)

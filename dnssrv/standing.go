@@ -36,7 +36,13 @@ type resolverState struct {
 	logAt  time.Time // earliest time of the next such line
 	times  int       // failures since the last such line
 
-	works   bool      // it has answered a question with an OPT record
+	works     bool   // it has answered a question with an OPT record
+	loops     uint64 // questions that came back through it
+	loopAt    time.Time
+	loopName  string
+	loopFrom  netip.Addr
+	loopLogAt time.Time // earliest time of the next line about it
+
 	plainTo time.Time // until then it is asked without an OPT record
 	flatTo  time.Time // until then it is asked in the name's original case
 }

@@ -28,6 +28,10 @@ type Stats struct {
 	// Forwarded questions were sent to resolvers; ForwardFailed of these got no answer; ForwardShed exceeded the bound
 	// and were not sent.
 	Forwarded, ForwardFailed, ForwardShed uint64
+	// ForwardLooped questions had been forwarded by this site before, or resolvers said so of them. Loops are the
+	// resolvers through which they came back lately, at most 16.
+	ForwardLooped uint64
+	Loops         []Loop `json:",omitempty"`
 	// Misses were reported; MissesLost were lost because Config.Miss was too slow or the client is probably forged.
 	Misses, MissesLost uint64
 	// OpenTCP counts the current connections; RefusedTCP exceeded a bound; ClosedTCP were closed to make room for
@@ -42,6 +46,7 @@ type counters struct {
 	fast, refused, dropped, truncated     atomic.Uint64
 	unsent, absent                        atomic.Uint64
 	forwarded, forwardFailed, forwardShed atomic.Uint64
+	forwardLooped                         atomic.Uint64
 	misses, missesLost                    atomic.Uint64
 	openTCP                               atomic.Int64
 }
@@ -59,6 +64,7 @@ func (s *Server) Stats() Stats {
 		Unsent: c.unsent.Load(), Absent: c.absent.Load(), Limited: s.limit.cut.Load(),
 		Withheld:  s.limit.withheld.Load(),
 		Forwarded: c.forwarded.Load(), ForwardFailed: c.forwardFailed.Load(), ForwardShed: c.forwardShed.Load(),
+		ForwardLooped: c.forwardLooped.Load(), Loops: s.forward.loopList(),
 		Misses: c.misses.Load() - c.missesLost.Load(), MissesLost: c.missesLost.Load(),
 		OpenTCP: c.openTCP.Load(),
 	}

@@ -24,6 +24,7 @@ type Table struct {
 type frame struct {
 	domain string // canonical
 	node   string
+	site   site
 	ttl    uint32       // seconds
 	live   [2][]*member // by family: the healthy nodes, or all if none is healthy
 
@@ -75,6 +76,7 @@ const v4, v6 = 0, 1
 func newFrame(b Base, nodes []Node, origins []string) (*frame, error) {
 	t := &frame{
 		node:    b.Node,
+		site:    siteOf(b.Site),
 		members: make(map[string]bool),
 		own:     make(map[string]*fixed),
 		special: make(map[string]struct{}),

@@ -19,6 +19,9 @@ type Base struct {
 	Domain string
 	// Node is this node's name. It is sent only to clients that request it (NSID, RFC 5001).
 	Node string
+	// Site names this node's cluster, the same on every node and different from other clusters': questions that come
+	// back to any node of it were forwarded in a loop. "": this server alone.
+	Site string
 	// TTL of our own answers, positive and negative; 0 means DefaultTTL; between 1s and 1h.
 	TTL time.Duration
 	// Forward lists the resolvers for names that are not ours. The longest matching zone counts. Empty: NXDOMAIN at

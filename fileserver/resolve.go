@@ -87,7 +87,7 @@ func (s *Server) resolve(ctx context.Context, a address) (Info, string, error) {
 func (s *Server) resolveOwn(ctx context.Context, path string) (Info, string, error) {
 	u, err := url.ParseRequestURI(path)
 	if err != nil {
-		return Info{}, "", fmt.Errorf("path %q is none of a request: %w", clip(path), fs.ErrInvalid)
+		return Info{}, "", fmt.Errorf("path %q is not a path of a request: %w", clip(path), fs.ErrInvalid)
 	}
 	a, err := parsePath(u.EscapedPath(), u.RawQuery)
 	if err != nil {

@@ -40,8 +40,8 @@ func parseCSR(data []byte) (*x509.CertificateRequest, error) {
 		}
 	case *rsa.PublicKey:
 		// Bounded above, too: otherwise a client could cause much work with the signature of a giant key.
-		if n := key.N.BitLen(); n < 2048 || n > maxRSA {
-			return nil, mistakef("certificate request: an RSA key must have 2048 to %d bits, got %d", maxRSA, n)
+		if n := key.N.BitLen(); n < minRSA || n > maxRSA {
+			return nil, mistakef("certificate request: an RSA key must have %d to %d bits, got %d", minRSA, maxRSA, n)
 		}
 	case ed25519.PublicKey:
 	default:

@@ -4,11 +4,8 @@ import (
 	"bytes"
 	"context"
 	"crypto"
-	"crypto/rsa"
-	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/hex"
 	"encoding/pem"
 	"fmt"
 	"net"
@@ -36,7 +33,7 @@ func (c *CA) UseEnterprise(ctx context.Context, chain, key []byte) error {
 	}
 	err = c.retry(func(s *snapshot) error {
 		below := given.room() >= roomForRoot
-		if s.root.ref.Enterprise && s.root.ref.Below == below && slices.ContainsFunc(s.root.above, given.signer.Equal) {
+		if s.root.ref.Below == below && s.root.lastsFor(given, c.now()) {
 			return nil
 		}
 		if s.old != nil && !given.anchor.Equal(s.root.anchor) {
@@ -66,6 +63,15 @@ func (c *CA) UseEnterprise(ctx context.Context, chain, key []byte) error {
 		return fmt.Errorf("enterprise CA: %w", err)
 	}
 	return nil
+}
+
+// lastsFor reports whether a is below the given chain already, every certificate of it, and need not be made again: it
+// ends with that chain, or is still new.
+func (a *authority) lastsFor(given *authority, now time.Time) bool {
+	sent := func(c *x509.Certificate) bool { return slices.ContainsFunc(a.above, c.Equal) }
+	return a.ref.Enterprise && a.anchor.Equal(given.anchor) && !slices.ContainsFunc(given.above,
+		func(c *x509.Certificate) bool { return !sent(c) }) &&
+		(!a.end().Before(given.end()) || !due(a.signer.NotBefore, a.signer.NotAfter, now))
 }
 
 // roomForRoot is how many CA certificates follow below an enterprise's: the policy certificate, the root, an
@@ -125,84 +131,6 @@ func (a *authority) missing() []string {
 		list = append(list, "serverAuth as only extended key usage (extendedKeyUsage)")
 	}
 	return list
-}
-
-// parseEnterprise orders and checks the certificates.
-func parseEnterprise(chain, keyPEM []byte, now time.Time) (*authority, crypto.Signer, error) {
-	var certs []*x509.Certificate
-	for rest := chain; ; {
-		var block *pem.Block
-		if block, rest = pem.Decode(rest); block == nil {
-			break
-		}
-		if block.Type != "CERTIFICATE" {
-			return nil, nil, mistakef("the chain holds a %s: give certificates there and the key apart", block.Type)
-		}
-		cert, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			return nil, nil, mistakef("the chain cannot be read: %v", err)
-		}
-		if certs = append(certs, cert); len(certs) > 10 {
-			return nil, nil, mistakef("the chain has more than 10 certificates")
-		}
-		// Before any signature is verified: with a giant key that could take arbitrarily long.
-		if pub, ok := cert.PublicKey.(*rsa.PublicKey); ok && pub.N.BitLen() > maxRSA {
-			return nil, nil, mistakef("the RSA key of %s has %d bits, the most is %d", cert.Subject, pub.N.BitLen(),
-				maxRSA)
-		}
-	}
-	if len(certs) == 0 {
-		return nil, nil, mistakef("the chain holds no certificate in PEM")
-	}
-	key, err := parseKeyPEM(keyPEM)
-	if err != nil {
-		return nil, nil, err
-	}
-	a := &authority{ref: rootRef{Enterprise: true}}
-	for _, cert := range certs {
-		if pub, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool }); ok && pub.Equal(cert.PublicKey) {
-			a.signer = cert
-		}
-	}
-	if a.signer == nil {
-		return nil, nil, mistakef("the key belongs to none of the certificates")
-	}
-	for at := a.signer; ; {
-		switch {
-		case !at.BasicConstraintsValid || !at.IsCA:
-			return nil, nil, mistakef("%s is no CA certificate", at.Subject)
-		case at.KeyUsage != 0 && at.KeyUsage&x509.KeyUsageCertSign == 0:
-			return nil, nil, mistakef("%s may not sign certificates (key usage)", at.Subject)
-		case now.Before(at.NotBefore) || now.After(at.NotAfter):
-			return nil, nil, mistakef("%s is valid from %s to %s, not now", at.Subject,
-				at.NotBefore.UTC().Format(time.DateOnly), at.NotAfter.UTC().Format(time.DateOnly))
-		}
-		if bytes.Equal(at.RawSubject, at.RawIssuer) && at.CheckSignatureFrom(at) == nil {
-			a.anchor = at
-			break
-		}
-		a.above = append(a.above, at)
-		var up *x509.Certificate
-		for _, cert := range certs {
-			if cert != at && bytes.Equal(cert.RawSubject, at.RawIssuer) && at.CheckSignatureFrom(cert) == nil {
-				up = cert
-			}
-		}
-		if up == nil {
-			return nil, nil, mistakef("the chain lacks the certificate of %s, which signed %s", at.Issuer, at.Subject)
-		}
-		if len(a.above) > len(certs) {
-			return nil, nil, mistakef("the chain runs in a circle")
-		}
-		at = up
-	}
-	if len(a.above) == 0 {
-		return nil, nil, mistakef("the key is that of a self-signed root: give an intermediate, the root's key does " +
-			"not belong here")
-	}
-	sum := sha256.Sum256(a.signer.Raw)
-	a.ref.ID = hex.EncodeToString(sum[:8])
-	return a.ready(), key, nil
 }
 
 // probe makes a leaf below a, as handshakes will, and verifies it: this checks path lengths, constraints, key usages

@@ -308,10 +308,10 @@ func TestEnterpriseRefuses(t *testing.T) {
 		{"expired", with(func(_, m *x509.Certificate) { m.NotAfter = time.Now().Add(-time.Hour) }), "not now"},
 		{"of the future", with(func(_, m *x509.Certificate) { m.NotBefore = time.Now().Add(time.Hour) }), "not now"},
 		{"root's path length", with(func(r, _ *x509.Certificate) { r.MaxPathLen, r.MaxPathLenZero = 0, true }),
-			"would not verify"},
+			"the path length of CN=Bank Root is 0, but 1 CA certificates follow below it"},
 		{"for mail only", with(func(_, m *x509.Certificate) {
 			m.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageEmailProtection}
-		}), "would not verify"},
+		}), "is not for TLS servers"},
 		{"domain excluded", with(func(r, _ *x509.Certificate) {
 			r.PermittedDNSDomainsCritical, r.ExcludedDNSDomains = true, []string{"internal"}
 		}), "excluded zone internal"},

@@ -19,10 +19,7 @@ const (
 
 // Shape returns the shape of the root that signs now.
 func (c *CA) Shape() Shape {
-	s, err := c.current()
-	if err != nil {
-		s = c.snap.Load()
-	}
+	s := c.latest()
 	switch ref := s.root.ref; {
 	case ref.Below && ref.Enterprise:
 		return Shape{ShapeEnterprise, []string{}}

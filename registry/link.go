@@ -49,7 +49,8 @@ func (r *Registry) Link(b Batch, im Import) error {
 		missing = append([]digest.Digest{d}, missing...)
 	}
 	if len(missing) > 0 {
-		return fmt.Errorf("image %s needs what is not here: %s: %w", im.name(), joinDigests(missing), fs.ErrNotExist)
+		return fmt.Errorf("image %s needs content that is not stored here: %s: %w", im.name(), joinDigests(missing),
+			fs.ErrNotExist)
 	}
 	if err := refs.tooMany(); err != nil {
 		return fmt.Errorf("image %s: %w: %w", im.name(), err, fs.ErrInvalid)

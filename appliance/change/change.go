@@ -103,14 +103,25 @@ func (c *Changes) version(name string) (uint64, error) {
 	return tree.VersionOf(info), nil
 }
 
+// onlyHost refuses an origin that is written with more than its host name. The default ports of https and http are no
+// more than that.
+func onlyHost(host string) error {
+	if in := origin.Pasted(host); in != "" {
+		return usage.Errorf("an origin is a host name, without a scheme and a path: write %s, got %q", in, host)
+	}
+	if port := origin.Port(host); port != "" && port != "443" && port != "80" {
+		return usage.Errorf("an origin has no port, the bastions answer at the default ports only: write %s, "+
+			"got %q", origin.Fold(host), host)
+	}
+	return nil
+}
+
 // AddOrigin adds an origin and enables it: record, DNS and certificates in one step. If the root does not permit it,
 // the error has the command that changes that, and nothing is stored.
 func (c *Changes) AddOrigin(ctx context.Context, host string, aliases []string) (origin.Origin, error) {
 	for _, n := range append([]string{host}, aliases...) {
-		if in := origin.Pasted(n); in != "" {
-			return origin.Origin{}, usage.Errorf("an origin is a host name, without a scheme and a path: write %s, "+
-				"got %q",
-				in, n)
+		if err := onlyHost(n); err != nil {
+			return origin.Origin{}, err
 		}
 	}
 	host, err := origin.Typed(host)
@@ -182,8 +193,8 @@ func (c *Changes) AddOrigin(ctx context.Context, host string, aliases []string) 
 
 // RemoveOrigin removes an origin from DNS and certificates at once. Its content stays stored.
 func (c *Changes) RemoveOrigin(ctx context.Context, host string) error {
-	if in := origin.Pasted(host); in != "" {
-		return usage.Errorf("an origin is a host name, without a scheme and a path: write %s, got %q", in, host)
+	if err := onlyHost(host); err != nil {
+		return err
 	}
 	host, err := origin.Typed(host)
 	if err != nil {

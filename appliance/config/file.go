@@ -99,7 +99,7 @@ func extended(path string, given Config) ([]byte, error) {
 	}
 	text += add.String()
 	if _, err := Parse(path, []byte(text)); err != nil {
-		return nil, usage.Errorf("config %s exists and lacks what flags say, and it cannot be added at its end: "+
+		return nil, usage.Errorf("config %s exists, and the values of the flags cannot be appended to it: "+
 			"write it there, "+
 			"and leave the flags out: %s", path, strings.ReplaceAll(strings.TrimSpace(add.String()), "\n", "; "))
 	}

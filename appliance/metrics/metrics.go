@@ -71,7 +71,8 @@ func New(s Sources) *Metrics {
 	}
 	m.luck.WithLabelValues()
 	m.reg.MustRegister(m.requests, m.sent, m.seconds, m.misses, m.noise, m.luck, m.tls, scrape{s},
-		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+		collectors.NewGoCollector())
+	m.reg.MustRegister(process(collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), s.Started)...)
 	return m
 }
 
@@ -245,6 +246,7 @@ type scrape struct{ Sources }
 // Sources are the packages whose own counters are exported.
 type Sources struct {
 	Version, Commit, Node string
+	Started               time.Time
 	Ready                 func() error // nil: this node serves
 	Places                *share.Places
 	Book                  *missing.Book
@@ -268,7 +270,7 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 }
 
 const dnsEvents = "fast, refused, dropped, unsent, absent, limited, withheld, truncated, forwarded, forward_failed, " +
-	"forward_shed, misses_lost, refused_tcp, closed_tcp"
+	"forward_shed, forward_looped, misses_lost, refused_tcp, closed_tcp"
 
 var (
 	descUp      = desc("serving", "1 when this node serves.")
@@ -346,7 +348,8 @@ func (s scrape) Collect(ch chan<- prometheus.Metric) {
 	for event, n := range map[string]uint64{
 		"fast": d.Fast, "refused": d.Refused, "dropped": d.Dropped, "truncated": d.Truncated, "forwarded": d.Forwarded,
 		"forward_failed": d.ForwardFailed, "forward_shed": d.ForwardShed, "misses_lost": d.MissesLost,
-		"unsent": d.Unsent, "absent": d.Absent, "limited": d.Limited, "withheld": d.Withheld,
+		"forward_looped": d.ForwardLooped,
+		"unsent":         d.Unsent, "absent": d.Absent, "limited": d.Limited, "withheld": d.Withheld,
 		"refused_tcp": d.RefusedTCP, "closed_tcp": d.ClosedTCP,
 	} {
 		count(descDNSMore, n, event)

@@ -161,6 +161,9 @@ func whole(name string) error {
 		return usage.Errorf("the name of a record is a host name, without a scheme and a path: write %s, got %q", in,
 			name)
 	}
+	if err := portless(name); err != nil {
+		return err
+	}
 	if n, err := typed(name); err == nil && n != "" && !strings.ContainsAny(n, ".*") {
 		return usage.Errorf("the name of a record is a whole name with a dot, like %s.corp.example, got %q", n, name)
 	}
@@ -199,8 +202,20 @@ func folded(kind string, values []string) (out []string, err error) {
 	return out, nil
 }
 
+// portless refuses a name with a port, which would be dropped silently.
+func portless(name string) error {
+	if origin.Port(name) == "" {
+		return nil
+	}
+	return usage.Errorf("the name of a record is a host name, without a port: write %s, got %q", origin.Fold(name),
+		name)
+}
+
 // Delete deletes the records of a name for a type, or with "" all of them; fs.ErrNotExist if there are none.
 func Delete(ctx context.Context, tree Updater, name, kind string) error {
+	if err := portless(name); err != nil {
+		return err
+	}
 	path, err := typed(name)
 	if err != nil {
 		return err

@@ -146,7 +146,7 @@ func KubesprayVars(s *Site, mode string, k *KubesprayRelease) (*Conf, error) {
 	c.file("group_vars/all/offline.yml", s.kubesprayOffline(k, c))
 	c.file("group_vars/all/containerd.yml", s.kubesprayContainerd(k, c))
 	c.note("nodes and the machine that runs Ansible need the CA and the bastions' names before Kubespray starts: " +
-		"casemate enroll --no-resolver")
+		"the line of casemate enroll, with --no-resolver at its end")
 	return c, nil
 }
 

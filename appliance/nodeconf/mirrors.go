@@ -109,9 +109,8 @@ func Mirrors(s *Site, runtime string, own ...string) (*Conf, error) {
 	c := &Conf{}
 	runtimes[i].write(m, c)
 	c.file(HostsFile, s.hosts())
-	c.note("nodes must resolve the bastions' names: if no resolver knows %s, append %s to /etc/hosts; casemate "+
-		"enroll --no-resolver does that and the CA on a node",
-		s.Domain, HostsFile)
+	c.note("nodes must resolve the bastions' names: if no resolver knows %s, append %s to /etc/hosts; the line of "+
+		"casemate enroll does that and adds the CA, with --no-resolver at its end", s.Domain, HostsFile)
 	return c, nil
 }
 
@@ -235,12 +234,16 @@ const containersDir = "/etc/containers"
 // registry's name on. No host can have this name (RFC 2606, section 2).
 const Unlisted = "unlisted.invalid"
 
-// publicDomains are the top-level domains of public registries.
+// publicDomains are the top-level domains under which public registries are found: those of general use, and those of
+// the countries and organisations whose registries people pull from.
 var publicDomains = []string{
-	"ai", "app", "at", "aws", "be", "biz", "br", "build", "ca", "cc", "ch", "cloud", "cn", "co", "com", "cz",
-	"de", "dev", "dk", "es", "eu", "fi", "fr", "gov", "id", "in", "info", "io", "is", "it", "jp", "kr", "land",
-	"me", "net", "nl", "no", "org", "pl", "pt", "run", "ru", "se", "sh", "tech", "tools", "tv", "tw", "uk", "us",
-	"works", "xyz", "zone",
+	"academy", "ae", "ai", "app", "ar", "at", "au", "aws", "be", "bg", "bio", "biz", "br", "build", "ca", "cc",
+	"ch", "cl", "cloud", "cn", "co", "com", "cx", "cy", "cz", "de", "dev", "digital", "dk", "edu", "ee", "es", "eu",
+	"fi", "fm", "fr", "fyi", "gg", "gov", "gr", "hk", "hr", "hu", "id", "ie", "il", "im", "in", "info", "int", "io",
+	"is", "it", "jp", "kr", "land", "li", "lt", "lu", "lv", "me", "mil", "mt", "mx", "my", "net", "nl", "no", "nu",
+	"nz", "one", "online", "org", "page", "ph", "pl", "pro", "pt", "ro", "rs", "ru", "run", "sa", "science", "se",
+	"services", "sg", "sh", "si", "sk", "so", "software", "solutions", "space", "systems", "team", "tech", "th",
+	"to", "tools", "tr", "tv", "tw", "ua", "uk", "uno", "us", "vc", "vn", "works", "ws", "xyz", "za", "zone",
 }
 
 func podmanMirrors(s *mirrored, c *Conf) {
@@ -287,8 +290,8 @@ func containersMirrors(s *mirrored, c *Conf) {
 		registry("*."+domain, Unlisted)
 	}
 	c.file(containersDir+"/registries.conf.d/50-casemate.conf", b.String())
-	s.catchAll(c, "; this applies to names below "+strings.Join(publicDomains, ", ")+
-		", which the missing book lists as "+Unlisted+"/…")
+	s.catchAll(c, fmt.Sprintf("; this applies to names below the %d top-level domains at the end of the file, which "+
+		"the missing book lists as %s/…", len(publicDomains), Unlisted))
 	c.note("a short name (podman pull nginx) still needs unqualified-search-registries or an alias: only names with " +
 		"a registry are mirrored")
 }

@@ -115,6 +115,18 @@ func Typed(host string) (string, error) {
 	return folded, nil
 }
 
+// Port returns the port after a host name or an address; "" if there is none.
+func Port(host string) string {
+	if a, err := netip.ParseAddr(host); err == nil && a.IsValid() {
+		return "" // the colons of IPv6
+	}
+	_, port, ok := strings.Cut(host[strings.LastIndexByte(host, ']')+1:], ":")
+	if !ok {
+		return ""
+	}
+	return port
+}
+
 // Pasted returns the host in a URL or in an image's name, which people paste where a host name belongs; "" if s is
 // neither.
 func Pasted(s string) string {

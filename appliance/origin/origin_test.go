@@ -126,6 +126,18 @@ func TestANameBelongsToOneOrigin(t *testing.T) {
 	}
 }
 
+func TestPort(t *testing.T) {
+	for s, want := range map[string]string{
+		"quay.io:5000": "5000", "Quay.IO.:443": "443", "10.0.0.1:80": "80", "[2001:db8::1]:443": "443", "quay.io": "",
+		"": "", ":": "", "quay.io:": "", "2001:db8::1": "", "::": "", "10.0.0.1": "", "[2001:db8::1]": "",
+		"a:b:c": "b:c", "*.quay.io:1": "1",
+	} {
+		if got := Port(s); got != want {
+			t.Errorf("%q: got %q, want %q", s, got, want)
+		}
+	}
+}
+
 func TestPasted(t *testing.T) {
 	for s, want := range map[string]string{
 		"https://registry.k8s.io/v2/": "registry.k8s.io", "https://Quay.IO": "quay.io",

@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 )
@@ -30,6 +31,8 @@ func Sentence(err error) string {
 			what = "it exists already"
 		}
 		s = strings.Replace(s, e.Error(), what, 1)
+	} else if what := aboutFile(e); what != "" {
+		s = strings.Replace(s, e.Error(), what, 1)
 	} else if !ofSystem(err) {
 		for i := 0; i < len(classes); {
 			if short := strings.TrimSuffix(s, ": "+classes[i].Error()); short != s {
@@ -40,6 +43,24 @@ func Sentence(err error) string {
 		}
 	}
 	return oneLine(s)
+}
+
+// aboutFile says what is wrong with a file that was to be read, without the call that found it; "" for any other error.
+func aboutFile(e *fs.PathError) string {
+	if e == nil || !slices.Contains([]string{"open", "openat", "stat", "lstat", "statat", "read"}, e.Op) {
+		return ""
+	}
+	switch {
+	case errors.Is(e.Err, syscall.ENOENT):
+		return "there is no file or directory " + e.Path
+	case errors.Is(e.Err, syscall.EISDIR):
+		return e.Path + " is a directory"
+	case errors.Is(e.Err, syscall.ENOTDIR):
+		return e.Path + ": a part of this path is not a directory"
+	case errors.Is(e.Err, fs.ErrPermission):
+		return e.Path + ": permission denied"
+	}
+	return ""
 }
 
 // oneLine joins lines with semicolons, and with a space those that a heading introduces.

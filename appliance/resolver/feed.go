@@ -48,7 +48,8 @@ func (r *Resolver) Refresh() error {
 	}
 	return r.answer(dnssrv.Update{
 		Base: &dnssrv.Base{
-			Domain: v.Settings.Domain, Node: r.cfg.Current.Self.Name, TTL: v.Settings.TTL, Forward: v.Settings.Forward,
+			Site: siteOf(v.Settings.Domain, nodes), Domain: v.Settings.Domain,
+			Node: r.cfg.Current.Self.Name, TTL: v.Settings.TTL, Forward: v.Settings.Forward,
 			Allow: v.Settings.AllowedNets(), ResponseRate: v.Settings.ResponseRate,
 			Families: v.Settings.Families,
 		},

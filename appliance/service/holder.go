@@ -45,6 +45,31 @@ func HolderOf(network string, at netip.AddrPort) (h Holder, ok bool, err error) 
 	if inode == "" {
 		return h, false, nil
 	}
+	return holderOfInode(inode), true, nil
+}
+
+// HolderOfPath returns who listens at a Unix socket; ok is false if nobody does or it cannot be seen.
+func HolderOfPath(path string) (h Holder, ok bool) {
+	data, err := os.ReadFile(filepath.Join(proc, "net", "unix"))
+	if err != nil {
+		return h, false
+	}
+	const accepting = "00010000" // __SO_ACCEPTCON in the column of flags
+	for line := range strings.Lines(string(data)) {
+		f := strings.SplitN(strings.TrimSuffix(line, "\n"), " ", 7)
+		if len(f) < 7 || f[3] != accepting {
+			continue
+		}
+		if inode, at, _ := strings.Cut(strings.TrimLeft(f[6], " "), " "); at == path {
+			h = holderOfInode(inode)
+			return h, h.PID != 0
+		}
+	}
+	return h, false
+}
+
+// holderOfInode returns the process that has a socket; the zero Holder if it cannot be seen.
+func holderOfInode(inode string) Holder {
 	// Processes come and go, and others' are not shown: what cannot be read is not the one.
 	links, _ := filepath.Glob(filepath.Join(proc, "[0-9]*", "fd", "[0-9]*"))
 	for _, link := range links {
@@ -55,10 +80,10 @@ func HolderOf(network string, at netip.AddrPort) (h Holder, ok bool, err error) 
 		pid, _ := strconv.Atoi(filepath.Base(dir))
 		name, err := os.ReadFile(filepath.Join(dir, "comm"))
 		if err == nil {
-			return Holder{strings.TrimSpace(string(name)), pid}, true, nil
+			return Holder{strings.TrimSpace(string(name)), pid}
 		}
 	}
-	return h, true, nil
+	return Holder{}
 }
 
 // holding finds the socket in one of the kernel's tables that has the port, and returns its inode.

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"testing"
 )
 
@@ -49,6 +50,26 @@ func TestHolderOf(t *testing.T) {
 	l.Close()
 	if h, ok, err := HolderOf("tcp", at); ok || err != nil {
 		t.Errorf("nobody has %s, it says %+v, %v", at, h, err)
+	}
+}
+
+func TestHolderOfPath(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a socket")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := net.Dial("unix", path) // its other end has the path too, and accepts nothing
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if h, ok := HolderOfPath(path); !ok || h.PID != os.Getpid() || h.Process == "" {
+		t.Errorf("it says %+v, %v", h, ok)
+	}
+	l.Close()
+	if h, ok := HolderOfPath(path); ok {
+		t.Errorf("nobody listens, it says %+v", h)
 	}
 }
 

@@ -25,6 +25,10 @@ const User = "casemate"
 // Unit is the daemon's unit; it requires the four socket units, and is the one that an operator starts.
 const Unit = "casemate.service"
 
+// ExitNoNode is the exit code of a daemon that has no node to run: the unit is not restarted until someone starts it.
+// systemd shows it as NOTCONFIGURED (systemd.exec(5)).
+const ExitNoNode = 6
+
 // DataDir is the data directory of the packaged unit.
 const DataDir = "/var/lib/casemate"
 

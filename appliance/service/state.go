@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os/exec"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -15,6 +16,7 @@ type UnitState struct {
 	Sub     string // running, auto-restart, …
 	Result  string // success, exit-code, resources, …
 	Enabled string // enabled, disabled, masked, …; "" if systemd cannot tell
+	Exit    int    // the exit code of a service's last process; 0 if there was none
 }
 
 // Units are the daemon's units, what an operator starts first.
@@ -32,7 +34,7 @@ func States(ctx context.Context) ([]UnitState, error) {
 		return nil, err
 	}
 	out, err := exec.CommandContext(ctx, "systemctl", slices.Concat([]string{"show", "--no-pager", "-p",
-		"Id,LoadState,ActiveState,SubState,Result,UnitFileState"}, Units())...).Output()
+		"Id,LoadState,ActiveState,SubState,Result,UnitFileState,ExecMainStatus"}, Units())...).Output()
 	if err != nil {
 		return nil, fmt.Errorf("systemctl show: %w", err)
 	}
@@ -56,6 +58,8 @@ func parseStates(text string) (list []UnitState) {
 				u.Result = value
 			case "UnitFileState":
 				u.Enabled = value
+			case "ExecMainStatus":
+				u.Exit, _ = strconv.Atoi(value)
 			}
 		}
 		if u.Unit != "" {

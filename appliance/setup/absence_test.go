@@ -146,3 +146,35 @@ func TestStopped(t *testing.T) {
 		})
 	}
 }
+
+// TestNeverMade: the daemon of a host without init is not started again and again; one whose disk may come later is.
+func TestNeverMade(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		config string // "" is no file
+		data   string // a file in the data directory
+		never  bool
+	}{
+		{"a fresh package", "", "", true},
+		{"a config with comments alone", "# nothing\n", "", true},
+		{"somebody wrote the config, or the disk is not mounted", "node: n1\n", "", false},
+		{"a config with a mistake", "nodes: [\n", "", false},
+		{"an init that was cut short before it wrote the config", "", "cluster/format", false},
+		{"a join that was cut short", "", "cluster/incomplete", false},
+		{"other files", "", "lost+found/x", true},
+	} {
+		dir := t.TempDir()
+		data, file := filepath.Join(dir, "data"), filepath.Join(dir, "casemate.yaml")
+		if c.config != "" {
+			check(t, os.WriteFile(file, []byte(c.config), 0o644))
+		}
+		if c.data != "" {
+			check(t, os.MkdirAll(filepath.Dir(filepath.Join(data, c.data)), 0o755))
+			check(t, os.WriteFile(filepath.Join(data, c.data), nil, 0o644))
+		}
+		err := NeverMade(file, data)
+		if c.never != (err != nil) || c.never && !strings.Contains(err.Error(), "casemate init") {
+			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+}

@@ -65,6 +65,8 @@ type InitOptions struct {
 	ConfigFile string
 	// Given is what flags say: node, data and advertise are added to a config file that does not set them.
 	Given config.Config
+	// Clock is what the machine knows of the time; the zero value checks nothing.
+	Clock Clock
 	// Log gets one line per change of state. nil: nothing is logged.
 	Log *slog.Logger
 }
@@ -82,6 +84,9 @@ type InitResult struct {
 // a data directory that is initialised already is fs.ErrExist.
 func Init(ctx context.Context, cfg config.Config, opt InitOptions) (res InitResult, err error) {
 	log := orDiscard(opt.Log)
+	if res.Notes, err = opt.Clock.check(); err != nil {
+		return res, err
+	}
 	set, err := settings.Parse(opt.Set)
 	if err != nil {
 		return res, err
@@ -112,7 +117,7 @@ func Init(ctx context.Context, cfg config.Config, opt InitOptions) (res InitResu
 	if err := spec.Permits(set.Domain); err != nil {
 		return res, &usage.Error{Err: err}
 	}
-	notes := publicNotes(cfg.Advertise, set, spec, opt.Set["dns.allow"])
+	notes := append(res.Notes, publicNotes(cfg.Advertise, set, spec, opt.Set["dns.allow"])...)
 	var disabled []origin.Origin
 	for _, o := range set.Origins {
 		for _, n := range o.Names() {

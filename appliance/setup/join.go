@@ -26,6 +26,9 @@ type JoinOptions struct {
 	ConfigFile string
 	// Given is what flags say: node, data and advertise are added to a config file that does not set them.
 	Given config.Config
+	// Clock is what the machine knows of the time; the zero value checks nothing on this machine. Unless its Right is
+	// set, the member refuses a machine whose clock is far from its own.
+	Clock Clock
 	// Log gets one line per change of state. nil: nothing is logged.
 	Log *slog.Logger
 }
@@ -50,8 +53,13 @@ func Join(ctx context.Context, cfg config.Config, opt JoinOptions) (p Prepared, 
 	if err := checkDataDir(cfg.Data); err != nil {
 		return p, err
 	}
+	doubts, err := opt.Clock.check()
+	if err != nil {
+		return p, err
+	}
 	log := orDiscard(opt.Log)
 	cc := ClusterConfig(cfg, log)
+	cc.AnyClock = opt.Clock.Right
 	cc.PeerAddrs, cc.Version = cfg.PeerDial(cfg.PeerListen()), opt.Version
 	for _, a := range cfg.Advertise {
 		cc.Advertise = append(cc.Advertise, a.String())
@@ -71,7 +79,7 @@ func Join(ctx context.Context, cfg config.Config, opt JoinOptions) (p Prepared, 
 			}
 		}
 	})
-	p.Notes = notes
+	p.Notes = append(doubts, notes...)
 	return p, err
 }
 

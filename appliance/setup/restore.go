@@ -20,6 +20,8 @@ type RestoreOptions struct {
 	ConfigFile string
 	// Given is what flags say: node, data and advertise are added to a config file that does not set them.
 	Given config.Config
+	// Clock is what the machine knows of the time; the zero value checks nothing.
+	Clock Clock
 	// Log gets one line per change of state. nil: nothing is logged.
 	Log *slog.Logger
 }
@@ -29,6 +31,10 @@ type RestoreOptions struct {
 // and the backup's other nodes are dropped. It starts nothing.
 func Restore(ctx context.Context, cfg config.Config, r io.Reader,
 	opt RestoreOptions) (rep cluster.RestoreReport, p Prepared, err error) {
+	notes, err := opt.Clock.check()
+	if err != nil {
+		return rep, p, err
+	}
 	if err := checkDataDir(cfg.Data); err != nil {
 		return rep, p, err
 	}
@@ -54,6 +60,7 @@ func Restore(ctx context.Context, cfg config.Config, r io.Reader,
 		})
 		return err
 	})
+	p.Notes = notes
 	return rep, p, err
 }
 

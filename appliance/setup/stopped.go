@@ -62,13 +62,26 @@ func stoppedByData(cfg config.Config, configFile string) error {
 	return host.Owns(filepath.Join(cfg.Data, clusterDir), cfg.Data)
 }
 
+// NeverMade returns an error if nobody has run init or join here: the config sets nothing and data has no node. No node
+// will appear there by itself, as it does with the disk of a node that has a config. nil if it is otherwise or cannot
+// be known.
+func NeverMade(configFile, data string) error {
+	cfg := config.Config{Data: data}
+	if blank, err := config.Blank(configFile); err != nil || !blank {
+		return nil
+	}
+	if there, err := Initialised(cfg); err != nil || there {
+		return nil
+	}
+	return noNode(cfg, configFile)
+}
+
 // noNode is a data directory without a node: either there never was one, or the disk with it is not there. init and
 // join write into the config whose node it is.
 func noNode(cfg config.Config, configFile string) error {
 	if blank, err := config.Blank(configFile); err == nil && blank {
 		return fmt.Errorf("no casemate is initialised here (data directory %s): casemate init makes the first node "+
-			"of a "+
-			"cluster, casemate join every other", cfg.Data)
+			"of a cluster, casemate join every other", cfg.Data)
 	}
 	return fmt.Errorf("no node is in data directory %s, but %s is that of node %s: if its disk is not mounted, mount "+
 		"it, and "+
@@ -125,6 +138,9 @@ func stoppedByUnit(states []service.UnitState) error {
 	for _, u := range states {
 		log := "journalctl -n 20 -u " + u.Unit
 		switch {
+		case u.Unit == service.Unit && u.Active == "failed" && u.Exit == service.ExitNoNode:
+			return fmt.Errorf("no casemate is running here, the last start was before casemate init or join: %s",
+				service.Start())
 		case u.Active == "failed", u.Sub == "auto-restart":
 			return fmt.Errorf("casemate does not run: %s failed (%s): %s says why", u.Unit, u.Result, log)
 		case u.Active == "activating" && u.Unit == service.Unit:

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"casemate/appliance/config"
+	"casemate/appliance/service"
 )
 
 // The names under which systemd passes sockets (FileDescriptorName=), one per unit.
@@ -161,12 +162,8 @@ func (e explained) Unwrap() error { return e.err }
 func explainBind(key, network string, a netip.AddrPort, err error) error {
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		flag := "t"
-		if network == "udp" {
-			flag = "u"
-		}
-		return explained{fmt.Sprintf("%s: %s port %s is taken by another program (ss -l%snp 'sport = :%d' shows "+
-			"which): stop it or change %s", key, network, a, flag, a.Port(), key), err}
+		return explained{fmt.Sprintf("%s: %s port %s is taken by %s or change %s", key, network, a, taker(network, a),
+			key), err}
 	case errors.Is(err, syscall.EACCES):
 		return explained{fmt.Sprintf("%s: ports below 1024, like %s, need root or CAP_NET_BIND_SERVICE: start "+
 			"casemate "+
@@ -178,6 +175,31 @@ func explainBind(key, network string, a netip.AddrPort, err error) error {
 			err}
 	}
 	return fmt.Errorf("%s %s: %w", key, a, err)
+}
+
+// taker says who has a port, and how to end that.
+func taker(network string, a netip.AddrPort) string {
+	h, _, err := service.HolderOf(network, a)
+	switch {
+	case err != nil || h.PID == 0:
+		flag := "t"
+		if network == "udp" {
+			flag = "u"
+		}
+		return fmt.Sprintf("another program (ss -l%snp 'sport = :%d', as root, shows which): stop it", flag, a.Port())
+	case h.PID == 1:
+		return "a unit of systemd (systemctl list-sockets shows which): stop that unit"
+	}
+	return stopIt(h, "")
+}
+
+// stopIt says which process has a socket. A second casemate is told from other programs, because starting it by hand
+// beside the one that systemd runs is the usual mistake.
+func stopIt(h service.Holder, does string) string {
+	if h.Process == "casemate" {
+		return fmt.Sprintf("%s%s, which runs already (casemate status): stop it", h, does)
+	}
+	return fmt.Sprintf("%s%s: stop it", h, does)
 }
 
 // SameAddrs compares the addresses of systemd's sockets with those in the config, if it has any.
@@ -351,9 +373,11 @@ func (s *Set) bindAdmin(cfg *config.Config, files []*os.File) error {
 		// A socket that does not answer was left behind by a daemon that was killed.
 		if c, dialErr := net.Dial("unix", path); dialErr == nil {
 			c.Close()
-			return fmt.Errorf("listen.admin: another program, probably another casemate, answers at %s: stop it or "+
-				"change "+
-				"listen.admin: %w", path, err)
+			answers := fmt.Sprintf("another program, probably another casemate, answers at %s: stop it", path)
+			if h, ok := service.HolderOfPath(path); ok {
+				answers = stopIt(h, " answers at "+path)
+			}
+			return explained{"listen.admin: " + answers + " or change listen.admin", err}
 		} else if info, statErr := os.Lstat(path); statErr != nil && !errors.Is(statErr, fs.ErrNotExist) {
 			return fmt.Errorf("listen.admin: %w", statErr)
 		} else if statErr == nil && info.Mode().Type() != fs.ModeSocket {

@@ -182,7 +182,8 @@ func TestTheAdminSocket(t *testing.T) {
 		t.Errorf("%v, mode %v, want 0660", err, info.Mode())
 	}
 	if _, err := Bind(&cfg, nil, false); err == nil ||
-		!strings.Contains(err.Error(), "probably another casemate, answers at "+cfg.Listen.Admin) {
+		!strings.Contains(err.Error(), fmt.Sprintf("listen.admin: sockets.test (process %d) answers at %s: stop it or",
+			os.Getpid(), cfg.Listen.Admin)) {
 		t.Errorf("a second one: %v", err)
 	}
 	s.Admin.(*net.UnixListener).SetUnlinkOnClose(false)

@@ -37,12 +37,15 @@ type Page struct {
 	Problems      *Problems
 	Luck          *Luck
 	DNSProblems   func() []string
+	DNSWarnings   func() []string
 	Rotation      *rotation.Book
 	// NotPermitted returns why names that the root does not permit are not enabled, and what changes that.
 	NotPermitted func(names ...string) string
 	// UnpermittedAddrs says the same of a node's addresses; "" if the root permits them all.
 	UnpermittedAddrs func(node string, addrs []netip.Addr) string
 	Ready            func() error // nil: this node serves
+	Now              func() time.Time
+	ClockJumps       func() []string
 	// Counts returns how many tags and files the tree has.
 	Counts func() (images, files int)
 }
@@ -76,7 +79,13 @@ func (p *Page) Report(ctx context.Context) (any, error) {
 	if lost != "" {
 		problems = append(problems, lost)
 	}
-	warnings := p.Luck.sentences(20)
+	ended, warnings := chainSentences(p.CA.Served(), p.Now())
+	problems = append(problems, ended...)
+	if err := p.CA.Serves(); err != nil && len(ended) == 0 {
+		problems = append(problems, err.Error())
+	}
+	warnings = append(append(warnings, p.ClockJumps()...), p.DNSWarnings()...)
+	warnings = append(warnings, p.Luck.sentences(20)...)
 	for _, c := range p.Registry.Conflicts() {
 		warnings = append(warnings,
 			fmt.Sprintf("the flat name %s exists in several repositories with different content: %s", c.Name,
@@ -85,7 +94,7 @@ func (p *Page) Report(ctx context.Context) (any, error) {
 	if s := p.rotation(); s != "" {
 		warnings = append(warnings, s)
 	}
-	now := time.Now()
+	now := p.Now()
 	expiring := p.Repositories.Expiring(now)
 	warnings = append(warnings, repositories.Sentences(expiring, now)...)
 	shape := p.CA.Shape()
@@ -93,13 +102,14 @@ func (p *Page) Report(ctx context.Context) (any, error) {
 		warnings = append(warnings, shapeWarning(shape))
 	}
 	type cert struct {
-		Name     string    `json:"name"`
-		NotAfter time.Time `json:"not_after"`
+		Name      string    `json:"name"`
+		NotBefore time.Time `json:"not_before"`
+		NotAfter  time.Time `json:"not_after"`
 	}
 	certs := []cert{}
 	for _, e := range p.CA.Expiries() {
-		if e.Kind == "root" || e.Kind == "intermediate" || time.Until(e.NotAfter) < 7*24*time.Hour {
-			certs = append(certs, cert{strings.TrimSpace(e.Kind + " " + e.Name), e.NotAfter})
+		if e.Kind == "root" || e.Kind == "intermediate" || e.NotAfter.Sub(p.Now()) < 7*24*time.Hour {
+			certs = append(certs, cert{strings.TrimSpace(e.Kind + " " + e.Name), e.NotBefore, e.NotAfter})
 		}
 	}
 	for _, o := range v.Origins.All() {

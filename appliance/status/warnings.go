@@ -89,7 +89,11 @@ func (p *Page) clusterWarnings() (list []string) {
 				m.Node))
 		// A single node has no other node to fetch from: that is a problem, see lostProblem.
 		case m.Missing > 0 && len(members) > 1:
-			list = append(list, fmt.Sprintf("node %s has yet to fetch %d blobs", m.Node, m.Missing))
+			blobs := "1 blob"
+			if m.Missing > 1 {
+				blobs = fmt.Sprintf("%d blobs", m.Missing)
+			}
+			list = append(list, fmt.Sprintf("node %s has yet to fetch %s", m.Node, blobs))
 		}
 	}
 	list = append(list, p.Cluster.Warnings()...)

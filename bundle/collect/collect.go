@@ -115,11 +115,14 @@ type Failure struct {
 
 func (e *Error) Error() string {
 	var b strings.Builder
+	names := "1 name"
+	if e.Names != 1 {
+		names = fmt.Sprintf("%d names", e.Names)
+	}
 	fmt.Fprintf(
 		&b,
-		"%d of %d names could not be collected; what was fetched is kept, so that running again fetches only the rest:",
-		len(e.Failed),
-		e.Names,
+		"%d of %s could not be collected; what was fetched is kept, so that running again fetches only the rest:",
+		len(e.Failed), names,
 	)
 	for _, f := range e.Failed {
 		b.WriteString("\n  ")
@@ -155,7 +158,7 @@ type collector struct {
 	// by URL: it has a requested chart, or was requested itself; guarded by chartLock
 	neededIndexes map[string]bool
 
-	requests  []request // by number: images, files, charts, repositories
+	requests  []request // by number: images, files, charts, repositories, unavailable names
 	redirects []lists.Redirect
 
 	mu          sync.Mutex // guards the fields below
@@ -279,18 +282,12 @@ func Document(ctx context.Context, url string, limit int64, opt Options) (conten
 	})
 	switch {
 	case transport.HasStatus(err, http.StatusNotFound, http.StatusGone):
-		return nil, "", notThere{err}
+		return nil, "", is{err, fs.ErrNotExist}
 	case err == nil && int64(len(content)) > limit:
 		return nil, "", fmt.Errorf("more than %d bytes", limit)
 	}
 	return content, end, err
 }
-
-// notThere is an answer of a server that is fs.ErrNotExist.
-type notThere struct{ error }
-
-func (notThere) Is(target error) bool { return target == fs.ErrNotExist }
-func (e notThere) Unwrap() error      { return e.error }
 
 // collect works in two passes: the first resolves every name, the second fetches each blob and file once.
 func (c *collector) collect(ctx context.Context, w *lists.Wanted) (*Collection, error) {
@@ -310,6 +307,10 @@ func (c *collector) collect(ctx context.Context, w *lists.Wanted) (*Collection, 
 	}
 	for _, r := range w.Git {
 		c.requests = append(c.requests, request{r.URL, r.Where, false})
+	}
+	for _, u := range w.Unavailable {
+		c.requests = append(c.requests, request{u.Name, u.Where, false})
+		c.fail(len(c.requests)-1, u.Err)
 	}
 	c.redirects = w.Redirects
 	files := c.wantedFiles(w)
@@ -339,7 +340,7 @@ func (c *collector) collect(ctx context.Context, w *lists.Wanted) (*Collection, 
 		jobs = append(jobs, func() { c.wantedFile(ctx, f) })
 	}
 	for i, r := range w.Git {
-		n := len(c.requests) - len(w.Git) + i
+		n := len(w.Images) + len(w.Files) + len(w.Charts) + i
 		jobs = append(jobs, func() { c.repository(ctx, n, r) })
 	}
 	c.opt.Progress.Plan(len(jobs), plan)

@@ -116,7 +116,7 @@ func (c *collector) file(ctx context.Context, f *fileJob) error {
 			) // the same content was fetched from another URL
 		}
 		if c.isOnFarSide(f.Digest) {
-			if size, err := c.head(ctx, f.URL); err != nil {
+			if size, err := c.size(ctx, f); err != nil {
 				return err
 			} else if size >= 0 {
 				return c.addFile(ctx, cache.URLRecord{URL: f.URL, Digest: f.Digest, Size: size, On: day(c.now())})
@@ -130,6 +130,9 @@ func (c *collector) file(ctx context.Context, f *fileJob) error {
 		}
 	}
 	d := download.Request{Client: c.fileClient(f.Digest != ""), URL: f.URL, Name: f.URL, Digest: f.Digest, Size: -1}
+	if f.Digest != "" && f.Size > 0 {
+		d.Size = f.Size
+	}
 	sums := ""
 	by := f.Known
 	if d.Digest == "" && !f.plain {
@@ -305,6 +308,14 @@ func (c *collector) revalidated(ctx context.Context, r cache.URLRecord) (bool, e
 	return same && resp.ContentLength == r.Size, nil
 }
 
+// size returns the size of a file, from the lists or from the server; -1 if neither knows.
+func (c *collector) size(ctx context.Context, f *fileJob) (int64, error) {
+	if f.Digest != "" && f.Size > 0 {
+		return f.Size, nil
+	}
+	return c.head(ctx, f.URL)
+}
+
 // head requests the size of a file, -1 if the server does not tell. GET may work even if HEAD does not.
 func (c *collector) head(ctx context.Context, url string) (size int64, err error) {
 	for _, method := range []string{http.MethodHead, http.MethodGet} {
@@ -342,12 +353,12 @@ func (c *collector) sizeOf(ctx context.Context, f *fileJob) error {
 		(f.Digest == "" || f.Digest == r.Digest || f.Digest == r.SHA512) {
 		file.Digest, file.Size, file.Provenance = r.Digest, r.Size, bundle.Provenance{From: r.From, On: r.On}
 	} else {
-		size, err := c.head(ctx, f.URL)
+		size, err := c.size(ctx, f)
 		if err != nil {
 			return err
 		}
 		file.Size = size
-		if f.Digest == "" || !c.isOnFarSide(f.Digest) {
+		if _, cached := c.cache.Stat(f.Digest); !cached && (f.Digest == "" || !c.isOnFarSide(f.Digest)) {
 			c.downloads.Fetched.Add(max(0, size))
 		}
 	}

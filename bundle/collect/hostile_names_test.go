@@ -348,7 +348,7 @@ func TestKeepGoing(t *testing.T) {
 	opt = in.options(t)
 	opt.KeepGoing = true
 	if _, err := Collect(t.Context(), wantImages("quay.io/none:v1"), opt); err == nil ||
-		!strings.Contains(err.Error(), "1 of 1 names") {
+		!strings.Contains(err.Error(), "1 of 1 name") {
 		t.Errorf("got %v", err)
 	}
 }

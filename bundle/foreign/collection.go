@@ -99,12 +99,16 @@ func (r *Reader) collection(ctx context.Context, a *archive, depth int) ([]part,
 	case len(a.entries) == 0:
 		return nil, fmt.Errorf("%s contains no files; %s", a.name, supportedInputs)
 	}
+	number := "1 file"
+	if n := len(a.entries); n > 1 {
+		number = fmt.Sprintf("%d files", n)
+	}
 	return nil, fmt.Errorf(
-		"%s has %d files (%s), but no index.json of an OCI layout, no manifest.json of a docker-archive, no file "+
+		"%s has %s (%s), but no index.json of an OCI layout, no manifest.json of a docker-archive, no file "+
 			"under a host's name (dl.k8s.io/…) "+
 			"and no archive of images; %s",
 		a.name,
-		len(a.entries),
+		number,
 		examples(a),
 		supportedInputs,
 	)

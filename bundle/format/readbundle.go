@@ -203,6 +203,7 @@ func (r *reader) contents() *bundle.Contents {
 	}
 	_, renamed := localNames(r.index, &bundle.NameErrors{})
 	c.Notes = append(c.Notes, renamed...)
+	c.Notes = append(c.Notes, unsigned(r.index)...)
 	for _, a := range r.index.Absent {
 		c.Notes = append(
 			c.Notes,

@@ -9,6 +9,17 @@ type Wanted struct {
 	Git []Repository `json:"git,omitempty"`
 	// Redirects are URLs that lead elsewhere; nothing is fetched for them.
 	Redirects []Redirect `json:"redirects,omitempty"`
+
+	// Packages are packages of operating systems. Their repositories say which files they are: those are Files then.
+	Packages []Package `json:"packages,omitempty"`
+	// Unavailable are names of which it is known already that they cannot be fetched.
+	Unavailable []Unavailable `json:"-"`
+}
+
+// Unavailable is one requested name that cannot be fetched.
+type Unavailable struct {
+	Name, Where string
+	Err         error
 }
 
 // Redirect is one URL that leads to another address.
@@ -50,7 +61,9 @@ type File struct {
 	// Digest is the digest that the bytes must have ("sha256:<hex>" or "sha512:<hex>"), "" if it is not known.
 	Digest string `json:"digest,omitempty"`
 	// Known is the source of the digest, for messages ("checksums.yml: kubelet_checksums amd64 1.35.4").
-	Known    string `json:"known,omitempty"`
+	Known string `json:"known,omitempty"`
+	// Size is the number of bytes, if Digest is set and a repository's index has the size too; otherwise 0.
+	Size     int64  `json:"size,omitempty"`
 	Where    string `json:"where,omitempty"`
 	Optional bool   `json:"optional,omitempty"`
 }

@@ -16,8 +16,8 @@ import (
 	"casemate/cluster/blob"
 )
 
-// Whatever becomes of a blob's file while nobody looks, it is not opened as whole, a second process knows it too, and
-// placing the bytes once more repairs it.
+// After any change of a blob's file it is not opened as intact, a second process detects the change too, and placing
+// the bytes again repairs it.
 func TestDamage(t *testing.T) {
 	t.Parallel()
 	data := random(70_000)
@@ -129,7 +129,7 @@ func TestDamage(t *testing.T) {
 	}
 }
 
-// A damaged blob can be swept, and what is in its place is not deleted if it is not a file.
+// A damaged blob can be swept. Anything in its place that is not a file is not deleted.
 func TestSweepDamaged(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -202,7 +202,7 @@ func TestSuspicion(t *testing.T) {
 	opens(len(data), "where it cannot be sealed")
 }
 
-// counting counts what is read, and can fail.
+// counting counts the bytes that are read, and can fail.
 type counting struct {
 	blob.FS
 	n       int

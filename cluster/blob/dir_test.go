@@ -252,7 +252,7 @@ func TestResume(t *testing.T) {
 	}
 }
 
-// What was placed but never became known goes on as a scratch file.
+// A blob that was placed but never became known is used as a scratch file again.
 func TestPlacedButNotDone(t *testing.T) {
 	dir := t.TempDir()
 	d := open(t, dir, blob.Options{})
@@ -416,7 +416,8 @@ func TestAnonymousScratchEndsWithTheProcess(t *testing.T) {
 	w.Close()
 }
 
-// Many writers of few digests, and a sweeper that wants nothing: whoever has placed finds its blob until it is done.
+// Many writers of few digests, and a sweeper that removes everything unheld: each writer finds its blob until it
+// releases it.
 func TestHoldsAgainstASweeper(t *testing.T) {
 	d := open(t, t.TempDir(), blob.Options{})
 	stop := make(chan struct{})
@@ -459,7 +460,7 @@ func TestHoldsAgainstASweeper(t *testing.T) {
 	sweeper.Wait()
 }
 
-// A power cut at any change: what was placed is whole, and whatever stands under a digest has that digest.
+// After a power cut at any change, every placed blob is whole, and every file under a digest has that digest.
 func TestPowerCut(t *testing.T) {
 	for seed := range uint64(400) {
 		f := blobtest.New(seed)
@@ -567,7 +568,8 @@ func TestSyncFaults(t *testing.T) {
 	}
 }
 
-// While everything is held, what is found there stays, whatever the sweeper had begun before; afterwards it goes.
+// While everything is held, the files that are found stay, whatever the sweeper had begun before; afterwards they are
+// removed.
 func TestHoldAllAgainstASweeper(t *testing.T) {
 	d := open(t, t.TempDir(), blob.Options{})
 	for i := range 50 {

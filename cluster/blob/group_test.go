@@ -176,9 +176,9 @@ func TestPowerCutInGroups(t *testing.T) {
 	}
 }
 
-// Each kind of sync fails, and has happened or not, when it comes first or later. What was said to be placed is there
-// after a power cut; a sync of everything that failed costs nothing but those whose own bytes it has lost, and none
-// follows it in this process.
+// Each kind of sync fails, with and without effect, at its first or a later call. Blobs that were reported as placed
+// are there after a power cut. A failed sync of the file system only fails the writers whose own bytes it has lost, and
+// this process does not use it again.
 func TestSyncFaultsInGroups(t *testing.T) {
 	for seed := range uint64(160) {
 		f := blobtest.New(seed)
@@ -232,7 +232,7 @@ func TestSyncFaultsInGroups(t *testing.T) {
 	}
 }
 
-// A disk that fills up in the middle of a group: what was written whole is placed, the rest says why it is not.
+// A disk that becomes full in the middle of a group: completely written blobs are placed, the others report the reason.
 func TestDiskFullInAGroup(t *testing.T) {
 	f := blobtest.New(1)
 	d := open(t, "/blobs", blob.Options{FS: f})

@@ -134,7 +134,7 @@ func section(t *testing.T, data []byte, off, n int64) *io.SectionReader {
 	return io.NewSectionReader(file(t, data), off, n)
 }
 
-// What is behind something else cannot be cloned, and sha512 is a digest as well.
+// Bytes after other content cannot be cloned, and sha512 is a digest as well.
 func TestReadFromGoesOn(t *testing.T) {
 	f := blobtest.New(1)
 	f.SetClone(block)
@@ -246,7 +246,7 @@ func TestCloneFails(t *testing.T) {
 	}
 }
 
-// An error of the reader keeps what came before it, as an upload that breaks off must.
+// An error of the reader keeps the bytes before it, as an interrupted upload requires.
 func TestReadFromBreaksOff(t *testing.T) {
 	d := open(t, t.TempDir(), blob.Options{})
 	data := random(500 << 10)

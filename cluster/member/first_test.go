@@ -70,8 +70,8 @@ func openAlone(t *testing.T) *Members {
 	return ms
 }
 
-// Whoever needs this node's first certificate makes it, one at a time: `token create` in a node's first moment, and the
-// node's own upkeep.
+// The first caller that needs this node's first certificate makes it, one at a time: `token create` in a node's first
+// moment, and the node's own periodic work.
 func TestFirstCertificate(t *testing.T) {
 	ms := openAlone(t)
 	if err := ms.Bootstrap(t.Context()); err != nil {
@@ -96,7 +96,8 @@ func TestFirstCertificate(t *testing.T) {
 	}
 }
 
-// What is sealed before a removal opens after it, and a removed node's key opens nothing that is written then.
+// A secret that was sealed before a removal opens after it, and a removed node's key opens nothing that is written
+// later.
 func TestResealKeepsSecrets(t *testing.T) {
 	ms := openAlone(t)
 	ctx := t.Context()

@@ -40,6 +40,8 @@ type joinRequest struct {
 	// Older versions do not send the following fields.
 	Addrs     []string `json:"addrs,omitempty"`     // all of its peer port; Addr is the first
 	Advertise []string `json:"advertise,omitempty"` // its addresses for clients
+	// Time is the joiner's clock. Zero: it is not compared.
+	Time time.Time `json:"time,omitzero"`
 }
 
 // Answer has all that makes a node a member.
@@ -52,6 +54,7 @@ type Answer struct {
 	Root    []byte            `json:"root"`
 	Members map[string]Record `json:"members"`
 	Notes   []string          `json:"notes,omitempty"` // sentences for the operator
+	Time    time.Time         `json:"time,omitzero"`   // the member's clock; older versions do not send it
 }
 
 const exporterLabel = "EXPORTER-casemate-join"
@@ -81,6 +84,10 @@ func Join(
 	}
 	if err := CheckKeys(a.Keys); err != nil {
 		return "", nil, fmt.Errorf("the answer of %s: %w", addr, err)
+	}
+	if apart := cfg.Now().Sub(a.Time); !a.Time.IsZero() && apart.Abs() > doubtfulClock {
+		cfg.Log.Warn("the clock of this machine differs from the member's: synchronize both with one time server",
+			"here", showClock(cfg.Now()), "there", showClock(a.Time))
 	}
 	seed, err := json.Marshal(seed{Root: a.Root, Members: a.Members})
 	if err != nil {
@@ -131,6 +138,9 @@ func Ask(ctx context.Context, cfg Config, dial Dial, addr string, token Token, c
 	}
 	req := joinRequest{Token: token.ID, CSR: csr, Node: cfg.Node, Addr: cfg.addr(), Addrs: cfg.Addrs,
 		Advertise: cfg.Advertise, Version: cfg.Version, Format: state.MaxFormat}
+	if !cfg.AnyClock {
+		req.Time = cfg.Now()
+	}
 	req.Signature = ed25519.Sign(ed25519.NewKeyFromSeed(token.Secret), proof(exporter, csr, req.Node, req.Addr))
 	body, err := json.Marshal(req)
 	if err != nil {
@@ -159,6 +169,26 @@ func Ask(ctx context.Context, cfg Config, dial Dial, addr string, token Token, c
 	return a, nil
 }
 
+const (
+	// wrongClock is how far the clock of a machine that joins may be from a member's. Certificates are dated back by a
+	// day; a clock that is hours off is usually set to another zone's time.
+	wrongClock = time.Hour
+	// doubtfulClock is how far they may be apart without a word, and more than a request takes.
+	doubtfulClock = 10 * time.Second
+)
+
+func showClock(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+
+// clocksAgree compares the clock of a machine that joins with this node's.
+func clocksAgree(there, here time.Time) error {
+	if there.IsZero() || here.Sub(there).Abs() <= wrongClock {
+		return nil
+	}
+	return fmt.Errorf("its clock shows %s and that of the machine that joins shows %s: set the one that is wrong "+
+		"(timedatectl) and join again with the same token; to join all the same, add --clock-is-right", showClock(here),
+		showClock(there))
+}
+
 // pinned checks a chain that ends in the root with this hash.
 func pinned(certs []*x509.Certificate, hash []byte, now time.Time) error {
 	if len(certs) < 2 {
@@ -174,6 +204,12 @@ func pinned(certs []*x509.Certificate, hash []byte, now time.Time) error {
 	_, err := certs[0].Verify(x509.VerifyOptions{
 		Roots: roots, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	})
+	var invalid x509.CertificateInvalidError
+	if errors.As(err, &invalid) && invalid.Reason == x509.Expired {
+		return fmt.Errorf("the clock of this machine shows %s, but the certificate of the member's %s is valid from "+
+			"%s to %s: set the clock that is wrong (timedatectl)", showClock(now), invalid.Cert.Subject.CommonName,
+			showClock(invalid.Cert.NotBefore), showClock(invalid.Cert.NotAfter))
+	}
 	return err
 }
 
@@ -261,6 +297,9 @@ func (ms *Members) admit(ctx context.Context, session peer.Session, req joinRequ
 		return a, err
 	}
 	session.Trust()
+	if err := clocksAgree(req.Time, ms.cfg.Now()); err != nil {
+		return a, err
+	}
 	if err := ctx.Err(); err != nil {
 		return a, err
 	}
@@ -325,7 +364,8 @@ func (ms *Members) admit(ctx context.Context, session peer.Session, req joinRequ
 	if err != nil {
 		return a, err
 	}
-	a = Answer{Cluster: ms.cfg.Cluster, Root: ca.Root, Members: map[string]Record{}, Keys: ms.keys.Load().raw}
+	a = Answer{Cluster: ms.cfg.Cluster, Root: ca.Root, Members: map[string]Record{}, Keys: ms.keys.Load().raw,
+		Time: ms.cfg.Now()}
 	if a.Chain, err = ms.certify(ca, key, req.Node, pub); err != nil {
 		return a, err
 	}

@@ -51,6 +51,8 @@ type Config struct {
 	FS      blob.FS
 	Log     *slog.Logger
 	Now     func() time.Time
+	// AnyClock lets Join join although this machine's clock is far from the member's.
+	AnyClock bool
 	// CheckCSR checks that the sender of a certificate request has its key.
 	CheckCSR func(*x509.CertificateRequest) error
 	// Advertise are the node's addresses for clients, which Join tells the member.

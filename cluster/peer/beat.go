@@ -40,6 +40,8 @@ type Beat struct {
 	// Addresses of nodes that differ from their records. Older versions read and send the first of each only.
 	AllAddrs map[string][]string `json:"all_addrs,omitempty"`
 	Addrs    map[string]string   `json:"addrs,omitempty"`
+	Clock    time.Time           `json:"clock,omitzero"`  // the sender's, when it sent the beat
+	Twice    Twice               `json:"twice,omitempty"` // nodes of which it has heard two processes
 }
 
 // now is a closed channel.
@@ -58,6 +60,7 @@ func (p *Port) serveBeat(w http.ResponseWriter, r *http.Request) {
 		}
 		b := p.cfg.Host.Beat(node)
 		b.AllAddrs, b.Addrs = p.gossip()
+		b.Twice, b.Clock = p.twins.list(), p.cfg.Now()
 		if enc.Encode(b) != nil || rc.Flush() != nil {
 			return
 		}
@@ -94,7 +97,8 @@ type link struct {
 	up     bool
 	seen   time.Time
 	moved  wake.Broadcast // a beat has come, or up has changed
-	slow   bool           // was too slow once: writes do not wait for it until it has caught up
+	skew   skew
+	slow   bool // was too slow once: writes do not wait for it until it has caught up
 	cutoff context.CancelFunc
 	alive  context.Context // done when the node is down; owned by mu
 }
@@ -157,6 +161,9 @@ func (p *Port) follow(ctx context.Context) {
 	}()
 	for {
 		p.cutRemoved()
+		for _, n := range p.twins.check() {
+			p.log.Info("a node runs only once again", "peer", n)
+		}
 		want := map[string]bool{}
 		for _, n := range p.cfg.Members.Others() {
 			want[n] = true
@@ -181,7 +188,10 @@ func (p *Port) follow(ctx context.Context) {
 				p.changes.NotifyAll()
 				go func() {
 					defer close(l.done)
+					var announcing sync.WaitGroup
+					announcing.Go(func() { p.announce(lctx, n) })
 					p.followOne(lctx, n, l)
+					announcing.Wait()
 				}()
 			}
 		}
@@ -204,7 +214,7 @@ func (p *Port) follow(ctx context.Context) {
 func (p *Port) followOne(ctx context.Context, node string, l *link) {
 	for ctx.Err() == nil {
 		err := p.listen(ctx, node, l)
-		if l.set(false, Beat{}) {
+		if l.set(false, Beat{}, time.Time{}) {
 			p.log.Warn("node is down", "peer", node, "err", err)
 			// The next attempt must not use one that leads the same way as the lost one.
 			p.transport.CloseIdleConnections()
@@ -245,7 +255,7 @@ func (p *Port) listen(ctx context.Context, node string, l *link) error {
 		watchdog.Reset(beatLost)
 		p.cfg.Host.Heard(node, b)
 		p.listenTo(b.AllAddrs, b.Addrs)
-		if l.set(true, b) {
+		if l.set(true, b, p.cfg.Now()) {
 			p.log.Info("node is up", "peer", node, "applied", b.Applied, "missing", b.Missing)
 			p.cfg.Host.CameUp(node)
 			p.changes.NotifyAll()
@@ -254,14 +264,19 @@ func (p *Port) listen(ctx context.Context, node string, l *link) error {
 	return errors.Join(lines.Err(), ErrDown)
 }
 
-// set records a beat, or with up false the loss of the stream, and reports whether up has changed.
-func (l *link) set(up bool, b Beat) (changed bool) {
+// set records a beat and what this node's clock shows, or with up false the loss of the stream, and reports whether up
+// has changed.
+func (l *link) set(up bool, b Beat, here time.Time) (changed bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	changed = l.up != up
 	l.up = up
 	if up {
 		l.beat, l.seen = b, time.Now()
+		if changed {
+			l.skew = skew{}
+		}
+		l.skew.add(b.Clock, here)
 		if changed {
 			l.alive, l.cutoff = context.WithCancel(context.Background())
 		}

@@ -135,6 +135,8 @@ type Port struct {
 	wg          sync.WaitGroup
 	addresses   addresses
 	changes     watch.Hub // who is up
+	instance    string    // of this process, see twins
+	twins       twins
 
 	mu     sync.Mutex
 	links  map[string]*link     // by node, to all other members
@@ -149,7 +151,7 @@ func New(cfg Config) *Port {
 	at := cfg.Listeners[0].Addr()
 	p := &Port{
 		cfg: cfg, log: cfg.Log, streams: newChanListener(at), http: newChanListener(at), join: newChanListener(at),
-		links: map[string]*link{}, conns: map[*streamConn]bool{},
+		links: map[string]*link{}, conns: map[*streamConn]bool{}, instance: newInstance(),
 	}
 	p.addresses.open(cfg)
 	p.limiter = share.New(share.Config{Max: maxOutside, PerClient: maxFromOne, Kept: keptForMembers,
@@ -476,12 +478,14 @@ func (k *streamConn) Close() error {
 // handler answers other members:
 //
 //	GET beat    a line of JSON whenever something changes, and at least every beatEvery: Beat
+//	POST announce  which process of the node asks
 //	    x/…     Config.Handler. Clients choose the path below it, so no other handler may be reachable by it.
 //
 // and the handlers of Config.Handle. Bodies are small JSON except for blobs and commands; replies are an Answer.
 func (p *Port) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /beat", p.serveBeat)
+	mux.HandleFunc("POST /announce", p.serveAnnounce)
 	p.cfg.Handle(mux)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if name := From(r); name == "" || p.cfg.Members.Removed(name) {

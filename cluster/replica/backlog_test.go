@@ -30,7 +30,7 @@ func takeAll(b *backlog, now time.Time, come bool) (small, all int) {
 	return small, all
 }
 
-// The newest first, in whatever order they were found; what has failed comes behind all others.
+// The newest blob comes first, in whatever order they were found; failed ones come after all others.
 func TestBacklogOrder(t *testing.T) {
 	b, now := newBacklog(), time.Now()
 	const n = 20_000
@@ -151,7 +151,7 @@ func TestBacklogAgain(t *testing.T) {
 	}
 }
 
-// BenchmarkBacklog is a step of a node that lacks so many: one is taken and one comes.
+// BenchmarkBacklog is one step of a node that is missing that many blobs: one is taken and one is added.
 func BenchmarkBacklog(b *testing.B) {
 	for _, n := range []int{1_000, 100_000, 1_000_000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {

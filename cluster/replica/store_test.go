@@ -72,7 +72,7 @@ func newNodes(t *testing.T, voters int, names ...string) *nodes {
 	return n
 }
 
-// apply carries out edits, and tells the stores as the state machine of a node does.
+// apply executes edits, and notifies the stores as the state machine of a node does.
 func (n *nodes) apply(ops ...state.Op) {
 	n.t.Helper()
 	n.mu.Lock()
@@ -172,7 +172,7 @@ func (n node) Send(req *http.Request) (a peer.Answer, err error) {
 }
 
 // An upload is on a majority of the voters when Replicate returns; a node that does not vote fetches it once it is
-// known, and what is collected goes from all disks.
+// known, and a collected blob is removed from all disks.
 func TestStoresShareBlobs(t *testing.T) {
 	for _, size := range []int{0, 100, 200 << 10, 3 << 20} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {

@@ -62,7 +62,7 @@ func TestPut(t *testing.T) {
 	if e, _ := l.s.Get("a/b"); e.Version != 3 || e.Size != MaxRecord {
 		t.Errorf("rewritten: version %d, %d bytes", e.Version, e.Size)
 	}
-	// What Encode would not let out is refused, not fatal, when it stands in the log all the same.
+	// An edit that Encode would refuse is refused, not fatal, when it is in the log nevertheless.
 	for _, op := range []Op{&Put{Name: "a", Data: make([]byte, MaxRecord+1)}, &Put{Name: "../a"}, &Put{Name: "a\xff"},
 		&Put{Name: "b", Claim: "\x00"},
 		&Link{Name: "b", Digest: "\x01short"}, &Link{Name: "b", Digest: dg("one"), Holds: []Digest{"\x03"}},
@@ -186,7 +186,7 @@ func TestExpect(t *testing.T) {
 			t.Error(e)
 		}
 	}
-	// An expectation is about what was before the command, wherever it stands in it.
+	// An expectation is compared with the state before the command, wherever it is in the command.
 	l.must(&Put{Name: "a/b"}, &Expect{Name: "a/b", Version: 1})
 	l.must(&Remove{Name: "."}, &Expect{Name: "c", Version: 2}, &Put{Name: "c"})
 	l.refused(CodeVersion, &Remove{Name: "."}, &Expect{Name: "c", Version: 0})

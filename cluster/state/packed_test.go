@@ -230,7 +230,7 @@ func FuzzPacked(f *testing.F) {
 	})
 }
 
-// What is written by hand is what the library writes, and what is read by hand is what it reads.
+// The bytes that are written by hand equal those of the library, and both read the same from them.
 func TestWireIsTheLibrarys(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	number := func() uint64 {

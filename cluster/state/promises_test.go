@@ -284,7 +284,7 @@ func TestPromise9AStageThatExpiredInBetweenIsNotPublished(t *testing.T) {
 }
 
 // TestPromise11ExactlyOnce repeats every command of a log at every later place and compares with the log in which each
-// stands once.
+// occurs once.
 func TestPromise11ExactlyOnce(t *testing.T) {
 	var commands []*Command
 	for i, op := range []Op{

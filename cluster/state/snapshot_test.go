@@ -70,7 +70,7 @@ func TestSnapshotRoundTrip(t *testing.T) {
 	}
 }
 
-// TestSnapshotMidLog cuts a log everywhere: snapshot, restore, go on, and end as the one that never stopped.
+// TestSnapshotMidLog cuts a log everywhere: snapshot, restore, continue, and compare the end with an uninterrupted run.
 func TestSnapshotMidLog(t *testing.T) {
 	l := full(t)
 	want := snapshot(t, l.s)

@@ -24,7 +24,7 @@ func summed(t testing.TB) *log {
 	return l
 }
 
-// The sum differs as soon as an entry, its outcome or what was there before is another one, and only then.
+// The sum differs exactly if an entry, its outcome or the state before it differs.
 func TestSumTellsReplicasApart(t *testing.T) {
 	l := summed(t)
 	feed := func(entries [][]byte) []Sum {

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// Whoever waits within the same time wakes at the same moment, which is never later than that.
+// Callers that wait within the same interval wake at the same moment, which is never later than it.
 func TestWithin(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const d = 200 * time.Millisecond

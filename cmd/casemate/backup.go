@@ -135,6 +135,7 @@ func restoreCommand(o *options) *cobra.Command {
 		config, name, data   string
 		passphrase, identity string
 		advertise            []netip.Addr
+		vouched              setup.Clock
 	)
 	cmd := &cobra.Command{
 		Use: "restore FILE", Short: "create the first node of a cluster from a backup", Args: cobra.ExactArgs(1),
@@ -154,7 +155,8 @@ cluster are not members of the new one: wipe their data and join them again.`,
 			if err != nil {
 				return err
 			}
-			opt := setup.RestoreOptions{ConfigFile: config, Given: given}
+			opt := setup.RestoreOptions{ConfigFile: config, Given: given, Clock: vouched}
+			opt.Clock.Read(madeAt())
 			if key == "--passphrase-file" {
 				opt.Passphrase = text
 			} else {
@@ -193,6 +195,7 @@ cluster are not members of the new one: wipe their data and join them again.`,
 			return err
 		},
 	}
+	clockFlag(cmd, &vouched)
 	f := cmd.Flags()
 	nodeFlags(cmd, &config, &name, &data, &advertise)
 	f.StringVar(&passphrase, "passphrase-file", "", "`FILE` whose first line is the passphrase of the backup")
@@ -270,16 +273,20 @@ func recoveryCosts(r cluster.RecoverReport) []string {
 	if !r.Voter {
 		list = append(list, r.Node+" was not a voter: it had not caught up, and some content may be missing on it")
 	}
-	if n := r.Last - r.Committed; n > 0 {
+	switch n := r.Last - r.Committed; n {
+	case 0:
+	case 1:
+		list = append(list, fmt.Sprintf("1 log entry, %d, is not known here to be committed and becomes valid: it may "+
+			"be a write that was answered with an error", r.Last))
+	default:
 		list = append(list, fmt.Sprintf("%d log entries, %d to %d, are not known here to be committed and become "+
-			"valid: "+
-			"among them may be writes that were answered with an error", n, r.Committed+1, r.Last))
+			"valid: some may be writes that were answered with an error", n, r.Committed+1, r.Last))
 	}
 	if r.Missing == 0 {
 		return append(list, "every named blob is on this disk")
 	}
-	return append(list, fmt.Sprintf("%d named blobs are not on this disk: casemate scrub lists them, "+
-		"importing or pushing them again repairs them", r.Missing))
+	return append(list, fmt.Sprintf("%s %s not on this disk: casemate scrub lists what is missing, importing or "+
+		"pushing it again repairs it", count(r.Missing, "named blob"), are(r.Missing)))
 }
 
 // oneSecret reads the one of two files that is given: the first line of a passphrase, the whole of an age file.

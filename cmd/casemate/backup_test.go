@@ -80,6 +80,8 @@ func TestRecoveryCosts(t *testing.T) {
 				"2 log entries, 11 to 12, are not known here to be " +
 					"committed", "3 named blobs are not on this disk"}, "no voter",
 		},
+		{cluster.RecoverReport{Node: "n1", Lost: []string{"n2"}, Voter: true, Committed: 11, Last: 12, Missing: 1},
+			[]string{"1 log entry, 12, is not known here", "1 named blob is not on this disk"}, "1 log entries"},
 		{cluster.RecoverReport{Node: "n4", Lost: []string{"n2"}, Committed: 12, Last: 12},
 			[]string{"n4 was not a voter", "every named blob is on this disk"}, "log entries"},
 	} {

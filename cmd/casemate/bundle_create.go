@@ -44,7 +44,9 @@ type created struct {
 	DryRun       bool   `json:"dry_run"`
 	// Sizes are the sizes of the names, with --dry-run; shared content is counted for each name.
 	Sizes []nameSize `json:"sizes,omitempty"`
-	Notes []string   `json:"notes"`
+	// Suites are the suites of package repositories.
+	Suites []suiteRead `json:"suites,omitempty"`
+	Notes  []string    `json:"notes"`
 	// Absent are the names that could not be fetched, with --partial.
 	Absent []absentName `json:"absent,omitempty"`
 }
@@ -58,11 +60,14 @@ type absentName struct {
 type nameSize struct {
 	Name string `json:"name"`
 	Size int64  `json:"size"`
+	// Why says why a package of an operating system is collected.
+	Why string `json:"why,omitempty"`
 }
 
 func bundleCreate(o *options) *cobra.Command {
 	var (
 		lists                 listFlags
+		repos                 repositoryFlags
 		since, sinceKey, sign string
 		split                 int64
 		opt                   collect.Options
@@ -97,6 +102,7 @@ T (or KiB, …; powers of 1024) or KB, MB, GB, TB (powers of 1000).`,
 		Example: `  casemate bundle create cluster.tar --images images.list --files files.list --sign office.key
   casemate bundle create cluster.tar --kubespray ./kubespray --kubespray-inventory ./inventory/mycluster --split 4GiB
   casemate bundle create next.tar --images missing.list --since inventory.json
+  casemate bundle create debian.tar --apt debian.sources --keyring debian-archive-keyring.gpg --packages nodes.list
   casemate bundle create - --images images.list --partial | ssh bastion casemate import - --name images`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			w := format.WriteOptions{Split: split}
@@ -120,6 +126,10 @@ T (or KiB, …; powers of 1024) or KB, MB, GB, TB (powers of 1000).`,
 			lists.document = func(ctx context.Context, url string) ([]byte, string, error) {
 				return collect.Document(ctx, url, maxDocument, opt)
 			}
+			if err := repos.check(&lists); err != nil {
+				return err
+			}
+			lists.repositories = repos.resolver(cmd, &lists, &opt)
 			wanted, sums, err := lists.wanted(cmd)
 			if err != nil {
 				return err
@@ -135,6 +145,9 @@ T (or KiB, …; powers of 1024) or KB, MB, GB, TB (powers of 1000).`,
 			}
 			res, err := create(cmd.Context(), m, target{args[0], out, force}, wanted, opt, w)
 			m.close()
+			if err == nil {
+				repos.describe(res)
+			}
 			if err != nil {
 				err = howToSkip(err)
 				return interrupted(cmd.Context(), err,
@@ -152,6 +165,7 @@ T (or KiB, …; powers of 1024) or KB, MB, GB, TB (powers of 1000).`,
 		},
 	}
 	lists.add(cmd)
+	repos.add(cmd, &lists)
 	f := cmd.Flags()
 	f.StringVar(&since, "since", "", "leave out the blobs in this inventory `FILE` (casemate inventory)")
 	f.StringVar(&sinceKey, "since-key", "", "public `KEY` of the cluster: refuse an inventory that it has not signed")
@@ -187,11 +201,15 @@ func howToSkip(err error) error {
 		return err
 	}
 	name, without := failed.Failed[0].Name, ""
-	if strings.ContainsAny(name, " ?&*") { // of a chart, of a URL
-		name = "'" + name + "'"
-	}
 	if len(failed.Failed) < failed.Names {
 		without = "--partial writes the bundle without them; "
+	}
+	if strings.HasPrefix(name, "package ") {
+		return fmt.Errorf("%w\n%stake its line out of the list of packages, or add the source that has it with --apt",
+			err, without)
+	}
+	if strings.ContainsAny(name, " ?&*") { // of a chart, of a URL
+		name = "'" + name + "'"
 	}
 	return fmt.Errorf("%w\n%s--exclude %s leaves that name out; \"casemate missing --forget %s\" on a bastion keeps "+
 		"it "+
@@ -256,10 +274,10 @@ func create(ctx context.Context, m *meter, to target, wanted *lists.Wanted, opt 
 	}
 	if opt.DryRun {
 		for _, i := range c.Index.Images {
-			res.Sizes = append(res.Sizes, nameSize{imageName(i), i.Size})
+			res.Sizes = append(res.Sizes, nameSize{Name: imageName(i), Size: i.Size})
 		}
 		for _, f := range c.Index.Files {
-			res.Sizes = append(res.Sizes, nameSize{f.URL, f.Size})
+			res.Sizes = append(res.Sizes, nameSize{Name: f.URL, Size: f.Size})
 			if f.Digest == "" {
 				res.Bytes += max(f.Size, 0) // it is among the blobs once somebody knows its digest
 			}
@@ -335,10 +353,7 @@ func (c *countingWriter) Write(p []byte) (int, error) {
 
 func showCreated(t *table, r *created) {
 	if r.DryRun {
-		t.header("NAME", "SIZE")
-		for _, n := range r.Sizes {
-			t.row(n.Name, sizeOrUnknown(n.Size))
-		}
+		showSizes(t, r.Sizes)
 		t.line(fmt.Sprintf("%s: %s; %s would be fetched",
 			howMany(r.Images, r.Untagged, r.URLs), size(r.Bytes), size(r.Fetched)))
 	} else {
@@ -357,6 +372,9 @@ func showCreated(t *table, r *created) {
 	if r.Omitted > 0 {
 		t.line("left out", fmt.Sprintf("%s of %s that the far side holds",
 			count(r.Omitted, "blob"), size(r.OmittedBytes)))
+	}
+	for _, s := range r.Suites {
+		t.line("suite", s.sentence())
 	}
 	for _, a := range r.Absent {
 		t.line("absent", a.Name)

@@ -31,6 +31,7 @@ type rootInfo struct {
 	// What its name constraints permit and exclude: zones and CIDRs.
 	Permitted []string `json:"permitted"`
 	Excluded  []string `json:"excluded"`
+	File      string   `json:"file,omitempty"` // written with --out-dir
 }
 
 // constrained are zones and ranges of a certificate as rotate and init take them. Entries that no name and no host can
@@ -73,32 +74,9 @@ func (o *options) roots(cmd *cobra.Command) (text []byte, roots []rootInfo, err 
 			c.Subject.String(), c.NotBefore, c.NotAfter,
 			fmt.Sprintf("%x", sha256.Sum256(c.Raw)), string(pem.EncodeToMemory(block)),
 			constrained(c.PermittedDNSDomains, c.PermittedIPRanges),
-			constrained(c.ExcludedDNSDomains, c.ExcludedIPRanges),
+			constrained(c.ExcludedDNSDomains, c.ExcludedIPRanges), "",
 		})
 	}
-}
-
-func caCommand(o *options) *cobra.Command {
-	cmd := &cobra.Command{
-		Use: "ca", Short: "print the CA's root certificates, PEM", Args: cobra.ArbitraryArgs,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return needsCommand(cmd, args)
-			}
-			text, roots, err := o.roots(cmd)
-			if err != nil {
-				return err
-			}
-			if o.output == "json" {
-				return printJSON(cmd.OutOrStdout(), roots)
-			}
-			_, err = cmd.OutOrStdout().Write(text)
-			return err
-		},
-	}
-	o.printsText(cmd, "pem", []rootInfo{})
-	cmd.AddCommand(caRotate(o))
-	return cmd
 }
 
 // rotateRequest is the body of POST /v1/ca/rotate.
@@ -123,9 +101,9 @@ of them keep working. With --finish the old root is dropped: not before the
 overlap (setting pki.overlap) is over, and not while a client that was here
 within 24 hours has not fetched the new root, unless --yes is given.
 
---undo takes the last step back: a --finish for 30 days, after which nodes get
-both roots again; or a rotation that has never been finished, after which
-the old root signs again.
+--undo reverts the last step. For 30 days that can be a --finish: nodes then get
+both roots again. Or it is a rotation that was never finished: the old root then
+signs again.
 
 Where an enterprise's CA certificate signs (setting pki.issuer), a change leaves
 it for a root of our own; --leave-issuer does so without another change.`,

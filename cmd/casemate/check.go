@@ -85,7 +85,8 @@ Exit code 0: everything is here. 3: something is missing or differs.`,
 func storedDocument(ctx context.Context, c *client, at string) (text []byte, end string, err error) {
 	resp, err := c.do(ctx, "GET", "files/content", url.Values{"url": {at}}, nil)
 	if e := (*apiError)(nil); errors.As(err, &e) && e.status == http.StatusNotFound {
-		return nil, "", fmt.Errorf("it is not here, so it is unknown what else the release needs: %w", errDiffers)
+		return nil, "", fmt.Errorf("it is not stored here, so it is unknown what else the release needs: %w",
+			errDiffers)
 	}
 	if err != nil {
 		return nil, "", err

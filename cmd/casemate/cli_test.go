@@ -151,6 +151,12 @@ func TestZonesAndPlatforms(t *testing.T) {
 // Each bad value is one sentence with the flag, the rule and the value, and exit code 2.
 func TestBadFlags(t *testing.T) {
 	for args, want := range map[string]string{
+		"config set dns.ttl -1": "unknown flag: -1; a value that begins with a dash needs -- before it: casemate " +
+			"config set … -- -1 (see casemate config set --help)",
+		"name set a.example TXT -all": "unknown flag: -all; a value that begins with a dash needs -- before it: " +
+			"casemate name set … -- -all (see casemate name set --help)",
+		"import x.tar -name first":         "unknown flag: -name; did you mean --name? (see casemate import --help)",
+		"gc -1":                            "unknown flag: -1 (see casemate gc --help)",
 		"gc --dry-rn":                      "unknown flag: --dry-rn; did you mean --dry-run? (see casemate gc --help)",
 		"gc --now=x":                       `--now must be true or false, got "x"`,
 		"mirrors --for rkt":                `--for must be one of containerd, docker, podman, crio, k3s, rke2, got "rkt"`,

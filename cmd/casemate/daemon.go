@@ -51,6 +51,12 @@ func nodeFlags(cmd *cobra.Command, config, name, data *string, advertise *[]neti
 	cmd.MarkFlagDirname("data")
 }
 
+// clockFlag adds the flag with which an operator vouches for the machine's clock.
+func clockFlag(cmd *cobra.Command, c *setup.Clock) {
+	cmd.Flags().BoolVar(&c.Right, "clock-is-right", false,
+		"continue although the clock of this machine seems to be wrong")
+}
+
 // configFlag adds the flag with the path of the node's config.
 func configFlag(cmd *cobra.Command, path *string) {
 	usage := "node config `FILE`"
@@ -73,9 +79,9 @@ func initCommand(o *options) *cobra.Command {
 		Long: `Create the first node of a cluster, and exit: write the node's config if there is
 none, create the CA, and bootstrap a cluster of one node.
 
---domain is fixed for ever. What the CA's root certificate permits is made here,
-too: public registries and download hosts, the domain, private addresses, and
-what --permit adds; "casemate ca rotate --permit" makes another, wider root.`,
+The domain cannot be changed later. The CA's root certificate permits public
+registries and download hosts, the domain, private addresses, and what --permit
+adds; "casemate ca rotate --permit" creates a new root that permits more.`,
 		Example: "  casemate init --advertise 10.0.0.11 --domain gap.bank.example --set dns.forward=10.1.1.1",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, given, err := initConfig(config, name, data, advertise)
@@ -95,6 +101,7 @@ what --permit adds; "casemate ca rotate --permit" makes another, wider root.`,
 			}
 			opt.ConfigFile, opt.Given = config, given
 			opt.Log = warnings(cmd)
+			opt.Clock.Read(madeAt())
 			res, err := setup.Init(cmd.Context(), cfg, opt)
 			if err != nil {
 				return err
@@ -113,6 +120,7 @@ what --permit adds; "casemate ca rotate --permit" makes another, wider root.`,
 	zonesVar(f, &opt.Permit, "permit",
 		"`ZONE` or CIDR that certificates may be for, besides the public ones; may be repeated")
 	zonesVar(f, &opt.Exclude, "exclude", "`ZONE` or CIDR that certificates must never be for; may be repeated")
+	clockFlag(cmd, &opt.Clock)
 	settingsVar(f, &set, "set", "cluster setting `KEY=VALUE`; may be repeated")
 	o.prints(cmd, preparedNode{})
 	return cmd
@@ -278,6 +286,11 @@ func serveCommand(*options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "serve", Short: "run the daemon in the foreground", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if path == config.DefaultFile { // a file that somebody names is expected to exist
+				if err := setup.NeverMade(path, service.DataDir); err != nil {
+					return noNode{err}
+				}
+			}
 			cfg, err := loadConfig(path)
 			if err != nil {
 				return err

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 	"testing"
 	"unicode"
@@ -307,47 +306,6 @@ func TestOperationsShape(t *testing.T) {
 	}
 	if len(tasks) < 20 {
 		t.Errorf("only %d tasks found", len(tasks))
-	}
-}
-
-// TestDocsNames: the tests that README.md and docs/ name exist.
-func TestDocsNames(t *testing.T) {
-	top := filepath.Join("..", "..")
-	var tests []string
-	var texts []string
-	err := filepath.WalkDir(top, func(name string, d fs.DirEntry, err error) error {
-		if err == nil && d.IsDir() && (d.Name() == ".git" || name == filepath.Join(top, "bin")) {
-			return fs.SkipDir
-		}
-		page := filepath.Dir(name) == filepath.Join(top, "docs") || name == filepath.Join(top, "README.md")
-		if err != nil || !strings.HasSuffix(name, "_test.go") && !page {
-			return err
-		}
-		data, err := os.ReadFile(name)
-		if page {
-			texts = append(texts, string(data))
-			return err
-		}
-		for _, m := range regexp.MustCompile(`(?m)^func ((?:Test|Benchmark|Fuzz)\w+)`).FindAllSubmatch(data, -1) {
-			tests = append(tests, string(m[1]))
-		}
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	seen := 0
-	for _, text := range texts {
-		for _, m := range regexp.MustCompile("`((?:Test|Benchmark|Fuzz)[A-Z]\\w*)").FindAllStringSubmatch(text, -1) {
-			seen++
-			begins := func(test string) bool { return strings.HasPrefix(test, m[1]) } // `TestBenchThree*`
-			if !slices.ContainsFunc(tests, begins) {
-				t.Errorf("a page names %s, which is no test", m[1])
-			}
-		}
-	}
-	if seen < 50 {
-		t.Errorf("only %d tests found", seen)
 	}
 }
 

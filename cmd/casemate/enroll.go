@@ -8,8 +8,10 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"casemate/appliance/nodeconf"
 )
@@ -69,12 +71,23 @@ runs it, and ansible writes a role to --dir.`,
 			return nil
 		},
 	}
+	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		var unknown *pflag.NotExistError
+		if errors.As(err, &unknown) && slices.Contains(lineOptions, unknown.GetSpecifiedName()) {
+			return usageError{fmt.Errorf("--%s is an option of the line that casemate enroll prints: append it to "+
+				"that line", unknown.GetSpecifiedName())}
+		}
+		return flagError(cmd, err)
+	})
 	choice(cmd, &format, "format", "", "`FORMAT` to print", "line", "sh", "cloud-init", "ansible")
 	cmd.Flags().StringVar(&dir, "dir", "", "write the Ansible role to this `DIRECTORY`")
 	cmd.MarkFlagDirname("dir")
 	o.printsText(cmd, "text", []nodeconf.File{})
 	return cmd
 }
+
+// lineOptions are the options of the printed line, which people give to casemate enroll too.
+var lineOptions = []string{"dry-run", "undo", "force", "no-resolver", "no-restart", "root"}
 
 // writeGenerated writes a generated file below dir, unless it exists.
 func writeGenerated(dir string, f nodeconf.File) error {

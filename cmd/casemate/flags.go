@@ -162,16 +162,39 @@ func flagError(cmd *cobra.Command, err error) error {
 			cause += fmt.Sprintf(", got %q", invalid.GetValue())
 		}
 		err = fmt.Errorf("--%s %s", invalid.GetFlag().Name, cause)
-	case errors.As(err, &unknown) && unknown.GetSpecifiedShortnames() == "":
-		var flags []string
-		cmd.Flags().VisitAll(func(f *pflag.Flag) {
-			if !f.Hidden {
-				flags = append(flags, "--"+f.Name)
-			}
-		})
-		err = fmt.Errorf("%w%s", err, didYouMean(nearest("--"+unknown.GetSpecifiedName(), slices.Values(flags))))
+	case errors.As(err, &unknown):
+		err = unknownFlag(cmd, unknown)
 	}
 	return usageError{fmt.Errorf("%w (see %s --help)", err, cmd.CommandPath())}
+}
+
+// unknownFlag says which flag may have been meant. After a single dash that is a flag by its long name, or a value that
+// begins with a dash.
+func unknownFlag(cmd *cobra.Command, unknown *pflag.NotExistError) error {
+	var flags []string
+	cmd.Flags().VisitAll(func(f *pflag.Flag) {
+		if !f.Hidden {
+			flags = append(flags, "--"+f.Name)
+		}
+	})
+	short := unknown.GetSpecifiedShortnames()
+	if short == "" {
+		name := unknown.GetSpecifiedName()
+		near := nearest("--"+name, slices.Values(flags))
+		if sub, _, found := cmd.Find([]string{name}); found == nil && sub.Parent() == cmd && near == nil {
+			near = []string{sub.CommandPath()} // --version
+		}
+		return fmt.Errorf("%w%s", unknown, didYouMean(near))
+	}
+	name, _, _ := strings.Cut(short, "=")
+	switch long := "--" + name; {
+	case slices.Contains(flags, long):
+		return fmt.Errorf("unknown flag: -%s%s", short, didYouMean([]string{long}))
+	case strings.Contains(cmd.Use, " ") && !cmd.HasSubCommands():
+		return fmt.Errorf("unknown flag: -%s; a value that begins with a dash needs -- before it: %s … -- -%s", short,
+			cmd.CommandPath(), short)
+	}
+	return fmt.Errorf("unknown flag: -%s", short)
 }
 
 // parseSize reads a size as the GNU tools do: K, M, G, T and KiB… are powers of 1024, KB… of 1000. "" is 0.

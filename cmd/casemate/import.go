@@ -69,6 +69,12 @@ listed name by name, and nothing is changed.`,
 				return usageError{errors.New("casemate import needs a file, or one of: list, remove, show " +
 					"(see casemate import --help)")}
 			}
+			if near := nearCommands(cmd, args[0]); near != nil {
+				if _, err := os.Stat(args[0]); errors.Is(err, fs.ErrNotExist) {
+					return usageError{fmt.Errorf("there is no file %s%s (see casemate import --help)", args[0],
+						didYouMean(near))}
+				}
+			}
 			return o.runImport(cmd, f, args)
 		},
 	}

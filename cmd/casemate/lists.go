@@ -2,9 +2,11 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"slices"
 	"strings"
@@ -18,6 +20,7 @@ import (
 type listFlags struct {
 	images, files, charts, manifests []string // names of lists, "-" is standard input
 	git                              []string // the same
+	packages                         []string // the same; of operating systems
 	kubespray                        []string // checkouts
 	kubesprayInventories             []string // of Ansible, a directory or a file of hosts each
 	kubesprayVars                    []string // files of variables, over those of the checkouts and inventories
@@ -30,6 +33,8 @@ type listFlags struct {
 	domain func() (string, error)
 	// document reads the lists of k3s and RKE2 releases.
 	document lists.Document
+	// repositories finds the files of packages; nil if that is not possible here.
+	repositories func(ctx context.Context, w *lists.Wanted) error
 }
 
 func (l *listFlags) add(cmd *cobra.Command) {
@@ -43,7 +48,7 @@ func (l *listFlags) add(cmd *cobra.Command) {
 			"VERSION; "+
 			"may be repeated")
 	f.StringArrayVar(&l.manifests, "manifests", nil,
-		"Kubernetes manifests `FILE` (YAML, also rendered charts): its images are wanted; may be repeated")
+		"Kubernetes manifests `FILE` (YAML, also rendered charts): the images in it are selected; may be repeated")
 	f.StringArrayVar(&l.git, "git", nil,
 		"`LIST` of Git repositories, one URL per line: their branches and tags, with the program git; may be repeated")
 	f.StringArrayVar(&l.kubespray, "kubespray", nil,
@@ -89,6 +94,7 @@ func (l *listFlags) wanted(cmd *cobra.Command) (*lists.Wanted, *lists.Checksums,
 		{l.charts, parser.Charts, true},
 		{l.manifests, parser.Manifests, false},
 		{l.git, parser.Git, true},
+		{l.packages, parser.Packages, true},
 	} {
 		for _, name := range kind.names {
 			asked = true
@@ -98,7 +104,10 @@ func (l *listFlags) wanted(cmd *cobra.Command) (*lists.Wanted, *lists.Checksums,
 					bad = append(bad, fmt.Errorf("%s: %w", name, errNamesNothing))
 				}
 			}
-			if err := read.each(name, take); err != nil {
+			if err := read.each(name, take); errors.Is(err, fs.ErrNotExist) {
+				return nil, nil, fmt.Errorf("there is no file %s: a list is a file with one name on each line, and - "+
+					"reads it from standard input", name)
+			} else if err != nil {
 				return nil, nil, err
 			}
 		}
@@ -111,8 +120,12 @@ func (l *listFlags) wanted(cmd *cobra.Command) (*lists.Wanted, *lists.Checksums,
 		return nil, nil, usageError{errors.New("--kubespray-vars is for --kubespray, which is missing")}
 	}
 	if !asked && len(l.kubespray)+len(l.k3s)+len(l.rke2) == 0 {
+		packages := ""
+		if l.repositories != nil {
+			packages = " --packages,"
+		}
 		return nil, nil, usageError{errors.New("nothing is selected: give a list with --images, --files, --charts, " +
-			"--manifests, --git or --kubespray, or a release with --k3s or --rke2")}
+			"--manifests," + packages + " --git or --kubespray, or a release with --k3s or --rke2")}
 	}
 	sums := &lists.Checksums{}
 	for _, name := range l.checksums {
@@ -151,6 +164,11 @@ func (l *listFlags) wanted(cmd *cobra.Command) (*lists.Wanted, *lists.Checksums,
 			fmt.Fprintln(cmd.ErrOrStderr(), "note:", n)
 		}
 		if err == nil {
+			if len(wanted.Packages) > 0 {
+				if err := l.repositories(cmd.Context(), wanted); err != nil {
+					return nil, nil, err
+				}
+			}
 			if err := l.leaveOut(cmd, wanted); err != nil {
 				return nil, nil, err
 			}
@@ -165,7 +183,8 @@ func (l *listFlags) wanted(cmd *cobra.Command) (*lists.Wanted, *lists.Checksums,
 // leaveOut removes the names that --exclude matches.
 func (l *listFlags) leaveOut(cmd *cobra.Command, w *lists.Wanted) error {
 	if len(w.Images)+len(w.Files)+len(w.Charts)+len(w.Git) == 0 {
-		all := slices.Concat(l.images, l.files, l.charts, l.manifests, l.git, l.kubespray, l.kubesprayInventories)
+		all := slices.Concat(l.images, l.files, l.charts, l.manifests, l.git, l.packages, l.kubespray,
+			l.kubesprayInventories)
 		return usageError{errors.New("the lists contain no names: " + strings.Join(all, ", "))}
 	}
 	gone, idle := lists.Exclude(w, l.exclude)
@@ -225,27 +244,30 @@ func newWantedSet(w *lists.Wanted) *wantedSet {
 }
 
 func (s *wantedSet) image(i lists.Image) {
-	once(s, "image "+i.Ref(), &s.Images, i, func(i *lists.Image) *bool { return &i.Optional })
+	once(s, "image "+i.Ref(), &s.Images, i, func(have *lists.Image) { have.Optional = have.Optional && i.Optional })
 }
 
 func (s *wantedSet) file(f lists.File) {
-	once(s, "file "+f.URL, &s.Files, f, func(f *lists.File) *bool { return &f.Optional })
+	once(s, "file "+f.URL, &s.Files, f, func(have *lists.File) {
+		have.Optional = have.Optional && f.Optional
+		if have.Digest == "" {
+			have.Digest, have.Known, have.Size = f.Digest, f.Known, f.Size
+		}
+	})
 }
 
 func (s *wantedSet) chart(c lists.Chart) {
-	once(s, "chart "+chartName(c), &s.Charts, c, func(c *lists.Chart) *bool { return &c.Optional })
+	once(s, "chart "+chartName(c), &s.Charts, c, func(have *lists.Chart) { have.Optional = have.Optional && c.Optional })
 }
 
-// once appends x to list, unless the name is there.
-func once[T any](s *wantedSet, name string, list *[]T, x T, optional func(*T) *bool) {
-	n, ok := s.at[name]
-	if !ok {
-		s.at[name] = len(*list)
-		*list = append(*list, x)
+// once appends x to list, unless the name is there: then it merges x into what is there.
+func once[T any](s *wantedSet, name string, list *[]T, x T, merge func(have *T)) {
+	if n, ok := s.at[name]; ok {
+		merge(&(*list)[n])
 		return
 	}
-	have := optional(&(*list)[n])
-	*have = *have && *optional(&x)
+	s.at[name] = len(*list)
+	*list = append(*list, x)
 }
 
 func chartName(c lists.Chart) string {

@@ -160,8 +160,8 @@ func (l *listFlags) addRelease(dir string, opt kubespray.Options, w *wantedSet, 
 			w.file(f)
 		}
 		if n := len(k.Forgotten); n > 0 && i == 0 {
-			say(fmt.Sprintf("note: %s: its own list script omits %d names that add-ons can ask for; they are "+
-				"included, where they can be had:", dir, n))
+			say(fmt.Sprintf("note: %s: its own list script omits %s that add-ons can ask for, included here "+
+				"where available:", dir, count(n, "name")))
 		}
 		for _, f := range k.Forgotten {
 			switch {

@@ -15,9 +15,12 @@ import (
 	"os/signal"
 	"reflect"
 	"runtime"
+	"runtime/debug"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -25,6 +28,7 @@ import (
 	"casemate/appliance/config"
 	"casemate/appliance/reply"
 	"casemate/appliance/resolver"
+	"casemate/appliance/service"
 	usageerror "casemate/appliance/usage"
 )
 
@@ -32,7 +36,23 @@ import (
 var (
 	version = "unknown"
 	commit  = "unknown"
+	dated   = "" // when the commit was made, in seconds since 1970
 )
+
+// madeAt returns when the newest change of this program was made; zero if that is unknown.
+func madeAt() time.Time {
+	if s, err := strconv.ParseInt(dated, 10, 64); err == nil {
+		return time.Unix(s, 0)
+	}
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, s := range info.Settings {
+			if at, err := time.Parse(time.RFC3339, s.Value); s.Key == "vcs.time" && err == nil {
+				return at
+			}
+		}
+	}
+	return time.Time{}
+}
 
 // Exit codes; documented for users.
 const (
@@ -41,6 +61,8 @@ const (
 	exitUsage   = 2
 	exitDiffers = 3
 	exitRemoved = 4 // of serve and dns: this node was removed from its cluster; systemd does not restart them
+	// of serve: neither init nor join was run; systemd does not restart it
+	exitNoNode = service.ExitNoNode
 )
 
 func main() { os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
@@ -80,6 +102,9 @@ type usageError struct{ err error }
 func (e usageError) Error() string { return e.err.Error() }
 func (e usageError) Unwrap() error { return e.err }
 
+// noNode ends a daemon on a host where neither init nor join was run.
+type noNode struct{ error }
+
 // errDiffers ends a command that checked something and found it missing or different.
 var errDiffers = errors.New("something is missing or differs")
 
@@ -93,6 +118,7 @@ func exitCode(err error) int {
 	var wrongArgs usageError
 	var wrongConfig *usageerror.Error
 	var refused *apiError
+	var unmade noNode
 	switch {
 	case err == nil:
 		return exitDone
@@ -100,6 +126,8 @@ func exitCode(err error) int {
 		return exitDiffers
 	case errors.Is(err, appliance.ErrRemoved), errors.Is(err, resolver.ErrStopped):
 		return exitRemoved
+	case errors.As(err, &unmade):
+		return exitNoNode
 	case errors.As(err, &wrongArgs), errors.As(err, &wrongConfig):
 		return exitUsage
 	case errors.As(err, &refused) && refused.status == 400:
@@ -205,6 +233,16 @@ func addCobrasOwn(root *cobra.Command) {
 		case "help":
 			cmd.Short = "show the help of a command"
 			cmd.Long = "Show the help of a command; \"casemate COMMAND --help\" is the same."
+			cmd.Run, cmd.RunE = nil, func(_ *cobra.Command, args []string) error {
+				found, rest, err := root.Find(args)
+				if err == nil && len(rest) > 0 && found.HasAvailableSubCommands() {
+					err = needsCommand(found, rest)
+				}
+				if err != nil {
+					return usageError{err}
+				}
+				return found.Help()
+			}
 		case "completion":
 			cmd.Short = "print the completion script for a shell"
 			cmd.Long = "Print the completion script for a shell. The packages install it for bash, zsh and fish."
@@ -282,7 +320,7 @@ func needsCommand(cmd *cobra.Command, args []string) error {
 	}
 	if len(args) > 0 {
 		return usageError{fmt.Errorf("unknown command %q for %q%s (see %s --help)",
-			args[0], cmd.CommandPath(), didYouMean(nearest(args[0], slices.Values(names))), cmd.CommandPath())}
+			args[0], cmd.CommandPath(), didYouMean(nearCommands(cmd, args[0])), cmd.CommandPath())}
 	}
 	return usageError{fmt.Errorf("%s needs one of: %s (see %s --help)",
 		cmd.CommandPath(), strings.Join(names, ", "), cmd.CommandPath())}

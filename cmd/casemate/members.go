@@ -25,8 +25,8 @@ func joinCommand(o *options) *cobra.Command {
 		Use: "join --token TOKEN ADDR", Short: "join this node to a cluster", Args: cobra.ExactArgs(1),
 		Long: `Join this node to a cluster through the member at ADDR (its peer port; 7443 if
 no port is given), and exit. This writes the node's config if there is none, and
-takes over the node's identity and the cluster's keys. The node fetches the
-content when it is served, and votes once it has all of it.
+fetches the node's identity and the cluster's keys. The node fetches the content
+after "casemate serve" has started it, and votes once it has all of it.
 
 The token comes from "casemate token create" on any member. The first node that
 uses a token owns it and may repeat the command until the token expires.
@@ -43,6 +43,7 @@ it does not appear in the list of processes.`,
 			}
 			opt.Addr, opt.ConfigFile, opt.Given = args[0], config, given
 			opt.Log = warnings(cmd)
+			opt.Clock.Read(madeAt())
 			opt.Version = version
 			p, err := setup.Join(cmd.Context(), cfg, opt)
 			if err != nil {
@@ -56,6 +57,7 @@ it does not appear in the list of processes.`,
 	f := cmd.Flags()
 	f.StringVar(&opt.Token, "token", "", "join `TOKEN`; - reads it from standard input, @FILE from a file (required)")
 	nodeFlags(cmd, &config, &name, &data, &advertise)
+	clockFlag(cmd, &opt.Clock)
 	f.BoolVar(&opt.Wait, "wait", false, "retry while the member does not answer or the cluster has no majority")
 	o.prints(cmd, preparedNode{})
 	return cmd
@@ -124,6 +126,8 @@ type member struct {
 	Joined       time.Time `json:"joined"`
 	Seen         time.Time `json:"seen,omitzero"`
 	Stopped      string    `json:"stopped,omitempty"`
+	ClockAhead   *float64  `json:"clock_ahead_seconds,omitempty"`
+	RunsAt       []string  `json:"runs_at,omitempty"`
 
 	EntriesBehind uint64 `json:"entries_behind"` // lag
 	BlobsToCome   int    `json:"blobs_to_come"`  // lacks
@@ -231,7 +235,7 @@ A node whose address changes tells the others by itself, as long as it reaches
 one of them. This command is for the case that no node finds another because all
 addresses have changed. It works without a leader and while the daemon runs, and
 this node remembers the address until the other node's own record contains it.
-Whoever answers at the address has to prove that it is that node.`,
+The node that answers at the address must prove its identity.`,
 		Example:           "  casemate member address n2 10.1.0.12",
 		ValidArgsFunction: o.complete(theMembers),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -260,9 +264,9 @@ func formatCommand(o *options) *cobra.Command {
 		Use: "format", Short: "show or raise the format of the replicated log", Args: cobra.NoArgs,
 		Long: `Show the format of the replicated log that all nodes have agreed to, and the
 newest one that this version understands. After an upgrade of every node, --raise
-lets the cluster use what the new version brings. It is refused while some member
-has not reported that it understands the new format. Older versions do not start
-any more after it.`,
+lets the cluster use the features of the new version. It is refused while a member
+has not reported that it understands the new format. After it, older versions no
+longer start.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var f logFormat
 			method := http.MethodGet

@@ -57,12 +57,16 @@ func (c *confOutput) print(cmd *cobra.Command, o *options, conf *nodeconf.Conf) 
 // write writes all files or, if some exist with other content, none. With list it prints their names.
 func (c *confOutput) write(cmd *cobra.Command, files []nodeconf.ConfFile, list bool) error {
 	var differ []string
-	same := map[string]bool{}
+	same, real := map[string]bool{}, map[string]string{}
 	for _, f := range files {
 		if !filepath.IsLocal(strings.TrimPrefix(f.Path, "/")) {
 			return fmt.Errorf("the daemon names the file %q, which is not below a directory", f.Path)
 		}
 		name := filepath.Join(c.dir, f.Path)
+		var err error
+		if real[name], err = throughLinks(c.dir, name); err != nil {
+			return err
+		}
 		switch old, err := os.ReadFile(name); {
 		case err == nil:
 			if same[name] = string(old) == f.Content; !same[name] && !onlyComments(string(old)) {
@@ -74,13 +78,12 @@ func (c *confOutput) write(cmd *cobra.Command, files []nodeconf.ConfFile, list b
 	}
 	if len(differ) > 0 && !c.force {
 		return fmt.Errorf("nothing was written, because files with other content exist: %s (merge them by hand, or "+
-			"replace "+
-			"them with --force)", strings.Join(differ, ", "))
+			"replace them with --force)", strings.Join(differ, ", "))
 	}
 	for _, f := range files {
 		name := filepath.Join(c.dir, f.Path)
 		if !same[name] {
-			if err := replaceFile(name, f.Content); err != nil {
+			if err := replaceFile(real[name], f.Content); err != nil {
 				return err
 			}
 		}
@@ -89,6 +92,37 @@ func (c *confOutput) write(cmd *cobra.Command, files []nodeconf.ConfFile, list b
 		}
 	}
 	return nil
+}
+
+// throughLinks returns the file that a name below dir leads to, so that a symbolic link stays one. A link to nothing or
+// out of dir is refused: writing through it would change a file that nobody named.
+func throughLinks(dir, name string) (string, error) {
+	top, err := filepath.EvalSymlinks(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return name, nil
+	} else if err != nil {
+		return "", err
+	}
+	// The deepest part of the name that exists, and the rest.
+	part, rest := name, ""
+	for {
+		if _, err = os.Lstat(part); !errors.Is(err, fs.ErrNotExist) || len(part) <= len(dir) {
+			break
+		}
+		part, rest = filepath.Dir(part), filepath.Join(filepath.Base(part), rest)
+	}
+	real, err := filepath.EvalSymlinks(part)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("nothing was written, because %s is a symbolic link to a file that does not exist: "+
+			"create that file or remove the link", part)
+	} else if err != nil {
+		return "", err
+	}
+	if below, err := filepath.Rel(top, real); err != nil || !filepath.IsLocal(below) {
+		return "", fmt.Errorf("nothing was written, because %s leads by a symbolic link to %s, which is not below %s: "+
+			"remove the link, or write the file by hand", part, real, dir)
+	}
+	return filepath.Join(real, rest), nil
 }
 
 // onlyComments reports whether a file contains only comments, as Kubespray's sample of offline.yml does: nothing is
@@ -129,9 +163,10 @@ func mirrorsCommand(o *options) *cobra.Command {
 		Long: `Print or write the mirror configuration of a container runtime, for nodes that do
 not use the bastions as resolvers: every registry that the bastions answer for
 comes from the bastions, each by its own name, and from nowhere else. So does every
-registry that is not listed, where the runtime has a catch-all: it is a miss at the
-bastions then, not a wait for the Internet. --own names registries that the nodes
-ask themselves. The CA, and the lines that /etc/hosts may need, are included.
+registry that is not listed, where the runtime has a catch-all: the bastions report
+a miss at once, and the node does not wait for the internet. --own names registries
+that the nodes ask directly. The CA, and the lines that /etc/hosts may need, are
+included.
 
 Nodes that use the bastions as resolvers need none of it.`,
 		Example: "  casemate mirrors --for containerd --own harbor.corp.example\n  casemate mirrors --for k3s --dir " +
@@ -260,15 +295,15 @@ func checkMirrorVars(dir string, conf *nodeconf.Conf) (note string, left []strin
 		case upstream[name]:
 			left = append(left, name)
 		default:
-			return "", nil, fmt.Errorf("%s: with these variables it would ask for %s, which is none of its names: "+
-				"this release is not understood", dir, name)
+			return "", nil, fmt.Errorf("%s: with these variables it would request %s, the mirror of no name: "+
+				"this release is not supported", dir, name)
 		}
 	}
-	note = fmt.Sprintf("checked with %s: %d names that it can download come from the bastions", dir, moved)
-	if len(left) > 0 {
-		note += fmt.Sprintf("; %d keep their host, having no variable or a host that is no origin here (containerd "+
-			"finds "+
-			"images of origins at the bastions all the same): %s", len(left), strings.Join(left, ", "))
+	note = fmt.Sprintf("checked with %s: the bastions serve %s that it can download", dir, count(moved, "name"))
+	if n := len(left); n > 0 {
+		note += fmt.Sprintf("; %s %s its upstream host, because no variable changes it or the host is not an origin "+
+			"here (containerd finds images of origins at the bastions anyway): %s", count(n, "name"), verb(n, "keep"),
+			strings.Join(left, ", "))
 	}
 	return note, left, nil
 }

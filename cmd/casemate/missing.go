@@ -43,8 +43,8 @@ func missingCommand(o *options) *cobra.Command {
 DNS names, TLS names and hosts. The column CURE shows how to supply each. Entries
 that would be answered now are marked as solved and come last.
 
-Questions that indicate no need are left out: names that a search list made, and
-probes for what need not exist. --all lists them too, with the reason.
+Requests that show no need (noise) are left out: names that a search list has
+completed, and probes for optional content. --all lists them too, with the reason.
 
 With -o images or -o files the open entries are printed as a list that "casemate
 bundle create" and "casemate check" take. A comment above each shows who asked for

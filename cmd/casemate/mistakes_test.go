@@ -1,7 +1,9 @@
 package main
 
 import (
+	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -19,7 +21,7 @@ func init() {
 	storyCommands["mistakes"] = func(ts *testscript.TestScript, _ bool, args []string) {
 		work := ts.Getenv("WORK")
 		for line := range strings.Lines(ts.ReadFile(args[0])) {
-			for _, name := range []string{"WORK", "TAKEN", "CASEMATE_SOCKET"} {
+			for _, name := range []string{"WORK", "TAKEN", "HTTPS", "CASEMATE_SOCKET"} {
 				line = strings.ReplaceAll(line, "$"+name, ts.Getenv(name))
 			}
 			line = strings.TrimSpace(line)
@@ -73,6 +75,28 @@ func TestStatusExitCodes(t *testing.T) {
 				t.Errorf("%s, serving %v, problems %q: exit code %d, want %d: %s", args, c.serving, c.problems, code,
 					want, &talk)
 			}
+		}
+	}
+}
+
+// TestLineOptions: casemate enroll knows every option of the line that it prints, and has none of them itself.
+func TestLineOptions(t *testing.T) {
+	script, err := os.ReadFile("../../appliance/nodeconf/enroll.sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want []string
+	for _, m := range regexp.MustCompile(`(?m)^  --([a-z-]+) `).FindAllStringSubmatch(string(script), -1) {
+		want = append(want, m[1])
+	}
+	if !slices.Equal(want, lineOptions) {
+		t.Errorf("the script's usage has %q, casemate enroll knows %q", want, lineOptions)
+	}
+	for _, name := range want {
+		var out, talk strings.Builder
+		if code := run([]string{"enroll", "--" + name}, strings.NewReader(""), &out, &talk); code != exitUsage ||
+			!strings.Contains(talk.String(), "append it to that line") {
+			t.Errorf("enroll --%s: exit code %d: %s", name, code, &talk)
 		}
 	}
 }

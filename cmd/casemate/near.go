@@ -107,6 +107,36 @@ func didYouMean(names []string) string {
 	}
 }
 
+// synonyms are words of other programs for what a command does here.
+var synonyms = [][]string{
+	{"add", "create", "new", "put", "set"},
+	{"delete", "del", "remove", "rm", "erase"},
+	{"list", "ls", "show"},
+	{"serve", "start", "run", "daemon"},
+	{"passwd", "password"},
+	{"status", "health", "info"},
+	{"check", "verify", "validate"},
+}
+
+// nearCommands returns the subcommands that a user who typed word may have meant.
+func nearCommands(cmd *cobra.Command, word string) []string {
+	var names []string
+	for _, sub := range cmd.Commands() {
+		if sub.IsAvailableCommand() {
+			names = append(names, sub.Name())
+		}
+	}
+	if near := nearest(word, slices.Values(names)); near != nil {
+		return near
+	}
+	for _, words := range synonyms {
+		if slices.Contains(words, word) {
+			return slices.DeleteFunc(names, func(name string) bool { return !slices.Contains(words, name) })
+		}
+	}
+	return nil
+}
+
 // nearest returns the candidates that a user who typed name may have meant, the nearest first: those that differ in a
 // few characters, those that end in it, as registry.k8s.io/pause:3.10 ends in pause:3.10, and other tags of an image.
 func nearest(name string, candidates iter.Seq[string]) []string {

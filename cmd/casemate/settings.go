@@ -93,6 +93,10 @@ func configSet(o *options) *cobra.Command {
 				args = append(args, text)
 			}
 			if len(args) != 2 {
+				if key, value, ok := strings.Cut(args[0], "="); ok {
+					return usageError{fmt.Errorf("the value is an argument of its own: casemate config set %s %s", key,
+						value)}
+				}
 				return usageError{fmt.Errorf("config set needs a value (usage: %s)", cmd.UseLine())}
 			}
 			if err := o.client().call(cmd.Context(), "PUT", path, nil, map[string]string{"value": args[1]},
@@ -104,7 +108,7 @@ func configSet(o *options) *cobra.Command {
 	}
 	set.Flags().BoolVar(&reset, "default", false, "reset the setting to its default")
 	set.Flags().StringVar(&from, "from", "",
-		"read the value from `FILE`, - for standard input; keys do not belong on a command line")
+		"read the value from `FILE`, - for standard input, as for keys, which a command line shows to other users")
 	o.prints(set, change{})
 	return set
 }

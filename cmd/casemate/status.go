@@ -38,8 +38,9 @@ type status struct {
 		Reserve int64 `json:"reserve"`
 	} `json:"disk"`
 	Certificates []struct {
-		Name     string    `json:"name"`
-		NotAfter time.Time `json:"not_after"`
+		Name      string    `json:"name"`
+		NotBefore time.Time `json:"not_before"`
+		NotAfter  time.Time `json:"not_after"`
 	} `json:"certificates"`
 	CA struct {
 		Name    string   `json:"name"`

@@ -72,8 +72,10 @@ func TestEveryCommandPrintsJSON(t *testing.T) {
 // one name: a flag that is missing here is either an old thing under a new name, or has to be added.
 var meanings = map[string][]string{
 	"advertise":           {"addresses"},
-	"all":                 {"bool"},
 	"alias":               {"stringSlice"},
+	"all":                 {"bool"},
+	"allow-unsigned":      {"stringArray"},
+	"apt":                 {"stringArray"},
 	"cache":               {"string"},
 	"charts":              {"stringArray"},
 	"check":               {"bool"},
@@ -102,8 +104,10 @@ var meanings = map[string][]string{
 	"identity":            {"string"},
 	"image":               {"string"},
 	"images":              {"stringArray"},
+	"installed":           {"stringArray"},
 	"k3s":                 {"version"},
 	"key":                 {"stringArray"},
+	"keyring":             {"stringArray"},
 	"kubespray":           {"stringArray", "string"}, // kubespray vars takes one checkout
 	"kubespray-inventory": {"stringArray"},
 	"kubespray-vars":      {"stringArray"},
@@ -114,10 +118,12 @@ var meanings = map[string][]string{
 	"name":                {"string", "stringSlice"}, // cert issue takes several
 	"no-blobs":            {"bool"},
 	"no-descriptions":     {"bool"}, // of cobra's completion
+	"no-recommends":       {"bool"},
 	"no-signatures":       {"bool"},
 	"now":                 {"bool"},
 	"output":              {"word"},
 	"own":                 {"stringArray"},
+	"packages":            {"stringArray"},
 	"parallel":            {"int"},
 	"partial":             {"bool"},
 	"passphrase-file":     {"string"},

@@ -301,6 +301,24 @@ func (s stats) check() error {
 			return broken("a response code of %d bytes", len(rcode))
 		}
 	}
+	return checkLoops(s.Stats.Loops)
+}
+
+// checkLoops checks what status shows.
+func checkLoops(list []dnssrv.Loop) error {
+	if len(list) > 16 {
+		return broken("%d loops", len(list))
+	}
+	for _, l := range list {
+		_, err := netip.ParseAddrPort(l.Resolver)
+		odd := func(r rune) bool { return r < '!' || r > '~' }
+		if err != nil || len(l.Name) > maxMissName || strings.ContainsFunc(l.Name, odd) {
+			return broken("a loop by a resolver of %d bytes", len(l.Resolver))
+		}
+		if _, err := netip.ParseAddr(l.Client); err != nil && l.Client != "" {
+			return broken("a loop of a client of %d bytes", len(l.Client))
+		}
+	}
 	return nil
 }
 

@@ -27,7 +27,7 @@ if [ "$1" = purge ]; then
             "It contains keys of the CA: erase it if it is not needed any more" >&2
         rm -f /var/lib/casemate
     elif [ -d /var/lib/casemate ]; then
-        # It may be a mount point, which cannot be removed and need not be.
+        # It may be a mount point, which cannot be removed.
         find /var/lib/casemate -xdev -mindepth 1 ! -path /var/lib/casemate/lost+found -delete ||
             echo "not all of /var/lib/casemate could be removed" >&2
         rmdir /var/lib/casemate 2>/dev/null || :

@@ -1,5 +1,5 @@
 #!/bin/sh
-# The last script of rpm's: the old package is gone by now, and with it the config that it owned (preinstall.sh).
+# The last script that rpm runs: the old package is removed by now, with the config that it owned (preinstall.sh).
 set -e
 
 config=/etc/casemate/casemate.yaml

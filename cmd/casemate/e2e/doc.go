@@ -1,5 +1,7 @@
 // Package e2e tests the real binary with real clients. Each client has a network namespace with its own address,
 // resolv.conf and trust store.
 //
-// Built with the tag e2e (make e2e) or bench (make bench); both need root on Debian.
+// Built with the tag e2e (make e2e) or bench (make bench); both need root on Debian. One test needs what cannot be
+// installed from a package: with CASEMATE_INSTALLERS=DIR, TestInstallers runs the installers of k3s and RKE2 in DIR
+// (k3s.sh, rke2.sh), as their projects publish them.
 package e2e

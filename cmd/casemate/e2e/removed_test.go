@@ -25,8 +25,7 @@ func TestRemovedNodeStaysDown(t *testing.T) {
 	}
 	b1, b2 := install("b1"), install("b2")
 	t.Log("enabled before init, nothing runs, and one line says what is missing")
-	b2.sh(t, "systemctl enable --now casemate.service || true")
-	b2.says(t, "inactive", "systemctl is-active casemate.service || true")
+	b2.enabledTooEarly(t)
 	b2.wrong(t, "no casemate is initialised here (data directory /var/lib/casemate): casemate init",
 		"casemate status 2>&1")
 	b1.sh(t, "casemate init 2>&1 && systemctl enable --now casemate.service")
@@ -86,4 +85,24 @@ func TestRemovedNodeStaysDown(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// enabledTooEarly starts a daemon before init: systemctl says that it failed and where to look, the reason is there in
+// one sentence, and nothing is tried again.
+func (m *booted) enabledTooEarly(t *testing.T) {
+	t.Helper()
+	m.wrong(t, "systemctl status casemate.service", "systemctl enable --now casemate.service 2>&1")
+	const why = "no casemate is initialised here (data directory /var/lib/casemate): casemate init"
+	for _, look := range []string{"systemctl status --no-pager -l casemate.service || true",
+		"journalctl -u casemate --no-pager"} {
+		out := m.says(t, why, look)
+		if strings.Count(out, why) != 1 {
+			t.Errorf("%s says it more than once:\n%s", look, out)
+		}
+	}
+	m.says(t, "NOTCONFIGURED", "systemctl status --no-pager -l casemate.service || true")
+	if out := m.sh(t, "systemctl show -P NRestarts casemate.service; systemctl list-jobs --no-legend 'casemate*'; "+
+		"systemctl list-units --no-legend --state=active,activating 'casemate*'"); out != "0\n" {
+		t.Errorf("something goes on: %s", out)
+	}
 }

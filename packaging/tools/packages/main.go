@@ -117,7 +117,7 @@ type builder struct {
 func (b *builder) compile(arch string) (string, error) {
 	path := filepath.Join(b.work, "casemate-"+arch)
 	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w -X main.version="+b.version+
-		" -X main.commit="+b.commit, "-o", path, "./cmd/casemate")
+		" -X main.commit="+b.commit+fmt.Sprintf(" -X main.dated=%d", b.epoch.Unix()), "-o", path, "./cmd/casemate")
 	cmd.Dir = b.root
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=", "GOOS=linux")
 	if arch != "" {

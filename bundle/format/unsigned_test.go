@@ -1,0 +1,36 @@
+package format
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"casemate/bundle"
+)
+
+func TestUnsigned(t *testing.T) {
+	for _, x := range []struct {
+		files string
+		want  bool
+	}{
+		{"Release main/binary-amd64/Packages.xz", true},
+		{"Release Packages", true},
+		{"Release Release.gpg Packages", false},
+		{"InRelease Release Packages", false},
+		{"InRelease Packages", false},
+		{"Release notes.txt", false},
+		{"Release", false},
+		{"Release2 Packages", false},
+	} {
+		ix := &bundle.Index{}
+		for name := range strings.FieldsSeq(x.files) {
+			ix.Files = append(ix.Files, bundle.File{URL: "https://deb.example/dists/stable/" + name})
+		}
+		slices.SortFunc(ix.Files, func(a, b bundle.File) int { return strings.Compare(a.URL, b.URL) })
+		notes := unsigned(ix)
+		if (len(notes) == 1) != x.want || x.want && !strings.Contains(notes[0],
+			"https://deb.example/dists/stable is not signed") {
+			t.Errorf("%s: got %q", x.files, notes)
+		}
+	}
+}
