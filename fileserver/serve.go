@@ -318,8 +318,8 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request, h storedFile) {
 }
 
 // exactDate drops If-Modified-Since unless it is the date of the file. After an import was undone the file is older
-// than what a client has, and is other content all the same: apt, which compares no ETag, would keep an InRelease whose
-// indices are gone.
+// than what a client has, and is other content all the same: a client that compares no ETag (wget -N, apt) would never
+// learn of it.
 func exactDate(r *http.Request, mod time.Time) *http.Request {
 	since, err := http.ParseTime(r.Header.Get("If-Modified-Since"))
 	if err != nil || since.Equal(mod.Truncate(time.Second)) {
