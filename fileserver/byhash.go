@@ -48,8 +48,8 @@ func (s *Server) byHash(ctx context.Context, a address) (storedFile, error) {
 			if !ok {
 				continue
 			}
-			key := address{host: a.host, elems: append(slices.Clone(dir), escape(name[strings.LastIndexByte(name, '/')+1:]))}.
-				key("")
+			file := escape(name[strings.LastIndexByte(name, '/')+1:])
+			key := address{host: a.host, elems: append(slices.Clone(dir), file)}.key("")
 			if h, err := s.claimed(ctx, key, sums); !errors.Is(err, fs.ErrNotExist) {
 				return h, err
 			}

@@ -58,8 +58,8 @@ type Config struct {
 	Tree Tree
 	// Origins returns the enabled origins; nil: none. It is only used for the listing of all origins.
 	Origins func() []string
-	// Claims returns the files that all imports have at a name of the tree, the visible one first, from memory; nil: the
-	// visible file is the only one.
+	// Claims returns the files that all imports have at a name of the tree, the visible one first, from memory; nil:
+	// the visible file is the only one.
 	Claims func(name string) []fs.FileInfo
 	// Canonical returns the origin that a host is, or is an alias of ("registry-1.docker.io" → "docker.io"), and
 	// whether there is one; it is given lower-case names without a port. nil: every host is its own origin.

@@ -306,8 +306,8 @@ var (
 	descRepaired = desc("scrub_repaired_total", "Damaged blobs that another node, an import or a push has repaired.")
 	descDue      = desc("scrub_due_blobs", "Blobs that are due for the background scrub.")
 	descOldest   = desc("scrub_oldest_timestamp_seconds", "Every blob of this node was verified since then.")
-	descValid    = desc("repository_valid_until_timestamp_seconds", "When apt begins to refuse a repository of packages; "+
-		"of those that expire first.", "repository")
+	descValid    = desc("repository_valid_until_timestamp_seconds", "When apt begins to refuse a repository of "+
+		"packages; of those that expire first.", "repository")
 	descExpiry = desc("certificate_expiry_timestamp_seconds", "When the first certificate of its kind expires.",
 		"kind")
 )

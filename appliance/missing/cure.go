@@ -6,7 +6,8 @@ import (
 )
 
 // Cure returns what would supply an entry's content, for an operator: usually a casemate command. It is "" for noise.
-// isPackage says that it is a package of a repository that is stored. reach returns how to make a host's name resolve to the bastions; "" if it does.
+// isPackage says that it is a package of a repository that is stored. reach returns how to make a host's name resolve
+// to the bastions; "" if it does.
 func Cure(e Entry, isPackage bool, reach func(host string) string) string {
 	if e.Noise != "" {
 		return ""

@@ -153,7 +153,7 @@ func TestExpiry(t *testing.T) {
 			{until.Add(-Soon - time.Second), nil},
 			{until.Add(-Soon), []string{"https://deb.test soon expires on 2025-06-21T08:00:00Z"}},
 			{until.Add(-time.Second), []string{"soon expires on", "late expires on"}},
-			{until.Add(time.Second), []string{"soon expired on 2025-06-21T08:00:00Z: apt-get update", "late expires on"}},
+			{until.Add(time.Second), []string{"soon expired on 2025-06-21T08:00:00Z: apt", "late expires on"}},
 			{until.AddDate(1, 0, 0), []string{"soon expired on", "late expired on"}},
 		} {
 			got := Sentences(x.Expiring(c.now), c.now)
@@ -169,7 +169,8 @@ func TestExpiry(t *testing.T) {
 		}
 	})
 	many := make([]Repository, maxSentences+3)
-	if got := Sentences(many, time.Now()); len(got) != maxSentences+1 || !strings.HasPrefix(got[maxSentences], "3 more") {
+	got := Sentences(many, time.Now())
+	if len(got) != maxSentences+1 || !strings.HasPrefix(got[maxSentences], "3 more") {
 		t.Errorf("%d sentences, the last %q", len(got), got[len(got)-1])
 	}
 }
@@ -233,12 +234,13 @@ func TestPackages(t *testing.T) {
 			"https://deb.test/debian-security/dists/stable/InRelease", stable,
 			"https://rpm.test/9/BaseOS/os/repodata/repomd.xml", repomd,
 			"https://rpm.test/9/AppStream/os/repodata/repomd.xml", repomd)
+		const deb, rpm = "https://deb.test/debian", "https://rpm.test/9/"
 		for url, want := range map[string]string{
-			"https://deb.test/debian/pool/main/j/jq/jq_1.6-2_amd64.deb": "deb jq 1.6-2 amd64 https://deb.test/debian",
-			"https://deb.test/debian-security/pool/a_1%2b2_all.deb":     "deb a 1+2 all https://deb.test/debian-security",
-			"https://deb.test/other/a_1_all.deb":                        "deb a 1 all https://deb.test/debian",
-			"https://rpm.test/9/AppStream/os/Packages/a-1-2.x86_64.rpm": "rpm a 1-2 x86_64 https://rpm.test/9/AppStream/os",
-			"https://rpm.test/9/BaseOS/pool/a-1-2.noarch.rpm":           "rpm a 1-2 noarch https://rpm.test/9/BaseOS/os",
+			"https://deb.test/debian/pool/main/j/jq/jq_1.6-2_amd64.deb": "deb jq 1.6-2 amd64 " + deb,
+			"https://deb.test/debian-security/pool/a_1%2b2_all.deb":     "deb a 1+2 all " + deb + "-security",
+			"https://deb.test/other/a_1_all.deb":                        "deb a 1 all " + deb,
+			"https://rpm.test/9/AppStream/os/Packages/a-1-2.x86_64.rpm": "rpm a 1-2 x86_64 " + rpm + "AppStream/os",
+			"https://rpm.test/9/BaseOS/pool/a-1-2.noarch.rpm":           "rpm a 1-2 noarch " + rpm + "BaseOS/os",
 			"https://other.test/a_1_all.deb":                            "", "https://rpm.test/a_1_all.deb": "",
 			"https://deb.test/debian/dists/stable/InRelease": "", "/a_1_all.deb": "", "": "",
 			"https://deb.test/debian/x.deb": "",

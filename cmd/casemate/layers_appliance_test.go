@@ -81,7 +81,8 @@ func applianceLayers() []layer {
 		{a + "/admin", []string{a + "/change", a + "/config", a + "/content", a + "/current", a + "/handover",
 			a + "/lookup",
 			a + "/missing", a + "/names", a + "/nodeconf", a + "/nodes", a + "/origin", a + "/pages", a + "/reply",
-			a + "/repositories", a + "/rotation", a + "/secret", a + "/settings", a + "/status", a + "/usage", a + "/user"},
+			a + "/repositories", a + "/rotation", a + "/secret", a + "/settings", a + "/status", a + "/usage",
+			a + "/user"},
 			"operators come by their own socket: the admin API never opens the edge, connections or the DNS process"},
 	}
 }

@@ -42,8 +42,8 @@ repository was collected, and are verified by the nodes.`,
 			header := []any{"FORMAT", "URL", "SUITE", "DATE", "VALID UNTIL", "PACKAGES", "SIGNED BY", "IMPORT"}
 			return o.printRows(cmd, all, "no repositories of packages are stored", header, func(t *table) {
 				for _, r := range all {
-					t.row(r.Format, r.URL, r.Suite, dateOr(t, r.Date, ""), dateOr(t, r.ValidUntil, "always"), r.Packages,
-						r.signers(), r.Import)
+					t.row(r.Format, r.URL, r.Suite, dateOr(t, r.Date, ""), dateOr(t, r.ValidUntil, "always"),
+						r.Packages, r.signers(), r.Import)
 				}
 			})
 		},

@@ -8,9 +8,11 @@ import (
 
 func TestReleaseDates(t *testing.T) {
 	for text, want := range map[string]string{
-		"Sat, 14 Jun 2025 08:09:10 UTC": "2025-06-14T08:09:10Z", "Sat,  4 Jan 2025 08:09:10 UTC": "2025-01-04T08:09:10Z",
-		"Sat, 4 Jan 2025 08:09:10 GMT": "2025-01-04T08:09:10Z", "Sat, 14 Jun 2025 08:09:10 +0200": "2025-06-14T06:09:10Z",
-		"Sat, 14 Jun 2025 08:09:10 Z": "2025-06-14T08:09:10Z",
+		"Sat, 14 Jun 2025 08:09:10 UTC":   "2025-06-14T08:09:10Z",
+		"Sat,  4 Jan 2025 08:09:10 UTC":   "2025-01-04T08:09:10Z",
+		"Sat, 4 Jan 2025 08:09:10 GMT":    "2025-01-04T08:09:10Z",
+		"Sat, 14 Jun 2025 08:09:10 +0200": "2025-06-14T06:09:10Z",
+		"Sat, 14 Jun 2025 08:09:10 Z":     "2025-06-14T08:09:10Z",
 	} {
 		r, err := ParseRelease(strings.NewReader("Suite: x\nValid-Until: " + text + "\n"))
 		if err != nil || r.ValidUntil.Format(time.RFC3339) != want {
@@ -25,8 +27,8 @@ func TestReleaseDates(t *testing.T) {
 }
 
 func TestReleaseFields(t *testing.T) {
-	r, err := ParseRelease(strings.NewReader("-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA256\n\nOrigin: O\nLabel: L\n" +
-		"Suite: s\nCodename: c\nArchitectures: amd64 arm64\nComponents: main contrib\nDescription: x\nSHA256:\n " +
+	r, err := ParseRelease(strings.NewReader("-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA256\n\nOrigin: O\n" +
+		"Label: L\nSuite: s\nCodename: c\nArchitectures: amd64 arm64\nComponents: main contrib\nDescription: x\nSHA256:\n " +
 		strings.Repeat("0", 64) + " 0 main/x\n zz 0 main/y\n " + strings.Repeat("0", 64) + " 0 ../z\n" +
 		"-----BEGIN PGP SIGNATURE-----\nSuite: forged\n"))
 	if err != nil || r.Origin != "O" || r.Label != "L" || r.Suite != "s" || r.Codename != "c" || r.Files() != 1 ||
@@ -46,8 +48,10 @@ func TestFileNames(t *testing.T) {
 		"python3-libs-3.9.21~rc1-1.el9_5.noarch.rpm":   {"rpm", "python3-libs", "3.9.21~rc1-1.el9_5", "noarch"},
 		"libstdc%2B%2B-11.5.0-2.el9.i686.rpm":          {"rpm", "libstdc++", "11.5.0-2.el9", "i686"},
 		"a-1^git-2.aarch64.rpm":                        {"rpm", "a", "1^git-2", "aarch64"},
-		"a-1-2.src.rpm":                                {}, "a.deb": {}, "a_1.deb": {}, "a_1_amd64.deb.asc": {}, "_1_a.deb": {},
-		"a-1.x86_64.rpm": {}, "repomd.xml": {}, "": {}, strings.Repeat("a", 600) + "_1_amd64.deb": {}, "A_1_amd64.deb": {},
+		"a-1-2.src.rpm":                                {}, "a.deb": {}, "a_1.deb": {}, "a_1_amd64.deb.asc": {},
+		"_1_a.deb":       {},
+		"a-1.x86_64.rpm": {}, "repomd.xml": {}, "": {}, strings.Repeat("a", 600) + "_1_amd64.deb": {},
+		"A_1_amd64.deb":  {},
 		"a_1:_amd64.deb": {},
 	} {
 		if got, ok := ParseFileName(name); got != want && ok || ok != (want != Package{}) {
@@ -57,7 +61,8 @@ func TestFileNames(t *testing.T) {
 }
 
 func FuzzDocuments(f *testing.F) {
-	f.Add("-----BEGIN PGP SIGNED MESSAGE-----\n\nSuite: x\nSHA256:\n "+strings.Repeat("0", 64)+" 1 a/b\n-----", "a_1_b.deb")
+	f.Add("-----BEGIN PGP SIGNED MESSAGE-----\n\nSuite: x\nSHA256:\n "+strings.Repeat("0", 64)+" 1 a/b\n-----",
+		"a_1_b.deb")
 	f.Add(`<repomd><data type="primary"><timestamp>1</timestamp></data></repomd>`, "a-1-2.x.rpm")
 	f.Fuzz(func(t *testing.T, text, name string) {
 		if r, err := ParseRelease(strings.NewReader(text)); err == nil {

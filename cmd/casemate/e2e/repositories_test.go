@@ -207,8 +207,8 @@ func TestAptByHash(t *testing.T) {
 func buildRPM(t *testing.T, name, version string) string {
 	t.Helper()
 	dir := t.TempDir()
-	write(t, dir, "x.spec", fmt.Sprintf("Name: %s\nVersion: %s\nRelease: 1\nSummary: x\nLicense: x\nBuildArch: noarch\n"+
-		"%%description\nx\n%%files\n", name, version))
+	write(t, dir, "x.spec", fmt.Sprintf("Name: %s\nVersion: %s\nRelease: 1\nSummary: x\nLicense: x\n"+
+		"BuildArch: noarch\n%%description\nx\n%%files\n", name, version))
 	must(t, "rpmbuild", "-bb", "--define", "_topdir "+dir, filepath.Join(dir, "x.spec"))
 	found, err := filepath.Glob(filepath.Join(dir, "RPMS/noarch/*.rpm"))
 	if err != nil || len(found) != 1 {
@@ -217,8 +217,8 @@ func buildRPM(t *testing.T, name, version string) string {
 	return found[0]
 }
 
-// TestDnfMirrors: dnf finds a repository by the publisher's metalink and mirrorlist, whose packages are elsewhere on the
-// host, and verifies the publisher's signature of its metadata.
+// TestDnfMirrors: dnf finds a repository by the publisher's metalink and mirrorlist, whose packages are elsewhere on
+// the host, and verifies the publisher's signature of its metadata.
 func TestDnfMirrors(t *testing.T) {
 	l := newLab(t)
 	b := newBastion(t, l, "n1", "--permit", "example.org")
@@ -249,21 +249,23 @@ func TestDnfMirrors(t *testing.T) {
 	write(t, repository, "repodata/repomd.xml.asc", p.detach(t, string(repomd)))
 	b.casemate(t, "import", "--name", "os", site)
 	b.casemate(t, "origin", "add", "mirrors.example.org")
+	const mirrors = "https://mirrors.example.org/"
 	redirects := ""
 	for _, kind := range []string{"metalink", "mirrorlist"} {
-		redirects += fmt.Sprintf("https://mirrors.example.org/%s?repo=BaseOS-9&arch=x86_64=>https://%s/repodata/repomd.xml.%s ",
-			kind, base, kind)
+		redirects += fmt.Sprintf("%s%s?repo=BaseOS-9&arch=x86_64=>https://%s/repodata/repomd.xml.%s ", mirrors, kind,
+			base, kind)
 	}
 	b.casemate(t, "config", "set", "files.redirects", redirects)
 
 	for _, kind := range []string{"metalink", "mirrorlist"} {
 		t.Run(kind, func(t *testing.T) {
-			repos := filepath.Dir(n.write(kind+"/test.repo", fmt.Sprintf("[test]\nname=test\n%s=https://mirrors.example.org/"+
-				"%s?repo=BaseOS-9&arch=x86_64\nenabled=1\ngpgcheck=0\nrepo_gpgcheck=1\ngpgkey=file://%s\n", kind, kind, key)))
+			repos := filepath.Dir(n.write(kind+"/test.repo", fmt.Sprintf("[test]\nname=test\n%s=%s%s?repo=BaseOS-9&"+
+				"arch=x86_64\nenabled=1\ngpgcheck=0\nrepo_gpgcheck=1\ngpgkey=file://%s\n", kind, mirrors, kind, key)))
 			dnf := func(args ...string) (string, error) {
-				return n.try(append([]string{"dnf", "-y", "--setopt=reposdir=" + repos, "--setopt=cachedir=" + n.path(kind+"/cache"),
-					"--setopt=logdir=" + n.path(kind), "--setopt=varsdir=" + repos, "--setopt=retries=1", "--installroot=" +
-						n.path(kind+"/root"), "--releasever=9", "--forcearch=x86_64"}, args...)...)
+				return n.try(append([]string{"dnf", "-y", "--setopt=reposdir=" + repos,
+					"--setopt=cachedir=" + n.path(kind+"/cache"), "--setopt=logdir=" + n.path(kind),
+					"--setopt=varsdir=" + repos, "--setopt=retries=1", "--installroot=" + n.path(kind+"/root"),
+					"--releasever=9", "--forcearch=x86_64"}, args...)...)
 			}
 			if out, err := dnf("install", "--downloadonly", "held"); err != nil {
 				t.Fatalf("dnf install: %v\n%s", err, out)
