@@ -67,8 +67,8 @@ func TestOnlyRemovedNodesAreToldSo(t *testing.T) {
 			}
 			life, end := context.WithCancel(context.Background())
 			p := New(Config{Node: "n1", Cluster: "c", Log: slog.New(slog.DiscardHandler), Life: life, Now: time.Now,
-				Listeners: []net.Listener{l}, Addrs: []string{l.Addr().String()}, Stall: StallTime, Handle: func(*http.ServeMux) {},
-				Members: &doorkeeper{cert: cert, verdict: c.verdict}, Host: lastBeat{},
+				Listeners: []net.Listener{l}, Addrs: []string{l.Addr().String()}, Stall: StallTime,
+				Handle: func(*http.ServeMux) {}, Members: &doorkeeper{cert: cert, verdict: c.verdict}, Host: lastBeat{},
 				FS: blobtest.New(1), AddressFile: "/addresses.json"})
 			p.Serve()
 			defer p.Close()

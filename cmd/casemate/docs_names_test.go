@@ -28,9 +28,12 @@ var foreignFiles = map[string]string{
 // foreignNames are identifiers that pages name and that are in none of our sources, with the reason.
 var foreignNames = map[string]string{
 	"CurvePreferences":        "of crypto/tls; rejected",
+	"NODE_EXTRA_CA_CERTS":     "a variable of Node.js",
+	"REQUESTS_CA_BUNDLE":      "a variable of Python's requests",
 	"RUSAGE_THREAD":           "of Linux; rejected",
 	"_forgotten.HASH":         "a file in the tree, with a placeholder",
 	"_service":                "the first label of a DNS name",
+	"apt_preferences":         "a manual page of apt",
 	"bin_t":                   "of SELinux",
 	"casemate_":               "the prefix of all metrics",
 	"containerd_version":      "a variable of Kubespray",

@@ -257,7 +257,9 @@ func (s *wantedSet) file(f lists.File) {
 }
 
 func (s *wantedSet) chart(c lists.Chart) {
-	once(s, "chart "+chartName(c), &s.Charts, c, func(have *lists.Chart) { have.Optional = have.Optional && c.Optional })
+	once(s, "chart "+chartName(c), &s.Charts, c, func(have *lists.Chart) {
+		have.Optional = have.Optional && c.Optional
+	})
 }
 
 // once appends x to list, unless the name is there: then it merges x into what is there.

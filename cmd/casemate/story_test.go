@@ -51,8 +51,8 @@ func (s *story) turn(ts *testscript.TestScript, name string) {
 	ts.Setenv("DNS", b.dns)
 }
 
-// freeAddr returns an address of 127.0.0.1 that no other test of this process is given and that nobody uses now. Its port
-// is below those that the system uses for connections, so a daemon that starts late, or again, finds it free.
+// freeAddr returns an address of 127.0.0.1 that no other test of this process is given and that nobody uses now. Its
+// port is below those that the system uses for connections, so a daemon that starts late, or again, finds it free.
 func freeAddr() (string, error) {
 	for range 1000 {
 		addr := fmt.Sprintf("127.0.0.1:%d", 10000+rand.IntN(20000))
