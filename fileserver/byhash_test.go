@@ -7,6 +7,7 @@ import (
 	"crypto/sha512"
 	"fmt"
 	"io/fs"
+	"path"
 	"slices"
 	"strings"
 	"testing"
@@ -142,7 +143,7 @@ func TestByHashOfReleaseFiles(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			f := start(t)
 			f.put(t, "https://files.test/r/d/InRelease", c.release)
-			f.put(t, "https://files.test/r/d/"+c.file, c.content)
+			f.put(t, "https://files.test"+path.Clean("/r/d/"+c.file), c.content)
 			if got := f.origin("files.test", "/r/d/"+c.path).StatusCode; got != c.code {
 				t.Errorf("got %d, want %d", got, c.code)
 			}

@@ -85,12 +85,10 @@ func URL(key string) string { return "https://" + strings.TrimSuffix(key, "?") }
 // Key is the name in the tree of the file at rawURL ("https://host/path?query"; http, or no scheme at all, is the
 // same). All spellings of one address have one key: the host is in lower case without a port and replaced by its
 // origin, percent-encoding has one form ("+" is "%2B", "%7e" is "~"; in a path "%2F" stays distinct from "/"), repeated
-// slashes become one, "." and ".." elements are resolved, a fragment is dropped, an empty query is no query, countme=N
-// in a query is dropped. A trailing slash counts, and so does the
+// slashes become one, a fragment is dropped, an empty query is no query, countme=N in a query is dropped. A trailing slash counts, and so does the
 // query.
 //
-// fs.ErrInvalid: it is not such a URL, has user information, encoded "." or ".." elements, ".." above its root, control
-// characters, or is too long.
+// fs.ErrInvalid: it is not such a URL, has user information, "." or ".." elements, control characters, or is too long.
 // fs.ErrPermission: its host is not an origin.
 func (s *Server) Key(rawURL string) (string, error) { return KeyIn(rawURL, s.cfg.Canonical) }
 
@@ -148,6 +146,11 @@ func parseURL(raw string) (address, error) {
 	case u.User != nil:
 		return refuse("user and password do not belong in it")
 	}
+	for elem := range strings.SplitSeq(u.EscapedPath(), "/") {
+		if elem == "." || elem == ".." { // a name is written as it is meant; only requests are cleaned
+			return refuse(fmt.Sprintf("the path element %q is refused", elem))
+		}
+	}
 	a, err := parsePath(u.EscapedPath(), u.RawQuery)
 	if err != nil {
 		return refuse(err.Error())
@@ -161,7 +164,7 @@ func parseURL(raw string) (address, error) {
 	return a, nil
 }
 
-// parsePath parses the escaped path and the raw query of a request. Its errors are short reasons that complete a
+// parsePath parses the escaped path and the raw query of a request, and resolves its "." and "..". Its errors are short reasons that complete a
 // sentence.
 func parsePath(escaped, rawQuery string) (address, error) {
 	a := address{slash: true}

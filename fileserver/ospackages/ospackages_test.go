@@ -28,7 +28,7 @@ func TestReleaseDates(t *testing.T) {
 
 func TestReleaseFields(t *testing.T) {
 	r, err := ParseRelease(strings.NewReader("-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA256\n\nOrigin: O\n" +
-		"Label: L\nSuite: s\nCodename: c\n"+
+		"Label: L\nSuite: s\nCodename: c\n" +
 		"Architectures: amd64 arm64\nComponents: main contrib\nDescription: x\nSHA256:\n " +
 		strings.Repeat("0", 64) + " 0 main/x\n zz 0 main/y\n " + strings.Repeat("0", 64) + " 0 ../z\n" +
 		"-----BEGIN PGP SIGNATURE-----\nSuite: forged\n"))
