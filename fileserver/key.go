@@ -85,8 +85,8 @@ func URL(key string) string { return "https://" + strings.TrimSuffix(key, "?") }
 // Key is the name in the tree of the file at rawURL ("https://host/path?query"; http, or no scheme at all, is the
 // same). All spellings of one address have one key: the host is in lower case without a port and replaced by its
 // origin, percent-encoding has one form ("+" is "%2B", "%7e" is "~"; in a path "%2F" stays distinct from "/"), repeated
-// slashes become one, a fragment is dropped, an empty query is no query, countme=N in a query is dropped. A trailing slash counts, and so does the
-// query.
+// slashes become one, a fragment is dropped, an empty query is no query, countme=N in a query is dropped. A trailing
+// slash counts, and so does the query.
 //
 // fs.ErrInvalid: it is not such a URL, has user information, "." or ".." elements, control characters, or is too long.
 // fs.ErrPermission: its host is not an origin.
@@ -164,8 +164,8 @@ func parseURL(raw string) (address, error) {
 	return a, nil
 }
 
-// parsePath parses the escaped path and the raw query of a request, and resolves its "." and "..". Its errors are short reasons that complete a
-// sentence.
+// parsePath parses the escaped path and the raw query of a request, and resolves its "." and "..". Its errors are short
+// reasons that complete a sentence.
 func parsePath(escaped, rawQuery string) (address, error) {
 	a := address{slash: true}
 	size := 0
