@@ -38,6 +38,7 @@ import (
 	"casemate/appliance/missing"
 	"casemate/appliance/nodes"
 	"casemate/appliance/pages"
+	"casemate/appliance/repositories"
 	"casemate/appliance/resolver"
 	"casemate/appliance/rotation"
 	"casemate/appliance/routing"
@@ -82,17 +83,18 @@ type Appliance struct {
 	registry   *registry.Registry
 	dns        *resolver.Resolver
 
-	current *current.Reader
-	users   *user.Users
-	files   *fileserver.Server
-	imports *content.Engine
-	changes *change.Changes
-	lookup  *lookup.Lookup
-	metrics *metrics.Metrics
-	edge    *edge.Edge
-	samples *pages.Samples
-	status  *status.Page
-	admin   *admin.API
+	current      *current.Reader
+	users        *user.Users
+	files        *fileserver.Server
+	imports      *content.Engine
+	repositories *repositories.Index
+	changes      *change.Changes
+	lookup       *lookup.Lookup
+	metrics      *metrics.Metrics
+	edge         *edge.Edge
+	samples      *pages.Samples
+	status       *status.Page
+	admin        *admin.API
 
 	places   *share.Places  // for client connections
 	turns    *share.Turns   // for large responses
@@ -255,8 +257,10 @@ func (a *Appliance) openServices() (err error) {
 	if err != nil {
 		return err
 	}
+	files := a.tree.Sub("files")
+	a.repositories = repositories.New(files, a.log.With("room", "repositories"))
 	a.files = fileserver.New(fileserver.Config{
-		Tree: a.tree.Sub("files"), Origins: origins, Canonical: canonical,
+		Tree: files, Claims: claimsIn(files), Origins: origins, Canonical: canonical,
 		OwnIndex:     set.PackagesHost,
 		Redirects:    func() map[string]string { return a.current.State().Redirects },
 		Defaults:     func() map[string]string { return a.current.State().Settings.Defaults },
@@ -303,7 +307,7 @@ func (a *Appliance) wire() {
 	a.metrics = metrics.New(metrics.Sources{
 		Version: a.opt.Version, Commit: a.opt.Commit, Node: a.cfg.Node, Started: a.started,
 		Ready: a.ready, Places: a.places,
-		Book: a.book, DNS: a.dns, Cluster: a.cluster, Imports: a.imports, CA: a.ca,
+		Book: a.book, DNS: a.dns, Cluster: a.cluster, Imports: a.imports, CA: a.ca, Repositories: a.repositories,
 	})
 	a.rotation = rotation.Open(rotation.Config{
 		Node: a.cfg.Node, Tree: a.tree.Sub("rotation"), Overlap: a.ca.Rotation, Log: a.log.With("room", "rotation"),
@@ -325,7 +329,8 @@ func (a *Appliance) wire() {
 	a.status = &status.Page{
 		Node: a.cfg.Node, Version: a.opt.Version, Started: a.started, Advertise: a.cfg.Advertise,
 		Cluster: a.cluster, CA: a.ca, Registry: a.registry, Imports: a.imports, Book: a.book,
-		Rotation: a.rotation, NotPermitted: a.changes.NotPermitted, UnpermittedAddrs: a.changes.UnpermittedAddrs,
+		Repositories: a.repositories,
+		Rotation:     a.rotation, NotPermitted: a.changes.NotPermitted, UnpermittedAddrs: a.changes.UnpermittedAddrs,
 		Current: a.current, Lookup: a.lookup, Problems: &a.problems, Luck: &a.luck, ClockJumps: a.clock.Sentences,
 		DNSProblems: a.dns.Problems, DNSWarnings: a.dns.Warnings,
 		Ready: a.ready, Now: a.opt.Now, Counts: func() (images, files int) { return setup.Counts(a.cluster) },
@@ -333,8 +338,9 @@ func (a *Appliance) wire() {
 	a.admin = &admin.API{
 		Node: a.cfg.Node, Cluster: a.cluster, Tree: a.tree, CA: a.ca, Users: a.users,
 		Registry: a.registry, Files: a.files, Imports: a.imports, Book: a.book, Rotation: a.rotation,
-		Current: a.current,
-		Changes: a.changes, Lookup: a.lookup, Status: a.status, Executable: a.executable, Site: a.site,
+		Repositories: a.repositories,
+		Current:      a.current,
+		Changes:      a.changes, Lookup: a.lookup, Status: a.status, Executable: a.executable, Site: a.site,
 		RefreshNames: a.dns.RefreshNames, Reload: a.Reread,
 		PeerAddrs: a.peerAddrs, Log: a.log,
 	}

@@ -402,7 +402,8 @@ func BenchmarkMissing(b *testing.B) {
 	}
 	for b.Loop() {
 		entries, err := a.book.List()
-		if l := missing.Solve(entries, a.lookup.Answered(b.Context()), a.lookup.Enabling); err != nil ||
+		if l := missing.Solve(entries, missing.Known{Answered: a.lookup.Answered(b.Context()),
+			Reach: a.lookup.Enabling, Package: a.repositories.Package}); err != nil ||
 			l[2*each-1].Solved || !l[2*each].Solved {
 			b.Fatal("not half of the book is solved", err)
 		}

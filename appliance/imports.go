@@ -2,9 +2,21 @@ package appliance
 
 import (
 	"context"
+	"io/fs"
 
 	"casemate/appliance/content"
+	"casemate/cluster"
 )
+
+// claimsIn returns the function that lists the contents of a name of t in all imports.
+func claimsIn(t *cluster.Tree) func(name string) []fs.FileInfo {
+	return func(name string) (list []fs.FileInfo) {
+		for _, c := range t.ClaimsOf(name) {
+			list = append(list, c.FileInfo)
+		}
+		return list
+	}
+}
 
 // newImports creates the engine that imports into this node.
 func (a *Appliance) newImports() *content.Engine {

@@ -7,7 +7,6 @@ import (
 	"io"
 	"net/http"
 	"strings"
-	"sync"
 
 	"casemate/cluster/byterange"
 	"casemate/cluster/tree"
@@ -73,63 +72,14 @@ func (s *Server) sumText(ctx context.Context, h storedFile, name string, kind su
 	return sum + "  " + name + "\n", nil
 }
 
-// sums caches computed digests. They are in memory and not in the tree: a read must not write, least of all without a
-// quorum, and a digest lost at a restart costs one reading of the file.
-type sums struct {
-	mu    sync.Mutex
-	busy  map[string]chan struct{} // closed when that computation ends, with or without error
-	known map[string]string
-}
-
 // sum returns the hex digest of a blob in another algorithm than the one that names it.
 func (s *Server) sum(ctx context.Context, digest, algorithm string) (string, error) {
 	if sum, ok := strings.CutPrefix(digest, algorithm+":"); ok {
 		return sum, nil
 	}
-	key := algorithm + " of " + digest
-	done := make(chan struct{})
-	for {
-		s.sums.mu.Lock()
-		if sum, ok := s.sums.known[key]; ok {
-			s.sums.mu.Unlock()
-			return sum, nil
-		}
-		wait, running := s.sums.busy[key]
-		if !running && len(s.sums.busy) >= maxHashing {
-			for _, wait = range s.sums.busy {
-				break // any of them: a slot is free when it ends
-			}
-			running = true
-		}
-		if !running {
-			s.sums.busy[key] = done
-			s.sums.mu.Unlock()
-			break
-		}
-		s.sums.mu.Unlock()
-		select {
-		case <-wait:
-		case <-ctx.Done():
-			return "", ctx.Err()
-		}
-	}
-	// A client that gives up does not stop the computation: it will ask again, and a file that takes longer to hash
-	// than the client waits would never get its checksum.
-	sum, err := s.hash(context.WithoutCancel(ctx), digest, algorithm)
-	s.sums.mu.Lock()
-	delete(s.sums.busy, key)
-	if err == nil {
-		for old := range s.sums.known {
-			if len(s.sums.known) < maxSums {
-				break
-			}
-			delete(s.sums.known, old)
-		}
-		s.sums.known[key] = sum
-	}
-	s.sums.mu.Unlock()
-	close(done)
-	return sum, err
+	return s.sums.get(ctx, algorithm+" of "+digest, func(ctx context.Context) (string, error) {
+		return s.hash(ctx, digest, algorithm)
+	})
 }
 
 func (s *Server) hash(ctx context.Context, digest, algorithm string) (string, error) {

@@ -200,7 +200,7 @@ func TestChecksumMemoryIsBounded(t *testing.T) {
 	if _, err := f.sum(t.Context(), "sha256:unknown", "sha512"); err == nil {
 		t.Error("the checksum of an unknown blob")
 	}
-	if len(f.sums.known) != maxSums || len(f.sums.busy) != 0 {
-		t.Errorf("%d known, %d busy", len(f.sums.known), len(f.sums.busy))
+	if len(f.sums.known) != maxSums || len(f.sums.running) != 0 {
+		t.Errorf("%d known, %d busy", len(f.sums.known), len(f.sums.running))
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net/url"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -60,11 +61,7 @@ func (a address) base() string {
 	if a.slash {
 		return ""
 	}
-	name, err := url.PathUnescape(a.elems[len(a.elems)-1])
-	if err != nil {
-		return ""
-	}
-	return name
+	return unescape(a.elems[len(a.elems)-1])
 }
 
 // withBase returns the address with another last path element, given decoded.
@@ -73,14 +70,23 @@ func (a address) withBase(name string) address {
 	return a
 }
 
+// unescape decodes a path whose percent-encoding is valid.
+func unescape(path string) string {
+	plain, err := url.PathUnescape(path)
+	if err != nil {
+		return path
+	}
+	return plain
+}
+
 // URL is the canonical URL of a name in the tree; Key is the inverse.
 func URL(key string) string { return "https://" + strings.TrimSuffix(key, "?") }
 
 // Key is the name in the tree of the file at rawURL ("https://host/path?query"; http, or no scheme at all, is the
 // same). All spellings of one address have one key: the host is in lower case without a port and replaced by its
 // origin, percent-encoding has one form ("+" is "%2B", "%7e" is "~"; in a path "%2F" stays distinct from "/"), repeated
-// slashes become one, a fragment is dropped, an empty query is no query. A trailing slash counts, and so does the
-// query.
+// slashes become one, a fragment is dropped, an empty query is no query, countme=N in a query is dropped. A trailing
+// slash counts, and so does the query.
 //
 // fs.ErrInvalid: it is not such a URL, has user information, "." or ".." elements, control characters, or is too long.
 // fs.ErrPermission: its host is not an origin.
@@ -140,6 +146,11 @@ func parseURL(raw string) (address, error) {
 	case u.User != nil:
 		return refuse("user and password do not belong in it")
 	}
+	for elem := range strings.SplitSeq(u.EscapedPath(), "/") {
+		if elem == "." || elem == ".." { // a name is written as it is meant; only requests are cleaned
+			return refuse(fmt.Sprintf("the path element %q is refused", elem))
+		}
+	}
 	a, err := parsePath(u.EscapedPath(), u.RawQuery)
 	if err != nil {
 		return refuse(err.Error())
@@ -153,14 +164,25 @@ func parseURL(raw string) (address, error) {
 	return a, nil
 }
 
-// parsePath parses the escaped path and the raw query of a request. Its errors are short reasons that complete a
-// sentence.
+// parsePath parses the escaped path and the raw query of a request, and resolves its "." and "..". Its errors are short
+// reasons that complete a sentence.
 func parsePath(escaped, rawQuery string) (address, error) {
-	a := address{slash: escaped == "" || strings.HasSuffix(escaped, "/")}
+	a := address{slash: true}
 	size := 0
 	for raw := range strings.SplitSeq(escaped, "/") {
-		if raw == "" {
+		// Repositories of packages have hrefs such as ./pool/x.deb and ../../pool/x.rpm, which apt requests as they are
+		// and other clients clean (RFC 3986, section 5.2.4).
+		a.slash = raw == "" || raw == "." || raw == ".."
+		switch raw {
+		case "", ".":
 			continue // files_repo with a trailing slash produces //; every web server folds that
+		case "..":
+			if len(a.elems) == 0 {
+				return a, errors.New("it leads above the root")
+			}
+			size -= len(a.elems[len(a.elems)-1]) + 1
+			a.elems = a.elems[:len(a.elems)-1]
+			continue
 		}
 		elem, err := cleanElement(raw)
 		if err != nil {
@@ -245,6 +267,7 @@ func escape(name string) string {
 // were written (an encoded & is not a bare one), everything else encoded, including the slash. Any string has such a
 // form; cleanQuery is idempotent.
 func cleanQuery(raw string) string {
+	raw = withoutCount(raw)
 	var b strings.Builder
 	for i := 0; i < len(raw); i++ {
 		c, encoded := raw[i], false
@@ -261,6 +284,19 @@ func cleanQuery(raw string) string {
 		}
 	}
 	return b.String()
+}
+
+// withoutCount removes the parameters countme=N from a query: dnf adds one to the URL of a repository once a week, for
+// the publisher's statistics, and it never changes the answer.
+func withoutCount(query string) string {
+	if !strings.Contains(query, "countme=") {
+		return query
+	}
+	parts := slices.DeleteFunc(strings.Split(query, "&"), func(p string) bool {
+		n, ok := strings.CutPrefix(p, "countme=")
+		return ok && n != "" && strings.Trim(n, "0123456789") == ""
+	})
+	return strings.Join(parts, "&")
 }
 
 func upper(c byte) byte {

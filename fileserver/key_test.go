@@ -32,6 +32,12 @@ func TestKey(t *testing.T) {
 		{"https://h.test/a?x=1&y=%2f%7e%26%zz", "h.test/a?x=1&y=%2F~%26%25zz"},
 		{"https://h.test/a?x=/", "h.test/a?x=%2F"},
 		{"https://h.test/?x", "h.test/?x"},
+		// Repositories of packages.
+		{"https://h.test/x_1%3a2%2b3%7e4_all.deb", "h.test/x_1:2+3~4_all.deb?"},
+		{"https://h.test/x_1:2+3~4_all.deb", "h.test/x_1:2+3~4_all.deb?"}, {"https://h.test/a^b", "h.test/a%5Eb?"},
+		{"https://h.test/m?repo=x-9&arch=y&countme=3", "h.test/m?repo=x-9&arch=y"},
+		{"https://h.test/m?countme=1", "h.test/m?"}, {"https://h.test/m?countme=1&repo=x", "h.test/m?repo=x"},
+		{"https://h.test/m?countme=x&xcountme=1", "h.test/m?countme=x&xcountme=1"},
 	} {
 		key, err := s.Key(c.url)
 		if err != nil || key != c.key {
@@ -40,8 +46,10 @@ func TestKey(t *testing.T) {
 	}
 	for _, bad := range []string{
 		"", "https://", "https:///a", "ftp://h.test/a", "file:///etc/passwd", "https://u:p@h.test/a",
-		"https://h.test/a/../b", "https://h.test/%2e%2e/b",
-		"https://h.test/./b", "https://h.test/..%2fb", "https://h.test/a%2f..%2Fb", "https://h.test/%2f",
+		"https://h.test/../b", "https://h.test/a/../b", "https://h.test/./b", "https://h.test/a/.",
+		"https://h.test/a/../../b", "https://h.test/..", "https://h.test/%2e%2e/b",
+		"https://h.test/%2e/b", "https://h.test/a/%2e./b", "https://h.test/..%2fb",
+		"https://h.test/a%2f..%2Fb", "https://h.test/%2f",
 		"https://h.test/a%2f%2fb", "https://h.test/a%00b",
 		"https://h.test/a%0ab", "https://h.test/a\x00b", "https://h.test/%zz", "https://h..test/a",
 		"https://-h.test/a", "https://bücher.test/a", "https://[::1]/a",
@@ -83,6 +91,15 @@ func TestOneFileManySpellings(t *testing.T) {
 		want(t, f.origin(c.host, c.path), http.StatusOK, c.body)
 		want(t, f.own("/"+c.host+c.path), http.StatusOK, c.body)
 	}
+	for _, path := range []string{
+		"/./a%2Fb/c~d?x=~", "/a%2Fb/./c~d?x=~", "/r/a/../../a%2Fb/c~d?x=~", "/a%2Fb/x/..//c~d?x=~",
+		"/a%2Fb/c~d?x=~&countme=3",
+	} { // of repositories of packages
+		want(t, f.origin("files.test", path), http.StatusOK, "slash")
+	}
+	f.put(t, "https://files.test/d/index.html", "page")
+	want(t, f.origin("files.test", "/d/."), http.StatusOK, "page")
+	want(t, f.origin("files.test", "/d/e/.."), http.StatusOK, "page")
 	want(t, f.own("//github.com/k3s-io/k3s/releases/download/v1.31.5+k3s1/k3s"), http.StatusOK, "k3s")
 	want(t, f.own("/alias.test/a%2fb/c~d?x=~"), http.StatusOK, "slash")
 	want(t, f.origin("files.test", "/a/b/c~d?x=~"), http.StatusNotFound, "*") // an encoded slash is no slash
@@ -93,7 +110,8 @@ func TestBadPaths(t *testing.T) {
 	f := start(t)
 	f.put(t, "https://files.test/a", "a")
 	for _, path := range []string{
-		"/../a", "/x/../a", "/%2e%2e/a", "/.%2e/a", "/./a", "/x/..%2fa", "/%2e%2e%2fa", "/..%2F..%2Fetc%2Fpasswd",
+		"/../a", "/x/../../a", "/%2e%2e/a", "/.%2e/a", "/%2e/a", "/./../a",
+		"/x/..%2fa", "/%2e%2e%2fa", "/..%2F..%2Fetc%2Fpasswd",
 		"/a%00", "/%00", "/a%0d%0ab", "/a%7f", "/%2f",
 		"/" + strings.Repeat("a", 256), "/" + strings.Repeat("a/", 100), "/" + strings.Repeat("abcdefg/", 300),
 	} {

@@ -137,7 +137,7 @@ func TestPutHTTP(t *testing.T) {
 		{"/unknown.test/f", []string{ann}, 403},
 		{"/kubernetes/v1.32.0/kubeadm", []string{ann}, 403},
 		{"/", []string{ann}, 403},
-		{"/files.test/../f", []string{ann}, 400},
+		{"/files.test/../f", []string{ann}, 403}, {"/files.test/../../f", []string{ann}, 400},
 		{"/files.test/f?" + strings.Repeat("x", 1024), []string{ann}, 400},
 		{"/files.test/f", []string{ann, "Content-Range: bytes 0-4/5"}, 400},
 		{"/files.test/f", []string{ann, "Content-Encoding: gzip"}, 415},

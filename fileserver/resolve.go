@@ -43,7 +43,7 @@ func (s *Server) resolve(ctx context.Context, a address) (Info, string, error) {
 	asked, luck := a.url(), ""
 	rules := s.rules()
 	for range maxHops {
-		rp, err := s.lookup(rules, a, false)
+		rp, err := s.lookup(ctx, rules, a, false)
 		switch {
 		case errors.Is(err, fs.ErrNotExist) && rules.landing(a):
 			return made(asked, a.base()+"\n", storedFile{}), "the page of a release to which files.redirects leads", nil
@@ -66,6 +66,12 @@ func (s *Server) resolve(ctx context.Context, a address) (Info, string, error) {
 			a, luck = next, "files.redirects leads to "+next.url()
 		case rp.sumOf != "":
 			text, err := s.sumText(ctx, rp.file, rp.sumOf, rp.sum)
+			if err != nil {
+				return Info{}, "", fmt.Errorf("file %s: %w", asked, err)
+			}
+			return made(asked, text, rp.file), "made from " + URL(rp.file.key), nil
+		case rp.mirrors != "":
+			text, err := s.mirrorsText(ctx, rp.file, rp.mirrors, false)
 			if err != nil {
 				return Info{}, "", fmt.Errorf("file %s: %w", asked, err)
 			}

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"casemate/cluster/byterange"
 )
@@ -72,7 +73,7 @@ func (s *Server) Serve(w http.ResponseWriter, r *http.Request, v View) {
 	}
 	if v.Origin != "" {
 		a.host = v.Origin
-		s.get(w, r, a, false)
+		s.get(w, r, a, v)
 		return
 	}
 	own, isOrigin := s.ownAddress(a)
@@ -90,7 +91,7 @@ func (s *Server) Serve(w http.ResponseWriter, r *http.Request, v View) {
 		}
 		redirect(w, "./"+a.elems[0]+"/")
 	default:
-		s.get(w, r, own, true)
+		s.get(w, r, own, v)
 	}
 }
 
@@ -109,14 +110,17 @@ func (s *Server) ownAddress(a address) (address, bool) {
 }
 
 // get answers a read of an address: the result of lookup, then listings, then pages that are no files.
-func (s *Server) get(w http.ResponseWriter, r *http.Request, a address, own bool) {
-	rules := s.rules()
-	switch rp, err := s.lookup(rules, a, own); {
+func (s *Server) get(w http.ResponseWriter, r *http.Request, a address, v View) {
+	rules, own, plain := s.rules(), v.Origin == "", v.Plain
+	switch rp, err := s.lookup(r.Context(), rules, a, own); {
 	case err == nil && rp.setting:
 		s.follow(w, r, rp.to, own)
 		return
 	case err == nil && rp.sumOf != "":
 		s.sendSum(w, r, rp.file, rp.sumOf, rp.sum)
+		return
+	case err == nil && rp.mirrors != "":
+		s.sendMirrors(w, r, rp.file, rp.mirrors, plain)
 		return
 	case err == nil && rp.slash:
 		to := "./" + a.elems[len(a.elems)-1] + "/"
@@ -155,12 +159,13 @@ type reply struct {
 	to      target
 	sumOf   string // the checksum, as sum says, of the file, under this name
 	sum     sumKind
-	slash   bool // a redirect to the same address with a trailing slash
+	mirrors string // the metalink or mirrorlist of the repository with this repomd.xml, by its name
+	slash   bool   // a redirect to the same address with a trailing slash
 }
 
 // lookup finds the answer to an address, except listings: settings, then files, then generated files. fs.ErrNotExist:
 // none.
-func (s *Server) lookup(rules *redirects, a address, own bool) (reply, error) {
+func (s *Server) lookup(ctx context.Context, rules *redirects, a address, own bool) (reply, error) {
 	if to, ok := rules.exact[a.key(a.query)]; ok {
 		return reply{setting: true, to: to}, nil
 	}
@@ -178,6 +183,14 @@ func (s *Server) lookup(rules *redirects, a address, own bool) (reply, error) {
 		if h, err := s.find(a.withBase(of)); err == nil {
 			return reply{file: h, sumOf: of, sum: sum}, nil
 		}
+	}
+	if of, ok := repositoryOf(a); ok {
+		if h, err := s.find(of); err == nil {
+			return reply{file: h, mirrors: a.base()}, nil
+		}
+	}
+	if h, err := s.byHash(ctx, a); !errors.Is(err, fs.ErrNotExist) {
+		return reply{file: h}, err
 	}
 	for _, query := range []string{a.query, ""} {
 		if to, ok := rules.late[a.key(query)]; ok {
@@ -319,7 +332,20 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request, h storedFile) {
 		w.Header().Set("Content-Security-Policy", "sandbox")
 	}
 	w.Header().Set("ETag", `"`+h.digest+`"`)
-	http.ServeContent(w, byterange.Bound(r, h.size), "", h.mod, content)
+	http.ServeContent(w, byterange.Bound(exactDate(r, h.mod), h.size), "", h.mod, content)
+}
+
+// exactDate drops If-Modified-Since unless it is the date of the file. After an import was undone the file is older
+// than what a client has, and is other content all the same: a client that compares no ETag (wget -N, apt) would never
+// learn of it.
+func exactDate(r *http.Request, mod time.Time) *http.Request {
+	since, err := http.ParseTime(r.Header.Get("If-Modified-Since"))
+	if err != nil || since.Equal(mod.Truncate(time.Second)) {
+		return r
+	}
+	r = r.Clone(r.Context())
+	r.Header.Del("If-Modified-Since")
+	return r
 }
 
 // open opens the bytes of a file. If they were collected since h was looked up, because the file was replaced just now,

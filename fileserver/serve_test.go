@@ -48,6 +48,7 @@ func TestConditionsAndRanges(t *testing.T) {
 	info := f.put(t, "https://files.test/f", "0123456789")
 	tag, when := `"`+info.Digest+`"`, info.Time.UTC().Format(http.TimeFormat)
 	before := info.Time.Add(-time.Hour).UTC().Format(http.TimeFormat)
+	after := info.Time.Add(time.Hour).UTC().Format(http.TimeFormat)
 	for _, c := range []struct {
 		headers []string
 		code    int
@@ -62,6 +63,7 @@ func TestConditionsAndRanges(t *testing.T) {
 		// RFC 9110: the tag decides
 		{[]string{"If-Modified-Since: " + when}, 304, ""},
 		{[]string{"If-Modified-Since: " + before}, 200, "0123456789"},
+		{[]string{"If-Modified-Since: " + after}, 200, "0123456789"}, // of an import that was undone
 		{[]string{`If-Match: "other"`}, 412, ""},
 		{[]string{"If-Unmodified-Since: " + before}, 412, ""},
 		{[]string{"Range: bytes=2-4"}, 206, "234"},

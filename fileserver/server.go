@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"casemate/cluster/tree"
+	"casemate/fileserver/ospackages"
 )
 
 // Batch collects edits that are applied at one log entry.
@@ -60,6 +61,9 @@ type Config struct {
 	// OwnIndex returns the host whose /simple is the server's own index of Python packages (see View.Index); nil or "":
 	// none.
 	OwnIndex func() string
+	// Claims returns the files that all imports have at a name of the tree, the visible one first, from memory; nil:
+	// the visible file is the only one.
+	Claims func(name string) []fs.FileInfo
 	// Canonical returns the origin that a host is, or is an alias of ("registry-1.docker.io" → "docker.io"), and
 	// whether there is one; it is given lower-case names without a port. nil: every host is its own origin.
 	Canonical func(host string) (string, bool)
@@ -86,7 +90,9 @@ type Config struct {
 // Server serves files by URL. Its methods are safe for concurrent use. It starts no goroutines and needs no closing.
 type Server struct {
 	cfg       Config
-	sums      sums
+	sums      *memo[string]              // of checksum files
+	releases  *memo[*ospackages.Release] // for by-hash names
+	repomds   *memo[*ospackages.Repomd]  // for metalinks
 	facts     facts
 	redirects atomic.Pointer[redirects]
 }
@@ -98,6 +104,9 @@ func New(cfg Config) *Server {
 	}
 	if cfg.OwnIndex == nil {
 		cfg.OwnIndex = func() string { return "" }
+	}
+	if cfg.Claims == nil {
+		cfg.Claims = visible(cfg.Tree)
 	}
 	if cfg.Canonical == nil {
 		cfg.Canonical = func(host string) (string, bool) { return host, true }
@@ -120,8 +129,12 @@ func New(cfg Config) *Server {
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
-	return &Server{cfg: cfg, sums: sums{busy: map[string]chan struct{}{}, known: map[string]string{}},
-		facts: facts{known: map[string]string{}}}
+	return &Server{
+		cfg: cfg, sums: newMemo[string](maxSums, maxHashing),
+		releases: newMemo[*ospackages.Release](maxReleases, maxParsing),
+		repomds:  newMemo[*ospackages.Repomd](maxReleases, maxParsing),
+		facts:    facts{known: map[string]string{}},
+	}
 }
 
 // Info describes one file.

@@ -17,6 +17,7 @@ import (
 	"casemate/appliance/missing"
 	"casemate/appliance/nodeconf"
 	"casemate/appliance/pages"
+	"casemate/appliance/repositories"
 	"casemate/appliance/rotation"
 	"casemate/appliance/status"
 	"casemate/appliance/user"
@@ -28,21 +29,22 @@ import (
 
 // API serves /v1/.
 type API struct {
-	Node       string
-	Cluster    *cluster.Cluster
-	Tree       *cluster.Tree
-	CA         *pki.CA
-	Users      *user.Users
-	Registry   *registry.Registry
-	Files      *fileserver.Server
-	Imports    *content.Engine
-	Book       *missing.Book
-	Rotation   *rotation.Book
-	Current    *current.Reader
-	Changes    *change.Changes
-	Lookup     *lookup.Lookup
-	Status     *status.Page
-	Executable *pages.Executable
+	Node         string
+	Cluster      *cluster.Cluster
+	Tree         *cluster.Tree
+	CA           *pki.CA
+	Users        *user.Users
+	Registry     *registry.Registry
+	Files        *fileserver.Server
+	Imports      *content.Engine
+	Repositories *repositories.Index
+	Book         *missing.Book
+	Rotation     *rotation.Book
+	Current      *current.Reader
+	Changes      *change.Changes
+	Lookup       *lookup.Lookup
+	Status       *status.Page
+	Executable   *pages.Executable
 	// Site returns what the tree says about the bastions.
 	Site func() (nodeconf.Site, error)
 	// RefreshNames applies a change of names before the request is answered.
@@ -74,6 +76,7 @@ func (a *API) Handler() http.Handler {
 		a.originRoutes,
 		a.nameRoutes,
 		a.missingRoutes,
+		a.repositoryRoutes,
 		a.checkRoutes,
 		a.memberRoutes,
 		a.upkeepRoutes,

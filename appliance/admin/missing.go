@@ -24,7 +24,8 @@ func (a *API) getMissing(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return missing.Solve(entries, a.Lookup.Answered(r.Context()), a.Lookup.Enabling), r.Context().Err()
+	return missing.Solve(entries, missing.Known{Answered: a.Lookup.Answered(r.Context()),
+		Reach: a.Lookup.Enabling, Package: a.Repositories.Package}), r.Context().Err()
 }
 
 // forgetMissing removes the entries with these names from the missing book.

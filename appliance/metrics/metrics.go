@@ -23,13 +23,14 @@ import (
 	"casemate/appliance/content"
 	"casemate/appliance/missing"
 	"casemate/appliance/reply"
+	"casemate/appliance/repositories"
 	"casemate/cluster"
 	"casemate/cluster/share"
 	"casemate/dnssrv"
 	"casemate/pki"
 )
 
-// Metrics are the metrics of /metrics, in their own registry. Every label has a small fixed set of values: no label
+// Metrics are the metrics of /metrics, in their own registry. Every label has a bounded set of values: no label
 // contains data from clients.
 type Metrics struct {
 	reg      *prometheus.Registry
@@ -253,6 +254,7 @@ type Sources struct {
 	Cluster               Cluster
 	Imports               *content.Engine
 	CA                    interface{ Expiries() []pki.Expiry }
+	Repositories          *repositories.Index
 }
 
 // Cluster is the part of the cluster that is exported.
@@ -304,9 +306,14 @@ var (
 	descRepaired = desc("scrub_repaired_total", "Damaged blobs that another node, an import or a push has repaired.")
 	descDue      = desc("scrub_due_blobs", "Blobs that are due for the background scrub.")
 	descOldest   = desc("scrub_oldest_timestamp_seconds", "Every blob of this node was verified since then.")
-	descExpiry   = desc("certificate_expiry_timestamp_seconds", "When the first certificate of its kind expires.",
+	descValid    = desc("repository_valid_until_timestamp_seconds", "When apt begins to refuse a repository of "+
+		"packages; of those that expire first.", "repository")
+	descExpiry = desc("certificate_expiry_timestamp_seconds", "When the first certificate of its kind expires.",
 		"kind")
 )
+
+// maxRepositories bounds the repositories of one scrape.
+const maxRepositories = 100
 
 // Describe sends nothing: an unchecked collector, whose series depend on events.
 func (scrape) Describe(chan<- *prometheus.Desc) {}
@@ -377,6 +384,10 @@ func (s scrape) Collect(ch chan<- prometheus.Metric) {
 	gauge(descDue, float64(scrub.Due))
 	if !scrub.Oldest.IsZero() {
 		gauge(descOldest, float64(scrub.Oldest.Unix()))
+	}
+	dated := s.Repositories.Dated()
+	for _, r := range dated[:min(len(dated), maxRepositories)] {
+		gauge(descValid, float64(r.ValidUntil.Unix()), r.Name())
 	}
 	first := map[string]time.Time{}
 	for _, e := range s.CA.Expiries() {

@@ -6,8 +6,9 @@ import (
 )
 
 // Cure returns what would supply an entry's content, for an operator: usually a casemate command. It is "" for noise.
-// reach returns how to make a host's name resolve to the bastions; "" if it does.
-func Cure(e Entry, reach func(host string) string) string {
+// isPackage says that it is a package of a repository that is stored. reach returns how to make a host's name resolve
+// to the bastions; "" if it does.
+func Cure(e Entry, isPackage bool, reach func(host string) string) string {
 	if e.Noise != "" {
 		return ""
 	}
@@ -29,15 +30,19 @@ func Cure(e Entry, reach func(host string) string) string {
 	case Blob:
 		return "bundle create --images, with the image that contains it"
 	case File:
+		create := "bundle create --files"
+		if isPackage {
+			create = "bundle create --packages"
+		}
 		switch why := NoFile(e.Name); {
 		case strings.HasPrefix(e.Name, "/"):
 			return "use a path below an origin's name: /HOST/PATH"
 		case reach(hostOf(e.Name)) != "":
-			return reach(hostOf(e.Name)) + ", bundle create --files"
+			return reach(hostOf(e.Name)) + ", " + create
 		case why != "":
 			return "none, " + why
 		}
-		return "bundle create --files"
+		return create
 	case DNS:
 		if how := reach(e.Name); how != "" {
 			return how + ", or name set " + e.Name + " A ADDRESS"

@@ -26,6 +26,8 @@ func TestEachEntrySaysWhatCuresIt(t *testing.T) {
 		{Entry{Kind: Blob, Name: "quay.io/a@sha256:1"}, "bundle create --images"},
 		{Entry{Kind: File, Name: "https://dl.k8s.io/x"}, "bundle create --files"},
 		{Entry{Kind: File, Name: "https://www.example/x"}, "origin add www.example, bundle create --files"},
+		{Entry{Kind: File, Name: "https://dl.k8s.io/x.deb"}, "bundle create --packages"},
+		{Entry{Kind: File, Name: "https://www.example/x.deb"}, "origin add www.example, bundle create --packages"},
 		{Entry{Kind: File, Name: "https://dl.k8s.io/"}, "a host and not a file"},
 		{Entry{Kind: File, Name: "https://dl.k8s.io/release/"}, "a directory and not a file"},
 		{Entry{Kind: File, Name: "/kubernetes"}, "/HOST/PATH"},
@@ -35,7 +37,8 @@ func TestEachEntrySaysWhatCuresIt(t *testing.T) {
 		{Entry{Kind: Host, Name: "www.bank.example"}, "origin add www.bank.example"},
 		{Entry{Kind: DNS, Name: "node1", Noise: SingleLabel}, ""},
 	} {
-		if got := Cure(c.e, reach); !strings.Contains(got, c.want) || c.want == "" && got != "" {
+		got := Cure(c.e, strings.HasSuffix(c.e.Name, ".deb"), reach)
+		if !strings.Contains(got, c.want) || c.want == "" && got != "" {
 			t.Errorf("%+v: got %q, want %q in it", c.e, got, c.want)
 		}
 	}

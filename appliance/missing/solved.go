@@ -11,26 +11,50 @@ type Listed struct {
 	Solved bool `json:"solved"`
 	// SolvedBy is the import that brought it, or ByHand; "" while it is missing.
 	SolvedBy string `json:"solved_by,omitempty"`
+	// Package is what the entry's URL names, if that is a package of a repository that is stored; otherwise nil.
+	Package *Package `json:"package,omitempty"`
 	// Cure is what would supply it; "" for entries that are solved or noise.
 	Cure string `json:"cure,omitempty"`
 }
 
-// Solve calls answered for each entry and returns the missing ones first; apart from that the order stays. The result
+// A Package is a package of an operating system, by the name of its file, which has no epoch.
+type Package struct {
+	Format     string `json:"format"` // "deb" or "rpm"
+	Name       string `json:"name"`
+	Version    string `json:"version"`
+	Arch       string `json:"arch"`       // in the format's own names
+	Repository string `json:"repository"` // URL
+}
+
+// Known is what Solve asks about entries; its functions answer from memory.
+type Known struct {
+	// Answered reports whether an entry would be answered now, and what brought its content.
+	Answered func(Entry) (by string, ok bool)
+	// Reach is that of Cure.
+	Reach func(host string) string
+	// Package returns the package that a file's URL names; nil: none.
+	Package func(url string) *Package
+}
+
+// Solve asks k.Answered for each entry and returns the missing ones first; apart from that the order stays. The result
 // is not stored: it depends on the current content, so it is right on every node, and deleting the content makes its
-// entry missing again. Noise comes last, whether or not it is available. reach is that of Cure.
-func Solve(entries []Entry, answered func(Entry) (by string, ok bool), reach func(host string) string) []Listed {
+// entry missing again. Noise comes last, whether or not it is available.
+func Solve(entries []Entry, k Known) []Listed {
 	list := make([]Listed, 0, len(entries))
 	var solved, noise []Listed
 	for _, e := range entries {
-		by, ok := answered(e)
+		by, ok := k.Answered(e)
 		l := Listed{Entry: e, Solved: ok, SolvedBy: by}
+		if e.Kind == File {
+			l.Package = k.Package(e.Name)
+		}
 		switch {
 		case e.Noise != "":
 			noise = append(noise, l)
 		case ok:
 			solved = append(solved, l)
 		default:
-			l.SolvedBy, l.Cure = "", Cure(e, reach)
+			l.SolvedBy, l.Cure = "", Cure(e, l.Package != nil, k.Reach)
 			list = append(list, l)
 		}
 	}

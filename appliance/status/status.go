@@ -14,6 +14,7 @@ import (
 	"casemate/appliance/lookup"
 	"casemate/appliance/missing"
 	"casemate/appliance/origin"
+	"casemate/appliance/repositories"
 	"casemate/appliance/rotation"
 	"casemate/cluster"
 	"casemate/pki"
@@ -29,6 +30,7 @@ type Page struct {
 	CA            *pki.CA
 	Registry      *registry.Registry
 	Imports       *content.Engine
+	Repositories  *repositories.Index
 	Book          *missing.Book
 	Current       *current.Reader
 	Lookup        *lookup.Lookup
@@ -92,6 +94,9 @@ func (p *Page) Report(ctx context.Context) (any, error) {
 	if s := p.rotation(); s != "" {
 		warnings = append(warnings, s)
 	}
+	now := p.Now()
+	expiring := p.Repositories.Expiring(now)
+	warnings = append(warnings, repositories.Sentences(expiring, now)...)
 	shape := p.CA.Shape()
 	if len(shape.Missing) > 0 {
 		warnings = append(warnings, shapeWarning(shape))
@@ -150,7 +155,8 @@ func (p *Page) Report(ctx context.Context) (any, error) {
 			"running": p.Imports.Running()},
 		"disk":         map[string]int64{"total": st.DiskTotal, "free": st.DiskFree, "reserve": st.DiskReserve},
 		"certificates": certs, "ca": shape, "warnings": append([]string{}, warnings...), "misses": misses,
-		"scrub":   scrub,
-		"uploads": uploads,
+		"repositories": expirations(expiring, now),
+		"scrub":        scrub,
+		"uploads":      uploads,
 	}, nil
 }

@@ -19,18 +19,19 @@ import (
 
 // miss is an entry of the missing book.
 type miss struct {
-	Kind     string    `json:"kind"`
-	Name     string    `json:"name"`
-	Detail   string    `json:"detail"`
-	Count    int64     `json:"count"`
-	First    time.Time `json:"first"`
-	Last     time.Time `json:"last"`
-	Clients  []string  `json:"clients"`
-	Nodes    []string  `json:"nodes"`
-	Solved   bool      `json:"solved"`
-	SolvedBy string    `json:"solved_by,omitempty"`
-	Cure     string    `json:"cure,omitempty"`
-	Noise    string    `json:"noise,omitempty"`
+	Kind     string           `json:"kind"`
+	Name     string           `json:"name"`
+	Detail   string           `json:"detail"`
+	Count    int64            `json:"count"`
+	First    time.Time        `json:"first"`
+	Last     time.Time        `json:"last"`
+	Clients  []string         `json:"clients"`
+	Nodes    []string         `json:"nodes"`
+	Solved   bool             `json:"solved"`
+	SolvedBy string           `json:"solved_by,omitempty"`
+	Package  *missing.Package `json:"package,omitempty"`
+	Cure     string           `json:"cure,omitempty"`
+	Noise    string           `json:"noise,omitempty"`
 }
 
 func missingCommand(o *options) *cobra.Command {
@@ -47,7 +48,11 @@ completed, and probes for optional content. --all lists them too, with the reaso
 
 With -o images or -o files the open entries are printed as a list that "casemate
 bundle create" and "casemate check" take. A comment above each shows who asked for
-it. Entries that cannot be fetched by name are left out.`,
+it. Entries that cannot be fetched by name are left out.
+
+With -o packages the packages of apt and dnf repositories are printed as a list
+that "casemate bundle create --packages" takes: NAME or NAME:ARCHITECTURE. The
+comments show the version that was asked for, which may no longer be published.`,
 		Example: `  casemate missing -o images > images.list
   casemate missing --forget quay.io/team/app:1.O`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -80,6 +85,8 @@ it. Entries that cannot be fetched by name are left out.`,
 				return printList(cmd, book, "image", listedImage)
 			case "files":
 				return printList(cmd, book, "file", listedFile)
+			case "packages":
+				return printPackages(cmd, book)
 			}
 			header := []any{"KIND", "NAME", "COUNT", "LAST", "CLIENTS", "CURE", "NOTE"}
 			if all {
@@ -107,7 +114,7 @@ it. Entries that cannot be fetched by name are left out.`,
 	f.BoolVar(&reset, "clear", false, "clear the missing book")
 	f.StringArrayVar(&forget, "forget", nil,
 		"remove the entry called `NAME` on all nodes, until it is asked for again; may be repeated")
-	o.printsTimes(cmd, []miss{}, "images", "files")
+	o.printsTimes(cmd, []miss{}, "images", "files", "packages")
 	return cmd
 }
 
@@ -124,12 +131,7 @@ func printList(cmd *cobra.Command, book []miss, kind string, listed func(name st
 			fmt.Fprintf(cmd.ErrOrStderr(), "left out: %s: %s\n", m.Name, why)
 			continue
 		}
-		times := "once"
-		if m.Count != 1 {
-			times = fmt.Sprintf("%d times", m.Count)
-		}
-		clients, last := printable(strings.Join(m.Clients, " ")), m.Last.UTC().Format(time.RFC3339)
-		fmt.Fprintf(out, "# asked for %s, last at %s, by %s\n", times, last, clients)
+		printAsked(out, m)
 		if m.Detail != "" {
 			fmt.Fprintf(out, "# %s\n", printable(m.Detail))
 		}
@@ -138,6 +140,43 @@ func printList(cmd *cobra.Command, book []miss, kind string, listed func(name st
 	}
 	if none {
 		fmt.Fprintf(cmd.ErrOrStderr(), "note: no %ss are missing; bundle create and check refuse an empty list\n", kind)
+	}
+	return out.Flush()
+}
+
+// printAsked prints a comment with who asked for an entry.
+func printAsked(out io.Writer, m miss) {
+	times := "once"
+	if m.Count != 1 {
+		times = fmt.Sprintf("%d times", m.Count)
+	}
+	clients, last := printable(strings.Join(m.Clients, " ")), m.Last.UTC().Format(time.RFC3339)
+	fmt.Fprintf(out, "# asked for %s, last at %s, by %s\n", times, last, clients)
+}
+
+// printPackages prints the open entries that are packages of stored repositories, each once. The version is a comment:
+// file names have no epoch, and publishers remove old versions.
+func printPackages(cmd *cobra.Command, book []miss) error {
+	out := bufio.NewWriter(cmd.OutOrStdout())
+	listed := map[string]bool{}
+	for _, m := range book {
+		p := m.Package
+		if p == nil || m.Solved || m.Noise != "" {
+			continue
+		}
+		line := p.Name
+		if p.Arch != "all" && p.Arch != "noarch" {
+			line += ":" + p.Arch
+		}
+		printAsked(out, m)
+		fmt.Fprintf(out, "# version %s of %s\n", printable(p.Version), printable(p.Repository))
+		if !listed[line] {
+			fmt.Fprintln(out, line)
+		}
+		listed[line] = true
+	}
+	if len(listed) == 0 {
+		fmt.Fprintln(cmd.ErrOrStderr(), "note: no packages are missing; bundle create refuses an empty list")
 	}
 	return out.Flush()
 }

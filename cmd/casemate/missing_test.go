@@ -84,6 +84,42 @@ func TestMissingPrintsLists(t *testing.T) {
 	}
 }
 
+// The packages of stored repositories are a list that bundle create takes, each once, without versions.
+func TestMissingPrintsPackages(t *testing.T) {
+	of := func(format, name, arch string) miss {
+		return miss{Kind: "file", Count: 2, Clients: []string{"10.0.0.1"},
+			Package: &missing.Package{Format: format, Name: name, Version: "1.2-3", Arch: arch,
+				Repository: "https://deb.test/debian"}}
+	}
+	book := []miss{of("deb", "jq", "amd64"), of("deb", "jq", "amd64"), of("deb", "libstdc++6", "arm64"),
+		of("deb", "tzdata", "all"), of("rpm", "socat", "x86_64"), of("rpm", "ansible", "noarch"),
+		{Kind: "file", Name: "https://deb.test/x.deb"}, of("deb", "solved", "all"), of("deb", "noise", "all")}
+	book[7].Solved, book[8].Noise = true, "HEAD probe"
+	var out, notes bytes.Buffer
+	cmd := &cobra.Command{}
+	cmd.SetOut(&out)
+	cmd.SetErr(&notes)
+	if err := printPackages(cmd, book); err != nil {
+		t.Fatal(err)
+	}
+	var lines []string
+	for line := range strings.Lines(out.String()) {
+		if !strings.HasPrefix(line, "#") {
+			lines = append(lines, strings.TrimSpace(line))
+		}
+	}
+	if got := strings.Join(lines, " "); got != "jq:amd64 libstdc++6:arm64 tzdata socat:x86_64 ansible" {
+		t.Errorf("got %s", got)
+	}
+	if !strings.HasPrefix(out.String(), "# asked for 2 times, last at ") ||
+		!strings.Contains(out.String(), "# version 1.2-3 of https://deb.test/debian\njq:amd64\n") {
+		t.Error(out.String())
+	}
+	if err := printPackages(cmd, nil); err != nil || !strings.Contains(notes.String(), "no packages are missing") {
+		t.Error(err, notes.String())
+	}
+}
+
 // The command prints the answer of the admin API.
 func TestMissingPrintsAllFields(t *testing.T) {
 	fields := func(typ reflect.Type) (list []string) {

@@ -74,6 +74,12 @@ type status struct {
 			Ended uint64    `json:"ended"`
 		} `json:"users"`
 	} `json:"uploads"`
+	Repositories []struct {
+		URL        string    `json:"url"`
+		Suite      string    `json:"suite,omitempty"`
+		ValidUntil time.Time `json:"valid_until"`
+		Expired    bool      `json:"expired"`
+	} `json:"repositories"`
 	Warnings []string `json:"warnings"`
 	Misses   []struct {
 		Kind  string    `json:"kind"`

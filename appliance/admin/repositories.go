@@ -1,0 +1,8 @@
+package admin
+
+import "net/http"
+
+// repositoryRoutes serves the repositories of packages.
+func (a *API) repositoryRoutes(on routes) {
+	on.json("GET /v1/repositories", func(r *http.Request) (any, error) { return a.Repositories.Counted(r.Context()) })
+}
