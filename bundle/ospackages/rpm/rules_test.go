@@ -93,7 +93,7 @@ var rules = []rule{
 		pkg("two", "1-1", "Provides: api")}},
 	{name: "an obsoleter", request: []string{"old"}, want: "lib-1-1 new-2-1 old-1-1", dnf: true,
 		packages: []testPackage{pkg("old", "1-1"), pkg("new", "2-1", "Obsoletes: old < 2", "Provides: old = 2", "Requires: lib"),
-		pkg("lib", "1-1"), pkg("never", "1-1", "Obsoletes: old < 1")}},
+			pkg("lib", "1-1"), pkg("never", "1-1", "Obsoletes: old < 1")}},
 	{name: "noarch and another architecture", request: []string{"a", "b.i686"}, want: "a-1-1 b-1-1.i686 c-1-1",
 		dnf: true, packages: []testPackage{pkg("a@noarch", "1-1", "Requires: c"), pkg("b", "1-1"), pkg("b@i686", "1-1"),
 			pkg("c", "1-1"), pkg("c@i686", "1-1"), pkg("d@aarch64", "1-1")}},
