@@ -67,7 +67,8 @@ func TestRulesAsDNF(t *testing.T) {
 			base := server.URL + "/el9/os/"
 			r.publish(s, base)
 			d := newDNF(t, repoFile("os", "baseurl="+base, "gpgcheck=0"))
-			args := append([]string{"install", "--downloadonly", "--downloaddir", filepath.Join(d.dir, "packages")}, r.request...)
+			args := append([]string{"install", "--downloadonly", "--downloaddir", filepath.Join(d.dir, "packages")},
+				r.request...)
 			if r.weakless {
 				args = append(args, "--setopt=install_weak_deps=False")
 			}

@@ -23,7 +23,8 @@ type installedPackage struct {
 }
 
 // installedLine is one of rpm -qa: NAME-[EPOCH:]VERSION-RELEASE.ARCH; with a date after it (rpm -qa --last).
-var installedLine = regexp.MustCompile(`^([A-Za-z0-9_][^\s]*)-((?:[0-9]+:|\(none\):)?)([^-\s:]+)-([^-\s]+)\.([a-z][a-z0-9_]*)(?:\s.*)?$`)
+var installedLine = regexp.MustCompile(`^([A-Za-z0-9_]\S*)-((?:[0-9]+:|\(none\):)?)([^-\s:]+)-([^-\s]+)\.` +
+	`([a-z][a-z0-9_]*)(?:\s.*)?$`)
 
 // IsInstalled reports whether a text is one that ReadInstalled reads.
 func IsInstalled(head []byte) bool {

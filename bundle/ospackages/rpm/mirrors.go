@@ -132,7 +132,8 @@ func (m *mirrors) document(base string, repomd []byte, digest string, date time.
 	var at bytes.Buffer
 	_ = xml.EscapeText(&at, []byte(base+"repodata/repomd.xml"))
 	return fmt.Appendf(nil, `<?xml version="1.0" encoding="utf-8"?>
-<metalink version="3.0" xmlns="http://www.metalinker.org/" xmlns:mm0="http://fedorahosted.org/mirrormanager" type="dynamic">
+<metalink version="3.0" type="dynamic" xmlns="http://www.metalinker.org/"
+    xmlns:mm0="http://fedorahosted.org/mirrormanager">
   <files>
     <file name="repomd.xml">
       <mm0:timestamp>%d</mm0:timestamp>

@@ -148,7 +148,7 @@ func resolve(base, xmlBase, href string) (string, error) {
 	}
 	// createrepo does not escape names: a % that begins no escape stands for itself, and a colon makes no scheme.
 	h, err := url.Parse(href)
-	if err != nil || h.Scheme != "" && h.Host == "" {
+	if err != nil || h.Scheme != "" && !strings.Contains(href, "://") {
 		h = &url.URL{Path: href}
 	}
 	u := b.ResolveReference(h)

@@ -172,14 +172,14 @@ func (c *Collector) checkRepomd(ctx context.Context, r *repository, at string, t
 		return changedError{fmt.Errorf("%s.asc: %w", at, err)}
 	case r.RepoGPGCheck && !allowed:
 		return fmt.Errorf("%s: %w: --allow-unsigned %s takes it all the same", at, err, r.base)
-	case r.GPGCheck && !r.keys.Empty():
-		return nil
 	case allowed:
 		r.note("its signature is not checked (%v): nothing says who made its packages", err)
 		if r.GPGCheck || r.RepoGPGCheck {
 			r.note("dnf on the nodes verifies it with their keys, unless its .repo file says gpgcheck=0 and " +
 				"repo_gpgcheck=0")
 		}
+		return nil
+	case r.GPGCheck && !r.keys.Empty():
 		return nil
 	case r.GPGCheck:
 		return errors.New("no key is known for its packages: give the publisher's with --keyring")
