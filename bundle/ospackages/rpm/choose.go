@@ -123,7 +123,7 @@ func (m *machine) resolve(roots []closure.Root[*Package]) closure.Result[*Packag
 			for _, n := range p.supplements {
 				if by := m.holds(n, in); by != nil {
 					added[p], more = true, true
-					extra[by] = append(extra[by], closureNeed{Text: n.text, Options: []*Package{p}, Weak: true})
+					extra[by] = append(extra[by], closureNeed{Text: n.text(), Options: []*Package{p}, Weak: true})
 					break
 				}
 			}

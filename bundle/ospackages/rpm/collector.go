@@ -106,7 +106,8 @@ func Collect(ctx context.Context, fetch Fetcher, opt Options) (*ospackages.Resul
 	if len(bad) > 0 {
 		return nil, errors.Join(bad...)
 	}
-	u, err := c.universe(ctx, repos, res)
+	c.pool = nil // what was shared is in the packages
+	u, err := c.universe(ctx, repos)
 	if err != nil {
 		return nil, err
 	}
@@ -126,7 +127,7 @@ func describe(r *repository) ospackages.Suite {
 }
 
 // universe joins the packages of all repositories, as far as they are candidates.
-func (c *Collector) universe(ctx context.Context, repos []*repository, res *ospackages.Result) (*universe, error) {
+func (c *Collector) universe(ctx context.Context, repos []*repository) (*universe, error) {
 	var m modules
 	var all []*Package
 	for _, r := range repos {

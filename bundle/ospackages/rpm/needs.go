@@ -24,9 +24,9 @@ func (m *machine) needs(p *Package) (list []closureNeed) {
 // expand adds the needs of a dependency.
 func (m *machine) expand(list []closureNeed, p *Package, n *need, weak bool) []closureNeed {
 	if n.err != nil {
-		return append(list, closureNeed{Text: n.text, Missing: n.err.Error(), Weak: weak})
+		return append(list, closureNeed{Text: n.text(), Missing: n.err.Error(), Weak: weak})
 	}
-	return m.tree(list, p, n.text, n.expr, weak)
+	return m.tree(list, p, n.text(), n.expr, weak)
 }
 
 // tree adds the needs of an expression. Of conditions every branch is taken, because whether one holds depends on the

@@ -38,9 +38,16 @@ type Package struct {
 
 // need is a dependency of a package. Packages with the same dependency share it.
 type need struct {
-	text string
 	*expr
-	err error // of a rich one that cannot be read
+	rich string // the text of a rich dependency
+	err  error  // of one that cannot be read
+}
+
+func (n *need) text() string {
+	if n.rich != "" {
+		return n.rich
+	}
+	return n.dep.String()
 }
 
 // EVR is its version as index files write it: [EPOCH:]VERSION-RELEASE.
@@ -58,17 +65,13 @@ func (p *Package) URL() string {
 // pool shares equal strings and dependencies of packages.
 type pool struct {
 	strings map[string]string
-	deps    map[depKey]*dep
-	needs   map[depKey]*need
-}
-
-type depKey struct {
-	name, epoch, version, release string
-	op                            uint8
+	deps    map[string]*dep
+	needs   map[*dep]*need
+	key     []byte // of the entry that is read
 }
 
 func newPool() *pool {
-	return &pool{map[string]string{}, map[depKey]*dep{}, map[depKey]*need{}}
+	return &pool{strings: map[string]string{}, deps: map[string]*dep{}, needs: map[*dep]*need{}}
 }
 
 func (p *pool) share(s string) string {
@@ -80,58 +83,55 @@ func (p *pool) share(s string) string {
 	return s
 }
 
-// entry is an rpm:entry of a dependency.
-func (p *pool) key(attr []xml.Attr) depKey {
-	var k depKey
-	for _, a := range attr {
+// dep returns the capability of an rpm:entry. Its texts are parts of the key under which it is found again.
+func (p *pool) dep(attrs []xml.Attr) *dep {
+	var name, flags, epoch, version, release string
+	for _, a := range attrs {
 		switch a.Name.Local {
 		case "name":
-			k.name = a.Value
+			name = a.Value
 		case "flags":
-			k.op = senses[a.Value]
+			flags = a.Value
 		case "epoch":
-			k.epoch = a.Value
+			epoch = a.Value
 		case "ver":
-			k.version = a.Value
+			version = a.Value
 		case "rel":
-			k.release = a.Value
+			release = a.Value
 		}
 	}
-	return k
-}
-
-// dep returns what an entry provides or obsoletes.
-func (p *pool) dep(k depKey) *dep {
-	if d, ok := p.deps[k]; ok {
+	key := append(append(append(p.key[:0], name...), version...), release...)
+	n, op := len(key), senses[flags]
+	key = append(append(key, '\n', '0'+op, byte(len(name)), byte(len(name)>>8), byte(len(version)),
+		byte(len(version)>>8)), epoch...)
+	p.key = key
+	if d, ok := p.deps[string(key)]; ok {
 		return d
 	}
-	k.name, k.version, k.release = p.share(k.name), p.share(k.version), p.share(k.release)
-	k.epoch = p.share(k.epoch)
-	epoch, _ := strconv.Atoi(k.epoch)
-	d := &dep{k.name, evr{epoch, k.version, k.release}, k.op}
-	p.deps[k] = d
+	text := string(key)
+	number, _ := strconv.Atoi(epoch)
+	d := &dep{text[:len(name)], evr{number, text[len(name) : len(name)+len(version)], text[len(name)+len(version) : n]},
+		op}
+	p.deps[text] = d
 	return d
 }
 
 // need returns what an entry requires, nil if rpm itself provides it.
-func (p *pool) need(k depKey) *need {
-	if strings.HasPrefix(k.name, "rpmlib(") {
+func (p *pool) need(d *dep) *need {
+	if strings.HasPrefix(d.name, "rpmlib(") {
 		return nil
 	}
-	if n, ok := p.needs[k]; ok {
-		return n
+	n, ok := p.needs[d]
+	switch {
+	case ok:
+	case isRich(d.name):
+		n = &need{rich: d.name}
+		n.expr, n.err = parseExpr(d.name)
+		p.needs[d] = n
+	default:
+		n = &need{expr: &expr{dep: d}}
+		p.needs[d] = n
 	}
-	n := &need{}
-	if isRich(k.name) {
-		n.text = p.share(k.name)
-		n.expr, n.err = parseExpr(n.text)
-		k.name = n.text
-	} else {
-		d := p.dep(k)
-		n.text, n.expr = d.String(), &expr{dep: d}
-		k.name = d.name
-	}
-	p.needs[k] = n
 	return n
 }
 
@@ -234,13 +234,16 @@ func attr(t xml.StartElement, name string) string {
 }
 
 func (s *primaryReader) entry(t xml.StartElement) error {
-	k := s.key(t.Attr)
-	if s.n++; s.n > maxDeps || len(k.name) > maxName {
+	if s.list == "" {
+		return nil
+	}
+	d := s.dep(t.Attr)
+	if s.n++; s.n > maxDeps || len(d.name) > maxName || len(d.evr.version) > maxName {
 		return fmt.Errorf("the package %.100s has more than %d dependencies, or one that is too long", s.p.Name,
 			maxDeps)
 	}
 	needs := func(to *[]*need) {
-		if n := s.need(k); n != nil {
+		if n := s.need(d); n != nil {
 			*to = append(*to, n)
 		}
 	}
@@ -254,9 +257,9 @@ func (s *primaryReader) entry(t xml.StartElement) error {
 	case "supplements":
 		needs(&s.p.supplements)
 	case "provides":
-		s.p.provides = append(s.p.provides, s.dep(k))
+		s.p.provides = append(s.p.provides, d)
 	case "obsoletes":
-		s.p.obsoletes = append(s.p.obsoletes, s.dep(k))
+		s.p.obsoletes = append(s.p.obsoletes, d)
 	}
 	return nil
 }
@@ -277,7 +280,7 @@ func (s *primaryReader) end(name string) error {
 		s.p.source = s.share(string(s.text))
 	case "file":
 		if s.keep {
-			s.p.files = append(s.p.files, s.share(string(s.text)))
+			s.p.files = append(s.p.files, string(s.text))
 		}
 	case "checksum":
 		d, err := checksum{s.kind, string(s.text)}.digest()
@@ -306,7 +309,7 @@ func (s *primaryReader) finish(p *Package) error {
 	if p.Arch == "src" || p.Arch == "nosrc" {
 		return nil
 	}
-	p.requires, p.provides = clip(p.requires), clip(p.provides)
+	p.requires, p.provides, p.files = clip(p.requires), clip(p.provides), clip(p.files)
 	return s.add(p)
 }
 
