@@ -299,7 +299,8 @@ func (r *rpmRepo) data(s *site, to *strings.Builder, kind, text string) {
 	packed := gz(text)
 	name := "repodata/" + kind + ".xml.gz"
 	fmt.Fprintf(to, `<data type="%s"><checksum type="sha256">%x</checksum>
-<open-checksum type="sha256">%x</open-checksum><location href="%s"/><timestamp>%d</timestamp><size>%d</size><open-size>%d</open-size></data>
+<open-checksum type="sha256">%x</open-checksum><location href="%s"/><timestamp>%d</timestamp><size>%d</size>
+<open-size>%d</open-size></data>
 `, kind, sha256.Sum256(packed), sha256.Sum256([]byte(text)), name, r.date.Unix(), len(packed), len(text))
 	s.files[r.base+name] = packed
 }

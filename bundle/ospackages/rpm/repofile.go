@@ -21,7 +21,7 @@ const (
 
 // Repo is one repository, as a .repo file names it (dnf.conf(5)).
 type Repo struct {
-	ID, Name string
+	ID       string
 	BaseURLs []string // each with a slash at its end
 	// Mirrorlist and Metalink are URLs of documents that name mirrors, or "".
 	Mirrorlist, Metalink string
@@ -203,7 +203,7 @@ func (r *Repos) repo(s *section, arch string) (Repo, error) {
 		}
 		return v
 	}
-	repo := Repo{ID: s.name, Name: get("name"), Where: s.where, Priority: 99, Mirrorlist: get("mirrorlist"),
+	repo := Repo{ID: s.name, Where: s.where, Priority: 99, Mirrorlist: get("mirrorlist"),
 		Metalink: get("metalink"), Keys: values(get("gpgkey")),
 		// A .repo file without gpgcheck has that of dnf.conf, which every distribution sets.
 		GPGCheck: flag("gpgcheck", true), RepoGPGCheck: flag("repo_gpgcheck", false),

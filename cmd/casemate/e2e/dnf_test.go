@@ -185,7 +185,7 @@ func newPublisher(t *testing.T) *publisher {
 	if err != nil {
 		t.Fatal(err)
 	}
-	run(append([]string{"rpmsign", "--define", "_gpg_name Publisher", "--define", "__gpg "+gpg,
+	run(append([]string{"rpmsign", "--define", "_gpg_name Publisher", "--define", "__gpg " + gpg,
 		"--addsign"}, packages...)...)
 	run("createrepo_c", "--location-prefix", "../../pool/", "--outputdir", repo, pool)
 	modules := filepath.Join(dir, "modules.yaml")
