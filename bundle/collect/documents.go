@@ -88,6 +88,12 @@ func (d *Documents) Last(url string, limit int64) []byte {
 	return b
 }
 
+// Put keeps a document that was made here in the cache, and returns its digest.
+func (d *Documents) Put(content []byte) (digest string, err error) {
+	digest = fmt.Sprintf("sha256:%x", sha256.Sum256(content))
+	return digest, d.c.cache.Put(digest, content)
+}
+
 // missing gives errors of servers their identity: absent content is fs.ErrNotExist (object stores answer 403 for it),
 // other content syscall.EBADMSG.
 func missing(err error) error {

@@ -65,6 +65,9 @@ func (l *fileList) add(f *fileJob) error {
 	if old.Digest == "" {
 		old.Digest, old.Known = f.Digest, f.Known
 	}
+	if old.Check == nil {
+		old.Check = f.Check
+	}
 	old.optional = old.optional && f.optional
 	return nil
 }
@@ -110,11 +113,12 @@ func (c *collector) file(ctx context.Context, f *fileJob) error {
 	known = known && c.cache.Has(r.Digest, r.Size)
 	switch {
 	case f.Digest != "" && known && (f.Digest == r.Digest || f.Digest == r.SHA512):
-		return c.addFile(ctx, r) // a pinned file is not requested again
+		return c.acceptFile(ctx, f, r) // a pinned file is not requested again
 	case f.Digest != "":
 		if size, ok := c.cache.Stat(f.Digest); ok && strings.HasPrefix(f.Digest, "sha256:") {
 			return c.recordFile(
 				ctx,
+				f,
 				cache.URLRecord{URL: f.URL, Digest: f.Digest, Size: size},
 			) // the same content was fetched from another URL
 		}
@@ -129,7 +133,7 @@ func (c *collector) file(ctx context.Context, f *fileJob) error {
 		if same, err := c.revalidated(ctx, r); err != nil {
 			return err
 		} else if same {
-			return c.addFile(ctx, r)
+			return c.acceptFile(ctx, f, r)
 		}
 	}
 	d := download.Request{
@@ -164,6 +168,7 @@ func (c *collector) file(ctx context.Context, f *fileJob) error {
 	}
 	return c.recordFile(
 		ctx,
+		f,
 		cache.URLRecord{
 			URL:          f.URL,
 			Digest:       got.Digest,
@@ -207,7 +212,7 @@ func (c *collector) checkUnverified(rawURL, digest string) error {
 
 // recordFile records what a URL returned, and adds the file. The day stays that of the first time as long as the
 // content does not change.
-func (c *collector) recordFile(ctx context.Context, r cache.URLRecord) error {
+func (c *collector) recordFile(ctx context.Context, f *fileJob, r cache.URLRecord) error {
 	r.On = day(c.now())
 	if old, ok := c.cache.URL(r.URL); ok && old.Digest == r.Digest {
 		r.On = old.On
@@ -216,6 +221,21 @@ func (c *collector) recordFile(ctx context.Context, r cache.URLRecord) error {
 	r.From = origin(r.URL, r.From)
 	if err := c.cache.PutURL(r); err != nil {
 		return err
+	}
+	return c.acceptFile(ctx, f, r)
+}
+
+// acceptFile adds a file that is in the cache, if its own check accepts it.
+func (c *collector) acceptFile(ctx context.Context, f *fileJob, r cache.URLRecord) error {
+	if f.Check != nil {
+		content, err := c.cache.Open(r.Digest)
+		if err != nil {
+			return err
+		}
+		defer content.Close()
+		if err := f.Check(content); err != nil {
+			return err
+		}
 	}
 	return c.addFile(ctx, r)
 }

@@ -10,7 +10,7 @@ import (
 )
 
 // unsigned returns a note for each repository of packages without a signature: a Release file with an index of packages
-// below it, and neither Release.gpg nor InRelease beside it.
+// below it, and neither Release.gpg nor InRelease beside it; or a repomd.xml without repomd.xml.asc.
 func unsigned(ix *bundle.Index) (notes []string) {
 	at := func(url string) (int, bool) {
 		return slices.BinarySearchFunc(ix.Files, url, func(f bundle.File, url string) int {
@@ -19,6 +19,12 @@ func unsigned(ix *bundle.Index) (notes []string) {
 		})
 	}
 	for _, f := range ix.Files {
+		if base, ok := strings.CutSuffix(f.URL, "/repodata/repomd.xml"); ok {
+			if _, signed := at(f.URL + ".asc"); !signed {
+				notes = append(notes, fmt.Sprintf("The repomd.xml of %s is not signed: only the signatures of its "+
+					"packages say who made them.", base))
+			}
+		}
 		base, ok := strings.CutSuffix(f.URL, "/Release")
 		if !ok {
 			continue

@@ -34,3 +34,18 @@ func TestUnsigned(t *testing.T) {
 		}
 	}
 }
+
+func TestUnsignedRepomd(t *testing.T) {
+	const at = "https://rpm.example/os/repodata/repomd.xml"
+	for _, signed := range []bool{false, true} {
+		ix := &bundle.Index{Files: []bundle.File{{URL: at}}}
+		if signed {
+			ix.Files = append(ix.Files, bundle.File{URL: at + ".asc"})
+		}
+		notes := unsigned(ix)
+		if (len(notes) == 0) != signed || !signed && !strings.Contains(notes[0],
+			"The repomd.xml of https://rpm.example/os is not signed") {
+			t.Errorf("signed %v: got %q", signed, notes)
+		}
+	}
+}

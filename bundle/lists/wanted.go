@@ -1,5 +1,7 @@
 package lists
 
+import "io"
+
 // Wanted holds the names in lists, normalised, in the order of the lists and each name once.
 type Wanted struct {
 	Images []Image `json:"images,omitempty"`
@@ -68,6 +70,8 @@ type File struct {
 	Size     int64  `json:"size,omitempty"`
 	Where    string `json:"where,omitempty"`
 	Optional bool   `json:"optional,omitempty"`
+	// Check examines the content beyond its digest, such as a signature in it; nil: nothing more is asked of it.
+	Check func(io.Reader) error `json:"-"`
 }
 
 // Chart is one Helm chart of a classic repository (one with an index.yaml); charts in OCI registries are Images.

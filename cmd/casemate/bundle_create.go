@@ -105,6 +105,7 @@ T (or KiB, …; powers of 1024) or KB, MB, GB, TB (powers of 1000).`,
   casemate bundle create next.tar --images missing.list --since inventory.json
   casemate bundle create debian.tar --apt debian.sources --keyring debian-archive-keyring.gpg --packages nodes.list
   casemate bundle create python.tar --python pinned.txt --python-index https://HOST/simple/ --python-version 3.11
+  casemate bundle create rocky.tar --dnf rocky.repo --dnf-var releasever=9 --packages nodes.list
   casemate bundle create - --images images.list --partial | ssh bastion casemate import - --name images`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			w := format.WriteOptions{Split: split}

@@ -261,6 +261,9 @@ func (s *wantedSet) file(f lists.File) {
 		if have.Digest == "" {
 			have.Digest, have.Known, have.Size = f.Digest, f.Known, f.Size
 		}
+		if have.Check == nil {
+			have.Check = f.Check
+		}
 	})
 }
 

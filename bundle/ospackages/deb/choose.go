@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"casemate/bundle/lists"
+	"casemate/bundle/ospackages"
 	"casemate/bundle/ospackages/closure"
 )
 
@@ -16,7 +17,7 @@ import (
 const maxUnmet = 20
 
 // choose finds what the requested packages need on every kind of node, and adds it to the result.
-func (c *Collector) choose(u *universe, res *Result) {
+func (c *Collector) choose(u *universe, res *ospackages.Result) {
 	t := &chosen{Result: res, found: make([]bool, len(c.opt.Packages)), why: make([][]error, len(c.opt.Packages))}
 	installed := c.opt.Installed
 	if len(installed) == 0 {
@@ -35,7 +36,7 @@ func (c *Collector) choose(u *universe, res *Result) {
 
 // chosen collects what is chosen for several kinds of nodes.
 type chosen struct {
-	*Result
+	*ospackages.Result
 	found []bool    // a kind of node can install the request, by its number
 	why   [][]error // why others cannot
 	unmet int

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"casemate/bundle/lists"
-	"casemate/bundle/ospackages/openpgp"
+	"casemate/bundle/ospackages"
 )
 
 // Options say what is collected.
@@ -27,40 +27,13 @@ type Options struct {
 	// AllowUnsigned are the URIs of repositories whose signatures are not required.
 	AllowUnsigned []string
 	// Keyrings are those that the operator gave.
-	Keyrings []NamedKeyring
+	Keyrings []ospackages.NamedKeyring
 	// ReadFile reads a keyring that a source names in Signed-By.
 	ReadFile func(path string) ([]byte, error)
 	// Now is the clock.
 	Now func() time.Time
 	// Near returns the end of a message with the names that are similar to one that does not exist.
 	Near func(name string, names iter.Seq[string]) string
-}
-
-// NamedKeyring is a keyring with the name of its file.
-type NamedKeyring struct {
-	Name string
-	*openpgp.Keyring
-}
-
-// Result says which files nodes need to install the packages.
-type Result struct {
-	// Files are the Release files and indices of all suites, then the packages, the requested ones first.
-	Files []lists.File
-	// Why says why a package is there, by the URL of its file.
-	Why map[string]string
-	// Unavailable are the requested packages that nodes could not install.
-	Unavailable []lists.Unavailable
-	Suites      []Suite
-	Notes       []string
-}
-
-// Suite describes one suite that was read.
-type Suite struct {
-	Name       string    // URI and suite
-	Date       time.Time // of its Release file
-	ValidUntil time.Time // zero: it does not expire
-	Signers    []string  // names of the keys; none: its signature was not checked
-	Packages   int
 }
 
 // Collector reads the suites of sources.
@@ -71,13 +44,13 @@ type Collector struct {
 
 // Collect reads all sources, and finds what the requested packages need. If a source cannot be used the error names all
 // of these: nodes ask all sources for their indices, and install nothing if one is not right.
-func Collect(ctx context.Context, fetch Fetcher, opt Options) (*Result, error) {
+func Collect(ctx context.Context, fetch Fetcher, opt Options) (*ospackages.Result, error) {
 	c := &Collector{fetch: fetch, opt: opt}
 	sources := merge(opt.Sources)
 	c.opt.Architectures = architectures(opt.Architectures, sources)
 	sources = expandArch(sources, c.opt.Architectures)
 	var bad []error
-	u, res := newUniverse(), &Result{Why: map[string]string{}}
+	u, res := newUniverse(), &ospackages.Result{Why: map[string]string{}}
 	for i := range sources {
 		s, err := c.readSuite(ctx, &sources[i])
 		if ctx.Err() != nil {
@@ -105,8 +78,8 @@ func Collect(ctx context.Context, fetch Fetcher, opt Options) (*Result, error) {
 	return res, nil
 }
 
-func describe(s *suite) Suite {
-	d := Suite{Name: s.Source.String(), Date: s.Date, ValidUntil: s.ValidUntil, Packages: len(s.packages)}
+func describe(s *suite) ospackages.Suite {
+	d := ospackages.Suite{Name: s.Source.String(), Date: s.Date, ValidUntil: s.ValidUntil, Packages: len(s.packages)}
 	for _, k := range s.signers {
 		d.Signers = append(d.Signers, strings.TrimSpace(k.Name+" "+k.Fingerprint))
 	}

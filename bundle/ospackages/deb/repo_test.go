@@ -25,6 +25,7 @@ import (
 	"github.com/ulikunitz/xz"
 
 	"casemate/bundle/lists"
+	"casemate/bundle/ospackages"
 	"casemate/bundle/ospackages/openpgp"
 )
 
@@ -84,13 +85,13 @@ func (k *key) detach(text []byte) []byte {
 	return b.Bytes()
 }
 
-func (k *key) keyring(t testing.TB) NamedKeyring {
+func (k *key) keyring(t testing.TB) ospackages.NamedKeyring {
 	t.Helper()
 	r, err := openpgp.ReadKeyring(k.public)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return NamedKeyring{"keys/publisher.asc", r}
+	return ospackages.NamedKeyring{Name: "keys/publisher.asc", Keyring: r}
 }
 
 // site is a web server with repositories: content by URL. It is the Fetcher of tests.
@@ -264,14 +265,14 @@ func options(t testing.TB, sources string, packages ...string) Options {
 	}
 	return Options{
 		Sources: s.List, Packages: w.Packages, Architectures: []string{"amd64"},
-		Keyrings: []NamedKeyring{testKey().keyring(t)},
+		Keyrings: []ospackages.NamedKeyring{testKey().keyring(t)},
 		ReadFile: func(string) ([]byte, error) { return nil, fs.ErrNotExist },
 		Now:      func() time.Time { return today },
 	}
 }
 
 // labels are the packages of a result, as NAME VERSION, or NAME:ARCH VERSION for other architectures than amd64.
-func labels(r *Result) string {
+func labels(r *ospackages.Result) string {
 	var list []string
 	for _, f := range r.Files {
 		base := f.URL[strings.LastIndexByte(f.URL, '/')+1:]

@@ -4,6 +4,8 @@ import (
 	"context"
 	"strings"
 	"testing"
+
+	"casemate/bundle/ospackages"
 )
 
 // rule is one rule of what a request brings along.
@@ -194,7 +196,7 @@ func (r *rule) repository(s *site, uri string) string {
 }
 
 // collect runs a rule.
-func (r *rule) collect(t *testing.T) *Result {
+func (r *rule) collect(t *testing.T) *ospackages.Result {
 	t.Helper()
 	s := newSite()
 	opt := options(t, r.repository(s, host), r.request...)

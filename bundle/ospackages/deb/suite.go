@@ -13,6 +13,7 @@ import (
 
 	"casemate/bundle/lists"
 	"casemate/bundle/ospackages/openpgp"
+	"casemate/bundle/ospackages/unpack"
 )
 
 // Fetcher fetches the files of repositories. What it fetched need not be fetched again for the bundle.
@@ -263,12 +264,12 @@ func (c *Collector) open(ctx context.Context, s *suite, f form) (io.ReadCloser, 
 
 // readPackages reads an index of packages. Its expanded size is the one that the Release file states, where it does.
 func (s *suite) readPackages(r io.Reader, i *index, f form) error {
-	limit := f.Size * maxRatio
+	limit := f.Size * unpack.MaxRatio
 	if plain, ok := s.sums[i.key]; ok {
 		limit = plain.Size
 	}
-	limit = min(limit, maxExpanded)
-	in, err := decompress(r, f.path, limit)
+	limit = min(limit, unpack.MaxExpanded)
+	in, err := unpack.Reader(r, f.path, limit)
 	if err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"casemate/bundle/ospackages"
 	"casemate/bundle/ospackages/openpgp"
 )
 
@@ -106,7 +107,7 @@ var faults = []fault{
 	{name: "a bomb", change: func(d *dist) {
 		d.indices["main/binary-amd64/Packages"] = "Package: a\nDescription: " + strings.Repeat("a", 1<<20) + "\n"
 		d.plainSums = false
-	}, want: "it expands to more than the Release file says"},
+	}, want: "it expands to more than its repository says"},
 	{name: "a package without a sum", change: func(d *dist) {
 		d.indices["main/binary-amd64/Packages"] = "Package: a\nVersion: 1\nArchitecture: amd64\nFilename: a\nSize: 1\n"
 	}, want: "line 1: the package a has no SHA256"},
@@ -247,7 +248,7 @@ func TestByHash(t *testing.T) {
 	}
 }
 
-func urls(r *Result) (list []string) {
+func urls(r *ospackages.Result) (list []string) {
 	for _, f := range r.Files {
 		list = append(list, f.URL)
 	}
@@ -354,7 +355,7 @@ func TestSignedBy(t *testing.T) {
 	print := fmt.Sprintf("%X", testKey().entity.PrimaryKey.Fingerprint)
 	inline := "Types: deb\nURIs: " + host + "\nSuites: stable\nComponents: main\nSigned-By:\n " +
 		strings.ReplaceAll(strings.ReplaceAll(strings.TrimSpace(public), "\n\n", "\n.\n"), "\n", "\n ") + "\n"
-	other := NamedKeyring{"other.gpg", newOther(t)}
+	other := ospackages.NamedKeyring{Name: "other.gpg", Keyring: newOther(t)}
 	for name, x := range map[string]struct {
 		source string
 		change func(o *Options)
@@ -362,7 +363,7 @@ func TestSignedBy(t *testing.T) {
 	}{
 		"inline": {source: inline, change: func(o *Options) { o.Keyrings = nil }},
 		"inline alone": {source: strings.Replace(inline, "Signed-By:\n", "Signed-By: \n", 1),
-			change: func(o *Options) { o.Keyrings = []NamedKeyring{other} }},
+			change: func(o *Options) { o.Keyrings = []ospackages.NamedKeyring{other} }},
 		"fingerprint":  {source: signedBy(print)},
 		"fingerprint!": {source: signedBy(print + "!")},
 		"a fingerprint that no keyring has": {source: signedBy(strings.Repeat("A", 40)),
@@ -373,7 +374,7 @@ func TestSignedBy(t *testing.T) {
 			change: func(o *Options) { o.Keyrings = append(o.Keyrings, other) },
 			want:   "not among the given keys"},
 		"a file of this machine": {source: signedBy("/x/y.asc"), change: func(o *Options) {
-			o.Keyrings = []NamedKeyring{other}
+			o.Keyrings = []ospackages.NamedKeyring{other}
 			o.ReadFile = func(string) ([]byte, error) { return testKey().public, nil }
 		}},
 		"a file of this machine that is broken": {source: signedBy("/x/y.asc"), change: func(o *Options) {

@@ -1,4 +1,4 @@
-package deb
+package unpack
 
 import (
 	"bufio"
@@ -15,13 +15,13 @@ import (
 )
 
 const (
-	maxExpanded   = 2 << 30   // bytes of one expanded index; Debian's main has 50 MB
-	maxRatio      = 200       // of expanded and compressed size, where the Release file does not state the former
+	MaxExpanded   = 2 << 30   // bytes of one expanded index; Debian's main has 50 MB
+	MaxRatio      = 200       // of expanded and compressed size, where a repository does not state the former
 	maxDictionary = 128 << 20 // bytes of a decoder's window: xz -9 needs 64 MiB
 )
 
-// decompress expands an index by the suffix of its name. More than limit bytes are an error.
-func decompress(r io.Reader, name string, limit int64) (io.ReadCloser, error) {
+// Reader expands an index by the suffix of its name. More than limit bytes are an error.
+func Reader(r io.Reader, name string, limit int64) (io.ReadCloser, error) {
 	in := bufio.NewReaderSize(r, 256<<10)
 	var out io.Reader
 	var err error
@@ -82,7 +82,7 @@ func (e *expanded) Read(p []byte) (int, error) {
 	}
 	n, err := e.r.Read(p)
 	if int64(n) > e.left {
-		return int(e.left), errors.New("it expands to more than the Release file says")
+		return int(e.left), errors.New("it expands to more than its repository says")
 	}
 	e.left -= int64(n)
 	if err != nil && err != io.EOF {
