@@ -28,7 +28,7 @@ func TestDNFAcrossTheGap(t *testing.T) {
 			t.Fatalf("there is no %s: cmd/casemate/e2e/prepare installs it", tool)
 		}
 	}
-	p := newPublisher(t)
+	p := newRPMPublisher(t)
 	l := newLab(t)
 	b := newBastion(t, l, "n1", "--permit", rpmHost)
 	b.serve(t)
@@ -104,8 +104,8 @@ gpgkey=https://` + rpmHost + `/RPM-GPG-KEY
 	})
 }
 
-// publisher is a web server with a signed repository, reached over https through a proxy.
-type publisher struct {
+// rpmPublisher is a web server with a signed repository, reached over https through a proxy.
+type rpmPublisher struct {
 	proxy, roots string
 }
 
@@ -142,7 +142,7 @@ data: {module: nginx, stream: "1.24", profiles: {"1.24": []}}
 ...
 `
 
-func newPublisher(t *testing.T) *publisher {
+func newRPMPublisher(t *testing.T) *rpmPublisher {
 	t.Helper()
 	dir := t.TempDir()
 	env := append(os.Environ(), "GNUPGHOME="+filepath.Join(dir, "gpg"), "HOME="+dir)
@@ -199,7 +199,7 @@ func newPublisher(t *testing.T) *publisher {
 }
 
 // publish serves a directory as rpmHost, with a metalink.
-func publish(t *testing.T, www string) *publisher {
+func publish(t *testing.T, www string) *rpmPublisher {
 	t.Helper()
 	files := http.FileServer(http.Dir(www))
 	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -241,7 +241,7 @@ func publish(t *testing.T, www string) *publisher {
 	if err := os.WriteFile(roots, cert, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return &publisher{proxy: proxy.URL, roots: roots}
+	return &rpmPublisher{proxy: proxy.URL, roots: roots}
 }
 
 // dnfOf is dnf on a host, with directories of its own and no package installed.

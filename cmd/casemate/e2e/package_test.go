@@ -269,7 +269,8 @@ func life(t *testing.T, pm manager, dir string) {
 	t.Logf("the upgrade took %.1f s", time.Since(start).Seconds())
 	b.says(t, "v0.2.0", "casemate status")
 	// The unit hides the file from which the time is usually read.
-	if out := n.must(t, "curl", "-fsS", "http://"+b.ip+"/metrics"); !strings.Contains(out, "\nprocess_start_time_seconds 1") {
+	metrics := n.must(t, "curl", "-fsS", "http://"+b.ip+"/metrics")
+	if !strings.Contains(metrics, "\nprocess_start_time_seconds 1") {
 		t.Error("/metrics does not say when the process was started")
 	}
 	some("pulls after it")
