@@ -233,11 +233,12 @@ func parseRequirement(line string) (Requirement, error) {
 	spec, options, _ := strings.Cut(strings.ReplaceAll(line, "\t", " ")+" ", " --")
 	if options != "" {
 		for _, option := range strings.Split(options, " --") {
-			name, value, _ := strings.Cut(strings.TrimSpace(option), "=")
-			if name, rest, ok := strings.Cut(option, " "); ok && value == "" {
-				option, value = name, strings.TrimSpace(rest)
+			option = strings.TrimSpace(option)
+			name, value, ok := strings.Cut(option, "=")
+			if !ok {
+				name, value, _ = strings.Cut(option, " ")
 			}
-			if name = strings.Fields(name + " -")[0]; name != "hash" {
+			if strings.TrimSpace(name) != "hash" {
 				continue // build options of pip
 			}
 			value = strings.ToLower(strings.Trim(strings.TrimSpace(value), `"'`))

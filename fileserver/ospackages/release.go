@@ -2,7 +2,6 @@ package ospackages
 
 import (
 	"bufio"
-	"bytes"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -164,9 +163,4 @@ func parseDate(s string) (time.Time, error) {
 		}
 	}
 	return time.Time{}, fmt.Errorf("%.60q is not a date", s)
-}
-
-// Signed reports whether a document is signed within itself, as InRelease is.
-func Signed(document []byte) bool {
-	return bytes.HasPrefix(document, []byte("-----BEGIN PGP SIGNED MESSAGE"))
 }

@@ -167,7 +167,6 @@ type primaryReader struct {
 	list  string // the list of entries that is read: requires, …
 	text  []byte
 	keep  bool // text is kept
-	skip  bool // a directory, or a ghost
 	n     int  // entries of the package
 	ended bool
 }
