@@ -52,11 +52,12 @@ func (d *dnf) run(args ...string) (string, error) {
 
 // What dnf fetches for a request is among what is collected for it, from the same repository.
 func TestRulesAsDNF(t *testing.T) {
-	if testing.Short() {
-		t.Skip("dnf runs once for each rule")
+	every := 4 // dnf takes seconds for each rule, so all of them belong to a long run
+	if os.Getenv("CASEMATE_SOAK") != "" {
+		every = 1
 	}
-	for _, r := range rules {
-		if !r.dnf {
+	for i, r := range rules {
+		if !r.dnf || i%every != 0 {
 			continue
 		}
 		t.Run(r.name, func(t *testing.T) {

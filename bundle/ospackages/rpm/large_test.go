@@ -3,6 +3,7 @@ package rpm
 import (
 	"context"
 	"fmt"
+	"os"
 	"runtime"
 	"strings"
 	"testing"
@@ -11,6 +12,9 @@ import (
 // A repository of 60 000 packages takes less than 300 MiB: here a third of them, with some 15 dependencies and
 // capabilities each.
 func TestLarge(t *testing.T) {
+	if os.Getenv("CASEMATE_SOAK") == "" {
+		t.Skip("a long run measures the memory")
+	}
 	const n = 20_000
 	s, r := newSite(), newRepo()
 	// The files are not fetched, so one content serves for all.
