@@ -12,7 +12,6 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
-	"time"
 
 	"casemate/cluster/byterange"
 )
@@ -332,20 +331,7 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request, h storedFile) {
 		w.Header().Set("Content-Security-Policy", "sandbox")
 	}
 	w.Header().Set("ETag", `"`+h.digest+`"`)
-	http.ServeContent(w, byterange.Bound(exactDate(r, h.mod), h.size), "", h.mod, content)
-}
-
-// exactDate drops If-Modified-Since unless it is the date of the file. After an import was undone the file is older
-// than what a client has, and is other content all the same: a client that compares no ETag (wget -N, apt) would never
-// learn of it.
-func exactDate(r *http.Request, mod time.Time) *http.Request {
-	since, err := http.ParseTime(r.Header.Get("If-Modified-Since"))
-	if err != nil || since.Equal(mod.Truncate(time.Second)) {
-		return r
-	}
-	r = r.Clone(r.Context())
-	r.Header.Del("If-Modified-Since")
-	return r
+	http.ServeContent(w, byterange.Bound(r, h.size), "", h.mod, content)
 }
 
 // open opens the bytes of a file. If they were collected since h was looked up, because the file was replaced just now,
