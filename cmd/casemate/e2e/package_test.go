@@ -341,32 +341,35 @@ func crowd(t *testing.T, n *host, b *booted) {
 	if !roots.AppendCertsFromPEM([]byte(b.sh(t, "casemate ca"))) {
 		t.Fatal("no root")
 	}
-	var conns []net.Conn
-	n.inside(t, func() error {
-		for range 2 * each {
-			c, err := net.Dial("tcp", b.ip+":443")
-			if err != nil {
-				return err
-			}
-			conns = append(conns, tls.Client(c, &tls.Config{RootCAs: roots, ServerName: "dl.k8s.io"}))
+	// Each connection is opened just before its request: the daemon waits ten seconds for the first one.
+	open := func() (c net.Conn, err error) {
+		n.inside(t, func() error {
+			c, err = net.Dial("tcp", b.ip+":443")
+			return nil
+		})
+		if err != nil {
+			return nil, err
 		}
-		return nil
-	})
+		return tls.Client(c, &tls.Config{RootCAs: roots, ServerName: "dl.k8s.io"}), nil
+	}
+	conns := make([]net.Conn, 2*each)
 	t.Cleanup(func() {
 		for _, c := range conns {
-			c.Close()
+			if c != nil {
+				c.Close()
+			}
 		}
 	})
 	// all does f with each connection, a few at a time.
-	all := func(what string, f func(i int, c net.Conn) error) {
+	all := func(what string, f func(i int) error) {
 		t.Helper()
 		var wg sync.WaitGroup
 		slots := make(chan struct{}, 16)
-		for i, c := range conns {
+		for i := range conns {
 			slots <- struct{}{}
 			wg.Go(func() {
 				defer func() { <-slots }()
-				if err := f(i, c); err != nil {
+				if err := f(i); err != nil {
 					t.Errorf("%s: connection %d: %v", what, i, err)
 				}
 			})
@@ -376,7 +379,12 @@ func crowd(t *testing.T, n *host, b *booted) {
 		}
 	}
 	bodies := make([]*http.Response, len(conns))
-	all("asking", func(i int, c net.Conn) error {
+	all("asking", func(i int) error {
+		c, err := open()
+		if err != nil {
+			return err
+		}
+		conns[i] = c
 		r, err := http.NewRequest("HEAD", "https://dl.k8s.io/crowd", nil)
 		if err != nil {
 			return err
@@ -407,7 +415,7 @@ func crowd(t *testing.T, n *host, b *booted) {
 	if rss>>10 > 400 || files > 8192 || threads > 4096 {
 		t.Error("that does not fit the unit's limits")
 	}
-	all("reading", func(i int, _ net.Conn) error {
+	all("reading", func(i int) error {
 		if i < each {
 			return nil
 		}
