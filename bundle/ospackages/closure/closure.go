@@ -1,5 +1,10 @@
 package closure
 
+import (
+	"fmt"
+	"strings"
+)
+
 // Need is one thing that a package needs.
 type Need[P comparable] struct {
 	// Text is the need as the package writes it, for messages: "libc6 (>= 2.36) | musl".
@@ -45,6 +50,27 @@ type Result[P comparable] struct {
 	Broken map[P]Broken[P]
 	// Unmet are weak needs of chosen packages that nothing satisfies.
 	Unmet []Broken[P]
+}
+
+// Why says why a package cannot be installed, down to the dependency that nothing satisfies; "" if it can be. It names at
+// most eight packages.
+func (r *Result[P]) Why(p P, label func(P) string) string {
+	var none P
+	var words []string
+	seen := map[P]bool{}
+	for p != none && !seen[p] && len(words) < 8 {
+		seen[p] = true
+		b, ok := r.Broken[p]
+		if !ok {
+			break
+		}
+		words = append(words, fmt.Sprintf("%s needs %s", label(p), b.Text))
+		if b.By == none {
+			words = append(words, b.Missing)
+		}
+		p = b.By
+	}
+	return strings.Join(words, ", ")
 }
 
 // Resolve finds the closure of roots. needs is called at most once for each package.

@@ -62,7 +62,7 @@ func (t *chosen) on(m *machine, requests []lists.Package) {
 	result := closure.Resolve(roots, m.needs)
 	for _, root := range roots {
 		if _, broken := result.Broken[root.Package]; broken {
-			t.why[root.Request] = append(t.why[root.Request], errors.New(chain(result.Broken, root.Package)))
+			t.why[root.Request] = append(t.why[root.Request], errors.New(result.Why(root.Package, (*Package).Label)))
 		} else {
 			t.found[root.Request] = true
 		}
@@ -86,8 +86,12 @@ func (t *chosen) on(m *machine, requests []lists.Package) {
 	}
 	for _, b := range result.Unmet {
 		if t.unmet++; t.unmet <= maxUnmet {
+			why := b.Missing
+			if b.By != nil {
+				why = result.Why(b.By, (*Package).Label)
+			}
 			t.Notes = append(t.Notes, fmt.Sprintf("%s recommends %s, which is left out: %s", b.Package.Label(), b.Text,
-				chain(result.Broken, b.By, b.Missing)))
+				why))
 		}
 	}
 }
@@ -176,26 +180,4 @@ func (t *chosen) verdicts(opt Options, u *universe) {
 	if t.unmet > maxUnmet {
 		t.Notes = append(t.Notes, fmt.Sprintf("and %d more recommended packages are left out", t.unmet-maxUnmet))
 	}
-}
-
-// chain says why a package cannot be installed, down to the dependency that nothing satisfies.
-func chain(broken map[*Package]closure.Broken[*Package], p *Package, missing ...string) string {
-	if p == nil {
-		return strings.Join(missing, "")
-	}
-	var words []string
-	seen := map[*Package]bool{}
-	for p != nil && !seen[p] && len(words) < 8 {
-		seen[p] = true
-		b, ok := broken[p]
-		if !ok {
-			break
-		}
-		words = append(words, fmt.Sprintf("%s needs %s", p.Label(), b.Text))
-		if b.By == nil {
-			words = append(words, b.Missing)
-		}
-		p = b.By
-	}
-	return strings.Join(words, ", ")
 }

@@ -66,7 +66,7 @@ func (t *chosen) on(m *machine) {
 	result := m.resolve(roots)
 	for _, root := range roots {
 		if _, broken := result.Broken[root.Package]; broken {
-			t.why[root.Request] = errors.New(chain(result.Broken, root.Package))
+			t.why[root.Request] = errors.New(result.Why(root.Package, (*Package).Label))
 		} else {
 			t.found[root.Request] = true
 		}
@@ -92,7 +92,7 @@ func (t *chosen) on(m *machine) {
 		if t.unmet++; t.unmet <= maxUnmet {
 			why := b.Missing
 			if b.By != nil {
-				why = chain(result.Broken, b.By)
+				why = result.Why(b.By, (*Package).Label)
 			}
 			t.Notes = append(t.Notes, fmt.Sprintf("%s can use %s, which is left out: %s", b.Package.Label(), b.Text,
 				why))
@@ -329,23 +329,4 @@ func (t *chosen) verdicts(u *universe) {
 	if t.unmet > maxUnmet {
 		t.Notes = append(t.Notes, fmt.Sprintf("and %d more weak dependencies are left out", t.unmet-maxUnmet))
 	}
-}
-
-// chain says why a package cannot be installed, down to the dependency that nothing satisfies.
-func chain(broken map[*Package]closure.Broken[*Package], p *Package) string {
-	var words []string
-	seen := map[*Package]bool{}
-	for p != nil && !seen[p] && len(words) < 8 {
-		seen[p] = true
-		b, ok := broken[p]
-		if !ok {
-			break
-		}
-		words = append(words, fmt.Sprintf("%s needs %s", p.Label(), b.Text))
-		if b.By == nil {
-			words = append(words, b.Missing)
-		}
-		p = b.By
-	}
-	return strings.Join(words, ", ")
 }
