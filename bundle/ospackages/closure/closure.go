@@ -52,8 +52,8 @@ type Result[P comparable] struct {
 	Unmet []Broken[P]
 }
 
-// Why says why a package cannot be installed, down to the dependency that nothing satisfies; "" if it can be. It names at
-// most eight packages.
+// Why says why a package cannot be installed, down to the dependency that nothing satisfies; "" if it can be. It names
+// at most eight packages.
 func (r *Result[P]) Why(p P, label func(P) string) string {
 	var none P
 	var words []string
