@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"casemate/cluster/treetest"
 
@@ -30,6 +31,7 @@ var origins = map[string]string{
 type fixture struct {
 	*Server
 	tree      *treetest.Mem
+	later     time.Duration // how far the server's clock is ahead of the tree's
 	redirects map[string]string
 	defaults  map[string]string
 	arch      string
@@ -44,13 +46,14 @@ type logTo struct{ testing.TB }
 func (l logTo) Write(p []byte) (int, error) { l.Log(strings.TrimSpace(string(p))); return len(p), nil }
 
 func start(t testing.TB) *fixture {
-	f := &fixture{tree: treetest.New(t)}
+	f := &fixture{tree: treetest.New(t), later: time.Hour}
 	f.Server = New(f.config(t))
 	return f
 }
 
 func (f *fixture) config(t testing.TB) Config {
 	return Config{
+		Now:       func() time.Time { return time.Now().Add(f.later) },
 		Tree:      f.tree,
 		Origins:   func() []string { return []string{"dl.k8s.io", "github.com"} },
 		Canonical: func(host string) (string, bool) { c, ok := origins[host]; return c, ok },

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"casemate/cluster/byterange"
 )
@@ -331,7 +332,18 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request, h storedFile) {
 		w.Header().Set("Content-Security-Policy", "sandbox")
 	}
 	w.Header().Set("ETag", `"`+h.digest+`"`)
-	http.ServeContent(w, byterange.Bound(r, h.size), "", h.mod, content)
+	http.ServeContent(w, byterange.Bound(r, h.size), "", s.validDate(h), content)
+}
+
+// validDate returns the date that Last-Modified gives and If-Modified-Since is compared with, or the zero time if there
+// is none yet: a file that was put in this second can be replaced in the same one, and its date, which has seconds only,
+// would then be that of two contents (RFC 9110, section 8.8.2.2). apt sends no other condition and would keep the older
+// one. A date in the future, of a node whose clock is ahead, is not sent either (section 8.8.2.1).
+func (s *Server) validDate(h storedFile) time.Time {
+	if s.cfg.Now().Unix() <= h.mod.Unix() {
+		return time.Time{}
+	}
+	return h.mod
 }
 
 // open opens the bytes of a file. If they were collected since h was looked up, because the file was replaced just now,

@@ -43,6 +43,35 @@ func TestGetAndHead(t *testing.T) {
 	}
 }
 
+// A file that can still be replaced in the second in which it was put has no date: a client that sends it back would be
+// told that the new content is the one it has. Neither has one from a clock that is ahead.
+func TestNoDateInTheSecondOfAChange(t *testing.T) {
+	f := start(t)
+	info := f.put(t, "https://files.test/f", "old")
+	second := info.Time.Truncate(time.Second)
+	for _, c := range []struct {
+		now   time.Time
+		dated bool
+	}{
+		{second.Add(-time.Hour), false}, {second, false}, {second.Add(time.Second - 1), false},
+		{second.Add(time.Second), true}, {second.Add(time.Hour), true},
+	} {
+		cfg := f.config(t)
+		cfg.Now = func() time.Time { return c.now }
+		f.Server = New(cfg)
+		for _, path := range []string{"/f", "/f.sha256"} {
+			r := f.origin("files.test", path)
+			if got := r.Header.Get("Last-Modified"); (got != "") != c.dated {
+				t.Errorf("%s at %v: Last-Modified is %q, want one: %t", path, c.now, got, c.dated)
+			}
+			again := f.origin("files.test", path, "If-Modified-Since: "+second.UTC().Format(http.TimeFormat))
+			if (again.StatusCode == 304) != c.dated {
+				t.Errorf("%s at %v: If-Modified-Since has %d, want 304: %t", path, c.now, again.StatusCode, c.dated)
+			}
+		}
+	}
+}
+
 func TestConditionsAndRanges(t *testing.T) {
 	f := start(t)
 	info := f.put(t, "https://files.test/f", "0123456789")

@@ -85,6 +85,8 @@ type Config struct {
 	Luck func(r *http.Request, asked, served string)
 	// Log gets a line for each change of content and for each answer that was interrupted. nil: slog.Default().
 	Log *slog.Logger
+	// Now is the clock that modification times are compared with; nil: time.Now.
+	Now func() time.Time
 }
 
 // Server serves files by URL. Its methods are safe for concurrent use. It starts no goroutines and needs no closing.
@@ -128,6 +130,9 @@ func New(cfg Config) *Server {
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
 	}
 	return &Server{
 		cfg: cfg, sums: newMemo[string](maxSums, maxHashing),
