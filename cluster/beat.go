@@ -24,7 +24,8 @@ func (c *Cluster) openPeers() {
 // handle registers the requests of other nodes:
 //
 //	POST propose    an encoded command → answer; the leader only
-//	GET  index      → answer: an index at which the state includes all earlier commits; the leader only
+//	GET  index      → answer: an index at which the state includes all earlier commits; the leader only. The query
+//	                may have the requesting node's term: term=7
 //	POST member     membershipChange → answer; the leader only
 //
 // and the requests that replica.Store handles.

@@ -7,6 +7,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -202,5 +203,28 @@ func TestNotFetchedWhileReceived(t *testing.T) {
 			}
 			return nil
 		})
+	})
+}
+
+// Nodes that have nothing to do keep their connections: a handshake costs more than all else that they do in a second.
+func TestIdleNodesMakeNoConnections(t *testing.T) {
+	clustertest.Run(t, func(t *testing.T) {
+		var dials atomic.Int64
+		cl := clustertest.New(t, 3, func(c *cluster.Config) {
+			dial := c.Dial
+			c.Dial = func(ctx context.Context, addr string) (net.Conn, error) {
+				dials.Add(1)
+				return dial(ctx, addr)
+			}
+		})
+		if err := cl.Leader().Put("x", "y"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Second)
+		before := dials.Load()
+		time.Sleep(time.Minute)
+		if n := dials.Load() - before; n != 0 {
+			t.Errorf("three nodes have made %d connections in a minute", n)
+		}
 	})
 }

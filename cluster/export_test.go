@@ -236,3 +236,15 @@ func AskToJoin(ctx context.Context, cfg Config, addr string, token Token, csr []
 
 // Receives says that a blob is being sent to this node until the function is called that it returns.
 func (c *Cluster) Receives(digest string) func() { return c.replica.Receive(digest) }
+
+// Term is raft's term.
+func (c *Cluster) Term() uint64 { return c.raft.CurrentTerm() }
+
+// ConfirmFor confirms a miss, on the leader, for a node that was in a term. It does not wait for as long as it takes a
+// leader to lose its lease.
+func (c *Cluster) ConfirmFor(node string, term uint64) error {
+	ctx, cancel := context.WithTimeout(c.life, confirmTime/10)
+	defer cancel()
+	_, err := c.leaderIndex(ctx, node, term)
+	return err
+}

@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"net/http"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -127,14 +128,15 @@ func (c *Cluster) readIndex(ctx context.Context) (uint64, error) {
 	case err != nil:
 		return 0, err
 	case leader == c.cfg.Node:
-		return c.leaderIndex(ctx)
+		return c.leaderIndex(ctx, "", 0)
 	}
+	term := c.raft.CurrentTerm() // before the request: see isMajority
 	ctx, cancel, ok := c.peers.Alive(ctx, leader)
 	if !ok {
 		return 0, peer.ErrDown
 	}
 	defer cancel()
-	a, err := c.peers.Ask(ctx, http.MethodGet, leader, "/index", http.NoBody)
+	a, err := c.peers.Ask(ctx, http.MethodGet, leader, "/index?term="+strconv.FormatUint(term, 10), http.NoBody)
 	if err != nil {
 		return 0, err
 	}
@@ -145,8 +147,9 @@ func (c *Cluster) readIndex(ctx context.Context) (uint64, error) {
 }
 
 // leaderIndex is readIndex on the leader: every command is acknowledged after it was applied here, in this term. For
-// commands of earlier terms there is a barrier, once per term (raft dissertation, 6.4).
-func (c *Cluster) leaderIndex(ctx context.Context) (uint64, error) {
+// commands of earlier terms there is a barrier, once per term (raft dissertation, 6.4). asker is the node that asks, and
+// asked the term in which it was before; "" and 0 for this node.
+func (c *Cluster) leaderIndex(ctx context.Context, asker string, asked uint64) (uint64, error) {
 	term := c.raft.CurrentTerm()
 	if c.reading.term.Load() != term {
 		if err := c.command(ctx, func() raft.Future { return c.raft.Barrier(confirmTime) }); err != nil {
@@ -155,6 +158,9 @@ func (c *Cluster) leaderIndex(ctx context.Context) (uint64, error) {
 		c.reading.term.Store(term) // read before the barrier: if it has changed since, the next call makes another one
 	}
 	index := c.machine.view.Load().Index()
+	if asked == term && c.isMajority(asker) && c.raft.State() == raft.Leader && c.raft.CurrentTerm() == term {
+		return index, nil
+	}
 	defer c.followers.verifying()()
 	if err := c.command(ctx, func() raft.Future { return c.raft.VerifyLeader() }); err != nil {
 		return 0, err
@@ -166,10 +172,20 @@ func (c *Cluster) leaderIndex(ctx context.Context) (uint64, error) {
 	return index, nil
 }
 
+// isMajority reports whether this node and another one are a majority of the voters. If both were in a term when the
+// other one asked, neither had voted in a later one, so at that moment no later leader had been elected: the question
+// itself is the confirmation for which raft would ask a majority.
+func (c *Cluster) isMajority(other string) bool {
+	voters, majority := c.voters()
+	return majority <= 2 && other != c.cfg.Node && voters[other] && voters[c.cfg.Node]
+}
+
 func (c *Cluster) serveIndex(w http.ResponseWriter, r *http.Request) {
+	// Earlier versions do not send their term, and no node is in the term 0.
+	asked, _ := strconv.ParseUint(r.URL.Query().Get("term"), 10, 64)
 	ctx, cancel := context.WithTimeout(r.Context(), confirmTime)
 	defer cancel()
-	index, err := c.leaderIndex(ctx)
+	index, err := c.leaderIndex(ctx, peer.From(r), asked)
 	if err != nil {
 		peer.Reply(w, c.notLeader(err))
 		return

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"syscall"
 )
@@ -45,6 +46,18 @@ func Reply(w http.ResponseWriter, a Answer) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(statusOf[a.Kind])
 	json.NewEncoder(w).Encode(a)
+}
+
+// shortAnswer is the length up to which the rest of an answer is read: reading it costs less than a connection.
+const shortAnswer = 4 << 10
+
+// Finish ends the use of another node's answer. A connection whose answer was not read to its end is closed, and the
+// next request costs a handshake at both ends, so it reads the rest of a short answer.
+func Finish(res *http.Response) {
+	if res.ContentLength >= 0 && res.ContentLength <= shortAnswer {
+		io.Copy(io.Discard, res.Body)
+	}
+	res.Body.Close()
 }
 
 var (

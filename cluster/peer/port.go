@@ -546,7 +546,7 @@ func (p *Port) Send(req *http.Request) (a Answer, err error) {
 	if err != nil {
 		return a, fmt.Errorf("%w: %w", ErrSent, err)
 	}
-	defer res.Body.Close()
+	defer Finish(res)
 	if err := json.NewDecoder(io.LimitReader(res.Body, 64<<10)).Decode(&a); err != nil {
 		return a, fmt.Errorf("%w: %w", ErrSent, err)
 	}

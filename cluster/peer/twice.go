@@ -147,7 +147,7 @@ func (p *Port) announceOnce(ctx context.Context, node string) {
 	req.Header.Set(instanceHeader, p.instance)
 	req.Header[addressHeader] = p.cfg.Addrs
 	if res, err := p.client.Do(req); err == nil {
-		res.Body.Close()
+		Finish(res)
 	}
 }
 

@@ -193,7 +193,7 @@ func (f *fetch) from(node string) error {
 	if err != nil {
 		return err
 	}
-	defer res.Body.Close()
+	defer peer.Finish(res)
 	switch {
 	case res.StatusCode == http.StatusNotFound:
 		return fmt.Errorf("node %s does not have it: %w", node, fs.ErrNotExist)

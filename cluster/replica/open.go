@@ -170,7 +170,7 @@ func (s *Store) nodeHas(ctx context.Context, node, digest string) (bool, error) 
 	if err != nil {
 		return false, err
 	}
-	res.Body.Close()
+	peer.Finish(res)
 	switch res.StatusCode {
 	case http.StatusOK:
 		return true, nil

@@ -56,7 +56,7 @@ func (r *relay) open() error {
 			continue
 		}
 		if res.StatusCode != http.StatusOK || res.ContentLength != r.size {
-			res.Body.Close()
+			peer.Finish(res)
 			cancel()
 			last = fmt.Errorf("node %s answered %s with %d bytes", node, res.Status, res.ContentLength)
 			continue
