@@ -82,12 +82,19 @@ packages: ## DEB and RPM for amd64 and arm64, in dist/
 	@mkdir -p dist
 	cd packaging/tools && go run ./packages -root ../.. -out "$(CURDIR)/dist" -version '$(VERSION)' -commit '$(COMMIT)'
 
+# Each package's test binary is linked once, not once for each of its targets.
 FUZZTIME ?= 20s
 fuzz: ## every fuzz target for FUZZTIME: a time (20s) or a number of inputs (2000x)
-	@for pkg in $$(go list ./...); do \
-	  for f in $$(go test -list '^Fuzz' $$pkg 2>/dev/null | grep ^Fuzz || true); do \
-	    echo "$$pkg $$f"; go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 100x $$pkg; \
-	  done; done
+	@mkdir -p bin
+	@for pkg in $$(git grep -l '^func Fuzz' -- '*_test.go' | xargs -n 1 dirname | sort -u); do \
+	  go test -c -fuzz . -o bin/fuzz.test "./$$pkg"; \
+	  ( cd "$$pkg"; \
+	    for f in $$("$(CURDIR)/bin/fuzz.test" -test.list '^Fuzz'); do \
+	      echo "$$pkg $$f"; \
+	      "$(CURDIR)/bin/fuzz.test" -test.run '^$$' -test.fuzz "^$$f\$$" -test.fuzztime $(FUZZTIME) \
+	        -test.fuzzminimizetime 100x -test.fuzzcachedir "$$(go env GOCACHE)/fuzz/casemate/$$pkg"; \
+	    done ); \
+	done
 
 clean: ## remove what the other targets made
 	rm -rf bin dist run
