@@ -29,14 +29,15 @@ run: build ## start a node on 127.0.0.1, put a sample in, show DNS, TLS, pull an
 	@set -m; bin/demo -casemate bin/casemate -dir run; exit $$?
 
 # The timeouts of tests end what hangs, also on a machine with ten times the load. Tests of clusters mostly wait, so
-# more of them run at a time than there are cores.
+# more of them run at a time than there are cores. Lint vets all packages; go test would vet them, and everything that
+# they import, once more.
 test: ## unit and in-process tests (about four minutes on two quiet cores)
 	$(if $(RACE),,@echo "no C compiler found: running without the race detector" >&2)
-	$(GOTEST) $(RACE) -shuffle=on -parallel 6 -timeout 60m ./...
+	$(GOTEST) $(RACE) -vet=off -shuffle=on -parallel 6 -timeout 60m ./...
 
 e2e: build ## end-to-end tests with real clients in network namespaces (root, Debian)
 	./cmd/casemate/e2e/prepare
-	$(GOTEST) -tags e2e -timeout 60m -count 1 -v ./cmd/casemate/e2e/...
+	$(GOTEST) -tags e2e -vet=off -timeout 60m -count 1 -v ./cmd/casemate/e2e/...
 
 bench: build ## compare with public peers on this machine, side by side; prints ratios and what is missed
 	./cmd/casemate/e2e/prepare bench
@@ -71,7 +72,7 @@ lint: ## gofmt, tidy modules, vet, staticcheck, the import rules, govulncheck wh
 	@dead=$$($(TOOL) deadcode ./cmd/casemate ./cmd/casemate/demo | \
 	  grep -vFf <(sed -n 's/ # .*//p' packaging/tools/deadcode.txt) || true); \
 	if [ -n "$$dead" ]; then echo "only tests call:"; echo "$$dead"; exit 1; fi
-	go test -count 1 -run '^Test(Imports|Words|Phrases|Width)$$' ./cmd/casemate
+	go test -vet=off -count 1 -run '^Test(Imports|Words|Phrases|Width)$$' ./cmd/casemate
 	@if $(TOOL) govulncheck $(if $(VULNDB),-db $(VULNDB)) ./... > bin/govulncheck.txt 2>&1; then \
 	  echo "govulncheck: nothing found"; \
 	elif grep -qE 'fetching vulnerabilities|dial tcp|no such host|403|connection refused' bin/govulncheck.txt; then \
