@@ -8,7 +8,10 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 COMMIT  ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 BUILT   ?= $(shell git log -1 --format=%ct 2>/dev/null)
 LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT) -X main.dated=$(BUILT)
-export GOFLAGS ?= -buildvcs=false
+# Everything but the tests with the race detector is compiled in one way, as it is released: each other way compiles all
+# packages once more.
+export GOFLAGS := $(filter-out -trimpath,$(or $(GOFLAGS),-buildvcs=false)) -trimpath
+export CGO_ENABLED ?= 0
 
 # The race detector needs cgo and a C compiler.
 CC_FOUND := $(shell command -v gcc || command -v cc || command -v clang)
@@ -21,7 +24,7 @@ help: ## print the targets
 
 build: ## build bin/casemate
 	@mkdir -p bin
-	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/casemate ./cmd/casemate
+	CGO_ENABLED=0 go build -ldflags '$(LDFLAGS)' -o bin/casemate ./cmd/casemate
 
 run: build ## start a node on 127.0.0.1, put a sample in, show DNS, TLS, pull and download by upstream name
 	go build -o bin/demo ./cmd/casemate/demo
@@ -33,7 +36,7 @@ run: build ## start a node on 127.0.0.1, put a sample in, show DNS, TLS, pull an
 # they import, once more.
 test: ## unit and in-process tests (about four minutes on two quiet cores)
 	$(if $(RACE),,@echo "no C compiler found: running without the race detector" >&2)
-	$(GOTEST) $(RACE) -vet=off -shuffle=on -parallel 6 -timeout 60m ./...
+	$(if $(RACE),CGO_ENABLED=1) $(GOTEST) $(RACE) -vet=off -shuffle=on -parallel 6 -timeout 60m ./...
 
 e2e: build ## end-to-end tests with real clients in network namespaces (root, Debian)
 	./cmd/casemate/e2e/prepare

@@ -136,7 +136,7 @@ func TestForwardingPerZone(t *testing.T) {
 	spec = forwardTo(spec, "ad.casemate.internal", own)
 	spec = forwardTo(spec, "docker.io", below)
 	spec.Records = []Record{{Name: "git.corp.example", Type: "A", Values: []string{"10.9.9.9"}}}
-	r := start(t, spec)
+	r := startOnce(t, spec)
 	for _, network := range []string{"udp", "tcp"} {
 		for name, want := range map[string]string{
 			"elsewhere.example":       "192.0.2.1",
@@ -254,7 +254,7 @@ func TestTruncatedAnswerIsFetchedOverTCP(t *testing.T) {
 		}
 		return []*dns.Msg{m}
 	})
-	r := start(t, forwardTo(threeNodes(), ".", up))
+	r := startOnce(t, forwardTo(threeNodes(), ".", up))
 	if resp := r.over("tcp", question("many.example", dns.TypeA)); len(resp.Answer) != 100 || resp.Truncated {
 		t.Errorf("want all 100, got %d", len(resp.Answer))
 	}
@@ -341,7 +341,7 @@ func TestForgedAnswersBeforeTheTrueOneAreIgnored(t *testing.T) {
 		}
 		return append(out, good("192.0.2.1")(q, network)...)
 	})
-	r := start(t, forwardTo(threeNodes(), ".", up))
+	r := startOnce(t, forwardTo(threeNodes(), ".", up))
 	if got := values(r.ask(question("www.example", dns.TypeA)).Answer, dns.TypeA); !slices.Equal(got,
 		[]string{"192.0.2.1"}) {
 		t.Errorf("got %v", got)
@@ -418,7 +418,7 @@ func TestDeadForwarderIsSERVFAILWithinTwoSeconds(t *testing.T) {
 			t.Parallel()
 			spec := threeNodes()
 			spec.Forward = []Forward{{Zone: ".", Resolvers: c.resolvers}}
-			r := start(t, spec)
+			r := startOn(t, "127.0.0.1:0", spec)
 			var wg sync.WaitGroup
 			for _, network := range []string{"udp", "tcp"} {
 				wg.Go(func() {
