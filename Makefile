@@ -55,7 +55,7 @@ soak: build ## long tests: many seeds, many kills, an hour of siege (the last as
 	CASEMATE_SOAK=1 go test -timeout 180m -count 1 -parallel 6 -skip '^TestFaults$$' ./cluster -seeds 2000
 	go test -timeout 360m -count 1 -parallel 3 -run '^TestFaults$$' ./cluster -seeds 3000
 	CASEMATE_SOAK=1 go test -timeout 120m -count 1 -run 'TestKilledDuring(Pushes|Imports)' -v ./cmd/casemate
-	CASEMATE_SOAK=1 go test -timeout 60m -count 1 ./appliance/... ./bundle/...
+	CASEMATE_SOAK=1 go test -timeout 60m -count 1 ./appliance/... ./bundle/... ./dnssrv
 	cd packaging/tools && go run ./mutations -root ../..
 	./cmd/casemate/e2e/prepare
 	CASEMATE_SOAK=1 go test -tags e2e -timeout 120m -count 1 -run '^TestSiege$$' -v ./cmd/casemate/e2e
