@@ -191,7 +191,7 @@ func (tr *trio) write(ctx context.Context, wg *sync.WaitGroup, w *writes, tag st
 	})
 }
 
-// pulls pulls with containerd in a loop, as kubelets do: one that fails is tried again, after twice the pause each time.
+// pulls pulls with containerd in a loop, as kubelets do: one that fails is tried again after longer and longer pauses.
 // How long the nodes need for another leader depends on the machine; that a pull succeeds in the end does not.
 type pulls struct {
 	mu            sync.Mutex
