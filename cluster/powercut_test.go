@@ -18,7 +18,7 @@ import (
 	"casemate/cluster/blob/blobtest"
 )
 
-var seeds = flag.Int("seeds", 8, "how many histories the power cut tests play")
+var seeds = flag.Int("seeds", 4, "how many histories the power cut tests play")
 
 // quiet is a configuration on a file system that loses power, with everything small so that segments roll over and
 // snapshots matter.

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+	"golang.org/x/sys/unix"
 )
 
 // resolver is a fake one on loopback, UDP and TCP.
@@ -135,7 +136,7 @@ func TestForwardingPerZone(t *testing.T) {
 	spec = forwardTo(spec, "ad.casemate.internal", own)
 	spec = forwardTo(spec, "docker.io", below)
 	spec.Records = []Record{{Name: "git.corp.example", Type: "A", Values: []string{"10.9.9.9"}}}
-	r := start(t, spec)
+	r := startOnce(t, spec)
 	for _, network := range []string{"udp", "tcp"} {
 		for name, want := range map[string]string{
 			"elsewhere.example":       "192.0.2.1",
@@ -253,7 +254,7 @@ func TestTruncatedAnswerIsFetchedOverTCP(t *testing.T) {
 		}
 		return []*dns.Msg{m}
 	})
-	r := start(t, forwardTo(threeNodes(), ".", up))
+	r := startOnce(t, forwardTo(threeNodes(), ".", up))
 	if resp := r.over("tcp", question("many.example", dns.TypeA)); len(resp.Answer) != 100 || resp.Truncated {
 		t.Errorf("want all 100, got %d", len(resp.Answer))
 	}
@@ -340,7 +341,7 @@ func TestForgedAnswersBeforeTheTrueOneAreIgnored(t *testing.T) {
 		}
 		return append(out, good("192.0.2.1")(q, network)...)
 	})
-	r := start(t, forwardTo(threeNodes(), ".", up))
+	r := startOnce(t, forwardTo(threeNodes(), ".", up))
 	if got := values(r.ask(question("www.example", dns.TypeA)).Answer, dns.TypeA); !slices.Equal(got,
 		[]string{"192.0.2.1"}) {
 		t.Errorf("got %v", got)
@@ -367,15 +368,43 @@ func TestIdsAndPortsAreRandom(t *testing.T) {
 	}
 }
 
+// nobodyListens returns an address that refuses questions over UDP and TCP until the test ends. A port that was only
+// closed could become another test's: this one stays bound, over UDP to answers of one other socket, over TCP without
+// listen(2).
+func nobodyListens(t *testing.T) netip.AddrPort {
+	t.Helper()
+	other, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { other.Close() })
+	for try := 0; ; try++ {
+		conn, err := net.DialUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)}, other.LocalAddr().(*net.UDPAddr))
+		if err != nil {
+			t.Fatal(err)
+		}
+		at := conn.LocalAddr().(*net.UDPAddr).AddrPort()
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err = unix.Bind(fd, &unix.SockaddrInet4{Port: int(at.Port()), Addr: at.Addr().As4()}); err == nil {
+			t.Cleanup(func() { conn.Close(); unix.Close(fd) })
+			return at
+		}
+		conn.Close()
+		unix.Close(fd)
+		if try == 20 { // the port is free for UDP and was taken for TCP each time
+			t.Fatal(err)
+		}
+	}
+}
+
 // A question has exactly forwardTimeout; the sockets show that every kind of dead resolver ends by it.
 const _ = uint(2*time.Second - forwardTimeout - 100*time.Millisecond)
 
 func TestDeadForwarderIsSERVFAILWithinTwoSeconds(t *testing.T) {
-	closed := newResolver(t, silent)
-	gone, ln := sockets(t, "127.0.0.1:0")
-	refusing := gone.LocalAddr().(*net.UDPAddr).AddrPort()
-	gone.Close()
-	ln.Close()
+	closed, refusing := newResolver(t, silent), nobodyListens(t)
 	for _, c := range []struct {
 		what      string
 		resolvers []netip.AddrPort
@@ -389,7 +418,7 @@ func TestDeadForwarderIsSERVFAILWithinTwoSeconds(t *testing.T) {
 			t.Parallel()
 			spec := threeNodes()
 			spec.Forward = []Forward{{Zone: ".", Resolvers: c.resolvers}}
-			r := start(t, spec)
+			r := startOn(t, "127.0.0.1:0", spec)
 			var wg sync.WaitGroup
 			for _, network := range []string{"udp", "tcp"} {
 				wg.Go(func() {

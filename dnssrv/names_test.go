@@ -5,6 +5,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net/netip"
+	"os"
 	"runtime"
 	"slices"
 	"testing"
@@ -112,7 +113,11 @@ func (s *story) whole(t *testing.T) *Table {
 // TestUpdatesMakeTheTableThatIsBuiltAtOnce: however a table came about, it is the same; an update that fails, or that
 // is not finished, shows nothing; and no update touches a table that is in use.
 func TestUpdatesMakeTheTableThatIsBuiltAtOnce(t *testing.T) {
-	for n := range 30 {
+	stories := 10
+	if os.Getenv("CASEMATE_SOAK") != "" {
+		stories = 300
+	}
+	for n := range stories {
 		s := &story{rand.New(rand.NewPCG(uint64(n), 1)), threeNodes(), map[string][]Record{}}
 		srv := New(Config{})
 		if _, err := srv.Apply(s.spec.update()); err != nil {

@@ -173,7 +173,7 @@ func TestACopyWaitsWithoutBuffers(t *testing.T) {
 		_, err := c.CopyInTurns(chunks{c}, counted, f, int64(len(want)))
 		done <- err
 	}()
-	for deadline := time.Now().Add(time.Minute); !func() bool {
+	for deadline := time.Now().Add(10 * time.Minute); !func() bool {
 		before := read.Load()
 		n, err := unix.Poll([]unix.PollFd{{Fd: fdOf(t, c), Events: unix.POLLOUT}}, 0)
 		if n != 0 || err != nil || before == 0 || before != read.Load() {

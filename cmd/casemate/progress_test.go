@@ -115,19 +115,17 @@ func TestBars(t *testing.T) {
 		mpb.WithRefreshRate(time.Millisecond))
 	shown := func(what string) {
 		t.Helper()
-		for range 3000 {
+		for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
 			mu.Lock()
-			ok := strings.Contains(out.String(), what)
+			last := out.String()
 			mu.Unlock()
-			if ok {
+			if strings.Contains(last, what) {
 				return
 			}
-			time.Sleep(time.Millisecond)
+			if time.Now().After(end) {
+				t.Fatalf("%q is not shown, last is %q", what, last[max(0, len(last)-200):])
+			}
 		}
-		mu.Lock()
-		defer mu.Unlock()
-		last := out.String()
-		t.Errorf("%q is not shown, last is %q", what, last[max(0, len(last)-200):])
 	}
 	g := m.start("reading", -1)
 	g.set("reading", 512, 1024)

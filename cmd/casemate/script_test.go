@@ -44,11 +44,13 @@ var (
 		if made, err = os.MkdirTemp("", "casemate"); err != nil {
 			return err
 		}
-		args := []string{"build", "-o", filepath.Join(made, "casemate"), "."}
+		args, cgo := []string{"build", "-trimpath", "-o", filepath.Join(made, "casemate"), "."}, "CGO_ENABLED=0"
 		if os.Getenv("CASEMATE_SOAK") != "" {
-			args = slices.Insert(args, 1, "-race")
+			args, cgo = slices.Insert(args, 1, "-race"), "CGO_ENABLED=1"
 		}
-		if out, err := exec.Command("go", args...).CombinedOutput(); err != nil {
+		cmd := exec.Command("go", args...)
+		cmd.Env = append(os.Environ(), cgo)
+		if out, err := cmd.CombinedOutput(); err != nil {
 			return fmt.Errorf("go build: %w\n%s", err, out)
 		}
 		return nil

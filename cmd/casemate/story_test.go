@@ -59,8 +59,14 @@ func freeAddr() (string, error) {
 		if _, taken := freeAddrs.LoadOrStore(addr, true); taken {
 			continue
 		}
-		if l, err := net.Listen("tcp", addr); err == nil {
-			return addr, l.Close()
+		l, err := net.Listen("tcp", addr)
+		if err != nil {
+			continue
+		}
+		u, err := net.ListenPacket("udp", addr) // it may be for DNS
+		l.Close()
+		if err == nil {
+			return addr, u.Close()
 		}
 	}
 	return "", errors.New("no port is free")

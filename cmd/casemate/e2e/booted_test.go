@@ -63,7 +63,7 @@ func (l *lab) boot(t *testing.T, name string, prepare func(m *booted)) *booted {
 		cmd.Process.Signal(syscall.SIGTERM) // nspawn shuts it down
 		select {
 		case <-exited:
-		case <-time.After(20 * time.Second):
+		case <-time.After(patience):
 			cmd.Process.Kill()
 			<-exited
 		}
@@ -100,7 +100,7 @@ func (l *lab) boot(t *testing.T, name string, prepare func(m *booted)) *booted {
 
 // in runs a command in the machine.
 func (m *booted) in(args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, "nsenter", append([]string{"-t", m.init, "-m", "-u", "-i", "-n", "-p", "-C",
 		"env", "-i", "--chdir=/", "HOME=/root", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "DEBIAN_FRONTEND=noninteractive"},

@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 )
 
 // TestConformance runs the OCI distribution-spec's own suite, every API of 1.1 turned on, against the real binary over
@@ -40,7 +39,7 @@ func TestConformance(t *testing.T) {
 			if err := os.MkdirAll(dir, 0o755); err != nil {
 				t.Fatal(err)
 			}
-			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+			ctx, cancel := context.WithTimeout(context.Background(), patience)
 			defer cancel()
 			cmd := c.command(ctx, suite)
 			cmd.Dir = dir

@@ -7,14 +7,13 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
-	"time"
 )
 
 // TestDemo runs the program of `make run` to the end of its tour, twice: without and with data of the first run.
 func TestDemo(t *testing.T) {
 	dir := t.TempDir()
 	for range 2 {
-		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		cmd := exec.CommandContext(ctx, "go", "run", "./cmd/casemate/demo", "-casemate", "bin/casemate", "-dir",
 			dir, "-once")

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"bytes"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -110,19 +111,14 @@ func newInternet(t testing.TB, l *lab) *internet {
 	return n
 }
 
-// newDistribution runs distribution's own binary.
+// newDistribution runs distribution's own binary. It listens at a socket in the file system: a free port that is looked
+// up for it could be another process's by the time it starts.
 func newDistribution(t testing.TB) http.Handler {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := l.Addr().String()
-	l.Close() // for the registry to take
 	dir := t.TempDir()
-	conf := filepath.Join(dir, "config.yml")
+	conf, socket := filepath.Join(dir, "config.yml"), filepath.Join(dir, "s")
 	text := "version: 0.1\nlog: {level: error, accesslog: {disabled: true}}\nstorage: {filesystem: {rootdirectory: " +
-		dir + "/data}}\nhttp: {addr: \"" + addr + "\", secret: x}\n"
+		dir + "/data}}\nhttp: {net: unix, addr: " + socket + ", secret: x}\n"
 	if err := os.WriteFile(conf, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -132,15 +128,18 @@ func newDistribution(t testing.TB) http.Handler {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", socket)
+	}}
 	until(t, "distribution answers", func() error {
-		resp, err := http.Get("http://" + addr + "/v2/")
+		resp, err := (&http.Client{Transport: transport}).Get("http://distribution/v2/")
 		if err == nil {
 			resp.Body.Close()
 		}
 		return err
 	})
-	return &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
-		r.SetURL(&url.URL{Scheme: "http", Host: addr})
+	return &httputil.ReverseProxy{Transport: transport, Rewrite: func(r *httputil.ProxyRequest) {
+		r.SetURL(&url.URL{Scheme: "http", Host: "distribution"})
 		r.Out.Host = r.In.Host
 	}}
 }

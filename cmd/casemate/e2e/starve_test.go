@@ -93,7 +93,7 @@ func (a *asker) while(t testing.TB, what string, n int, do func()) {
 	}
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	deadline := time.Now().Add(3 * time.Minute) // ends what hangs
+	deadline := time.Now().Add(patience)
 	for asked := 0; ; {
 		over := false
 		select {
