@@ -16,7 +16,8 @@ func (a *Appliance) upstreamConfig() upstream.Config {
 	return upstream.Config{
 		Settings:  func() *upstream.Settings { return (*upstream.Settings)(&a.current.State().Settings.Upstream) },
 		Canonical: func(host string) (string, bool) { return a.current.State().Origins.Canonical(host) },
-		Own:       a.bastions, Images: imageStore{a}, Files: fileStore{a},
+		Own:       a.bastions,
+		Images:    func() upstream.Images { return a.registry }, Files: func() upstream.Files { return a.files },
 		Held: func(url string) string {
 			info, err := a.files.Stat(url)
 			if err != nil {

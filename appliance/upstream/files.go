@@ -104,7 +104,7 @@ func (u files) fileBy(ctx context.Context, f *flight, known record, at string) e
 	if name := path.Base(strings.SplitN(at, "?", 2)[0]); !strings.HasSuffix(at, "/") {
 		f.name = name
 	}
-	f.create = u.cfg.Files.NewFile
+	f.create = u.cfg.Files().NewFile
 	header := http.Header{}
 	if known.Digest != "" {
 		header = known.conditions()
@@ -129,7 +129,7 @@ func (u files) fileBy(ctx context.Context, f *flight, known record, at string) e
 	}
 	made := record{Name: known.Name, ETag: got.ETag, LastModified: got.LastModified}
 	err = f.keep(ctx, func(ctx context.Context, w tree.BlobWriter) (err error) {
-		made.Digest, err = u.cfg.Files.KeepFile(ctx, w, known.Name)
+		made.Digest, err = u.cfg.Files().KeepFile(ctx, w, known.Name)
 		return err
 	})
 	if err == nil && known.Redirect != "" {

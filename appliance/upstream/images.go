@@ -96,7 +96,7 @@ func (u images) manifest(ctx context.Context, f *flight, repo, reference, held s
 	keep, cancel := context.WithTimeout(ctx, keepFor)
 	defer cancel()
 	return digest, u.patiently(keep, func() error {
-		return u.cfg.Images.KeepManifest(keep, repo, reference, m.MediaType, data)
+		return u.cfg.Images().KeepManifest(keep, repo, reference, m.MediaType, data)
 	})
 }
 
@@ -138,7 +138,7 @@ func (u images) blob(ctx context.Context, f *flight, repo, digest string) error 
 	if err != nil {
 		return err
 	}
-	f.create = u.cfg.Images.NewBlob
+	f.create = u.cfg.Images().NewBlob
 	_, err = download.Stream(ctx, download.Request{
 		Client: at.Client, URL: at.Base + "blobs/" + digest, Name: f.event.Name, Digest: digest, Size: -1, Blob: true,
 	}, u.retry(), f)
@@ -147,7 +147,7 @@ func (u images) blob(ctx context.Context, f *flight, repo, digest string) error 
 	}
 	f.event.Digest = digest
 	return f.keep(ctx, func(ctx context.Context, w tree.BlobWriter) error {
-		return u.cfg.Images.KeepBlob(ctx, w, repo, digest)
+		return u.cfg.Images().KeepBlob(ctx, w, repo, digest)
 	})
 }
 

@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -34,7 +35,7 @@ func (u *Upstream) transport(set *Settings) (*http.Transport, error) {
 			return nil, fmt.Errorf("the system's roots: %w", err)
 		}
 		roots.AppendCertsFromPEM([]byte(set.CA))
-		t.TLSClientConfig.RootCAs = roots
+		t.TLSClientConfig = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
 	}
 	return t, nil
 }

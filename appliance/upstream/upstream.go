@@ -99,9 +99,10 @@ type Config struct {
 	// Canonical returns the enabled origin that a host is or is an alias of.
 	Canonical func(host string) (string, bool)
 	// Own returns the addresses of all bastions.
-	Own    func() []netip.Addr
-	Images Images
-	Files  Files
+	Own func() []netip.Addr
+	// Images and Files are where content is kept; they may be opened after New.
+	Images func() Images
+	Files  func() Files
 	// Held returns the digest of the file at a URL, "" if it is not here.
 	Held func(url string) (digest string)
 	// Redirect records that a URL leads to another one; to "" removes that.
