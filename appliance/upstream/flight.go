@@ -52,7 +52,7 @@ func (u *Upstream) fly(key, client string, run func(ctx context.Context, f *flig
 	switch {
 	case u.closed:
 		return nil, fmt.Errorf("this node is stopping: %w", syscall.EAGAIN)
-	case len(u.flights) >= maxFlights:
+	case len(u.flights) >= maxFlights, u.begunBy(client) >= maxOfOne:
 		return nil, errBusy
 	}
 	f := &flight{u: u, client: client, done: make(chan struct{}), changed: make(chan struct{}), size: -1}
@@ -67,6 +67,16 @@ func (u *Upstream) fly(key, client string, run func(ctx context.Context, f *flig
 		close(f.done)
 	})
 	return f, nil
+}
+
+// begunBy counts the fetches that a client began. u.mu is held.
+func (u *Upstream) begunBy(client string) (n int) {
+	for _, f := range u.flights {
+		if f.client == client {
+			n++
+		}
+	}
+	return n
 }
 
 // notify wakes all readers. f.mu is held.

@@ -92,7 +92,10 @@ func (u images) manifest(ctx context.Context, f *flight, repo, reference, held s
 	if err != nil {
 		return "", err
 	}
-	f.event.Digest, f.n = digest, int64(len(data))
+	f.event.Digest = digest
+	f.mu.Lock()
+	f.n = int64(len(data))
+	f.mu.Unlock()
 	keep, cancel := context.WithTimeout(ctx, keepFor)
 	defer cancel()
 	return digest, u.patiently(keep, func() error {

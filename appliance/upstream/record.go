@@ -145,7 +145,8 @@ func (u *Upstream) SetLogin(ctx context.Context, host, user, password string) er
 	if err != nil {
 		return err
 	}
-	if err := u.cfg.Tree.Update(ctx, func(b tree.Batch) error { b.Put(loginPath(origin), sealed); return nil }); err != nil {
+	err = u.cfg.Tree.Update(ctx, func(b tree.Batch) error { b.Put(loginPath(origin), sealed); return nil })
+	if err != nil {
 		return err
 	}
 	u.Forget()

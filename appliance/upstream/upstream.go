@@ -3,10 +3,12 @@
 // It promises:
 //
 //   - Unless the setting upstream allows it, nothing is sent: every connection is made by one function, which counts.
-//   - Many clients that ask for one thing cause one fetch on this node. They read it while it arrives, and its last byte
-//     only once all bytes were found right.
-//   - Nothing is visible in the tree before it is complete. What was begun is a scratch file, which no restart keeps.
-//   - Names are resolved by the operator's resolvers alone, and no connection is made to a bastion: no fetch comes back.
+//   - Many clients that ask for one thing cause one fetch on this node. They read it while it arrives, and its last
+//     byte only once all bytes were found right.
+//   - Nothing is visible in the tree before it is complete. What was begun is a scratch file, which no restart
+//     keeps.
+//   - Names are resolved by the operator's resolvers alone, and no connection is made to a bastion: no fetch comes
+//     back.
 //   - No header of a client is sent on.
 //   - What an import or a person has put is never replaced by what an origin has.
 //   - The number of fetches, of those that wait and of bytes on the disk is bounded, and clients take turns.
@@ -33,6 +35,7 @@ import (
 const (
 	atOnce     = 8               // fetches of content from one origin, on one node
 	maxFlights = 1024            // fetches that run or wait
+	maxOfOne   = maxFlights / 4  // those that one client began
 	maxFailed  = 4096            // answers that are remembered
 	maxStale   = 256             // names that could not be compared with their origin
 	failedFor  = time.Minute     // how long an origin is not asked again for what it does not have

@@ -16,6 +16,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -31,6 +32,7 @@ type world struct {
 	serve atomic.Pointer[http.HandlerFunc]
 	tls   *httptest.Server
 	down  atomic.Bool
+	plain atomic.Pointer[string]     // where port 80 leads to; nil: nowhere; otherwise nobody listens at 443
 	addr  atomic.Pointer[netip.Addr] // what the resolver says
 	asked sync.Map                   // *atomic.Int64 by "METHOD host/path"
 	total atomic.Int64
@@ -126,7 +128,9 @@ func newWorld(t *testing.T) *world {
 			if w.down.Load() {
 				return nil, errors.New("no route to host")
 			}
-			if addr != "192.0.2.1:443" {
+			if plain := w.plain.Load(); plain != nil && addr == "192.0.2.1:80" {
+				return (&net.Dialer{}).DialContext(ctx, network, *plain)
+			} else if plain != nil || addr != "192.0.2.1:443" {
 				return nil, fmt.Errorf("nobody listens at %s", addr)
 			}
 			return (&net.Dialer{}).DialContext(ctx, network, w.tls.Listener.Addr().String())
@@ -281,8 +285,8 @@ func TestOneFetch(t *testing.T) {
 	}
 }
 
-// TestRefusals: a client gets the origin's own status where it can use it, otherwise 502 with a sentence; what an origin
-// does not have, and what it refuses, is not asked again for a while.
+// TestRefusals: a client gets the origin's own status where it can use it, otherwise 502 with a sentence; what an
+// origin does not have, and what it refuses, is not asked again for a while.
 func TestRefusals(t *testing.T) {
 	for _, c := range []struct {
 		name   string
@@ -384,8 +388,8 @@ func TestResume(t *testing.T) {
 	w.want(w.get(fileHost, "/a.bin"), 200, content)
 }
 
-// TestFilesAreComparedWithTheirOrigin: a file is compared after a while, once for all, and the held one is served if its
-// origin cannot be asked. What a person has put stays.
+// TestFilesAreComparedWithTheirOrigin: a file is compared after a while, once for all, and the held one is served if
+// its origin cannot be asked. What a person has put stays.
 func TestFilesAreComparedWithTheirOrigin(t *testing.T) {
 	w := newWorld(t)
 	version := atomic.Int64{}
@@ -594,7 +598,8 @@ func TestImages(t *testing.T) {
 	pull(p)
 	w.later(2 * time.Hour)
 	pull(p) // its origin cannot be asked
-	if list := strings.Join(w.up.Warnings(), "\n"); !strings.Contains(list, site+"/app:v1 is served as it was 2h0m0s ago") {
+	list := strings.Join(w.up.Warnings(), "\n")
+	if !strings.Contains(list, site+"/app:v1 is served as it was 2h0m0s ago") {
 		t.Errorf("warnings: %s", list)
 	}
 	if w.total.Load() != n {
@@ -632,4 +637,86 @@ func TestWrongBlob(t *testing.T) {
 	w.internet(p.serve)
 	w.later(10 * time.Minute)
 	w.want(w.get(site, "/v2/app/blobs/"+treetest.DigestOf([]byte("right"), "")), 200, "right")
+}
+
+// TestPlain: a file is fetched without TLS only for a client that asked without it, and only where TLS is not answered.
+func TestPlain(t *testing.T) {
+	w := newWorld(t)
+	w.internet(text("a package"))
+	s := httptest.NewServer(http.HandlerFunc(w.answer))
+	defer s.Close()
+	addr := s.Listener.Addr().String()
+	ask := func(path string, plain bool) *httptest.ResponseRecorder {
+		rec := httptest.NewRecorder()
+		req := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+fileHost+path, nil)
+		w.files.Serve(rec, req, fileserver.View{Origin: fileHost, Plain: plain})
+		return rec
+	}
+	w.want(ask("/by-tls", true), 200, "a package")
+	w.tls.CloseClientConnections()
+	w.plain.Store(&addr)
+	w.want(ask("/a", false), 502, "")
+	w.want(ask("/a", true), 200, "a package")
+	w.want(ask("/a", false), 200, "a package")
+}
+
+// TestNoMajority: a client gets what it waits for although there is no majority, and it is stored when there is one.
+func TestNoMajority(t *testing.T) {
+	w := newWorld(t)
+	w.internet(text("content"))
+	var failures atomic.Int64
+	w.tree.Fail = func(what string) (error, bool) {
+		if what == "blob" && failures.Add(1) <= 3 {
+			return syscall.EAGAIN, false
+		}
+		return nil, false
+	}
+	w.want(w.get(fileHost, "/a"), 200, "content")
+	for { // until it is stored, the fetch answers
+		if _, err := w.tree.Stat(fileHost + "/a?"); err == nil {
+			break
+		}
+		w.want(w.get(fileHost, "/a"), 200, "content")
+	}
+	if n := w.count("GET " + fileHost + "/a"); n != 1 || failures.Load() != 4 {
+		t.Errorf("fetched %d times, stored at attempt %d", n, failures.Load())
+	}
+	w.want(w.get(fileHost, "/a"), 200, "content")
+}
+
+// TestFairness: one client cannot take all places for fetches.
+func TestFairness(t *testing.T) {
+	w := newWorld(t)
+	release := make(chan struct{})
+	w.internet(func(rw http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/other" {
+			select {
+			case <-release:
+			case <-r.Context().Done():
+			}
+		}
+		io.WriteString(rw, "x")
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	var busy atomic.Int64
+	refused := make(chan struct{}, 1)
+	for i := range 300 { // all from one address
+		wg.Go(func() {
+			if rec := w.do(ctx, http.MethodGet, fileHost, fmt.Sprint("/", i)); rec.Code == 503 {
+				busy.Add(1)
+				select {
+				case refused <- struct{}{}:
+				default:
+				}
+			}
+		})
+	}
+	<-refused
+	close(release)
+	wg.Wait()
+	cancel()
+	if n := busy.Load(); n == 0 || n > 44 {
+		t.Errorf("%d of 300 were refused", n)
+	}
 }
