@@ -316,7 +316,8 @@ func (a *Appliance) wire() {
 	a.metrics = metrics.New(metrics.Sources{
 		Version: a.opt.Version, Commit: a.opt.Commit, Node: a.cfg.Node, Started: a.started,
 		Ready: a.ready, Places: a.places,
-		Book: a.book, DNS: a.dns, Cluster: a.cluster, Upstream: a.upstream, Imports: a.imports, CA: a.ca, Repositories: a.repositories,
+		Book: a.book, DNS: a.dns, Cluster: a.cluster, Upstream: a.upstream, Imports: a.imports, CA: a.ca,
+		Repositories: a.repositories,
 	})
 	a.rotation = rotation.Open(rotation.Config{
 		Node: a.cfg.Node, Tree: a.tree.Sub("rotation"), Overlap: a.ca.Rotation, Log: a.log.With("room", "rotation"),

@@ -19,8 +19,8 @@ import (
 type Upstream interface {
 	// For reports whether content of this origin is fetched.
 	For(origin string) bool
-	// Manifest makes sure that a manifest is here (KeepManifest): by digest, or what a tag refers to now, as far as that
-	// is known. held is the digest that is here for a tag, or "".
+	// Manifest makes sure that a manifest is here (KeepManifest): by digest, or what a tag refers to now, as far as
+	// that is known. held is the digest that is here for a tag, or "".
 	Manifest(req *http.Request, repo, reference, held string) error
 	// Blob fetches a blob, which is kept (KeepBlob). The content can be read while it arrives; nil: it is here by now.
 	Blob(req *http.Request, repo, digest string) (Incoming, error)

@@ -497,10 +497,6 @@ func Parse(values map[string]string) (*Settings, error) {
 			return nil, usage.Errorf("there is no setting %q, the settings are %s", k, strings.Join(Keys(), ", "))
 		}
 	}
-	if s.Upstream.On && len(s.Upstream.Resolvers) == 0 {
-		return nil, usage.Errorf("setting upstream needs upstream.resolvers: set the resolvers of the site first, the " +
-			"bastions' own DNS answers the origins' names with the bastions")
-	}
 	for _, o := range s.Origins {
 		for _, n := range o.Names() {
 			if hostname.Overlap(n, s.Domain) {
@@ -524,8 +520,8 @@ func Keys() []string {
 func (s *Settings) RefuseSelf(own []netip.Addr, port func(netip.AddrPort) bool) error {
 	for _, r := range s.Upstream.Resolvers {
 		if slices.Contains(own, r.Addr()) && port(r) {
-			return usage.Errorf("setting upstream.resolvers must not have this node's own address %s, which answers the "+
-				"origins' names with the bastions", r)
+			return usage.Errorf("setting upstream.resolvers must not have this node's own address %s, which answers "+
+				"the origins' names with the bastions", r)
 		}
 	}
 	for _, f := range s.Forward {
@@ -534,6 +530,16 @@ func (s *Settings) RefuseSelf(own []netip.Addr, port func(netip.AddrPort) bool) 
 				return usage.Errorf("setting dns.forward must not have this node's own address %s", r)
 			}
 		}
+	}
+	return nil
+}
+
+// RefuseNoResolver refuses to fetch from origins without a resolver that knows them. It is not part of Parse, which
+// also checks one setting alone.
+func (s *Settings) RefuseNoResolver() error {
+	if s.Upstream.On && len(s.Upstream.Resolvers) == 0 {
+		return usage.Errorf("setting upstream needs upstream.resolvers: set the resolvers of the site first, " +
+			"the bastions' own DNS answers the origins' names with the bastions")
 	}
 	return nil
 }

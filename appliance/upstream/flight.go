@@ -341,8 +341,8 @@ func (u *Upstream) finished(f *flight, err error) {
 	if err != nil {
 		u.cfg.Log.Warn("fetch failed", "kind", e.Kind, "name", e.Name, "client", e.Client, "err", err)
 	} else {
-		u.cfg.Log.Info("fetched", "kind", e.Kind, "name", e.Name, "client", e.Client, "digest", e.Digest, "size", e.Size,
-			"redirect", withoutQuery(e.Target))
+		u.cfg.Log.Info("fetched", "kind", e.Kind, "name", e.Name, "client", e.Client, "digest", e.Digest,
+			"size", e.Size, "redirect", withoutQuery(e.Target))
 	}
 	u.cfg.Observe(e)
 }

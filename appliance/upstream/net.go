@@ -101,8 +101,8 @@ func isProxy(addr string) bool {
 func (u *Upstream) refuse(host string, ip netip.Addr) error {
 	switch {
 	case slices.Contains(u.cfg.Own(), ip):
-		return fmt.Errorf("%s is %s, which is a bastion's own address: the resolver in upstream.resolvers gives our own "+
-			"answers, name one that does not ask the bastions", host, ip)
+		return fmt.Errorf("%s is %s, which is a bastion's own address: the resolver in upstream.resolvers gives our "+
+			"own answers, name one that does not ask the bastions", host, ip)
 	case !ip.IsValid(), ip.IsUnspecified(), ip.IsLoopback(), ip.IsMulticast(), ip.IsLinkLocalUnicast():
 		return fmt.Errorf("%s is %s, where no origin can be", host, ip)
 	}

@@ -48,8 +48,8 @@ func told(host string, err error) error {
 	case http.StatusNotFound, http.StatusGone:
 		return fmt.Errorf("%s does not have it either (%d): %w", host, status.Status, fs.ErrNotExist)
 	case http.StatusUnauthorized, http.StatusForbidden:
-		return &refusal{http.StatusForbidden, 0, fmt.Sprintf("%s gives no access (%d): it does not exist there or needs "+
-			"a login, see casemate upstream login %s", host, status.Status, host), err}
+		return &refusal{http.StatusForbidden, 0, fmt.Sprintf("%s gives no access (%d): it does not exist there or "+
+			"needs a login, see casemate upstream login %s", host, status.Status, host), err}
 	case http.StatusTooManyRequests:
 		after := status.RetryAfter
 		if after <= 0 {

@@ -151,8 +151,8 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { w.reg.Close() })
-	w.files = fileserver.New(fileserver.Config{Tree: w.tree, Canonical: canonical, Upstream: w.up.FileServer(), Miss: miss,
-		Now: w.clock, Log: slog.New(slog.DiscardHandler), Redirects: func() map[string]string {
+	w.files = fileserver.New(fileserver.Config{Tree: w.tree, Canonical: canonical, Upstream: w.up.FileServer(),
+		Miss: miss, Now: w.clock, Log: slog.New(slog.DiscardHandler), Redirects: func() map[string]string {
 			w.mu.Lock()
 			defer w.mu.Unlock()
 			return w.moved
@@ -425,7 +425,8 @@ func TestFilesAreComparedWithTheirOrigin(t *testing.T) {
 		"/stable.txt is served as it was 3h0m0s ago") {
 		t.Errorf("warnings: %s", list)
 	}
-	if _, err := w.files.Put(t.Context(), "https://"+fileHost+"/stable.txt", strings.NewReader("mine"), ""); err != nil {
+	_, err := w.files.Put(t.Context(), "https://"+fileHost+"/stable.txt", strings.NewReader("mine"), "")
+	if err != nil {
 		t.Fatal(err)
 	}
 	w.later(2 * time.Hour)

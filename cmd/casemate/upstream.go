@@ -46,7 +46,8 @@ func upstreamLoginCommand(o *options) *cobra.Command {
 	var user string
 	var stdin bool
 	cmd := &cobra.Command{
-		Use: "login HOST --user NAME", Short: "set the credentials for an origin, for every node", Args: cobra.ExactArgs(1),
+		Use: "login HOST --user NAME", Short: "set the credentials for an origin, for every node",
+		Args: cobra.ExactArgs(1),
 		Long: `Set the user and the password that the bastions fetch with from an origin
 (setting upstream). They are stored sealed, are sent to that host over TLS only,
 and are never shown.`,

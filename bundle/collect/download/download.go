@@ -122,8 +122,8 @@ func (c *Downloader) Fetch(ctx context.Context, d Request) (got Result, err erro
 	return got, c.Cache.Commit(f, got.Digest)
 }
 
-// Stream fetches d into sink, and returns once the content is complete and right. It resumes broken bodies as Fetch does.
-// If the first answer is no success, it returns that at once; whether to repeat it is up to d.Client.
+// Stream fetches d into sink, and returns once the content is complete and right. It resumes broken bodies as Fetch
+// does. If the first answer is no success, it returns that at once; whether to repeat it is up to d.Client.
 func Stream(ctx context.Context, d Request, retry transport.Retry, sink Sink) (Result, error) {
 	g := newGetter(d, retry, sink)
 	g.live = true

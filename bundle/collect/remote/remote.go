@@ -40,8 +40,8 @@ type Registries struct {
 	Transport http.RoundTripper
 	// At returns where a canonical repository is requested; nil: under its own name.
 	At func(canonical string) string
-	// Login returns the credentials for a registry; ok is false if it has none, and then Docker's config counts. Nil: it
-	// has none.
+	// Login returns the credentials for a registry; ok is false if it has none, and then Docker's config counts. Nil:
+	// it has none.
 	Login func(host string) (user, password string, ok bool)
 	// Retry repeats bodies that break off.
 	Retry transport.Retry
