@@ -90,7 +90,7 @@ func TestFetchOnMiss(t *testing.T) {
 	b.fails(t, "upstream.resolvers", b.bin(), "--socket", b.socket, "config", "set", "upstream", "on")
 	b.fails(t, "own address", b.bin(), "--socket", b.socket, "config", "set", "upstream.resolvers", b.ip)
 	b.casemate(t, "config", "set", "upstream.resolvers", up.resolver(t))
-	b.casemate(t, "config", "set", "upstream.ca", up.pem)
+	b.casemate(t, "config", "set", "upstream.ca", "--from", b.write("internet.pem", up.pem))
 	b.casemate(t, "config", "set", "upstream", "on")
 
 	sum := sha256.Sum256(program)
