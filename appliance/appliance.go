@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/netip"
 	"os"
@@ -46,6 +47,7 @@ import (
 	"casemate/appliance/setup"
 	"casemate/appliance/sockets"
 	"casemate/appliance/status"
+	"casemate/appliance/upstream"
 	"casemate/appliance/user"
 	"casemate/cluster"
 	"casemate/cluster/lograte"
@@ -80,6 +82,7 @@ type Appliance struct {
 	book       *missing.Book
 	rotation   *rotation.Book // records which clients have fetched the new root of a rotation
 	ca         *pki.CA
+	upstream   *upstream.Upstream
 	registry   *registry.Registry
 	dns        *resolver.Resolver
 
@@ -127,6 +130,9 @@ type Options struct {
 	DNS string
 	// Now is the clock of certificates and of what status says of times; nil: time.Now.
 	Now func() time.Time
+	// Dial and Resolve replace the network that origins are fetched from, see upstream.Config.
+	Dial    func(ctx context.Context, network, addr string) (net.Conn, error)
+	Resolve func(ctx context.Context, resolver netip.AddrPort, host string) ([]netip.Addr, error)
 }
 
 // startDNS replaces the DNS process by goroutines of this process; tests set it.
@@ -243,8 +249,10 @@ func (a *Appliance) openServices() (err error) {
 	}
 	origins := func() []string { return a.current.State().OriginHosts }
 	canonical := func(host string) (string, bool) { return a.current.State().Origins.Canonical(host) }
+	a.upstream = upstream.New(a.upstreamConfig())
 	a.registry, err = registry.Open(registry.Config{
-		Tree: a.tree.Sub("registry"), Origins: origins, Canonical: canonical, Domain: set.Domain,
+		Upstream: a.upstream.Registry(),
+		Tree:     a.tree.Sub("registry"), Origins: origins, Canonical: canonical, Domain: set.Domain,
 		Authenticate: a.users.Authenticate, TokenKey: token, Secret: upload, Node: a.cfg.Node,
 		PassOn: func(w http.ResponseWriter, r *http.Request, node string) bool {
 			return a.edge.PassOn(w, r, node)
@@ -260,7 +268,8 @@ func (a *Appliance) openServices() (err error) {
 	files := a.tree.Sub("files")
 	a.repositories = repositories.New(files, a.log.With("room", "repositories"))
 	a.files = fileserver.New(fileserver.Config{
-		Tree: files, Claims: claimsIn(files), Origins: origins, Canonical: canonical,
+		Upstream: a.upstream.FileServer(),
+		Tree:     files, Claims: claimsIn(files), Origins: origins, Canonical: canonical,
 		OwnIndex:     set.PackagesHost,
 		Redirects:    func() map[string]string { return a.current.State().Redirects },
 		Defaults:     func() map[string]string { return a.current.State().Settings.Defaults },
@@ -307,7 +316,8 @@ func (a *Appliance) wire() {
 	a.metrics = metrics.New(metrics.Sources{
 		Version: a.opt.Version, Commit: a.opt.Commit, Node: a.cfg.Node, Started: a.started,
 		Ready: a.ready, Places: a.places,
-		Book: a.book, DNS: a.dns, Cluster: a.cluster, Imports: a.imports, CA: a.ca, Repositories: a.repositories,
+		Book: a.book, DNS: a.dns, Cluster: a.cluster, Upstream: a.upstream, Imports: a.imports, CA: a.ca,
+		Repositories: a.repositories,
 	})
 	a.rotation = rotation.Open(rotation.Config{
 		Node: a.cfg.Node, Tree: a.tree.Sub("rotation"), Overlap: a.ca.Rotation, Log: a.log.With("room", "rotation"),
@@ -333,14 +343,15 @@ func (a *Appliance) wire() {
 		Rotation:     a.rotation, NotPermitted: a.changes.NotPermitted, UnpermittedAddrs: a.changes.UnpermittedAddrs,
 		Current: a.current, Lookup: a.lookup, Problems: &a.problems, Luck: &a.luck, ClockJumps: a.clock.Sentences,
 		DNSProblems: a.dns.Problems, DNSWarnings: a.dns.Warnings,
+		UpstreamProblems: a.upstream.Problems, UpstreamWarnings: a.upstream.Warnings,
 		Ready: a.ready, Now: a.opt.Now, Counts: func() (images, files int) { return setup.Counts(a.cluster) },
 	}
 	a.admin = &admin.API{
 		Node: a.cfg.Node, Cluster: a.cluster, Tree: a.tree, CA: a.ca, Users: a.users,
 		Registry: a.registry, Files: a.files, Imports: a.imports, Book: a.book, Rotation: a.rotation,
-		Repositories: a.repositories,
-		Current:      a.current,
-		Changes:      a.changes, Lookup: a.lookup, Status: a.status, Executable: a.executable, Site: a.site,
+		Repositories: a.repositories, Upstream: a.upstream,
+		Current: a.current,
+		Changes: a.changes, Lookup: a.lookup, Status: a.status, Executable: a.executable, Site: a.site,
 		RefreshNames: a.dns.RefreshNames, Reload: a.Reread,
 		PeerAddrs: a.peerAddrs, Log: a.log,
 	}
@@ -423,6 +434,7 @@ func (a *Appliance) Close() error {
 			a.imports.Close()
 		}
 		closeIf(a.dns, a.dns != nil)
+		closeIf(a.upstream, a.upstream != nil)
 		closeIf(a.registry, a.registry != nil)
 		closeIf(a.ca, a.ca != nil)
 		closeIf(a.cluster, a.cluster != nil)

@@ -47,6 +47,7 @@ func (a *Appliance) Run(ctx context.Context) error {
 	start("clock", func(ctx context.Context) error { a.clock.Run(ctx, a.log.With("room", "clock")); return nil })
 	start("rotation", func(ctx context.Context) error { a.rotation.Run(ctx); return nil })
 	start("users", a.sealUsers)
+	start("upstream", a.probeUpstream)
 	start("dns", a.dns.Run)
 	a.dns.Await(ctx, a.cluster.Done()) // clients that find this node by name need DNS
 	failures := a.metrics.TLSErrors(a.log.With("room", "http"))

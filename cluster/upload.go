@@ -27,6 +27,7 @@ var (
 	_ io.ReaderFrom       = (*upload)(nil)
 	_ tree.NamedCommitter = (*upload)(nil)
 	_ tree.Summer         = (*upload)(nil)
+	_ tree.Scratcher      = (*upload)(nil)
 	_ tree.Doubter        = (*Tree)(nil)
 	_ tree.Info           = info{}
 )
@@ -50,6 +51,9 @@ func (t *Tree) ResumeBlob(id string) (BlobWriter, error) {
 	}
 	return &upload{c: t.c, t: t, Upload: u}, nil
 }
+
+// OpenScratch opens the scratch file to read it while it grows.
+func (u *upload) OpenScratch() (tree.Scratch, error) { return u.Upload.OpenScratch() }
 
 // tries bounds how often Commit starts over after a collection. Each time a whole GC must have run.
 const tries = 10

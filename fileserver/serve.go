@@ -112,7 +112,15 @@ func (s *Server) ownAddress(a address) (address, bool) {
 // get answers a read of an address: the result of lookup, then listings, then pages that are no files.
 func (s *Server) get(w http.ResponseWriter, r *http.Request, a address, v View) {
 	rules, own, plain := s.rules(), v.Origin == "", v.Plain
-	switch rp, err := s.lookup(r.Context(), rules, a, own); {
+	rp, err := s.lookup(r.Context(), rules, a, own)
+	if s.cfg.Upstream != nil && (err == nil || errors.Is(err, fs.ErrNotExist)) && s.cfg.Upstream.For(a.host) {
+		if s.fetch(w, r, a, plain, err == nil) {
+			return
+		}
+		rules = s.rules()
+		rp, err = s.lookup(r.Context(), rules, a, own)
+	}
+	switch {
 	case err == nil && rp.setting:
 		s.follow(w, r, rp.to, own)
 		return

@@ -83,6 +83,8 @@ type Config struct {
 	Miss func(r *http.Request, kind, name, detail string)
 	// Luck is called when an alias without an architecture was answered; served is the URL. nil: nothing is called.
 	Luck func(r *http.Request, asked, served string)
+	// Upstream is asked for what an origin may have and is not here. nil: nothing is fetched.
+	Upstream Upstream
 	// Log gets a line for each change of content and for each answer that was interrupted. nil: slog.Default().
 	Log *slog.Logger
 	// Now is the clock that modification times are compared with; nil: time.Now.

@@ -21,6 +21,12 @@ import (
 // serveManifest answers GET and HEAD of a manifest, by tag or digest, whatever the Accept header says: bytes are never
 // converted, and a client that cannot read them reports that better than a 404 would.
 func (r *Registry) serveManifest(w http.ResponseWriter, req *http.Request, rt route) {
+	if err := r.fetchManifest(req, &rt); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if _, ok, _ := r.resolveFor(req, &rt); !ok {
+			r.refused(w, req, &rt, errManifestUnknown, err)
+			return
+		}
+	}
 	h, ok, several := r.resolveFor(req, &rt)
 	if !ok && r.pushing(req, &rt) {
 		writeError(w, req, errManifestUnknown)
@@ -72,6 +78,9 @@ func (r *Registry) serveManifest(w http.ResponseWriter, req *http.Request, rt ro
 // *os.File is sent to a plain socket by sendfile.
 func (r *Registry) serveBlob(w http.ResponseWriter, req *http.Request, rt route) {
 	h, ok, _ := r.resolveFor(req, &rt)
+	if !ok && r.fetchBlob(w, req, &rt) {
+		return
+	}
 	if !ok {
 		if req.Method == http.MethodHead {
 			// A pusher first asks for each layer; that is no miss. A client that pulls repeats with GET, or was told
@@ -82,30 +91,39 @@ func (r *Registry) serveBlob(w http.ResponseWriter, req *http.Request, rt route)
 		r.miss(w, req, &rt, errBlobUnknown, "")
 		return
 	}
+	r.sendBlob(w, req, &rt, h)
+}
+
+// sendBlob answers with the bytes of a blob. It reports true: the request has an answer.
+func (r *Registry) sendBlob(w http.ResponseWriter, req *http.Request, rt *route, h hit) bool {
 	var body io.ReadSeeker = sized{size: h.size}
 	if req.Method == http.MethodHead {
 		_, err := r.tree.HasBlob(req.Context(), h.digest.String())
-		if errors.Is(err, syscall.EIO) && r.pushing(req, &rt) {
+		if errors.Is(err, syscall.EIO) && r.pushing(req, rt) {
 			err = fs.ErrNotExist // a pusher then sends it, which repairs it
 		}
 		if err != nil {
-			r.readFailed(w, req, &rt, errBlobUnknown, err)
-			return
+			r.readFailed(w, req, rt, errBlobUnknown, err)
+			return true
 		}
 	} else {
 		blob, err := r.tree.OpenBlob(req.Context(), h.digest.String())
 		if err != nil {
-			r.readFailed(w, req, &rt, errBlobUnknown, err)
-			return
+			r.readFailed(w, req, rt, errBlobUnknown, err)
+			return true
 		}
 		defer blob.Close()
 		body = blob
 	}
-	header := w.Header()
+	blobHeader(w.Header(), h.digest)
+	serveContent(w, req, h, body)
+	return true
+}
+
+func blobHeader(header http.Header, d digest.Digest) {
 	header["Content-Type"] = []string{"application/octet-stream"}
 	header["Cache-Control"] = []string{"max-age=31536000"}
-	identify(header, h.digest)
-	serveContent(w, req, h, body)
+	identify(header, d)
 }
 
 // resolveFor resolves rt for a request. The HEAD of a client that is about to push is resolved only in the repository

@@ -18,6 +18,15 @@ type references struct {
 	awaited []digest.Digest
 }
 
+// await adds content that may arrive later.
+func (n *references) await(list []digest.Digest) {
+	for _, d := range list {
+		if !slices.Contains(n.blobs, d) && !slices.Contains(n.awaited, d) {
+			n.awaited = append(n.awaited, d)
+		}
+	}
+}
+
 // holds returns what the manifest's revision must hold, sorted and each once.
 func (n references) holds() []string {
 	var list []string

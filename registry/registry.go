@@ -85,6 +85,8 @@ type Config struct {
 	Miss func(r *http.Request, kind, name, detail string)
 	// Luck is called when a tolerance was used: asked was answered by served.
 	Luck func(r *http.Request, asked, served string)
+	// Upstream is asked for what an origin may have and is not here. Nil: nothing is fetched.
+	Upstream Upstream
 	// Log receives one line for each change of state. Nil: nothing is logged.
 	Log *slog.Logger
 }

@@ -130,6 +130,13 @@ func (r *Registry) catchUp(ctx context.Context, name string) error {
 func (r *Registry) writeManifest(
 	ctx context.Context, repo string, d digest.Digest, tags []string, contentType string, data []byte,
 ) (digest.Digest, *manifest, error) {
+	return r.storeManifest(ctx, repo, d, tags, contentType, data, false)
+}
+
+// storeManifest is writeManifest. If sparse is set, everything that the manifest refers to may arrive later.
+func (r *Registry) storeManifest(
+	ctx context.Context, repo string, d digest.Digest, tags []string, contentType string, data []byte, sparse bool,
+) (digest.Digest, *manifest, error) {
 	d, m, err := checkManifest(d, tags, contentType, data)
 	if err != nil {
 		return "", nil, err
@@ -145,6 +152,10 @@ func (r *Registry) writeManifest(
 	committed, newest := false, false
 	for range attempts {
 		refs, missing := r.referencesOf(repo, m, nil, nil)
+		if sparse {
+			refs.await(missing)
+			missing = nil
+		}
 		switch {
 		case len(missing) > 0 && newest:
 			return "", nil, errMissing(missing)

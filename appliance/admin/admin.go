@@ -20,6 +20,7 @@ import (
 	"casemate/appliance/repositories"
 	"casemate/appliance/rotation"
 	"casemate/appliance/status"
+	"casemate/appliance/upstream"
 	"casemate/appliance/user"
 	"casemate/cluster"
 	"casemate/fileserver"
@@ -38,6 +39,7 @@ type API struct {
 	Files        *fileserver.Server
 	Imports      *content.Engine
 	Repositories *repositories.Index
+	Upstream     *upstream.Upstream
 	Book         *missing.Book
 	Rotation     *rotation.Book
 	Current      *current.Reader
@@ -69,6 +71,7 @@ func (a *API) Handler() http.Handler {
 		a.settingRoutes,
 		a.certRoutes,
 		a.userRoutes,
+		a.upstreamRoutes,
 		a.imageRoutes,
 		a.fileRoutes,
 		a.importRoutes,

@@ -279,6 +279,9 @@ func (c *Changes) SetSetting(ctx context.Context, key string, value *string) err
 				return nil, nil, err
 			}
 		}
+		if err := set.RefuseNoResolver(); err != nil {
+			return nil, nil, err
+		}
 		isDNS := func(r netip.AddrPort) bool { return slices.Contains(c.DNSAddrs(), r) }
 		if err := set.RefuseSelf(c.Current.Addrs(), isDNS); err != nil {
 			return nil, nil, err

@@ -4,6 +4,7 @@ package metrics
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -24,6 +25,7 @@ import (
 	"casemate/appliance/missing"
 	"casemate/appliance/reply"
 	"casemate/appliance/repositories"
+	"casemate/appliance/upstream"
 	"casemate/cluster"
 	"casemate/cluster/share"
 	"casemate/dnssrv"
@@ -255,6 +257,13 @@ type Sources struct {
 	Imports               *content.Engine
 	CA                    interface{ Expiries() []pki.Expiry }
 	Repositories          *repositories.Index
+	Upstream              Upstream
+}
+
+// Upstream is what is exported of fetching from origins.
+type Upstream interface {
+	Stats() []upstream.Stat
+	Dials() uint64
 }
 
 // Cluster is the part of the cluster that is exported.
@@ -308,9 +317,16 @@ var (
 	descOldest   = desc("scrub_oldest_timestamp_seconds", "Every blob of this node was verified since then.")
 	descValid    = desc("repository_valid_until_timestamp_seconds", "When apt begins to refuse a repository of "+
 		"packages; of those that expire first.", "repository")
-	descExpiry = desc("certificate_expiry_timestamp_seconds", "When the first certificate of its kind expires.",
+	descDials   = desc("upstream_connections_total", "Connections that were tried to origins and their resolvers.")
+	descFetches = desc("upstream_fetches_total", "Fetches from origins; of those with most.", "origin")
+	descFetched = desc("upstream_bytes_total", "Bytes that were fetched from origins; of those with most.", "origin")
+	descFailed  = desc("upstream_failures_total", "Fetches that failed; of those with most.", "origin")
+	descExpiry  = desc("certificate_expiry_timestamp_seconds", "When the first certificate of its kind expires.",
 		"kind")
 )
+
+// maxOrigins bounds the origins of one scrape.
+const maxOrigins = 100
 
 // maxRepositories bounds the repositories of one scrape.
 const maxRepositories = 100
@@ -341,6 +357,14 @@ func (s scrape) Collect(ch chan<- prometheus.Metric) {
 	n, dropped := s.Book.Len()
 	gauge(descBook, float64(n))
 	count(descDropped, dropped)
+	count(descDials, s.Upstream.Dials())
+	fetched := s.Upstream.Stats()
+	slices.SortFunc(fetched, func(a, b upstream.Stat) int { return cmp.Compare(b.Fetches, a.Fetches) })
+	for _, o := range fetched[:min(len(fetched), maxOrigins)] {
+		count(descFetches, o.Fetches, o.Host)
+		count(descFetched, o.Bytes, o.Host)
+		count(descFailed, o.Failures, o.Host)
+	}
 	d := s.DNS.Stats()
 	for rcode, n := range d.Answers {
 		count(descDNS, n, rcode)

@@ -3,6 +3,7 @@ package settings
 
 import (
 	"crypto/ed25519"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -61,8 +62,23 @@ type Settings struct {
 	ImportKeys       []ed25519.PublicKey
 	// ScrubInterval is the time in which each node verifies every blob once in the background, 0 for never.
 	ScrubInterval time.Duration
+	// Upstream is what may be fetched from origins, and how.
+	Upstream Upstream
 	// Overlap is the minimum time for which the two roots of a rotation overlap, 0 for none.
 	Overlap time.Duration
+}
+
+// Upstream are the settings of fetching.
+type Upstream struct {
+	// On allows fetching: from every origin, or from those in Hosts if there are any.
+	On    bool
+	Hosts []string
+	// Resolvers resolve the names of origins.
+	Resolvers []netip.AddrPort
+	// CA are roots that are trusted besides the system's, PEM.
+	CA string
+	// Fresh is how long an answer that may change is not compared with its origin again.
+	Fresh time.Duration
 }
 
 // PackagesHost returns the bastions' name for packages.
@@ -236,6 +252,62 @@ var defs = []def{
 			s.ImportKeys, err = content.ParseKeys(v)
 			return err
 		}},
+	{"upstream", "off",
+		"off, on, or the origins from which is fetched what they have and this cluster does not",
+		func(s *Settings, v string) error {
+			s.Upstream.On, s.Upstream.Hosts = v != "off", nil
+			if v == "off" || v == "on" {
+				return nil
+			}
+			for _, f := range fields(v) {
+				host, err := origin.Typed(f)
+				if err == nil {
+					err = origin.Check(host)
+				}
+				if err != nil || host == "on" || host == "off" {
+					return fmt.Errorf("must be off, on, or origins, got %q", f)
+				}
+				s.Upstream.Hosts = append(s.Upstream.Hosts, host)
+			}
+			if len(s.Upstream.Hosts) == 0 {
+				return errors.New("must be off, on, or origins, got nothing")
+			}
+			return nil
+		}},
+	{"upstream.resolvers", "",
+		"addresses of resolvers that know the origins' real addresses, at most 8; never a bastion",
+		func(s *Settings, v string) error {
+			s.Upstream.Resolvers = nil
+			for _, f := range fields(v) {
+				a, err := address.ParsePort(f, 53)
+				if err != nil || a.Port() == 0 || a.Addr().IsUnspecified() || address.NeedsZone(a.Addr()) {
+					return fmt.Errorf("must be addresses of resolvers, got %q", f)
+				}
+				s.Upstream.Resolvers = append(s.Upstream.Resolvers, a)
+			}
+			if len(s.Upstream.Resolvers) > 8 {
+				return fmt.Errorf("must have at most 8 resolvers, got %d", len(s.Upstream.Resolvers))
+			}
+			return nil
+		}},
+	{"upstream.ca", "",
+		"roots that are trusted for origins besides the system's, PEM: a site's proxy may have one",
+		func(s *Settings, v string) error {
+			s.Upstream.CA = v
+			if strings.TrimSpace(v) != "" && !x509.NewCertPool().AppendCertsFromPEM([]byte(v)) {
+				return errors.New("must be certificates in PEM")
+			}
+			return nil
+		}},
+	{"upstream.fresh", "1h", "how long a tag or a file that was fetched is not compared with its origin again, a " +
+		"duration from 1m to 720h", func(s *Settings, v string) error {
+		d, err := time.ParseDuration(v)
+		if err != nil || d < time.Minute || d > 30*24*time.Hour {
+			return fmt.Errorf("must be between 1m and 720h, got %q", v)
+		}
+		s.Upstream.Fresh = d
+		return nil
+	}},
 	{"scrub.interval", "30d",
 		"in how many days, like 30d, each node reads and verifies every blob by itself, slowly; off: casemate scrub " +
 			"only",
@@ -446,12 +518,28 @@ func Keys() []string {
 
 // RefuseSelf refuses forwarding to addresses of this node: such a query would loop.
 func (s *Settings) RefuseSelf(own []netip.Addr, port func(netip.AddrPort) bool) error {
+	for _, r := range s.Upstream.Resolvers {
+		if slices.Contains(own, r.Addr()) && port(r) {
+			return usage.Errorf("setting upstream.resolvers must not have this node's own address %s, which answers "+
+				"the origins' names with the bastions", r)
+		}
+	}
 	for _, f := range s.Forward {
 		for _, r := range f.Resolvers {
 			if slices.Contains(own, r.Addr()) && port(r) {
 				return usage.Errorf("setting dns.forward must not have this node's own address %s", r)
 			}
 		}
+	}
+	return nil
+}
+
+// RefuseNoResolver refuses to fetch from origins without a resolver that knows them. It is not part of Parse, which
+// also checks one setting alone.
+func (s *Settings) RefuseNoResolver() error {
+	if s.Upstream.On && len(s.Upstream.Resolvers) == 0 {
+		return usage.Errorf("setting upstream needs upstream.resolvers: set the resolvers of the site first, " +
+			"the bastions' own DNS answers the origins' names with the bastions")
 	}
 	return nil
 }

@@ -107,6 +107,9 @@ func Init(ctx context.Context, cfg config.Config, opt InitOptions) (res InitResu
 	if err := set.RefuseLinkLocal(); err != nil {
 		return res, err
 	}
+	if err := set.RefuseNoResolver(); err != nil {
+		return res, err
+	}
 	if err := set.RefuseSelf(cfg.Advertise, cfg.HasDNSPort); err != nil {
 		return res, err
 	}

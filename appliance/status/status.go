@@ -38,7 +38,9 @@ type Page struct {
 	Luck          *Luck
 	DNSProblems   func() []string
 	DNSWarnings   func() []string
-	Rotation      *rotation.Book
+	// UpstreamProblems and UpstreamWarnings are about fetching from origins.
+	UpstreamProblems, UpstreamWarnings func() []string
+	Rotation                           *rotation.Book
 	// NotPermitted returns why names that the root does not permit are not enabled, and what changes that.
 	NotPermitted func(names ...string) string
 	// UnpermittedAddrs says the same of a node's addresses; "" if the root permits them all.
@@ -75,6 +77,7 @@ func (p *Page) Report(ctx context.Context) (any, error) {
 	}
 	problems = append(problems, p.Cluster.Problems()...)
 	problems = append(problems, p.DNSProblems()...)
+	problems = append(problems, p.UpstreamProblems()...)
 	scrub, lost := p.scrubInfo()
 	if lost != "" {
 		problems = append(problems, lost)
@@ -85,6 +88,7 @@ func (p *Page) Report(ctx context.Context) (any, error) {
 		problems = append(problems, err.Error())
 	}
 	warnings = append(append(warnings, p.ClockJumps()...), p.DNSWarnings()...)
+	warnings = append(warnings, p.UpstreamWarnings()...)
 	warnings = append(warnings, p.Luck.sentences(20)...)
 	for _, c := range p.Registry.Conflicts() {
 		warnings = append(warnings,

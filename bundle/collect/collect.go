@@ -18,6 +18,7 @@ import (
 	"casemate/bundle"
 	"casemate/bundle/collect/cache"
 	"casemate/bundle/collect/download"
+	"casemate/bundle/collect/remote"
 	"casemate/bundle/collect/transport"
 	"casemate/bundle/digests"
 	"casemate/bundle/lists"
@@ -148,13 +149,16 @@ type collector struct {
 	opt        Options
 	platforms  []oci.Platform
 	cache      *cache.Cache
-	registries *registries
-	transport  http.RoundTripper
-	retry      transport.Retry
-	now        func() time.Time
-	downloads  *download.Downloader
-	chartLock  sync.Mutex                   // one index is read at a time
-	charts     map[string]*lists.ChartIndex // by URL; guarded by chartLock
+	registries *remote.Registries
+	// noReferrers are the hosts that answered 404 to a request for referrers: they do not have the API (OCI
+	// distribution 1.1, "Listing referrers").
+	noReferrers sync.Map
+	transport   http.RoundTripper
+	retry       transport.Retry
+	now         func() time.Time
+	downloads   *download.Downloader
+	chartLock   sync.Mutex                   // one index is read at a time
+	charts      map[string]*lists.ChartIndex // by URL; guarded by chartLock
 	// by URL: it has a requested chart, or was requested itself; guarded by chartLock
 	neededIndexes map[string]bool
 
@@ -195,9 +199,9 @@ type unit struct {
 // wantedBlob is a blob of images.
 type wantedBlob struct {
 	size  int64
-	from  []*repository // repositories that have it
-	urls  []string      // other places that have it
-	units []*unit       // units that need it
+	from  []*remote.Repository // repositories that have it
+	urls  []string             // other places that have it
+	units []*unit              // units that need it
 }
 
 // Collect fetches what w lists into the cache. It tries everything; if names failed, the error is an *Error that lists
@@ -244,10 +248,13 @@ func newCollector(opt Options) (*collector, error) {
 		c.now = time.Now
 	}
 	c.connect()
-	c.registries = &registries{inner: c.transport, repos: map[string]*repository{}}
-	var err error
-	if c.registries.overrides, err = parseOverrides(opt.RegistryOverrides); err != nil {
+	overrides, err := parseOverrides(opt.RegistryOverrides)
+	if err != nil {
 		return nil, err
+	}
+	c.registries = &remote.Registries{
+		Transport: c.transport, Retry: c.retry,
+		At: func(canonical string) string { return mirrorOf(overrides, canonical) },
 	}
 	if c.cache, err = cache.Open(opt.Cache); err != nil {
 		return nil, err

@@ -17,6 +17,7 @@ import (
 	"casemate/bundle/collect/cache"
 	"casemate/bundle/collect/diagnose"
 	"casemate/bundle/collect/download"
+	"casemate/bundle/collect/remote"
 	"casemate/bundle/collect/transport"
 	"casemate/bundle/lists"
 )
@@ -299,7 +300,7 @@ func (c *collector) fileClient(checked bool) *http.Client {
 					"--checksums",
 			)
 		}
-		return limitRedirects(req, via)
+		return remote.LimitRedirects(req, via)
 	}}
 }
 

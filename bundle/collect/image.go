@@ -14,6 +14,7 @@ import (
 	"casemate/bundle"
 	"casemate/bundle/collect/diagnose"
 	"casemate/bundle/collect/download"
+	"casemate/bundle/collect/remote"
 	"casemate/bundle/collect/transport"
 	"casemate/bundle/lists"
 )
@@ -52,7 +53,7 @@ func (c *collector) add(p *imageResolver) error {
 	return nil
 }
 
-func (c *collector) addUnit(s *unit, repo *repository) error {
+func (c *collector) addUnit(s *unit, repo *remote.Repository) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, m := range s.images {
@@ -108,12 +109,12 @@ func (c *collector) blob(ctx context.Context, digest string, b *wantedBlob) {
 }
 
 // layerOfSize fetches one blob of a repository, of exactly that size.
-func (c *collector) layerOfSize(ctx context.Context, repo *repository, digest string, size int64) error {
+func (c *collector) layerOfSize(ctx context.Context, repo *remote.Repository, digest string, size int64) error {
 	algorithm, hex, _ := strings.Cut(digest, ":")
 	_, err := c.downloads.Fetch(ctx, download.Request{
-		Client: repo.http,
-		URL:    repo.base + "blobs/" + digest,
-		Name:   fmt.Sprintf("%s %s:%.12s", repo.name, algorithm, hex),
+		Client: repo.Client,
+		URL:    repo.Base + "blobs/" + digest,
+		Name:   fmt.Sprintf("%s %s:%.12s", repo.Name, algorithm, hex),
 		Digest: digest,
 		Size:   size,
 		Blob:   true,
@@ -122,7 +123,7 @@ func (c *collector) layerOfSize(ctx context.Context, repo *repository, digest st
 		},
 	})
 	if transport.HasStatus(err, http.StatusUnauthorized, http.StatusForbidden, http.StatusTooManyRequests) {
-		return refusedError(repo.host.RegistryStr(), err)
+		return remote.RefusedError(repo.Host, err)
 	}
 	return err
 }

@@ -9,6 +9,7 @@ import (
 
 	"casemate/bundle"
 	"casemate/bundle/collect/download"
+	"casemate/bundle/collect/remote"
 	"casemate/bundle/collect/transport"
 	"casemate/bundle/oci"
 )
@@ -53,7 +54,7 @@ func (p *imageResolver) part(ctx context.Context, d oci.Descriptor, of string, d
 	if d.MediaType == "" || !oci.IsManifestType(d.MediaType) {
 		return p.blob(ctx, d, of)
 	}
-	child := bundle.Image{Repository: p.repo.name, Digest: d.Digest}
+	child := bundle.Image{Repository: p.repo.Name, Digest: d.Digest}
 	blob, err := p.entry(ctx, &child, d, of, false, depth)
 	if err != nil {
 		return fmt.Errorf("manifest %s: %w", d.Digest, err)
@@ -67,7 +68,7 @@ func (p *imageResolver) part(ctx context.Context, d oci.Descriptor, of string, d
 // maybeBlob reports whether the registry may have a blob. Only a 404 says that it does not: not every registry answers
 // HEAD.
 func (p *imageResolver) maybeBlob(ctx context.Context, d oci.Descriptor) bool {
-	resp, err := p.repo.send(ctx, p.c, http.MethodHead, "blobs/"+d.Digest, "")
+	resp, err := p.repo.Send(ctx, http.MethodHead, "blobs/"+d.Digest, "")
 	if err != nil {
 		return !transport.HasStatus(err, http.StatusNotFound)
 	}
@@ -153,7 +154,7 @@ func (c *collector) noteWrongSizes() {
 
 // layer fetches one blob of a repository. If the registry has another size than the descriptor states, the digest
 // decides which of them is right.
-func (c *collector) layer(ctx context.Context, repo *repository, digest string, size int64) error {
+func (c *collector) layer(ctx context.Context, repo *remote.Repository, digest string, size int64) error {
 	err := c.layerOfSize(ctx, repo, digest, size)
 	var other download.SizeError
 	if !errors.As(err, &other) {

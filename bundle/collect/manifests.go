@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"casemate/bundle"
+	"casemate/bundle/collect/remote"
 	"casemate/bundle/collect/transport"
 	"casemate/bundle/digests"
 	"casemate/bundle/lists"
@@ -28,7 +29,7 @@ const (
 type imageResolver struct {
 	c      *collector
 	wanted lists.Image
-	repo   *repository
+	repo   *remote.Repository
 	*unit
 	docs  map[string]*oci.Manifest
 	tags  map[string]string // a tag that has this digest according to the registry
@@ -39,7 +40,7 @@ type imageResolver struct {
 // image resolves one image: it fetches all manifests that belong to it and records the blobs that they need. n is its
 // number among the names.
 func (c *collector) image(ctx context.Context, n int, w lists.Image) (*imageResolver, error) {
-	repo, err := c.registries.repository(ctx, w.Repository)
+	repo, err := c.registries.Repository(ctx, w.Repository)
 	if err != nil {
 		return nil, err
 	}
@@ -91,10 +92,10 @@ func (p *imageResolver) resolve(ctx context.Context, w lists.Image) (string, err
 	if _, have := p.c.cache.Stat(w.Digest); w.Tag == "" || have {
 		return w.Digest, nil
 	}
-	now, err := p.repo.digestOf(ctx, p.c, w.Tag)
+	now, err := p.repo.DigestOf(ctx, w.Tag)
 	if err != nil || now == "" {
 		var b []byte
-		if now, b, err = p.repo.manifest(ctx, p.c, w.Tag); err == nil && digests.Like(w.Digest, b) == w.Digest {
+		if now, b, err = p.repo.Manifest(ctx, w.Tag); err == nil && digests.Like(w.Digest, b) == w.Digest {
 			return w.Digest, p.c.cache.Put(w.Digest, b)
 		}
 	}
@@ -115,7 +116,7 @@ func (p *imageResolver) resolve(ctx context.Context, w lists.Image) (string, err
 // if the registry refuses it, or names a digest that it does not have, the manifest is requested with GET before the
 // tag fails.
 func (p *imageResolver) tag(ctx context.Context, tag string) (string, error) {
-	said, err := p.repo.digestOf(ctx, p.c, tag)
+	said, err := p.repo.DigestOf(ctx, tag)
 	if err == nil && said != "" {
 		if _, err = p.readManifest(ctx, said); err == nil || isFatal(err) || ctx.Err() != nil {
 			return said, err
@@ -124,7 +125,7 @@ func (p *imageResolver) tag(ctx context.Context, tag string) (string, error) {
 	if said == "" && !p.mayExist(err) {
 		return "", err
 	}
-	digest, b, gerr := p.repo.manifest(ctx, p.c, tag)
+	digest, b, gerr := p.repo.Manifest(ctx, tag)
 	switch {
 	case gerr != nil && said != "":
 		// Not %w: a caller that finds a 404 concludes that the tag does not exist, but it does.
@@ -143,7 +144,7 @@ func (p *imageResolver) tag(ctx context.Context, tag string) (string, error) {
 	case said != "":
 		p.c.note(
 			"%s:%s: the registry says that it is %s, does not have that, and sends %s, which is collected",
-			p.repo.name,
+			p.repo.Name,
 			tag,
 			said,
 			digest,
@@ -156,7 +157,7 @@ func (p *imageResolver) tag(ctx context.Context, tag string) (string, error) {
 // do not exist: a registry whose HEAD has found manifests is believed.
 func (p *imageResolver) mayExist(err error) bool {
 	return p.attachedTo == "" || err == nil || !transport.HasStatus(err, http.StatusNotFound) ||
-		!p.c.registries.supportsHead(p.repo)
+		!p.c.registries.SupportsHead(p.repo)
 }
 
 // readManifest returns a manifest from the cache or the registry: by its digest, or by a tag that has it.
@@ -165,12 +166,12 @@ func (p *imageResolver) readManifest(ctx context.Context, digest string) ([]byte
 	if !errors.Is(err, fs.ErrNotExist) {
 		return b, err
 	}
-	if _, b, err = p.repo.manifest(ctx, p.c, digest); err != nil {
+	if _, b, err = p.repo.Manifest(ctx, digest); err != nil {
 		tag := p.tags[digest]
 		if tag == "" || ctx.Err() != nil {
 			return nil, err
 		}
-		_, byTag, terr := p.repo.manifest(ctx, p.c, tag)
+		_, byTag, terr := p.repo.Manifest(ctx, tag)
 		if terr != nil || digests.Like(digest, byTag) != digest {
 			return nil, err
 		}
@@ -198,7 +199,7 @@ func (p *imageResolver) name(ctx context.Context, tag, digest string, choose boo
 	if p.named(tag, digest) {
 		return nil
 	}
-	m := bundle.Image{Repository: p.repo.name, Tag: tag, Digest: digest}
+	m := bundle.Image{Repository: p.repo.Name, Tag: tag, Digest: digest}
 	if err := p.walk(ctx, &m, digest, choose, 0); err != nil {
 		return err
 	}
@@ -228,7 +229,7 @@ func (p *imageResolver) add(m bundle.Image) error {
 	m.Platforms = slices.Compact(m.Platforms)
 	m.MediaType = p.docs[m.Digest].MediaType
 	on, err := p.c.cache.FirstSeen(m.Ref(), m.Digest, day(p.c.now()))
-	m.On, m.From = on, p.repo.from
+	m.On, m.From = on, p.repo.From
 	p.images = append(p.images, m)
 	return err
 }
@@ -265,7 +266,7 @@ func (p *imageResolver) walk(ctx context.Context, top *bundle.Image, digest stri
 	top.Sparse = top.Sparse || sparse
 	for _, d := range chosen {
 		// Children have no tag and are names of their own: clients request them by digest.
-		child := bundle.Image{Repository: p.repo.name, Digest: d.Digest}
+		child := bundle.Image{Repository: p.repo.Name, Digest: d.Digest}
 		if blob, err := p.entry(ctx, &child, d, digest, choose, depth); err != nil {
 			return fmt.Errorf("%s %s: %w", cmp.Or(d.Platform.String(), "manifest"), d.Digest, err)
 		} else if blob {
@@ -374,7 +375,7 @@ func (p *imageResolver) blob(ctx context.Context, d oci.Descriptor, of string) e
 		if err != nil {
 			p.c.note(
 				"%s: the layer %s must not be distributed and could not be fetched (from %s); it is left out: %v",
-				p.repo.name,
+				p.repo.Name,
 				d.Digest,
 				strings.Join(d.URLs, " "),
 				err,
@@ -392,7 +393,7 @@ func (p *imageResolver) blob(ctx context.Context, d oci.Descriptor, of string) e
 // addForeignLayer finds out where a layer that must not be distributed can be fetched: in the registry (""), or from
 // one of its URLs.
 func (p *imageResolver) addForeignLayer(ctx context.Context, d oci.Descriptor) (at string, err error) {
-	resp, err := p.repo.send(ctx, p.c, http.MethodHead, "blobs/"+d.Digest, "")
+	resp, err := p.repo.Send(ctx, http.MethodHead, "blobs/"+d.Digest, "")
 	if err == nil {
 		resp.Body.Close()
 		return "", nil

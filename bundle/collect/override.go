@@ -38,8 +38,8 @@ func parseOverrides(list []string) ([]override, error) {
 }
 
 // mirrorOf returns where a repository is requested: the longest override that it lies below is used.
-func (r *registries) mirrorOf(canonical string) string {
-	for _, o := range r.overrides {
+func mirrorOf(overrides []override, canonical string) string {
+	for _, o := range overrides {
 		if rest, ok := strings.CutPrefix(canonical, o.upstream); ok && (rest == "" || rest[0] == '/') {
 			return o.mirror + rest
 		}

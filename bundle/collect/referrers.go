@@ -26,15 +26,15 @@ func (p *imageResolver) attached(ctx context.Context, digest string, depth int) 
 	if depth > maxDepth {
 		p.c.note(
 			"%s: what is attached to %s is deeper than %d signatures of signatures and is left out",
-			p.repo.name,
+			p.repo.Name,
 			digest,
 			maxDepth,
 		)
 		return nil
 	}
-	list, ok, err := p.repo.referrers(ctx, p.c, digest)
+	list, ok, err := p.c.referrers(ctx, p.repo, digest)
 	if err != nil {
-		p.c.note("%s: the list of referrers of %s is incomplete: %v", p.repo.name, digest, err)
+		p.c.note("%s: the list of referrers of %s is incomplete: %v", p.repo.Name, digest, err)
 	}
 	if !ok {
 		if list, err = p.fallback(ctx, digest); err != nil {
@@ -68,7 +68,7 @@ func (p *imageResolver) referrer(ctx context.Context, d oci.Descriptor, subject 
 	if err := digests.Check(d.Digest); err != nil {
 		p.c.note(
 			"%s: the list of referrers of %s contains %.100q, which is not a digest; it is left out",
-			p.repo.name,
+			p.repo.Name,
 			subject,
 			d.Digest,
 		)
@@ -98,12 +98,12 @@ func (p *imageResolver) attach(ctx context.Context, tag, digest string, depth in
 	q := *p
 	q.unit, q.docs = &unit{
 		request:       p.request,
-		attachedTo:    p.repo.name + "@" + digest,
+		attachedTo:    p.repo.Name + "@" + digest,
 		blobs:         map[string]int64{},
 		alternateURLs: map[string]string{},
 	}, map[string]*oci.Manifest{}
 	if tag != "" {
-		q.attachedTo = p.repo.name + ":" + tag
+		q.attachedTo = p.repo.Name + ":" + tag
 	}
 	err := q.resolveAttached(ctx, tag, digest)
 	switch {
@@ -112,7 +112,7 @@ func (p *imageResolver) attach(ctx context.Context, tag, digest string, depth in
 	case isFatal(err) || ctx.Err() != nil:
 		return nil, err
 	case tag == "" && transport.HasStatus(err, http.StatusNotFound):
-		p.c.note("%s: the registry lists the referrer %s and does not have it; it is left out", p.repo.name, digest)
+		p.c.note("%s: the registry lists the referrer %s and does not have it; it is left out", p.repo.Name, digest)
 		return nil, nil
 	case err != nil:
 		p.c.note("%s is left out: %v", q.attachedTo, err)

@@ -34,7 +34,7 @@ type Batch interface {
 }
 
 // BlobWriter is a node-local scratch file that becomes a blob. It is not safe for concurrent use. It may also be an
-// io.ReaderFrom, which io.Copy uses, a NamedCommitter and a Summer.
+// io.ReaderFrom, which io.Copy uses, a NamedCommitter, a Scratcher and a Summer.
 type BlobWriter interface {
 	io.Writer
 	// Size is the number of bytes written so far, including those before a resume.
@@ -63,6 +63,19 @@ type NamedCommitter interface {
 type Summer interface {
 	// Sum returns the sha256 of the written bytes, as a digest, and their number. No write may follow.
 	Sum() (string, int64, error)
+}
+
+// Scratcher is a BlobWriter whose bytes can be read while they are written.
+type Scratcher interface {
+	// OpenScratch opens the bytes that were written so far, and those that follow. It stays readable when they have
+	// become a blob. fs.ErrClosed: the writer has ended.
+	OpenScratch() (Scratch, error)
+}
+
+// Scratch are the bytes of a Scratcher. ReadAt returns io.EOF where there are none yet.
+type Scratch interface {
+	io.ReaderAt
+	io.Closer
 }
 
 // Doubter is a tree that accepts reports of wrong bytes of a blob.

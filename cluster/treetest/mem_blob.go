@@ -95,6 +95,9 @@ type memWriter struct {
 	id   string
 	data []byte
 	done bool
+
+	committed bool
+	readers   []*memScratch
 }
 
 func (m *Mem) CreateBlob(id string) (BlobWriter, error) {
@@ -131,13 +134,53 @@ func (w *memWriter) Write(p []byte) (int, error) {
 		w.m.tb.Error("treetest: write after Close, Cancel or Commit")
 		return 0, fs.ErrClosed
 	}
+	w.m.mu.Lock()
+	defer w.m.mu.Unlock()
 	w.data = append(w.data, p...)
 	if w.id != "" {
-		w.m.mu.Lock()
 		w.m.scratch[w.id] = w.data
-		w.m.mu.Unlock()
+	}
+	for _, s := range w.readers {
+		s.data = w.data
 	}
 	return len(p), nil
+}
+
+// memScratch reads what a writer had when it was opened, and what it has written since.
+type memScratch struct {
+	w      *memWriter
+	data   []byte // what was there before a Commit
+	closed bool
+}
+
+func (w *memWriter) OpenScratch() (tree.Scratch, error) {
+	w.m.mu.Lock()
+	defer w.m.mu.Unlock()
+	if w.done || w.committed {
+		return nil, fs.ErrClosed
+	}
+	w.m.open++
+	s := &memScratch{w: w, data: w.data}
+	w.readers = append(w.readers, s)
+	return s, nil
+}
+
+func (s *memScratch) ReadAt(p []byte, at int64) (int, error) {
+	s.w.m.mu.Lock()
+	defer s.w.m.mu.Unlock()
+	return bytes.NewReader(s.data).ReadAt(p, at)
+}
+
+func (s *memScratch) Close() error {
+	s.w.m.mu.Lock()
+	defer s.w.m.mu.Unlock()
+	if s.closed {
+		s.w.m.tb.Error("treetest: a scratch reader was closed twice")
+		return fs.ErrClosed
+	}
+	s.closed = true
+	s.w.m.open--
+	return nil
 }
 
 // DigestOf returns the digest of data in the algorithm of like ("" for sha256).
@@ -169,7 +212,7 @@ func (w *memWriter) Commit(ctx context.Context, digest string) (string, error) {
 	b.pinned, b.lost = true, false
 	w.m.blobs[got] = b
 	delete(w.m.scratch, w.id)
-	w.id, w.data = "", nil
+	w.id, w.data, w.committed = "", nil, true
 	return got, err
 }
 

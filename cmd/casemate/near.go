@@ -31,6 +31,7 @@ var (
 	theOrigins  = source{"origins", "host"}
 	theImports  = source{"imports", "name"}
 	theUsers    = source{"users", "name"}
+	theLogins   = source{"upstream/logins", "host"}
 	theNames    = source{"names", "name"}
 	theSettings = source{"settings", "key"}
 	theMembers  = source{"members", "node"}

@@ -75,6 +75,7 @@ var meanings = map[string][]string{
 	"alias":               {"stringSlice"},
 	"all":                 {"bool"},
 	"allow-unsigned":      {"stringArray"},
+	"user":                {"string"},
 	"apt":                 {"stringArray"},
 	"cache":               {"string"},
 	"charts":              {"stringArray"},

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"strconv"
@@ -35,6 +36,8 @@ type Request struct {
 	// Blob says that it is a registry's blob, which is cached by its digest whatever the algorithm is. Files are cached
 	// by their sha256.
 	Blob bool
+	// Header is sent with a request for the whole content; nil: nothing more is.
+	Header http.Header
 	// Diagnose, if it is not nil, adds details to the error for content that does not have the digest.
 	Diagnose func(m *diagnose.Mismatch, content *os.File)
 }
@@ -101,11 +104,8 @@ func (c *Downloader) Fetch(ctx context.Context, d Request) (got Result, err erro
 	}()
 	t := c.Progress.Start(d.Name, d.Size)
 	defer func() { t.Done(err) }()
-	g := &getter{d: d, c: c, f: f, t: t, sha256: sha256.New()}
-	if strings.HasPrefix(d.Digest, "sha512:") {
-		g.sha512 = sha512.New()
-	}
-	if err := g.resume(); err != nil {
+	g := newGetter(d, c.Retry, &part{f: f, t: t, fetched: &c.Fetched})
+	if err := g.resume(f); err != nil {
 		return got, err
 	}
 	if err := g.fetchVerified(ctx); err != nil {
@@ -122,32 +122,107 @@ func (c *Downloader) Fetch(ctx context.Context, d Request) (got Result, err erro
 	return got, c.Cache.Commit(f, got.Digest)
 }
 
+// Stream fetches d into sink, and returns once the content is complete and right. It resumes broken bodies as Fetch
+// does. If the first answer is no success, it returns that at once; whether to repeat it is up to d.Client.
+func Stream(ctx context.Context, d Request, retry transport.Retry, sink Sink) (Result, error) {
+	g := newGetter(d, retry, sink)
+	g.live = true
+	g.length, g.state = -1, partState{URL: d.URL, Size: -1}
+	if err := g.fetchVerified(ctx); err != nil {
+		return Result{}, err
+	}
+	return g.result(), nil
+}
+
+// Sink takes the bytes of a download, in order.
+type Sink interface {
+	io.Writer
+	// Begin is called before the bytes of each answer. url is where redirects ended, total the number of bytes of the
+	// complete content, -1 if it is not known.
+	Begin(url string, total int64) error
+	// Restart discards all bytes: the content begins again.
+	Restart() error
+}
+
 // getter is a download in progress.
 type getter struct {
 	d         Request
-	c         *Downloader
-	f         *os.File
-	t         Transfer
+	retry     transport.Retry
+	sink      Sink
+	live      bool // somebody waits for the first answer, see Stream
 	sha256    hash.Hash
 	sha512    hash.Hash // nil if it is not needed
-	offset    int64     // bytes in the part and in the sums
+	offset    int64     // bytes in the sink and in the sums
 	mostBytes int64     // the highest offset so far: repeating bytes after a restart is no progress
 	state     partState
 	from      string
 	length    int64 // of the complete content as the server said, -1
-	resumed   bool  // the part consists of more than one body
+	resumed   bool  // the content consists of more than one body
+}
+
+func newGetter(d Request, retry transport.Retry, sink Sink) *getter {
+	g := &getter{d: d, retry: retry, sink: sink, sha256: sha256.New()}
+	if strings.HasPrefix(d.Digest, "sha512:") {
+		g.sha512 = sha512.New()
+	}
+	if p, ok := sink.(*part); ok {
+		p.g = g
+	}
+	return g
+}
+
+// part is the sink of a download into the cache.
+type part struct {
+	g       *getter
+	f       *os.File
+	t       Transfer
+	fetched *atomic.Int64
+}
+
+// Begin records what must be known in order to resume.
+func (p *part) Begin(_ string, total int64) error {
+	b, err := json.Marshal(p.g.state)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(p.f.Name()+".json", b, 0o644); err != nil {
+		return cache.DiskError{Err: err}
+	}
+	p.t.Total(total)
+	return nil
+}
+
+func (p *part) Write(b []byte) (int, error) {
+	n, err := p.f.Write(b)
+	p.fetched.Add(int64(n))
+	p.t.Add(int64(n))
+	if err != nil {
+		err = cache.DiskError{Err: err}
+	}
+	return n, err
+}
+
+func (p *part) Restart() error {
+	if err := p.f.Truncate(0); err != nil {
+		return cache.DiskError{Err: err}
+	}
+	if _, err := p.f.Seek(0, io.SeekStart); err != nil {
+		return cache.DiskError{Err: err}
+	}
+	p.t.Add(-p.g.offset)
+	return nil
 }
 
 // resume continues with a part of an earlier run, if possible.
-func (g *getter) resume() error {
-	fi, err := g.f.Stat()
+func (g *getter) resume(f *os.File) error {
+	fi, err := f.Stat()
 	if err != nil {
 		return cache.DiskError{Err: err}
 	}
 	g.length = -1
 	g.state = partState{URL: g.d.URL, Size: -1}
 	var s partState
-	known := cache.ReadRecord(g.f.Name()+".json", &s)
+	known := cache.ReadRecord(f.Name()+".json", &s)
 	if fi.Size() == 0 || !known ||
 		g.d.Digest == "" && (s.URL != g.d.URL || s.validator() == "" || fi.Size() == s.Size) ||
 		g.d.Size >= 0 && fi.Size() > g.d.Size {
@@ -156,13 +231,13 @@ func (g *getter) resume() error {
 	if s.URL != g.d.URL { // the same content at another URL: the validators are of the old one
 		s = partState{URL: g.d.URL, Size: s.Size}
 	}
-	n, err := io.Copy(g.sums(), g.f)
+	n, err := io.Copy(g.sums(), f)
 	if err != nil {
 		return cache.DiskError{Err: err}
 	}
 	g.offset, g.mostBytes, g.state, g.resumed = n, n, s, true
 	g.length = s.Size
-	g.t.Add(n)
+	g.sink.(*part).t.Add(n)
 	return nil
 }
 
@@ -175,13 +250,9 @@ func (g *getter) sums() io.Writer {
 
 // restart discards what was fetched so far.
 func (g *getter) restart() error {
-	if err := g.f.Truncate(0); err != nil {
-		return cache.DiskError{Err: err}
+	if err := g.sink.Restart(); err != nil {
+		return err
 	}
-	if _, err := g.f.Seek(0, io.SeekStart); err != nil {
-		return cache.DiskError{Err: err}
-	}
-	g.t.Add(-g.offset)
 	g.offset, g.length = 0, -1
 	g.state = partState{URL: g.d.URL, Size: -1}
 	g.sha256.Reset()
@@ -199,7 +270,7 @@ const maxWrongBodies = 3
 func (g *getter) fetchVerified(ctx context.Context) error {
 	var last transport.RepeatedError
 	failures := 0
-	err := g.c.Retry.Do(ctx, func() error {
+	err := g.retry.Do(ctx, func() error {
 		if failures > 0 {
 			if err := g.restart(); err != nil {
 				return err
@@ -231,7 +302,7 @@ func (g *getter) fetchVerified(ctx context.Context) error {
 // fetchAll fetches until the content is complete. It gives up after several attempts without progress.
 func (g *getter) fetchAll(ctx context.Context) error {
 	failures := 0
-	return g.c.Retry.Do(ctx, func() error { return g.request(ctx) }, func(err error) (int, bool) {
+	return g.retry.Do(ctx, func() error { return g.request(ctx) }, func(err error) (int, bool) {
 		var (
 			broken transport.BrokenError
 			local  cache.DiskError
@@ -275,7 +346,13 @@ func (g *getter) request(ctx context.Context) error {
 			req.Header.Set("If-Range", v)
 		}
 	}
+	if g.offset == 0 {
+		maps.Copy(req.Header, g.d.Header)
+	}
 	resp, err := g.d.Client.Do(req)
+	if err != nil && g.live && g.offset > 0 {
+		return transport.BrokenError{Err: transport.WithoutURL(err)}
+	}
 	if err != nil {
 		return transport.WithoutURL(err)
 	}
@@ -350,25 +427,22 @@ func (g *getter) checkEncoding(resp *http.Response) error {
 	)
 }
 
-// appendBody appends a body to the part.
+// appendBody appends a body to the sink.
 func (g *getter) appendBody(resp *http.Response) error {
 	g.from = resp.Request.URL.String()
 	g.state.Size = g.total()
-	if b, err := json.Marshal(g.state); err != nil {
+	if err := g.sink.Begin(g.from, g.total()); err != nil {
 		return err
-	} else if err := os.WriteFile(g.f.Name()+".json", b, 0o644); err != nil {
-		return cache.DiskError{Err: err}
 	}
-	g.t.Total(g.total())
 	body := io.Reader(resp.Body)
 	if g.d.Size >= 0 { // one byte more than allowed is enough to see that the content is wrong
 		body = io.LimitReader(body, g.d.Size-g.offset+1)
 	}
-	w := &partWriter{g: g, w: io.MultiWriter(g.f, g.sums())}
+	w := &sinkWriter{g: g, w: io.MultiWriter(g.sink, g.sums())}
 	_, err := io.CopyBuffer(w, body, make([]byte, 256<<10))
 	switch {
 	case w.err != nil:
-		return cache.DiskError{Err: w.err}
+		return w.err
 	case err != nil:
 		if want := g.total(); errors.Is(err, io.ErrUnexpectedEOF) && want >= 0 {
 			err = fmt.Errorf("truncated: received %d of %d bytes: %w", g.offset, want, err)
@@ -387,18 +461,16 @@ func (g *getter) appendBody(resp *http.Response) error {
 	return nil
 }
 
-// partWriter counts bytes, and distinguishes errors of the disk from errors of the network.
-type partWriter struct {
+// sinkWriter counts bytes, and distinguishes errors of the sink from errors of the network.
+type sinkWriter struct {
 	g   *getter
 	w   io.Writer
 	err error
 }
 
-func (w *partWriter) Write(p []byte) (int, error) {
+func (w *sinkWriter) Write(p []byte) (int, error) {
 	n, err := w.w.Write(p)
 	w.g.offset += int64(n)
-	w.g.c.Fetched.Add(int64(n))
-	w.g.t.Add(int64(n))
 	w.err = err
 	return n, err
 }

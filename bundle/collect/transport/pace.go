@@ -52,7 +52,7 @@ func (p *rateLimits) before(kind string, now time.Time) (time.Duration, error) {
 	if l.refused >= MaxTooManyRequests || left > maxRetryAfter {
 		return 0, &StatusError{
 			Status:     http.StatusTooManyRequests,
-			retryAfter: left,
+			RetryAfter: left,
 			Message:    fmt.Sprintf("it answered so %s and was not asked again", times(l.refused)),
 		}
 	}

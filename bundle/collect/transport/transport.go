@@ -70,10 +70,12 @@ func (e *proxyError) Error() string {
 // respect to Retry-After and to the answers that other workers got. If the status is still bad after the last attempt,
 // the response is returned. Bodies that stall fail with errStalled.
 type Retrying struct {
-	Inner  http.RoundTripper
-	Stall  time.Duration    // the longest that a read may take; 0: stallTimeout
-	Clock  func() time.Time // nil: time.Now
-	Retry  Retry
+	Inner http.RoundTripper
+	Stall time.Duration    // the longest that a read may take; 0: stallTimeout
+	Clock func() time.Time // nil: time.Now
+	Retry Retry
+	// Once returns a bad answer, or an error, at once: somebody waits for it.
+	Once   bool
 	limits rateLimits
 }
 
@@ -92,6 +94,9 @@ func (p *Retrying) RoundTrip(req *http.Request) (*http.Response, error) {
 		kind := limitKey(req)
 		if pause, err := p.limits.before(kind, p.now()); err != nil {
 			return nil, err
+		} else if pause > 0 && p.Once {
+			return nil, &StatusError{Status: http.StatusTooManyRequests, RetryAfter: pause,
+				Message: "it limits requests and was not asked again"}
 		} else if pause > 0 {
 			if err := p.Retry.wait(req.Context(), pause); err != nil {
 				return nil, err
@@ -101,7 +106,7 @@ func (p *Retrying) RoundTrip(req *http.Request) (*http.Response, error) {
 		resp, err := p.roundTrip(req)
 		if err == nil && resp.StatusCode == http.StatusTooManyRequests {
 			asked, _ := retryAfter(resp.Header.Get("Retry-After"), p.now())
-			if !p.limits.refused(kind, sent, p.now(), asked) || !again || try >= MaxTooManyRequests {
+			if !p.limits.refused(kind, sent, p.now(), asked) || p.Once || !again || try >= MaxTooManyRequests {
 				return resp, nil
 			}
 			p.Retry.Log.Warn("retrying", "host", req.URL.Host, "path", req.URL.Path,
@@ -112,8 +117,8 @@ func (p *Retrying) RoundTrip(req *http.Request) (*http.Response, error) {
 		if err == nil {
 			p.limits.accepted(kind)
 		}
-		if err == nil && !isRetryableStatus(resp.StatusCode) {
-			return resp, nil
+		if p.Once || err == nil && !isRetryableStatus(resp.StatusCode) {
+			return resp, err
 		}
 		if err != nil && (req.Context().Err() != nil || isPermanent(err)) || !again || try >= MaxAttempts {
 			return resp, err
@@ -241,8 +246,9 @@ func retryAfter(h string, now time.Time) (time.Duration, bool) {
 // StatusError is an answer that is not a success.
 type StatusError struct {
 	Status     int
-	Message    string // the server's message, shortened
-	retryAfter time.Duration
+	Message    string        // the server's message, shortened
+	RetryAfter time.Duration // 0: the server did not say
+	Location   string        // the target of a redirect that was not followed
 }
 
 func (e *StatusError) Error() string {
@@ -250,8 +256,8 @@ func (e *StatusError) Error() string {
 	if e.Message != "" {
 		s += ": " + e.Message
 	}
-	if e.retryAfter > 0 {
-		s += fmt.Sprintf(" (it asks to come back in %s)", e.retryAfter.Round(time.Second))
+	if e.RetryAfter > 0 {
+		s += fmt.Sprintf(" (it asks to come back in %s)", e.RetryAfter.Round(time.Second))
 	}
 	return s
 }
@@ -262,7 +268,10 @@ func ResponseError(resp *http.Response) error {
 	b, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
 	e.Message = diagnose.ServerMessage(resp.Header.Get("Content-Type"), b)
 	if d, ok := retryAfter(resp.Header.Get("Retry-After"), time.Now()); ok {
-		e.retryAfter = d
+		e.RetryAfter = d
+	}
+	if to, err := resp.Location(); err == nil {
+		e.Location = to.String()
 	}
 	return e
 }

@@ -84,6 +84,14 @@ func (h *host) inside(t testing.TB, f func() error) {
 
 func newInternet(t testing.TB, l *lab) *internet {
 	t.Helper()
+	n := newInternetWithout(t, l)
+	n.distribution = newDistribution(t)
+	return n
+}
+
+// newInternetWithout is newInternet without the registry of another make.
+func newInternetWithout(t testing.TB, l *lab) *internet {
+	t.Helper()
 	n := &internet{host: l.host("internet", ""), files: map[string][]byte{}, moved: map[string]string{},
 		registries: map[string]http.Handler{}, certs: map[string]*tls.Certificate{}}
 	var err error
@@ -101,7 +109,6 @@ func newInternet(t testing.TB, l *lab) *internet {
 		t.Fatal(err)
 	}
 	n.pem = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
-	n.distribution = newDistribution(t)
 	s := &http.Server{Handler: n, TLSConfig: &tls.Config{GetCertificate: n.certificate},
 		ErrorLog: log.New(io.Discard, "", 0)}
 	listener := n.listenOn(t, n.ip+":443")

@@ -1,0 +1,184 @@
+package upstream
+
+import (
+	"context"
+	"net/http"
+	"strings"
+
+	"casemate/bundle/collect/download"
+	"casemate/bundle/collect/transport"
+	"casemate/bundle/oci"
+	"casemate/cluster/share"
+	"casemate/cluster/tree"
+	"casemate/registry"
+)
+
+// Registry returns what the registry fetches by.
+func (u *Upstream) Registry() registry.Upstream { return images{u} }
+
+type images struct{ *Upstream }
+
+func hostOf(repo string) string {
+	host, _, _ := strings.Cut(repo, "/")
+	return host
+}
+
+// Manifest implements registry.Upstream.
+func (u images) Manifest(req *http.Request, repo, reference, held string) error {
+	name := repo + ":" + reference
+	tag := !tree.ValidDigest(reference)
+	if !tag {
+		name = repo + "@" + reference
+	}
+	known, ours := u.record(name)
+	if held != "" && (!ours || known.Digest != held || u.fresh(known)) {
+		return nil
+	}
+	key := "manifest " + name
+	if held == "" {
+		if err := u.known(key); err != nil {
+			return err
+		}
+	}
+	f, err := u.fly(key, share.OfText(req.RemoteAddr), func(ctx context.Context, f *flight) error {
+		f.event = Event{Kind: "manifest", Name: name, Host: hostOf(repo)}
+		defer u.take("manifests of "+f.event.Host, f.client)()
+		digest, err := u.manifest(ctx, f, repo, reference, held)
+		if err != nil {
+			err = told(f.event.Host, err)
+			if held != "" {
+				u.cannotCompare(known, err)
+			} else {
+				u.remember(key, err)
+			}
+			return err
+		}
+		if tag {
+			u.note(ctx, record{Name: name, Digest: digest})
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return f.wait(req.Context())
+}
+
+// manifest makes sure that a manifest is here, and returns its digest.
+func (u images) manifest(ctx context.Context, f *flight, repo, reference, held string) (string, error) {
+	link, err := u.current()
+	if err != nil {
+		return "", err
+	}
+	at, err := link.remote.Repository(ctx, repo)
+	if err != nil {
+		return "", err
+	}
+	if held != "" {
+		// A HEAD is not counted by registries that limit pulls.
+		now, err := at.DigestOf(ctx, reference)
+		if err == nil && now == held {
+			return held, nil
+		}
+		if err != nil && !transport.HasStatus(err, http.StatusMethodNotAllowed, http.StatusNotImplemented) {
+			return "", err
+		}
+	}
+	digest, data, err := at.Manifest(ctx, reference)
+	if err != nil {
+		return "", err
+	}
+	m, err := oci.Parse(digest, "", data)
+	if err != nil {
+		return "", err
+	}
+	f.event.Digest = digest
+	f.mu.Lock()
+	f.n = int64(len(data))
+	f.mu.Unlock()
+	keep, cancel := context.WithTimeout(ctx, keepFor)
+	defer cancel()
+	return digest, u.patiently(keep, func() error {
+		return u.cfg.Images().KeepManifest(keep, repo, reference, m.MediaType, data)
+	})
+}
+
+// Blob implements registry.Upstream.
+func (u images) Blob(req *http.Request, repo, digest string) (registry.Incoming, error) {
+	name := repo + "@" + digest
+	key := "blob " + name
+	if err := u.known(key); err != nil {
+		return nil, err
+	}
+	f, err := u.fly(key, share.OfText(req.RemoteAddr), func(ctx context.Context, f *flight) error {
+		f.event = Event{Kind: "blob", Name: name, Host: hostOf(repo)}
+		defer u.take(f.event.Host, f.client)()
+		err := told(f.event.Host, u.blob(ctx, f, repo, digest))
+		u.remember(key, err)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return incoming[registry.Incoming](f, req)
+}
+
+// incoming opens what a fetch brings; nil if it is here by now.
+func incoming[T any](f *flight, req *http.Request) (none T, err error) {
+	r, err := f.open(req.Context())
+	if r == nil || err != nil {
+		return none, err
+	}
+	return any(r).(T), nil
+}
+
+func (u images) blob(ctx context.Context, f *flight, repo, digest string) error {
+	link, err := u.current()
+	if err != nil {
+		return err
+	}
+	at, err := link.remote.Repository(ctx, repo)
+	if err != nil {
+		return err
+	}
+	f.create = u.cfg.Images().NewBlob
+	_, err = download.Stream(ctx, download.Request{
+		Client: at.Client, URL: at.Base + "blobs/" + digest, Name: f.event.Name, Digest: digest, Size: -1, Blob: true,
+	}, u.retry(), f)
+	if err != nil {
+		return err
+	}
+	f.event.Digest = digest
+	return f.keep(ctx, func(ctx context.Context, w tree.BlobWriter) error {
+		return u.cfg.Images().KeepBlob(ctx, w, repo, digest)
+	})
+}
+
+// BlobSize implements registry.Upstream.
+func (u images) BlobSize(req *http.Request, repo, digest string) (int64, error) {
+	key := "blob " + repo + "@" + digest
+	if err := u.known(key); err != nil {
+		return 0, err
+	}
+	link, err := u.current()
+	if err != nil {
+		return 0, err
+	}
+	host := hostOf(repo)
+	defer u.take("manifests of "+host, share.OfText(req.RemoteAddr))()
+	at, err := link.remote.Repository(req.Context(), repo)
+	var resp *http.Response
+	if err == nil {
+		resp, err = at.Send(req.Context(), http.MethodHead, "blobs/"+digest, "")
+	}
+	if err != nil {
+		err = told(host, err)
+		u.remember(key, err)
+		return 0, err
+	}
+	resp.Body.Close()
+	if resp.ContentLength < 0 {
+		return 0, &refusal{status: http.StatusBadGateway, text: host + " does not say how large " + digest + " is"}
+	}
+	return resp.ContentLength, nil
+}

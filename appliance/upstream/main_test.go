@@ -1,0 +1,13 @@
+package upstream_test
+
+import (
+	"testing"
+
+	"go.uber.org/goleak"
+)
+
+// Each of distribution's handlers.App has one goroutine that cannot be stopped; it waits for events that are never
+// sent.
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/docker/go-events.(*Broadcaster).run"))
+}

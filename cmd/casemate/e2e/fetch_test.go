@@ -1,0 +1,128 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/miekg/dns"
+)
+
+// resolver answers every name with the internet's address, from inside it.
+func (n *internet) resolver(t *testing.T) string {
+	t.Helper()
+	var conn net.PacketConn
+	n.inside(t, func() (err error) { conn, err = net.ListenPacket("udp", net.JoinHostPort(n.ip, "53")); return err })
+	s := &dns.Server{PacketConn: conn, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
+		m := new(dns.Msg).SetReply(q)
+		if q.Question[0].Qtype == dns.TypeA {
+			m.Answer = []dns.RR{&dns.A{A: net.ParseIP(n.ip), Hdr: dns.RR_Header{Name: q.Question[0].Name,
+				Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 60}}}
+		}
+		w.WriteMsg(m)
+	})}
+	done := make(chan struct{})
+	go func() { s.ActivateAndServe(); close(done) }()
+	t.Cleanup(func() { s.Shutdown(); <-done })
+	return n.ip
+}
+
+// strict makes a registry of the internet want a token, and send its blobs from another host.
+func (n *internet) strict(host string, pulls *atomic.Int64) {
+	inner := n.registry(host)
+	n.files["auth.example/token"] = []byte(`{"token":"anonymous"}`)
+	n.registries[host] = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != "Bearer anonymous" {
+			w.Header().Set("WWW-Authenticate", `Bearer realm="https://auth.example/token",service="`+host+`"`)
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		_, digest, blob := strings.Cut(r.URL.Path, "/blobs/")
+		if !blob || r.Method != http.MethodGet {
+			inner.ServeHTTP(w, r)
+			return
+		}
+		pulls.Add(1)
+		rec := newRecorder()
+		inner.ServeHTTP(rec, r)
+		at := "cdn.example/" + strings.ReplaceAll(digest, ":", "/")
+		n.mu.Lock()
+		n.files[at] = rec.body.Bytes()
+		n.mu.Unlock()
+		http.Redirect(w, r, "https://"+at+"?signed=yes", http.StatusTemporaryRedirect)
+	})
+}
+
+// TestFetchOnMiss: a bastion with a link fetches what nodes ask for, once; without the link they get the same again.
+// A bastion that is not told to fetch has a counter of zero.
+func TestFetchOnMiss(t *testing.T) {
+	l := newLab(t)
+	up := newInternetWithout(t, l)
+	b := newBastion(t, l, "n1")
+	b.serve(t)
+	node := l.host("node", b.ip)
+	node.trust(b.casemate(t, "ca"))
+	var pulls atomic.Int64
+	up.put(t, "registry.k8s.io/pause:3.10", pauseImage(t))
+	up.strict("registry.k8s.io", &pulls)
+	program := make([]byte, 3<<20)
+	for i := range program {
+		program[i] = byte(i * i >> 7)
+	}
+	up.files["dl.k8s.io/v1.35.4/bin/linux/amd64/kubectl"] = program
+	up.files["dl.k8s.io/release/stable.txt"] = []byte("v1.35.4")
+	up.moved["github.com/o/r/releases/download/v1/tool"] = "https://objects.githubusercontent.com/asset/1?sig=abc"
+	up.files["objects.githubusercontent.com/asset/1"] = []byte("a tool")
+
+	closed := node.must(t, "curl", "-s", "http://"+b.at("80")+"/metrics")
+	node.fails(t, "404", "curl", "-sSf", "https://dl.k8s.io/release/stable.txt")
+	if !strings.Contains(closed, "casemate_upstream_connections_total 0\n") {
+		t.Error("a closed bastion has tried to connect")
+	}
+	b.fails(t, "upstream.resolvers", b.bin(), "--socket", b.socket, "config", "set", "upstream", "on")
+	b.fails(t, "own address", b.bin(), "--socket", b.socket, "config", "set", "upstream.resolvers", b.ip)
+	b.casemate(t, "config", "set", "upstream.resolvers", up.resolver(t))
+	b.casemate(t, "config", "set", "upstream.ca", "--from", b.write("internet.pem", up.pem))
+	b.casemate(t, "config", "set", "upstream", "on")
+
+	sum := sha256.Sum256(program)
+	clients := func(what string) {
+		t.Helper()
+		if got := node.must(t, "curl", "-sSf", "https://dl.k8s.io/release/stable.txt"); got != "v1.35.4" {
+			t.Errorf("%s: stable.txt is %q", what, got)
+		}
+		node.must(t, "curl", "-sSf", "-o", node.path("kubectl"), "https://dl.k8s.io/v1.35.4/bin/linux/amd64/kubectl")
+		f, err := os.Open(node.path("kubectl"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		h := sha256.New()
+		if _, err := io.Copy(h, f); err != nil || hex.EncodeToString(h.Sum(nil)) != hex.EncodeToString(sum[:]) {
+			t.Errorf("%s: kubectl is not what it was: %v", what, err)
+		}
+		if got := node.must(t, "curl", "-sSfL", "https://github.com/o/r/releases/download/v1/tool"); got != "a tool" {
+			t.Errorf("%s: the asset is %q", what, got)
+		}
+		dir := node.path("pulled")
+		os.RemoveAll(dir)
+		node.must(t, client(t, "crane"), "pull", "--format", "oci", "registry.k8s.io/pause:3.10", dir)
+	}
+	clients("cold")
+	n := pulls.Load()
+	node.fails(t, "404", "curl", "-sSf", "https://dl.k8s.io/absent")
+	must(t, "ip", "-n", up.ns, "link", "set", "eth0", "down")
+	clients("warm, without the internet")
+	if got := pulls.Load(); got != n {
+		t.Errorf("%d blobs were fetched again", got-n)
+	}
+	node.fails(t, "502", "curl", "-sSf", "https://dl.k8s.io/other")
+}
