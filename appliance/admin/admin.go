@@ -78,6 +78,7 @@ func (a *API) Handler() http.Handler {
 		a.missingRoutes,
 		a.repositoryRoutes,
 		a.checkRoutes,
+		a.bundleRoutes,
 		a.memberRoutes,
 		a.upkeepRoutes,
 	} {
