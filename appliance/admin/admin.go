@@ -13,6 +13,7 @@ import (
 	"casemate/appliance/change"
 	"casemate/appliance/content"
 	"casemate/appliance/current"
+	"casemate/appliance/egress"
 	"casemate/appliance/lookup"
 	"casemate/appliance/missing"
 	"casemate/appliance/nodeconf"
@@ -39,6 +40,7 @@ type API struct {
 	Imports      *content.Engine
 	Repositories *repositories.Index
 	Book         *missing.Book
+	Egress       *egress.Book
 	Rotation     *rotation.Book
 	Current      *current.Reader
 	Changes      *change.Changes
@@ -76,6 +78,7 @@ func (a *API) Handler() http.Handler {
 		a.originRoutes,
 		a.nameRoutes,
 		a.missingRoutes,
+		a.egressRoutes,
 		a.repositoryRoutes,
 		a.checkRoutes,
 		a.bundleRoutes,

@@ -235,6 +235,17 @@ var storyCommands = map[string]func(*testscript.TestScript, bool, []string){
 			time.Sleep(20 * time.Millisecond) // between two looks at the condition
 		}
 	},
+	// resolves NAME asks the daemon's DNS for the addresses of a name as a node does; ! resolves gets none.
+	"resolves": func(ts *testscript.TestScript, neg bool, args []string) {
+		r := &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, network, ts.Getenv("DNS"))
+		}}
+		addrs, err := r.LookupHost(context.Background(), args[0]+".")
+		if neg != (err != nil) {
+			ts.Fatalf("%s: %v, %v", args[0], addrs, err)
+		}
+	},
 	// pull REF [PLATFORM] pulls from the daemon as a node does, by upstream name, and compares with upstream; ! pull is
 	// refused as unknown.
 	"pull": func(ts *testscript.TestScript, neg bool, args []string) {
