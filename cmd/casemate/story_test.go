@@ -210,7 +210,7 @@ var storyCommands = map[string]func(*testscript.TestScript, bool, []string){
 	// doctor CODE ARGS… runs casemate doctor where the directory root is the node and the daemon's ports are the
 	// well-known ones; it must end with this exit code.
 	"doctor": func(ts *testscript.TestScript, _ bool, args []string) {
-		all := []string{"doctor", "--root", ts.MkAbs("root")}
+		all := []string{"doctor", "--root", ts.MkAbs("root"), "--outside", ""}
 		for flag, addr := range map[string]string{"--port-http": "HTTP", "--port-https": "HTTPS", "--port-dns": "DNS"} {
 			_, port, _ := strings.Cut(ts.Getenv(addr), ":")
 			all = append(all, flag, port)

@@ -131,6 +131,7 @@ var meanings = map[string][]string{
 	"now":                 {"bool"},
 	"out-dir":             {"string"},
 	"output":              {"word"},
+	"outside":             {"stringArray"},
 	"own":                 {"stringArray"},
 	"packages":            {"stringArray"},
 	"parallel":            {"int"},
