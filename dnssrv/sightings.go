@@ -1,7 +1,9 @@
 package dnssrv
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
 	"hash/maphash"
 	"net/netip"
 	"sync"
@@ -71,16 +73,12 @@ func newSightings(report func([]Sighting)) *sightings {
 	return s
 }
 
-// see counts one question for the name key, in lower-case wire form. doubtful reports whether the client is probably
-// forged: its sightings would take the places of real ones. It does not block, and allocates for the first question
-// only.
+// see counts one question for the name key, in wire form; a client's different spellings of a name are counted apart.
+// doubtful reports whether the client is probably forged: its sightings would take the places of real ones. It does not
+// block, and allocates for the first question only.
 func (s *sightings) see(client netip.Addr, key []byte, v Verdict, doubtful func(netip.Addr) bool) {
-	var b [16 + 1 + 256]byte
-	client = share.Net(client).Addr()
-	raw := client.As16()
-	copy(b[:], raw[:])
-	b[16] = byte(v)
-	h := maphash.Bytes(s.seed, b[:17+copy(b[17:], key)]) | 1
+	h := (maphash.Bytes(s.seed, key)^clientBits(client)*mixer^uint64(v))*mixer | 1
+	h ^= h >> 32 << 1 // the upper bits choose the slot, too
 	t := s.now.Load()
 	for i := range uint64(sightedProbes) {
 		at := (h>>1 + i) % sightedSlots
@@ -97,16 +95,35 @@ func (s *sightings) see(client netip.Addr, key []byte, v Verdict, doubtful func(
 	s.lost.Add(1)
 }
 
+// mixer is an odd number with bits everywhere (2^64 divided by the golden ratio).
+const mixer = 0x9e3779b97f4a7c15
+
+// clientBits returns a number for the client of an address: as share.Net, in less time.
+func clientBits(a netip.Addr) uint64 {
+	raw := a.As16()
+	if a.Is4() || a.Is4In6() {
+		return uint64(binary.BigEndian.Uint32(raw[12:]))
+	}
+	return binary.BigEndian.Uint64(raw[:8])
+}
+
 // take takes a free slot for a sighting. It reports true if the question is done with: counted, or left out.
 func (s *sightings) take(t *sighted, at, h uint64, client netip.Addr, key []byte, v Verdict,
 	doubtful func(netip.Addr) bool) bool {
+	client = share.Net(client).Addr()
 	raw := client.As16()
 	taken := &t.clients[maphash.Bytes(s.seed, raw[:])%uint64(len(t.clients))]
 	if taken.Load() >= sightedShare || doubtful(client) {
 		s.lost.Add(1)
 		return true
 	}
-	name, _, err := dns.UnpackDomainName(key, 0)
+	lower := bytes.Clone(key)
+	for i, c := range lower {
+		if 'A' <= c && c <= 'Z' { // no length of a label is a letter
+			lower[i] = c | 0x20
+		}
+	}
+	name, _, err := dns.UnpackDomainName(lower, 0)
 	if err != nil {
 		return true // it was read before
 	}
@@ -181,9 +198,8 @@ func (s *Server) seePacked(client netip.Addr, answer []byte, rcode int) {
 	if s.seen == nil {
 		return
 	}
-	var buf [256]byte
-	if key := questionName(&buf, answer); key != nil {
-		s.seen.see(client, key, verdictOf(rcode), s.doubtful)
+	if end := questionEnd(answer); end > 0 {
+		s.seen.see(client, answer[headerLen:end-4], verdictOf(rcode), s.doubtful)
 	}
 }
 

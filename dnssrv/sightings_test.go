@@ -34,7 +34,7 @@ func TestSightings(t *testing.T) {
 		s.see(one, wire(t, "a.example."), Answered, genuine)
 	}
 	s.see(netip.MustParseAddr("::ffff:10.0.0.1"), wire(t, "a.example."), Answered, genuine)
-	s.see(one, wire(t, "a.example."), Refused, genuine)
+	s.see(one, wire(t, "A.Example."), Refused, genuine)
 	s.see(two, wire(t, "a.example."), Answered, genuine)
 	s.see(netip.MustParseAddr("fd00::9"), wire(t, "a.example."), Answered, genuine)
 	s.see(two, wire(t, "forged.example."), Answered, func(netip.Addr) bool { return true })

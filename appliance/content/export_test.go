@@ -181,7 +181,8 @@ func TestExportOfClaims(t *testing.T) {
 		for _, f := range out.Index.Files {
 			got[f.URL] = f.Digest
 		}
-		if got["quay.io/app:1"] != tt.image || got["https://dl.k8s.io/f"] != tt.file || len(out.Index.Files) != tt.files {
+		if got["quay.io/app:1"] != tt.image || got["https://dl.k8s.io/f"] != tt.file ||
+			len(out.Index.Files) != tt.files {
 			t.Errorf("%s: %v", tt.name, got)
 		}
 	}

@@ -76,8 +76,8 @@ func TestOutside(t *testing.T) {
 			ids = append(ids, tr.ID)
 		}
 		if c.State != tt.state || !slices.Equal(ids, tt.ids) || c.Text != tt.text {
-			t.Errorf("%v: %s %v %q, want %s %v %q; asked %v", tt.outside, c.State, ids, c.Text, tt.state, tt.ids, tt.text,
-				asked)
+			t.Errorf("%v: %s %v %q, want %s %v %q; asked %v", tt.outside, c.State, ids, c.Text, tt.state, tt.ids,
+				tt.text, asked)
 		}
 	}
 	for _, bad := range []string{"192.0.2.1", "host.example:443", "192.0.2.1:0", "[::1"} {

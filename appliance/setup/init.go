@@ -271,8 +271,9 @@ func checkDataDir(dir string) error {
 	if err != nil {
 		return unreadable(dir, err)
 	}
+	own := []string{clusterDir, CertsDir, MissingFile, EgressFile, removedFile, "lost+found"}
 	for _, e := range entries {
-		if !slices.Contains([]string{clusterDir, CertsDir, MissingFile, EgressFile, removedFile, "lost+found"}, e.Name()) {
+		if !slices.Contains(own, e.Name()) {
 			return fmt.Errorf("data directory %s contains %q, which is not casemate's: choose an empty directory "+
 				"with data (or "+
 				"--data): %w", dir, e.Name(), fs.ErrExist)

@@ -28,7 +28,8 @@ type storedFlags struct {
 
 func (s *storedFlags) add(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.BoolVar(&s.from, "from-cluster", false, "on a bastion: make the bundle of what is stored there, and fetch nothing")
+	f.BoolVar(&s.from, "from-cluster", false, "on a bastion: make the bundle of what is stored there, and fetch "+
+		"nothing")
 	f.StringArrayVar(&s.imports, "import", nil,
 		"with --from-cluster: what the import `NAME` brought (casemate import list); may be repeated")
 	f.BoolVar(&s.everything, "everything", false, "with --from-cluster: everything that clients get")
