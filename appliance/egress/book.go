@@ -64,7 +64,7 @@ type Entry struct {
 	Count   uint64    `json:"count"`
 	First   time.Time `json:"first"`
 	Last    time.Time `json:"last"`
-	// Class is what the name is known for, one of Classes; "" if it is not known.
+	// Class is what the name is known for, such as Telemetry; "" if it is not known.
 	Class string   `json:"class,omitempty"`
 	Nodes []string `json:"nodes,omitempty"`
 }

@@ -83,9 +83,6 @@ var classes = map[string]string{
 	"use-application-dns.net": Resolver,
 }
 
-// Classes are all classes.
-var Classes = []string{Telemetry, Time, Certificate, Update, Probe, Resolver}
-
 // classOf returns the class of a name, "" if none is known. Names whose labels say it are in a class, too: ocsp.HOST.
 func classOf(name string) string {
 	for rest := name; rest != ""; {
