@@ -34,6 +34,7 @@ import (
 	"casemate/appliance/content"
 	"casemate/appliance/current"
 	"casemate/appliance/edge"
+	"casemate/appliance/egress"
 	"casemate/appliance/lookup"
 	"casemate/appliance/metrics"
 	"casemate/appliance/missing"
@@ -80,6 +81,7 @@ type Appliance struct {
 	cluster    *cluster.Cluster
 	tree       *cluster.Tree
 	book       *missing.Book
+	egress     *egress.Book
 	rotation   *rotation.Book // records which clients have fetched the new root of a rotation
 	ca         *pki.CA
 	upstream   *upstream.Upstream
@@ -216,6 +218,9 @@ func (a *Appliance) openTree() (err error) {
 	if err != nil {
 		return err
 	}
+	if err := a.openEgress(); err != nil {
+		return err
+	}
 	a.current = &current.Reader{
 		Tree: a.tree, Self: nodes.Node{Name: a.cfg.Node, Addrs: a.cfg.Advertise},
 		Addrs: func() []netip.Addr { return a.socks.Reachable(a.cfg.Advertise) },
@@ -233,7 +238,7 @@ func (a *Appliance) openServices() (err error) {
 		Tree: a.tree.Sub("pki"), Sealer: a.cluster, Dir: filepath.Join(a.cfg.Data, setup.CertsDir),
 		Domain: set.Domain, Node: a.cfg.Node, Addrs: a.cfg.Advertise,
 		Known:  func(name string) bool { return a.current.State().CertNames[name] },
-		Miss:   func(client netip.Addr, name string) { a.miss(missing.TLS, name, "", client) },
+		Miss:   a.refusedTLS,
 		CRLURL: set.RevocationURL(), Log: a.log.With("room", "pki"), Now: a.opt.Now,
 	})
 	if err != nil {
@@ -287,6 +292,7 @@ func (a *Appliance) openDNS() (err error) {
 		Noise: func(client netip.Addr, name, qtype string) {
 			a.note(missing.Question{Kind: missing.DNS, Name: name, Detail: qtype, Client: client, Expanded: true})
 		},
+		Seen:     a.asked,
 		Problems: func(list []string) { a.problems.Set("dns", list) },
 		Version:  a.opt.Version, LogConfig: a.cfg.Log, Level: a.opt.Level, Log: a.log.With("room", "dns"),
 	}
@@ -348,7 +354,7 @@ func (a *Appliance) wire() {
 	}
 	a.admin = &admin.API{
 		Node: a.cfg.Node, Cluster: a.cluster, Tree: a.tree, CA: a.ca, Users: a.users,
-		Registry: a.registry, Files: a.files, Imports: a.imports, Book: a.book, Rotation: a.rotation,
+		Registry: a.registry, Files: a.files, Imports: a.imports, Book: a.book, Egress: a.egress, Rotation: a.rotation,
 		Repositories: a.repositories, Upstream: a.upstream,
 		Current: a.current,
 		Changes: a.changes, Lookup: a.lookup, Status: a.status, Executable: a.executable, Site: a.site,
@@ -393,6 +399,7 @@ func maxConnections() int {
 // requested is called for every request.
 func (a *Appliance) requested(service string, r *http.Request, status int, bytes int64, took time.Duration) {
 	a.metrics.Request(service, r, status, bytes, took)
+	a.used(service, r)
 	if r.TLS != nil {
 		a.rotation.Seen(clientconn.AddrOf(r))
 	}

@@ -30,7 +30,7 @@ func hotPackets(t testing.TB) map[string][]byte {
 }
 
 func TestHotPathAllocatesNothing(t *testing.T) {
-	s, tab := New(Config{}), table(t, fuzzSpec())
+	s, tab := New(Config{Seen: func([]Sighting) {}}), table(t, fuzzSpec())
 	out := make([]byte, maxUDP)
 	client := netip.MustParseAddr("10.0.0.50")
 	for name, in := range hotPackets(t) {
@@ -45,7 +45,7 @@ func TestHotPathAllocatesNothing(t *testing.T) {
 }
 
 func BenchmarkPacket(b *testing.B) {
-	s, tab := New(Config{}), table(b, fuzzSpec())
+	s, tab := New(Config{Seen: func([]Sighting) {}}), table(b, fuzzSpec())
 	out := make([]byte, maxUDP)
 	client := netip.MustParseAddr("10.0.0.50")
 	packets := hotPackets(b)

@@ -41,6 +41,7 @@ func (s *Server) handle(t *Table, out, in []byte, client netip.Addr, udp bool) (
 		if rcode == dns.RcodeNameError {
 			s.missPacked(t, out[:n], client)
 		}
+		s.seePacked(client, out[:n], rcode)
 		return out[:n], nil
 	}
 	return s.slow(t, out, in, client, udp)
@@ -111,8 +112,10 @@ func (s *Server) slow(t *Table, out, in []byte, client netip.Addr, udp bool) ([]
 		if b := s.cameBack(t, in, req, j); b != nil {
 			return b, nil
 		}
+		s.see(client, q.Name, Forwarded)
 		return nil, j
 	}
+	s.see(client, q.Name, verdictOf(r.rcode))
 	if r.miss != "" {
 		s.miss(t, client, r.miss, q.Qtype)
 	}

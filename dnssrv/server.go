@@ -31,6 +31,10 @@ type Config struct {
 	// Noise is called, like Miss, for the names that Miss omits. They take at most half of the queue. nil: they are
 	// dropped.
 	Noise func(client netip.Addr, name, qtype string)
+	// Seen is called every two seconds with the questions of permitted clients since then, counted by client, name and
+	// what became of them. Questions that find no room are not counted: there are 8192 places, of which one client has
+	// at most an eighth. It must not block. nil: nothing is counted.
+	Seen func([]Sighting)
 }
 
 // Server answers questions from the newest table.
@@ -47,6 +51,7 @@ type Server struct {
 	missCounts [512]atomic.Uint32 // by clients
 	missSalt   uint64             // randomizes which clients share a count: no client can choose to share another's
 
+	seen    *sightings // nil: nothing is counted
 	stats   counters
 	tcp     tcp
 	limit   *limiter
@@ -73,6 +78,9 @@ func New(cfg Config) *Server {
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Seen != nil {
+		s.seen = newSightings(cfg.Seen)
 	}
 	s.forward = newForwarder(s.log, time.Now)
 	return s
@@ -113,12 +121,8 @@ func (s *Server) missCount(client netip.Addr) *atomic.Uint32 {
 
 // queueMiss queues a miss without blocking.
 func (s *Server) queueMiss(m missed) {
-	doubtful := false // misses of forged clients would hide real ones
-	if g := s.pressed.Load(); g != nil {
-		doubtful = g.doubts(m.client)
-	}
 	queued := false
-	if !doubtful {
+	if !s.doubtful(m.client) { // misses of forged clients would hide real ones
 		few := s.missCount(m.client).Add(1) <= fewMisses && !m.noise
 		select {
 		case s.misses <- m:

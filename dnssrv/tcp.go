@@ -47,6 +47,9 @@ func (s *Server) ServeTCP(ctx context.Context, ln net.Listener) error {
 	if s.reports() {
 		wg.Go(func() { s.reportMisses(runCtx) })
 	}
+	if s.seen != nil {
+		wg.Go(func() { s.seen.run(runCtx) })
+	}
 	wait, failed := time.Millisecond, 0
 	for {
 		c, err := ln.Accept()

@@ -80,6 +80,9 @@ func (s *Server) ServeUDP(ctx context.Context, conn *net.UDPConn) error {
 	if s.reports() {
 		others.Go(func() { s.reportMisses(runCtx) })
 	}
+	if s.seen != nil {
+		others.Go(func() { s.seen.run(runCtx) })
+	}
 	others.Go(func() { out.run(runCtx) })
 	errs := make(chan error, 1)
 	serve := func(loop func(w *worker) error) {

@@ -13,6 +13,7 @@ import (
 	"casemate/appliance/change"
 	"casemate/appliance/content"
 	"casemate/appliance/current"
+	"casemate/appliance/egress"
 	"casemate/appliance/lookup"
 	"casemate/appliance/missing"
 	"casemate/appliance/nodeconf"
@@ -41,6 +42,7 @@ type API struct {
 	Repositories *repositories.Index
 	Upstream     *upstream.Upstream
 	Book         *missing.Book
+	Egress       *egress.Book
 	Rotation     *rotation.Book
 	Current      *current.Reader
 	Changes      *change.Changes
@@ -79,8 +81,10 @@ func (a *API) Handler() http.Handler {
 		a.originRoutes,
 		a.nameRoutes,
 		a.missingRoutes,
+		a.egressRoutes,
 		a.repositoryRoutes,
 		a.checkRoutes,
+		a.bundleRoutes,
 		a.memberRoutes,
 		a.upkeepRoutes,
 	} {

@@ -96,6 +96,10 @@ type Checker struct {
 	Tags func(repository string) []string
 	// Unreached returns why requests for a host do not reach the bastions, and what to do; "" if they do.
 	Unreached func(host string) string
+	// Found is called, unless it is nil, with what answers each item that is neither missing nor different.
+	Found func(Answer)
+
+	answers []Answer // of the item that is checked
 }
 
 // maxPlatforms limits the platforms in a request.
@@ -123,14 +127,14 @@ func (c *Checker) Check(ctx context.Context, req CheckRequest) (*Report, error) 
 		if err != nil {
 			return nil, err
 		}
-		r.count(f, w.Optional)
+		c.count(r, f, w.Optional)
 	}
 	for _, w := range req.Files {
 		f, err := c.file(ctx, w)
 		if err != nil {
 			return nil, err
 		}
-		r.count(f, w.Optional)
+		c.count(r, f, w.Optional)
 	}
 	indexes := map[string]*lists.ChartIndex{}
 	for _, w := range req.Git { // if the refs of a clone are stored, so are their objects: they were imported together
@@ -141,21 +145,21 @@ func (c *Checker) Check(ctx context.Context, req CheckRequest) (*Report, error) 
 		if f != nil && f.Verdict == VerdictLuck { // with or without .git, as requested
 			f = nil
 		}
-		r.count(f, false)
+		c.count(r, f, false)
 	}
 	for _, w := range req.Redirects {
 		f, err := c.redirect(ctx, w)
 		if err != nil {
 			return nil, err
 		}
-		r.count(f, false)
+		c.count(r, f, false)
 	}
 	for _, w := range req.Charts {
 		f, err := c.chart(ctx, w, indexes)
 		if err != nil {
 			return nil, err
 		}
-		r.count(f, w.Optional)
+		c.count(r, f, w.Optional)
 	}
 	return r, nil
 }
@@ -262,6 +266,12 @@ func (c *Checker) resolve(ctx context.Context, repository, tag, digest string, f
 	if f.missed(err) {
 		return found, false, nil
 	}
+	if err == nil {
+		if digest != "" {
+			tag = ""
+		}
+		c.answers = append(c.answers, Answer{Repository: found.Repository, Tag: tag, Digest: found.Digest})
+	}
 	return found, err == nil, err
 }
 
@@ -335,6 +345,9 @@ func (c *Checker) file(ctx context.Context, w lists.File) (*Finding, error) {
 	if err != nil && !missed {
 		return nil, err
 	}
+	if !missed {
+		c.answers = append(c.answers, Answer{URL: w.URL, At: info})
+	}
 	if !missed && c.Has != nil { // generated content has no blob
 		if _, err := c.Has(ctx, info.Digest); errors.Is(err, syscall.EIO) {
 			f.lose([]string{info.Digest})
@@ -377,6 +390,7 @@ func (c *Checker) redirect(ctx context.Context, w lists.Redirect) (*Finding, err
 		return nil, err
 	}
 	if err == nil && luck != "" && info.Digest == want.Digest {
+		c.answers = append(c.answers, Answer{URL: w.From, At: info})
 		return nil, nil
 	}
 	f.Verdict, f.Detail = VerdictDigest, "it does not lead to "+w.To

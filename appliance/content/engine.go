@@ -67,6 +67,8 @@ type Images interface {
 	Link(b registry.Batch, im registry.Import) error
 	NameOf(treeName string) (repository, tag, digest string, ok bool)
 	TreeName(repository, tag, digest string) (string, error)
+	LayerName(repository, digest string) (string, error)
+	Referrers(repository, digest string) iter.Seq[string]
 }
 
 // Host is one host whose content is in an import.

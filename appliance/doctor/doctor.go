@@ -63,6 +63,10 @@ type Config struct {
 	Mode string
 	// Image and File are what is pulled and downloaded; if "", what the bastions propose.
 	Image, File string
+	// Outside are addresses with ports that this node must not reach; none: not checked. A way out is a warning, or, if
+	// Closed is set, a failure.
+	Outside []string
+	Closed  bool
 	// Root is the directory that contains the node's /etc, /run and /proc; "" is "/". With another root, names are
 	// resolved with that root's configuration.
 	Root string
@@ -156,6 +160,7 @@ type run struct {
 	bundle    string              // the file that trust was read from
 	endpoints []*endpoint
 	source    string // how the bastions were discovered
+	outside   []netip.AddrPort
 	sample    Sample
 	states    map[string]State
 }
@@ -191,6 +196,11 @@ func Run(ctx context.Context, cfg Config) (*Report, error) {
 	if err := checkFile(cfg.File); err != nil {
 		return nil, err
 	}
+	outside, err := parseOutside(cfg.Outside)
+	if err != nil {
+		return nil, err
+	}
+	r.outside = outside
 	if cfg.Mode != "" && !slices.Contains(Modes, cfg.Mode) {
 		return nil, fmt.Errorf("the mode must be %s, got %q: %w", strings.Join(Modes, " or "), clip(cfg.Mode),
 			fs.ErrInvalid)
@@ -224,10 +234,14 @@ func Run(ctx context.Context, cfg Config) (*Report, error) {
 		{"file", 15, r.checkFile, []func() string{r.knowSite, r.haveEndpoint, r.after("clock"), r.after("trust")}},
 		{"transfer", 20, r.checkTransfer, []func() string{r.knowSite, r.haveEndpoint, r.after("clock"),
 			r.after("trust")}},
+		{"outside", 8, r.checkOutside, nil},
 	}
 	for _, s := range steps {
 		if s.name == "resolver" && r.mirror {
 			continue // a node in mirror mode keeps its resolver, so the resolver does not identify the bastions
+		}
+		if s.name == "outside" && len(r.outside) == 0 {
+			continue
 		}
 		c := &Check{Name: s.name, kinds: r.node.kinds}
 		for _, need := range s.need {

@@ -326,6 +326,16 @@ var troubles = []trouble{
 	{"stall", []string{"context deadline exceeded", "i/o timeout", "Connection timed out"},
 		"The transfer of {name} from {bastion} started and then stalled ({detail}): most likely large packets are " +
 			"lost on the way (MTU).", mtuHere},
+
+	// Can the node reach the outside?
+	{"outside-resolver", []string{"verify no external connections"}, "A resolver outside answers this node at " +
+		"{detail}: programs can resolve names past the bastions, and `casemate egress` does not show them.", []step{
+		{do: "close UDP and TCP port 53 from nodes to everything but the bastions, in the firewalls between"},
+		{do: "if the site wants this way out: `casemate doctor --outside \"\"` does not check it"}}},
+	{"outside-open", []string{"verify no external connections"}, "This node can connect to {detail}, an address " +
+		"outside: programs can leave the site past the bastions, and `casemate egress` does not show them.", []step{
+		{do: "close all ports from nodes to the outside, in the firewalls between"},
+		{do: "if the site wants this way out: `casemate doctor --outside \"\"` does not check it"}}},
 }
 
 // values are filled into the places of a trouble.

@@ -35,13 +35,16 @@ type Lookup struct {
 
 // Check reports which items of req clients do not get here.
 func (l *Lookup) Check(ctx context.Context, req content.CheckRequest) (*content.Report, error) {
-	c := content.Checker{
+	return l.checker().Check(ctx, req)
+}
+
+func (l *Lookup) checker() *content.Checker {
+	return &content.Checker{
 		Images: l.Images, Files: filesAsAsked{l.Files, l.Current.State().Hosts}, Open: l.Tree.OpenBlob,
 		Has:       l.Tree.HasBlob,
 		Tags:      func(repository string) []string { return slices.Collect(l.Images.Tags(repository)) },
 		Unreached: l.unreached,
 	}
-	return c.Check(ctx, req)
 }
 
 func (l *Lookup) hasTags(repository string) bool {

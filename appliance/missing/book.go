@@ -10,21 +10,15 @@ package missing
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
-	"fmt"
-	"io/fs"
 	"log/slog"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 	"unicode/utf8"
 
-	"casemate/cluster/tree"
+	"casemate/appliance/notebook"
 )
 
 // The kinds of things that can be missing.
@@ -81,11 +75,7 @@ type Question struct {
 }
 
 // Tree is the directory of the tree in which each node has one file.
-type Tree interface {
-	fs.ReadFileFS
-	fs.ReadDirFS
-	tree.Writable
-}
+type Tree = notebook.Tree
 
 // Config configures a Book.
 type Config struct {
@@ -115,8 +105,7 @@ type Book struct {
 	cleared time.Time
 	dropped uint64 // entries that a full book dropped
 
-	saved     uint64 // the change that is on disk; owned by Run and Close
-	published uint64 // the change that is in the tree; owned by Run and Close
+	notes notebook.Notebook // owned by Run
 }
 
 // file is the format of a book on disk and in the tree. Earlier versions leave out Noise.
@@ -149,18 +138,20 @@ func Open(cfg Config) (*Book, error) {
 	for kind, part := range shares {
 		b.shelves[kind] = newShelf(max(1, cfg.Max*part/20))
 	}
-	data, err := os.ReadFile(cfg.File)
-	if errors.Is(err, fs.ErrNotExist) {
-		return b, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("missing book: %w", err)
+	b.notes = notebook.Notebook{
+		What: "missing book", File: cfg.File, Node: cfg.Node, Tree: cfg.Tree, Save: cfg.Save, Publish: cfg.Publish,
+		Log: cfg.Log, Follow: b.followTree,
+		Snapshot: func(bounded bool) (any, uint64) {
+			if bounded {
+				return b.snapshot(publishLimit)
+			}
+			return b.snapshot(0)
+		},
 	}
 	var f file
-	if err := json.Unmarshal(data, &f); err != nil {
-		cfg.Log.Warn("the missing book is damaged, starting with an empty one", "file", cfg.File, "err", err)
-		if err := os.Rename(cfg.File, cfg.File+".damaged"); err != nil {
-			return nil, fmt.Errorf("missing book: %w", err)
+	if ok, err := b.notes.Load(&f); err != nil || !ok {
+		if err != nil {
+			return nil, err
 		}
 		return b, nil
 	}
@@ -309,59 +300,14 @@ func newest(x, y Entry) int {
 }
 
 // Run saves and publishes the book periodically until ctx is done, and then saves it once more.
-func (b *Book) Run(ctx context.Context) {
-	save, publish := time.NewTicker(b.cfg.Save), time.NewTicker(b.cfg.Publish)
-	defer save.Stop()
-	defer publish.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			b.keep()
-			return
-		case <-save.C:
-			b.keep()
-		case <-publish.C:
-			if b.cfg.Tree == nil {
-				continue
-			}
-			if dir, err := b.cfg.Tree.ReadDir("."); err == nil {
-				b.follow(dir)
-			}
-			if err := b.publish(ctx); err != nil && ctx.Err() == nil {
-				b.cfg.Log.Warn("the missing book cannot be published", "err", err)
-			}
-		}
+func (b *Book) Run(ctx context.Context) { b.notes.Run(ctx) }
+
+// followTree applies what other nodes have cleared or forgotten.
+func (b *Book) followTree() {
+	if dir, err := b.cfg.Tree.ReadDir("."); err == nil {
+		b.follow(dir)
 	}
 }
 
-func (b *Book) keep() {
-	if err := b.save(); err != nil {
-		b.cfg.Log.Warn("the missing book cannot be saved on disk", "file", b.cfg.File, "err", err)
-	}
-}
-
-// save writes the book to a new file and renames it over the old one: a crash leaves one of the two. It is not
-// synced; a power cut may lose the last seconds.
-func (b *Book) save() error {
-	f, changed := b.snapshot(0)
-	if changed == b.saved {
-		return nil
-	}
-	data, err := encode(f)
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(filepath.Dir(b.cfg.File), 0o750); err != nil {
-		return err
-	}
-	tmp := b.cfg.File + ".new"
-	if err := os.WriteFile(tmp, data, 0o640); err != nil {
-		os.Remove(tmp)
-		return err
-	}
-	if err := os.Rename(tmp, b.cfg.File); err != nil {
-		return err
-	}
-	b.saved = changed
-	return nil
-}
+func (b *Book) save() error                       { return b.notes.WriteDisk() }
+func (b *Book) publish(ctx context.Context) error { return b.notes.WriteTree(ctx) }

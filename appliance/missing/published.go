@@ -1,7 +1,6 @@
 package missing
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -12,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"casemate/appliance/notebook"
 	"casemate/cluster/tree"
 )
 
@@ -201,7 +201,7 @@ func (b *Book) Forget(ctx context.Context, name string) error {
 				batch.Remove(f.file())
 			}
 			for _, f := range list {
-				data, err := encode(f)
+				data, err := notebook.Encode(f)
 				if err != nil {
 					return err
 				}
@@ -278,31 +278,4 @@ func (b *Book) readForgotten(dir []fs.DirEntry) (list []forgotten) {
 		}
 	}
 	return list
-}
-
-// publish writes the newest entries as this node's file in the tree.
-func (b *Book) publish(ctx context.Context) error {
-	f, changed := b.snapshot(publishLimit)
-	if changed == b.published {
-		return nil
-	}
-	data, err := encode(f)
-	if err != nil {
-		return err
-	}
-	if err := tree.WriteFile(ctx, b.cfg.Tree, b.cfg.Node, data); err != nil {
-		return err
-	}
-	b.published = changed
-	return nil
-}
-
-// encode returns JSON without HTML escapes, which make text up to six times as long (<), so that a name of any kind
-// fits into a record of the tree.
-func encode(v any) ([]byte, error) {
-	var text bytes.Buffer
-	enc := json.NewEncoder(&text)
-	enc.SetEscapeHTML(false)
-	err := enc.Encode(v)
-	return text.Bytes(), err
 }

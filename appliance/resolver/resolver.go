@@ -36,6 +36,8 @@ type Config struct {
 	Miss  func(client netip.Addr, name, qtype string)
 	// Noise is called with queries of search lists, which do not show a need.
 	Noise func(client netip.Addr, name, qtype string)
+	// Seen is called with what became of clients' questions, counted. It must not block.
+	Seen func([]dnssrv.Sighting)
 	// Problems is called with the sentences about the DNS state that status shows.
 	Problems  func([]string)
 	Version   string
@@ -73,7 +75,7 @@ func Open(cfg Config) (*Resolver, error) {
 			}
 			cfg.Problems(conflicts)
 		},
-		Miss: cfg.Miss, Noise: cfg.Noise,
+		Miss: cfg.Miss, Noise: cfg.Noise, Seen: cfg.Seen,
 	}
 	if cfg.Level != nil {
 		lc.Level = cfg.Level

@@ -39,6 +39,7 @@ import (
 //	cluster/       package cluster: the replicated tree and the blobs
 //	certs/         this node's leaf certificates and their keys
 //	missing.json   this node's missing book
+//	egress.json    this node's egress book
 //	removed        only if the node was removed from its cluster
 //
 // and no other files.
@@ -46,6 +47,7 @@ const (
 	clusterDir  = "cluster"
 	CertsDir    = "certs"        // this node's leaf certificates and their keys
 	MissingFile = "missing.json" // this node's missing book
+	EgressFile  = "egress.json"  // this node's egress book
 )
 
 // The disk's reserve: 1 GiB, or a twentieth of a small disk.
@@ -272,8 +274,9 @@ func checkDataDir(dir string) error {
 	if err != nil {
 		return unreadable(dir, err)
 	}
+	own := []string{clusterDir, CertsDir, MissingFile, EgressFile, removedFile, "lost+found"}
 	for _, e := range entries {
-		if !slices.Contains([]string{clusterDir, CertsDir, MissingFile, removedFile, "lost+found"}, e.Name()) {
+		if !slices.Contains(own, e.Name()) {
 			return fmt.Errorf("data directory %s contains %q, which is not casemate's: choose an empty directory "+
 				"with data (or "+
 				"--data): %w", dir, e.Name(), fs.ErrExist)

@@ -286,44 +286,12 @@ func (p *imageResolver) walk(ctx context.Context, top *bundle.Image, digest stri
 	return nil
 }
 
-// choose returns the children of an index that are collected: those of the requested platforms, those without a
-// platform, and buildkit's attestations of these (https://github.com/moby/buildkit,
-// docs/attestations/attestation-storage.md).
-func (p *imageResolver) choose(
-	raw []byte,
-	m *oci.Manifest,
-	choose bool,
-) (chosen []oci.Descriptor, sparse bool, err error) {
-	if !choose || len(p.c.platforms) == 0 {
+// choose returns the children of an index that are collected.
+func (p *imageResolver) choose(raw []byte, m *oci.Manifest, choose bool) ([]oci.Descriptor, bool, error) {
+	if !choose {
 		return m.Children, false, nil
 	}
-	// Parsed again, because a manifest does not keep its annotations.
-	var doc struct {
-		Manifests []struct {
-			Annotations map[string]string `json:"annotations"`
-		} `json:"manifests"`
-	}
-	if err := json.Unmarshal(raw, &doc); err != nil {
-		return nil, false, err
-	}
-	taken := map[string]bool{}
-	for _, d := range m.Children {
-		if d.Platform.String() != "" && d.Platform.In(p.c.platforms) {
-			taken[d.Digest] = true
-		}
-	}
-	for i, d := range m.Children {
-		about := doc.Manifests[i].Annotations["vnd.docker.reference.digest"]
-		switch {
-		case taken[d.Digest],
-			d.Platform.String() == "" && about == "",
-			about != "" && taken[about] && !p.c.opt.NoReferrers:
-			chosen = append(chosen, d)
-		default:
-			sparse = true
-		}
-	}
-	return chosen, sparse, nil
+	return oci.Choose(m, raw, p.c.platforms, !p.c.opt.NoReferrers)
 }
 
 // single finds the platform of an image that is not an index, in its config.

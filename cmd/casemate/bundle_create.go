@@ -73,6 +73,7 @@ func bundleCreate(o *options) *cobra.Command {
 		split                 int64
 		opt                   collect.Options
 		quiet, force          bool
+		stored                storedFlags
 	)
 	cmd := &cobra.Command{
 		Use: "create FILE", Short: "collect listed content into a bundle, on the connected side",
@@ -94,6 +95,10 @@ are listed in it and on standard error, and the exit code is 3. Signatures and
 other referrers that cannot be fetched never fail an image: they are left out with
 a note.
 
+With --from-cluster, on a bastion, nothing is fetched: the bundle is made of what is
+stored there, for another cluster. It contains imports (--import), lists, or
+everything that clients get (--everything), with unchanged digests.
+
 FILE must not exist, unless --force is given. FILE may be - for standard output;
 messages about the bundle go to standard error then.
 
@@ -106,6 +111,8 @@ T (or KiB, …; powers of 1024) or KB, MB, GB, TB (powers of 1000).`,
   casemate bundle create debian.tar --apt debian.sources --keyring debian-archive-keyring.gpg --packages nodes.list
   casemate bundle create python.tar --python pinned.txt --python-index https://HOST/simple/ --python-version 3.11
   casemate bundle create rocky.tar --dnf rocky.repo --dnf-var releasever=9 --packages nodes.list
+  casemate bundle create copy.tar --from-cluster --everything --since inventory.json --sign office.key
+  casemate bundle create base.tar --from-cluster --import base
   casemate bundle create - --images images.list --partial | ssh bastion casemate import - --name images`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			w := format.WriteOptions{Split: split}
@@ -118,12 +125,23 @@ T (or KiB, …; powers of 1024) or KB, MB, GB, TB (powers of 1000).`,
 			if w.Key, err = signingKey(sign); err != nil {
 				return err
 			}
+			if err := stored.check(cmd); err != nil {
+				return err
+			}
 			if opt.Now, err = clock(); err != nil {
 				return err
 			}
 			domain, err := leaveOut(&opt, since, sinceKey)
 			if err != nil {
 				return err
+			}
+			out := cmd.OutOrStdout()
+			if args[0] == "-" && !opt.DryRun {
+				cmd.SetOut(cmd.ErrOrStderr()) // for the summary
+			}
+			to := target{args[0], out, force}
+			if stored.from {
+				return o.createStored(cmd, stored, &lists, to, opt, w, quiet)
 			}
 			lists.domain = func() (string, error) { return domain, nil } // "" if unknown
 			lists.document = func(ctx context.Context, url string) ([]byte, string, error) {
@@ -145,11 +163,7 @@ T (or KiB, …; powers of 1024) or KB, MB, GB, TB (powers of 1000).`,
 				opt.Other = sums.Other
 			}
 			m := newMeter(cmd, quiet)
-			out := cmd.OutOrStdout()
-			if args[0] == "-" && !opt.DryRun {
-				cmd.SetOut(cmd.ErrOrStderr()) // for the summary
-			}
-			res, err := create(cmd.Context(), m, target{args[0], out, force}, wanted, opt, w)
+			res, err := create(cmd.Context(), m, to, wanted, opt, w)
 			m.close()
 			if err == nil {
 				repos.describe(res)
@@ -159,37 +173,34 @@ T (or KiB, …; powers of 1024) or KB, MB, GB, TB (powers of 1000).`,
 				return interrupted(cmd.Context(), err,
 					"the fetched content is kept; run the same command again to resume")
 			}
-			for _, a := range res.Absent {
-				fmt.Fprintf(cmd.ErrOrStderr(), "absent: %s: %s: %s\n", a.Where, a.Name, a.Why)
-			}
-			err = o.print(cmd, res, func(t *table) { showCreated(t, res) })
-			if n := len(res.Absent); err == nil && n > 0 {
-				err = fmt.Errorf("%d of the listed names could not be fetched, the bundle is without them: %w",
-					n, errDiffers)
-			}
-			return err
+			return o.printCreated(cmd, res, "could not be fetched")
 		},
 	}
 	lists.add(cmd)
-	repos.add(cmd, &lists)
-	py.add(cmd, &lists)
+	stored.add(cmd)
+	stored.fetches(cmd, func() {
+		repos.add(cmd, &lists)
+		py.add(cmd, &lists)
+	})
 	f := cmd.Flags()
 	f.StringVar(&since, "since", "", "leave out the blobs in this inventory `FILE` (casemate inventory)")
 	f.StringVar(&sinceKey, "since-key", "", "public `KEY` of the cluster: refuse an inventory that it has not signed")
 	f.StringVar(&sign, "sign", "", "sign with the private key in `FILE` (casemate bundle keygen)")
 	sizeVar(f, &split, "split", "write parts of at most `SIZE`, like 4GiB or 650MB")
 	f.BoolVar(&opt.DryRun, "dry-run", false, "report what would be collected and how large it is; write no bundle")
-	f.StringVar(&opt.Cache, "cache", "",
-		"keep what was fetched in this `DIRECTORY` (default: in the user's cache directory)")
-	f.IntVar(&opt.Parallel, "parallel", 4, "fetch `N` things at once")
-	f.StringArrayVar(&opt.RegistryOverrides, "registry-override", nil,
-		"use a mirror instead of a registry, `UPSTREAM=MIRROR`, like docker.io=artifactory.example/docker-remote; "+
-			"names stay those of the upstream; may be repeated, the longest UPSTREAM wins")
+	stored.fetches(cmd, func() {
+		f.StringVar(&opt.Cache, "cache", "",
+			"keep what was fetched in this `DIRECTORY` (default: in the user's cache directory)")
+		f.IntVar(&opt.Parallel, "parallel", 4, "fetch `N` things at once")
+		f.StringArrayVar(&opt.RegistryOverrides, "registry-override", nil,
+			"use a mirror instead of a registry, `UPSTREAM=MIRROR`, like docker.io=artifactory.example/docker-remote; "+
+				"names stay those of the upstream; may be repeated, the longest UPSTREAM wins")
+		f.BoolVar(&opt.NoReferrers, "no-signatures", false, "leave out signatures, attestations and SBOMs")
+	})
 	f.BoolVar(&opt.KeepGoing, "partial", false, "write the bundle without the names that cannot be fetched; exit "+
 		"code 3")
 	oldName(f, "keep-going", "partial")
 	f.BoolVar(&force, "force", false, "replace a bundle that exists")
-	f.BoolVar(&opt.NoReferrers, "no-signatures", false, "leave out signatures, attestations and SBOMs")
 	f.BoolVarP(&quiet, "quiet", "q", false, "show no progress")
 	o.prints(cmd, &created{})
 	cmd.MarkFlagFilename("since", "json")
@@ -199,6 +210,18 @@ T (or KiB, …; powers of 1024) or KB, MB, GB, TB (powers of 1000).`,
 	sizes := []string{"650MB", "4GB", "4GiB", "16GB"}
 	cmd.RegisterFlagCompletionFunc("split", cobra.FixedCompletions(sizes, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
+}
+
+// printCreated prints the summary. why says what is wrong with the names that are absent.
+func (o *options) printCreated(cmd *cobra.Command, res *created, why string) error {
+	for _, a := range res.Absent {
+		fmt.Fprintln(cmd.ErrOrStderr(), "absent:", strings.TrimPrefix(a.Where+": "+a.Name+": "+a.Why, ": "))
+	}
+	err := o.print(cmd, res, func(t *table) { showCreated(t, res) })
+	if n := len(res.Absent); err == nil && n > 0 {
+		err = fmt.Errorf("%d of the listed names %s, the bundle is without them: %w", n, why, errDiffers)
+	}
+	return err
 }
 
 // howToSkip adds to an error about names that cannot be fetched how to create the bundle without them.
@@ -250,11 +273,9 @@ type target struct {
 
 // create collects and writes.
 func create(ctx context.Context, m *meter, to target, wanted *lists.Wanted, opt collect.Options,
-	w format.WriteOptions) (_ *created, err error) {
-	if !opt.DryRun && to.file != "-" {
-		if err := writable(to, w.Split > 0); err != nil {
-			return nil, err
-		}
+	w format.WriteOptions) (*created, error) {
+	if err := to.check(opt.DryRun, w.Split > 0); err != nil {
+		return nil, err
 	}
 	opt.Progress, opt.Log = &collecting{meter: m}, m.log()
 	c, err := collect.Collect(ctx, wanted, opt)
@@ -263,14 +284,22 @@ func create(ctx context.Context, m *meter, to target, wanted *lists.Wanted, opt 
 	}
 	defer c.Close() // of a cache that was only read since
 	m.clear()
-	res := &created{
-		URLs: len(c.Index.Files), Fetched: c.Fetched, DryRun: opt.DryRun, Notes: notNil(c.Notes), Files: []string{},
-	}
-	res.Images, res.Untagged = tagged(c.Index)
+	res := summarize(c.Index, opt.DryRun, w.Key)
+	res.Fetched, res.Notes = c.Fetched, notNil(c.Notes)
 	for _, a := range c.Absent {
 		res.Absent = append(res.Absent, absentName{a.Name, a.Where, a.Err.Error()})
 	}
-	for _, b := range c.Index.Blobs {
+	if opt.DryRun {
+		return res, nil
+	}
+	return res, to.write(ctx, m, res, c.Index, c.Open, w)
+}
+
+// summarize counts what an index has.
+func summarize(ix *bundle.Index, dry bool, key ed25519.PrivateKey) *created {
+	res := &created{URLs: len(ix.Files), DryRun: dry, Notes: []string{}, Files: []string{}}
+	res.Images, res.Untagged = tagged(ix)
+	for _, b := range ix.Blobs {
 		if b.Omitted {
 			res.Omitted++
 			res.OmittedBytes += b.Size
@@ -279,43 +308,60 @@ func create(ctx context.Context, m *meter, to target, wanted *lists.Wanted, opt 
 			res.Bytes += b.Size
 		}
 	}
-	if w.Key != nil {
-		res.Signer = signing.KeyName(w.Key.Public().(ed25519.PublicKey))
+	if key != nil {
+		res.Signer = signing.KeyName(key.Public().(ed25519.PublicKey))
 	}
-	if opt.DryRun {
-		for _, i := range c.Index.Images {
-			res.Sizes = append(res.Sizes, nameSize{Name: imageName(i), Size: i.Size})
-		}
-		for _, f := range c.Index.Files {
-			res.Sizes = append(res.Sizes, nameSize{Name: f.URL, Size: f.Size})
-			if f.Digest == "" {
-				res.Bytes += max(f.Size, 0) // it is among the blobs once somebody knows its digest
-			}
-		}
-		return res, nil
+	if !dry {
+		return res
 	}
+	for _, i := range ix.Images {
+		res.Sizes = append(res.Sizes, nameSize{Name: imageName(i), Size: i.Size})
+	}
+	for _, f := range ix.Files {
+		res.Sizes = append(res.Sizes, nameSize{Name: f.URL, Size: f.Size})
+		if f.Digest == "" {
+			res.Bytes += max(f.Size, 0) // it is among the blobs once somebody knows its digest
+		}
+	}
+	return res
+}
+
+// write writes the bundle, and completes its summary.
+func (to target) write(ctx context.Context, m *meter, res *created, ix *bundle.Index,
+	open func(digest string) (io.ReadCloser, error), w format.WriteOptions) error {
 	g := m.start("writing", res.Bytes)
 	w.Progress = func(done, total int64) { g.set("writing", done, total) }
 	if to.file == "-" {
 		counted := &countingWriter{w: to.out}
 		res.Files = []string{"-"}
-		if err := format.WriteTo(ctx, counted, c.Index, c.Open, w); err != nil {
-			return nil, fmt.Errorf("the bundle on standard output is cut off: %w", err)
+		if err := format.WriteTo(ctx, counted, ix, open, w); err != nil {
+			return fmt.Errorf("the bundle on standard output is cut off: %w", err)
 		}
 		res.Written = counted.n
-	} else if res.Files, err = format.Write(ctx, to.file, c.Index, c.Open, w); err != nil {
-		return nil, err
 	} else {
-		for _, f := range res.Files {
+		files, err := format.Write(ctx, to.file, ix, open, w)
+		if err != nil {
+			return err
+		}
+		for _, f := range files {
 			if st, err := os.Stat(f); err == nil {
 				res.Written += st.Size()
 			}
 		}
+		res.Files = files
 	}
 	g.end()
-	document, err := c.Index.Encode()
+	document, err := ix.Encode()
 	res.Bundle = fmt.Sprintf("sha256:%x", sha256.Sum256(document))
-	return res, err
+	return err
+}
+
+// check looks whether a bundle can be written there, unless nothing will be.
+func (to target) check(dry, split bool) error {
+	if dry || to.file == "-" {
+		return nil
+	}
+	return writable(to, split)
 }
 
 // writable looks whether a bundle can be written there, before hours are spent on fetching what goes into it.

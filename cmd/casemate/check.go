@@ -31,19 +31,8 @@ Exit code 0: everything is here. 3: something is missing or differs.`,
 		Example: `  casemate check --images images.list --files files.list --platform linux/amd64
   casemate missing -o images | casemate check --images -`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			lists.domain = func() (string, error) {
-				var s status
-				err := o.client().call(cmd.Context(), "GET", "status", nil, nil, &s)
-				return s.Domain, err
-			}
-			for _, r := range slices.Concat(lists.k3s, lists.rke2) {
-				if r.Channel != "" {
-					return usageError{fmt.Errorf("--%s %s is a channel, and only upstream says which release it has: "+
-						"name a version", r.Product, r.Channel)}
-				}
-			}
-			lists.document = func(ctx context.Context, at string) ([]byte, string, error) {
-				return storedDocument(ctx, o.client(), at)
+			if err := o.inside(cmd.Context(), &lists); err != nil {
+				return err
 			}
 			wanted, sums, err := lists.wanted(cmd)
 			if err != nil {
@@ -79,6 +68,25 @@ Exit code 0: everything is here. 3: something is missing or differs.`,
 	lists.add(cmd)
 	o.prints(cmd, content.Report{})
 	return cmd
+}
+
+// inside lets lists be read on a bastion: its domain is known, and documents of releases are stored ones.
+func (o *options) inside(ctx context.Context, lists *listFlags) error {
+	lists.domain = func() (string, error) {
+		var s status
+		err := o.client().call(ctx, "GET", "status", nil, nil, &s)
+		return s.Domain, err
+	}
+	for _, r := range slices.Concat(lists.k3s, lists.rke2) {
+		if r.Channel != "" {
+			return usageError{fmt.Errorf("--%s %s is a channel, and only upstream says which release it has: "+
+				"name a version", r.Product, r.Channel)}
+		}
+	}
+	lists.document = func(ctx context.Context, at string) ([]byte, string, error) {
+		return storedDocument(ctx, o.client(), at)
+	}
+	return nil
 }
 
 // storedDocument reads a document of a release from the bastion's files.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -20,9 +21,9 @@ func doctorCommand(o *options) *cobra.Command {
 over which of IPv4 and IPv6, which resolvers the node asks, whether names lead to
 the bastions, whether the clocks agree, whether the node trusts the CA, whether
 mirrors or proxies override all that, whether the registries answer, and whether a
-pull, a part of a file and a large transfer work. Each failure comes with the
-messages that users will have seen, its cause and its cure. Nothing is written, and
-no daemon is needed here.
+pull, a part of a file and a large transfer work; and at the end, whether the node
+can leave the site. Each failure comes with the messages that users will have seen,
+its cause and its cure. Nothing is written, and no daemon is needed here.
 
 BASTION is an IPv4 or IPv6 address or a name. Without one, the bastions are those
 that this node was enrolled with, or those among its resolvers. On a node that was
@@ -31,6 +32,11 @@ runtimes' mirrors are checked, and no resolver is asked for the origins.
 
 Exit code 0: all is well, warnings aside. 3: something is wrong. 2: an argument is
 wrong. 1: the check could not be done.
+
+A node of a closed site reaches nothing outside. Port 53 and port 443 of two public
+resolvers (9.9.9.9 and 1.1.1.1, also by IPv6) are tried, and an answer is a warning.
+--outside tries other addresses, where an answer is a failure; --outside "" tries
+none.
 
 With --line, on a bastion, it prints one line for a node's shell that downloads
 this program from a bastion, checks its SHA-256 and runs it.`,
@@ -43,6 +49,8 @@ this program from a bastion, checks its SHA-256 and runs it.`,
 				return o.doctorLine(cmd)
 			}
 			cfg.Bastions = args
+			cfg.Closed = cmd.Flags().Changed("outside")
+			cfg.Outside = slices.DeleteFunc(cfg.Outside, func(at string) bool { return at == "" })
 			report, err := doctor.Run(cmd.Context(), cfg)
 			if errors.Is(err, fs.ErrInvalid) {
 				return usageError{err}
@@ -64,6 +72,8 @@ this program from a bastion, checks its SHA-256 and runs it.`,
 	f.BoolVar(&line, "line", false, "on a bastion: print the line that runs the doctor on a node")
 	f.StringVar(&cfg.Image, "image", "", "`IMAGE` to pull (default: a small one that the bastions name)")
 	f.StringVar(&cfg.File, "file", "", "`URL` of the file to download (default: one that the bastions name)")
+	f.StringArrayVar(&cfg.Outside, "outside", doctor.Outside,
+		"`ADDRESS:PORT` that must be closed to this node, like 192.0.2.1:443; may be repeated")
 	choice(cmd, &cfg.Mode, "mode", "",
 		"`MODE` in which the node finds the bastions (default: as it was enrolled, else dns)", "", "dns", "mirror")
 	// For tests: bastions on other ports, a node that is a directory.

@@ -80,6 +80,12 @@ func (l *listFlags) add(cmd *cobra.Command) {
 	cmd.MarkFlagDirname("kubespray")
 }
 
+// any reports whether anything is selected.
+func (l *listFlags) any() bool {
+	return len(l.images)+len(l.files)+len(l.charts)+len(l.manifests)+len(l.git)+len(l.packages)+len(l.requirements)+
+		len(l.kubespray)+len(l.k3s)+len(l.rke2) > 0
+}
+
 // wanted reads all lists and the checksums of their files. All mistakes in them are one usage error; notes go to
 // standard error.
 func (l *listFlags) wanted(cmd *cobra.Command) (*lists.Wanted, *lists.Checksums, error) {

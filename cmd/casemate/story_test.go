@@ -216,7 +216,7 @@ var storyCommands = map[string]func(*testscript.TestScript, bool, []string){
 	// doctor CODE ARGS… runs casemate doctor where the directory root is the node and the daemon's ports are the
 	// well-known ones; it must end with this exit code.
 	"doctor": func(ts *testscript.TestScript, _ bool, args []string) {
-		all := []string{"doctor", "--root", ts.MkAbs("root")}
+		all := []string{"doctor", "--root", ts.MkAbs("root"), "--outside", ""}
 		for flag, addr := range map[string]string{"--port-http": "HTTP", "--port-https": "HTTPS", "--port-dns": "DNS"} {
 			_, port, _ := strings.Cut(ts.Getenv(addr), ":")
 			all = append(all, flag, port)
@@ -239,6 +239,17 @@ var storyCommands = map[string]func(*testscript.TestScript, bool, []string){
 					ts.ReadFile("stdout"))
 			}
 			time.Sleep(20 * time.Millisecond) // between two looks at the condition
+		}
+	},
+	// resolves NAME asks the daemon's DNS for the addresses of a name as a node does; ! resolves gets none.
+	"resolves": func(ts *testscript.TestScript, neg bool, args []string) {
+		r := &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, network, ts.Getenv("DNS"))
+		}}
+		addrs, err := r.LookupHost(context.Background(), args[0]+".")
+		if neg != (err != nil) {
+			ts.Fatalf("%s: %v, %v", args[0], addrs, err)
 		}
 	},
 	// pull REF [PLATFORM] pulls from the daemon as a node does, by upstream name, and compares with upstream; ! pull is

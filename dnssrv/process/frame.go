@@ -37,6 +37,7 @@ const (
 	kindStats   kind = 18 // stats
 	kindWant    kind = 19 // nothing: send everything again, with Reset
 	kindNoise   kind = 20 // []miss that indicate nothing missing
+	kindSeen    kind = 21 // []sighting
 )
 
 // protocol is incremented when two versions would misunderstand each other.
@@ -49,6 +50,7 @@ const (
 	maxOwners    = 4_000_000 // names of one update
 	maxOrigins   = 1_000_000 // of one update
 	maxMisses    = 256       // of one frame
+	maxSeen      = 1024      // of one frame
 	maxMissName  = 1024
 	maxSentence  = 4096
 	maxSentences = 100
@@ -94,6 +96,14 @@ type miss struct {
 	Client netip.Addr `json:"c"`
 	Name   string     `json:"n"`
 	Type   string     `json:"t"`
+}
+
+// sighting is a dnssrv.Sighting.
+type sighting struct {
+	Client  netip.Addr     `json:"c"`
+	Name    string         `json:"n"`
+	Verdict dnssrv.Verdict `json:"v"`
+	Count   uint64         `json:"k"`
 }
 
 type stats struct {
@@ -277,8 +287,21 @@ func isSentence(s string) bool {
 	return len(s) <= maxSentence && !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f })
 }
 
+func odd(r rune) bool { return r < '!' || r > '~' }
+
+func (s sighting) check() error {
+	switch {
+	case !s.Client.IsValid():
+		return broken("a question of nobody")
+	case s.Name == "" || len(s.Name) > maxMissName || strings.ContainsFunc(s.Name, odd):
+		return broken("a question for a name of %d bytes", len(s.Name))
+	case s.Verdict > dnssrv.Refused || s.Count == 0:
+		return broken("%d questions with verdict %d", s.Count, s.Verdict)
+	}
+	return nil
+}
+
 func (m miss) check() error {
-	odd := func(r rune) bool { return r < '!' || r > '~' }
 	switch {
 	case !m.Client.IsValid():
 		return broken("a miss of nobody")
@@ -311,7 +334,6 @@ func checkLoops(list []dnssrv.Loop) error {
 	}
 	for _, l := range list {
 		_, err := netip.ParseAddrPort(l.Resolver)
-		odd := func(r rune) bool { return r < '!' || r > '~' }
 		if err != nil || len(l.Name) > maxMissName || strings.ContainsFunc(l.Name, odd) {
 			return broken("a loop by a resolver of %d bytes", len(l.Resolver))
 		}

@@ -50,6 +50,8 @@ type LinkConfig struct {
 	Applied func(conflicts []string, err error)
 	// Miss and Noise are those of dnssrv.Config.
 	Miss, Noise func(client netip.Addr, name, qtype string)
+	// Seen is called with what dnssrv.Config.Seen got, in pieces. It must not block. nil: it is dropped.
+	Seen func([]dnssrv.Sighting)
 }
 
 // Link is the daemon's end. All methods are safe for concurrent use.
@@ -243,6 +245,24 @@ func (l *Link) handleFrame(k kind, body []byte) error {
 			if tell != nil {
 				tell(m.Client, m.Name, m.Type)
 			}
+		}
+	case kindSeen:
+		var list []sighting
+		if err := decode(body, &list); err != nil {
+			return err
+		}
+		if len(list) > maxSeen {
+			return broken("%d names at a time", len(list))
+		}
+		sightings := make([]dnssrv.Sighting, len(list))
+		for i, s := range list {
+			if err := s.check(); err != nil {
+				return err
+			}
+			sightings[i] = dnssrv.Sighting(s)
+		}
+		if l.cfg.Seen != nil {
+			l.cfg.Seen(sightings)
 		}
 	case kindStats:
 		var s stats

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -582,6 +583,7 @@ func TestWhatBreaksTheProtocol(t *testing.T) {
 			t.Errorf("from the daemon: %s: it was applied", what)
 		}
 	}
+	someone := netip.MustParseAddr("10.0.0.1")
 	for what, in := range map[string][]byte{
 		"another protocol":   frames(kindHello, hello{Protocol: 2}),
 		"no hello":           frames(kindStats, stats{}),
@@ -596,6 +598,11 @@ func TestWhatBreaksTheProtocol(t *testing.T) {
 		"a miss of a line":   frames(kindHello, hi, kindMisses, []miss{{netip.MustParseAddr("10.0.0.1"), "x\ny", "A"}}),
 		"a miss of a book": frames(kindHello, hi, kindMisses,
 			[]miss{{netip.MustParseAddr("10.0.0.1"), strings.Repeat("x", 2000), "A"}}),
+		"many names":         frames(kindHello, hi, kindSeen, make([]sighting, maxSeen+1)),
+		"a name of nobody":   frames(kindHello, hi, kindSeen, []sighting{{Name: "x", Count: 1}}),
+		"a name of a line":   frames(kindHello, hi, kindSeen, []sighting{{Client: someone, Name: "x\ny", Count: 1}}),
+		"an odd verdict":     frames(kindHello, hi, kindSeen, []sighting{{someone, "x", dnssrv.Refused + 1, 1}}),
+		"a name for nothing": frames(kindHello, hi, kindSeen, []sighting{{Client: someone, Name: "x"}}),
 		"labels for metrics": frames(kindHello, hi, kindStats,
 			stats{Stats: dnssrv.Stats{Answers: map[string]uint64{"x\"}": 1}}}),
 	} {
@@ -604,6 +611,35 @@ func TestWhatBreaksTheProtocol(t *testing.T) {
 		}); err == nil || errors.Is(err, io.EOF) {
 			t.Errorf("from the process: %s: %v", what, err)
 		}
+	}
+}
+
+// TestSightingsCross: what DNS has counted reaches the daemon in pieces that it accepts, and what it would refuse stays
+// behind.
+func TestSightingsCross(t *testing.T) {
+	s := &server{seen: make(chan []sighting, queuedSeen)}
+	someone := netip.MustParseAddr("10.0.0.1")
+	sent := []dnssrv.Sighting{{Client: someone, Name: "odd\x1bname", Count: 1}}
+	for i := range maxSeen + 1 {
+		sent = append(sent, dnssrv.Sighting{Client: someone, Name: fmt.Sprintf("n%d.example", i), Count: 2})
+	}
+	s.saw(sent)
+	var got []dnssrv.Sighting
+	l := NewLink(LinkConfig{Need: func() {}, Seen: func(list []dnssrv.Sighting) { got = append(got, list...) }})
+	for len(s.seen) > 0 {
+		body, err := json.Marshal(<-s.seen)
+		if err != nil || len(body) > maxReport {
+			t.Fatal(len(body), err)
+		}
+		if err := l.handleFrame(kindSeen, body); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !slices.Equal(got, sent[1:]) {
+		t.Errorf("%d arrived of %d", len(got), len(sent)-1)
+	}
+	for range 2 * queuedSeen { // a daemon that does not read
+		s.saw(sent[1:3])
 	}
 }
 
@@ -626,7 +662,12 @@ func playProcess(t testing.TB, in []byte, miss func(string)) error {
 		ours.Write(in)
 		ours.Close()
 	}()
-	l := NewLink(LinkConfig{Need: func() {}, Miss: func(_ netip.Addr, name, _ string) { miss(name) }})
+	l := NewLink(LinkConfig{Need: func() {}, Miss: func(_ netip.Addr, name, _ string) { miss(name) },
+		Seen: func(list []dnssrv.Sighting) {
+			for _, s := range list {
+				miss(s.Name)
+			}
+		}})
 	return l.session(context.Background(), theirs)
 }
 
@@ -666,6 +707,7 @@ func FuzzFromTheProcess(f *testing.F) {
 		v any
 	}{
 		{kindMisses, []miss{{netip.MustParseAddr("10.0.0.1"), "x.example", "A"}}},
+		{kindSeen, []sighting{{netip.MustParseAddr("10.0.0.1"), "x.example", dnssrv.Forwarded, 2}}},
 		{kindStats, stats{Stats: dnssrv.Stats{Answers: map[string]uint64{"NOERROR": 1}}}},
 		{kindApplied, applied{Conflicts: []string{"x"}}}, {kindWant, nil},
 	} {

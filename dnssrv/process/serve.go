@@ -27,6 +27,8 @@ const (
 	waitForTable = 10 * time.Second
 	// queuedMisses is how many misses wait for a daemon that does not read; more are lost and counted.
 	queuedMisses = 4096
+	// queuedSeen is how many frames of sightings wait for it: those of two reports.
+	queuedSeen = 16
 	// queuedNoise is the same bound for noise, whose losses are not counted.
 	queuedNoise = 512
 )
@@ -70,6 +72,7 @@ type server struct {
 	ready  chan struct{} // closed with the first table
 	misses chan miss
 	noise  chan miss
+	seen   chan []sighting
 	lost   atomic.Uint64 // misses
 
 	silent atomic.Int32 // beats since the last frame of the daemon
@@ -87,7 +90,7 @@ type server struct {
 func Serve(ctx context.Context, cfg Config) error {
 	s := &server{
 		cfg: cfg, log: cfg.Log, ready: make(chan struct{}), misses: make(chan miss, queuedMisses),
-		noise: make(chan miss, queuedNoise),
+		noise: make(chan miss, queuedNoise), seen: make(chan []sighting, queuedSeen),
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -95,7 +98,7 @@ func Serve(ctx context.Context, cfg Config) error {
 	if s.cfg.Notify == nil {
 		s.cfg.Notify = func(string) {}
 	}
-	dns := dnssrv.New(dnssrv.Config{Log: s.log, Miss: s.miss, Noise: s.unneeded})
+	dns := dnssrv.New(dnssrv.Config{Log: s.log, Miss: s.miss, Noise: s.unneeded, Seen: s.saw})
 	s.dns = dns
 
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -547,6 +550,8 @@ func (s *server) report(conn net.Conn, reports <-chan []byte, done <-chan struct
 				b, err = encode(kindMisses, andMore(m, s.misses))
 			case m := <-s.noise:
 				b, err = encode(kindNoise, andMore(m, s.noise))
+			case list := <-s.seen:
+				b, err = encode(kindSeen, list)
 			}
 		}
 		if err != nil {
@@ -570,6 +575,24 @@ func andMore(first miss, waiting <-chan miss) []miss {
 		}
 	}
 	return list
+}
+
+// saw queues sightings for the daemon, in pieces that fit a frame, and never blocks: those of a daemon that does not
+// read are lost.
+func (s *server) saw(sightings []dnssrv.Sighting) {
+	var list []sighting
+	for i := range sightings {
+		if one := sighting(sightings[i]); one.check() == nil {
+			list = append(list, one)
+		}
+		if len(list) == maxSeen || i == len(sightings)-1 && len(list) > 0 {
+			select {
+			case s.seen <- list:
+			default:
+			}
+			list = nil
+		}
+	}
 }
 
 // unneeded queues noise for the daemon, and never blocks.
