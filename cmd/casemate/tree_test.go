@@ -126,6 +126,7 @@ var meanings = map[string][]string{
 	"no-signatures":       {"bool"},
 	"now":                 {"bool"},
 	"out-dir":             {"string"},
+	"os":                  {"stringArray"},
 	"output":              {"word"},
 	"own":                 {"stringArray"},
 	"packages":            {"stringArray"},
