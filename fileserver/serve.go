@@ -336,9 +336,9 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request, h storedFile) {
 }
 
 // validDate returns the date that Last-Modified gives and If-Modified-Since is compared with, or the zero time if there
-// is none yet: a file that was put in this second can be replaced in the same one, and its date, which has seconds only,
-// would then be that of two contents (RFC 9110, section 8.8.2.2). apt sends no other condition and would keep the older
-// one. A date in the future, of a node whose clock is ahead, is not sent either (section 8.8.2.1).
+// is none yet: a file that was put in this second can be replaced in the same one, and its date, which has seconds
+// only, would then be that of two contents (RFC 9110, section 8.8.2.2). apt sends no other condition and would keep the
+// older one. A date in the future, of a node whose clock is ahead, is not sent either (section 8.8.2.1).
 func (s *Server) validDate(h storedFile) time.Time {
 	if s.cfg.Now().Unix() <= h.mod.Unix() {
 		return time.Time{}
