@@ -28,6 +28,8 @@ func TestEachEntrySaysWhatCuresIt(t *testing.T) {
 		{Entry{Kind: File, Name: "https://www.example/x"}, "origin add www.example, bundle create --files"},
 		{Entry{Kind: File, Name: "https://dl.k8s.io/x.deb"}, "bundle create --packages"},
 		{Entry{Kind: File, Name: "https://www.example/x.deb"}, "origin add www.example, bundle create --packages"},
+		{Entry{Kind: File, Name: "https://dl.k8s.io/simple/six/"},
+			"bundle create --python, with six in the requirements"},
 		{Entry{Kind: File, Name: "https://dl.k8s.io/"}, "a host and not a file"},
 		{Entry{Kind: File, Name: "https://dl.k8s.io/release/"}, "a directory and not a file"},
 		{Entry{Kind: File, Name: "/kubernetes"}, "/HOST/PATH"},
@@ -51,7 +53,7 @@ func TestWhatIsNoFile(t *testing.T) {
 		"https://github.com/x/y/info/refs?service=git-upload-pack": false,
 		"https://dl.k8s.io/x":                                      true, "https://dl.k8s.io/release/?x=1": true,
 		"https://get.k3s.io/": true, "https://get.k3s.io": true,
-		"https://index.example/simple/ansible/": true, "https://update.k3s.io/v1-release/channels/stable": true,
+		"https://index.example/simple/ansible/": false, "https://update.k3s.io/v1-release/channels/stable": true,
 	} {
 		if why := NoFile(url); (why == "") != file {
 			t.Errorf("%s: got %q", url, why)

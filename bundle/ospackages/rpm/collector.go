@@ -25,8 +25,6 @@ type Fetcher interface {
 	Content(ctx context.Context, url, digest string, size int64) (io.ReadCloser, error)
 	// Last returns what a run before this one collected from the URL; nil if nothing is known.
 	Last(url string, limit int64) []byte
-	// Put keeps content that was made here, and returns its digest.
-	Put(content []byte) (digest string, err error)
 }
 
 // Options say what is collected.
@@ -42,6 +40,9 @@ type Options struct {
 	Installed []*Installed
 	// NoRecommends leaves out weak dependencies, as install_weak_deps=False does.
 	NoRecommends bool
+	// Stored says that the fetcher reads the copy that is served to nodes: nothing changes while it is read, and what
+	// is absent was not brought. Without Keyrings no signature is checked then.
+	Stored bool
 	// AllowUnsigned are the URLs of repositories whose signatures are not required.
 	AllowUnsigned []string
 	// Keyrings are those that the operator gave.
@@ -65,15 +66,19 @@ type Collector struct {
 type repository struct {
 	*Repo
 	*Repomd
-	base     string // the URL of the directory that has repodata
-	keys     *openpgp.Keyring
-	signers  []openpgp.Signer
-	files    []lists.File // repomd.xml, its signature, keys, the indices
-	packages []*Package
-	modules  modules
-	notes    []string
+	base    string // the URL of the directory that has repodata
+	keys    *openpgp.Keyring
+	signers []openpgp.Signer
+	files   []lists.File // repomd.xml, its signature, keys, the indices
+	// redirects leads the URL of mirrors to the document that bastions generate.
+	redirects []lists.Redirect
+	packages  []*Package
+	modules   modules
+	notes     []string
 	// checked says that the signature of each package is checked.
 	checked bool
+	// unverified is not nil if the signature of repomd.xml is not good, but need not be.
+	unverified *lists.Unverified
 }
 
 func (r *repository) note(format string, args ...any) {
@@ -89,18 +94,22 @@ func Collect(ctx context.Context, fetch Fetcher, opt Options) (*ospackages.Resul
 	}
 	var bad []error
 	var repos []*repository
-	res := &ospackages.Result{Why: map[string]string{}}
+	res := &ospackages.Result{Packages: map[string]ospackages.Package{}}
 	for i := range opt.Repos {
 		r, err := c.readRepo(ctx, &opt.Repos[i])
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
 		if err != nil {
-			bad = append(bad, fmt.Errorf("%s: %s: %w", opt.Repos[i].Where, opt.Repos[i].String(), err))
+			bad = append(bad, &ospackages.SourceError{Where: opt.Repos[i].Where, Name: opt.Repos[i].String(), Err: err})
 			continue
 		}
 		repos = append(repos, r)
 		res.Files = append(res.Files, r.files...)
+		res.Redirects = append(res.Redirects, r.redirects...)
+		if r.unverified != nil {
+			res.Unverified = append(res.Unverified, *r.unverified)
+		}
 		res.Suites = append(res.Suites, describe(r))
 	}
 	if len(bad) > 0 {
