@@ -115,7 +115,8 @@ func (p *lockedPackage) requirement() (Requirement, error) {
 	}
 	switch {
 	case p.VCS != nil || p.Source.Git != "":
-		return r, errors.New("it is a commit of a repository of sources: build a wheel of it (pip wheel) and import that")
+		return r, errors.New("it is a commit of a repository of sources: build a wheel of it (pip wheel) and import " +
+			"that")
 	case p.Source.Path != "":
 		return r, errors.New("it is a file on a disk: import the file")
 	}
@@ -130,7 +131,8 @@ func (p *lockedPackage) requirement() (Requirement, error) {
 			f.URL = p.Source.URL
 		}
 		if f.URL == "" {
-			return r, errors.New("a file of it has no URL: the lock file is for a directory of files, which import reads")
+			return r, errors.New("a file of it has no URL: the lock file is for a directory of files, which import " +
+				"reads")
 		}
 		digest := digestIn(f.Hashes)
 		if h := strings.ToLower(f.Hash); hashForm.MatchString(h) {

@@ -79,7 +79,8 @@ func TestLockFiles(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, text := range map[string]string{"dir/pylock.toml": pylock, "pylock.prod.toml": pylock, "uv.lock": uvLock} {
+	for name, text := range map[string]string{"dir/pylock.toml": pylock, "pylock.prod.toml": pylock,
+		"uv.lock": uvLock} {
 		list, err := readLock(name, text)
 		if err != nil {
 			t.Fatal(err)
@@ -107,7 +108,8 @@ https://files.test/archive/v1.zip sha256:1 %[1]s: "archived"`, name,
 		t.Fatal(err)
 	}
 	_, unavailable, err := Find(context.Background(), list, Options{Targets: targets})
-	if err != nil || len(unavailable) != 1 || !strings.Contains(unavailable[0].Err.Error(), "none of its 2 files is for") {
+	if err != nil || len(unavailable) != 1 ||
+		!strings.Contains(unavailable[0].Err.Error(), "none of its 2 files is for") {
 		t.Errorf("%v %v", unavailable, err)
 	}
 }
@@ -127,10 +129,13 @@ func TestLockFilesThatAreRefused(t *testing.T) {
 		{"uv.lock", pkg(`source = { path = "a-1-py3-none-any.whl" }`), "import the file"},
 		{"uv.lock", pkg(`wheels = [{ path = "a-1-py3-none-any.whl", hash = "` + h1 + `" }]`), "no URL"},
 		{"uv.lock", pkg(`wheels = [{ url = "https://files.test/a-1-py3-none-any.whl" }]`), "no sha256 or sha512 hash"},
-		{"uv.lock", pkg(`wheels = [{ url = "file:///a-1-py3-none-any.whl", hash = "` + h1 + `" }]`), "not the URL of a file"},
-		{"uv.lock", pkg(`wheels = [{ url = "https://u:secret@files.test/a.whl", hash = "` + h1 + `" }]`), "has a user name"},
+		{"uv.lock", pkg(`wheels = [{ url = "file:///a-1-py3-none-any.whl", hash = "` + h1 + `" }]`),
+			"not the URL of a file"},
+		{"uv.lock", pkg(`wheels = [{ url = "https://u:secret@files.test/a.whl", hash = "` + h1 + `" }]`),
+			"has a user name"},
 		{"uv.lock", pkg(`wheels = [{ url = "https://files.test/../a.whl", hash = "` + h1 + `" }]`), "refused inside"},
-		{"pylock.toml", "[[packages]]\nname = \"a\"\nvcs = { type = \"git\", url = \"https://files.test/a\" }", "pip wheel"},
+		{"pylock.toml", "[[packages]]\nname = \"a\"\nvcs = { type = \"git\", url = \"https://files.test/a\" }",
+			"pip wheel"},
 		{"uv.lock", strings.Repeat("#\n", maxLock/2+1), "is larger than"},
 	} {
 		list, err := readLock(c.name, c.text)

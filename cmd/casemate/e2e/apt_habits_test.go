@@ -98,8 +98,8 @@ func (p *publisher) publishHabits(t *testing.T, dir, deb string, before []string
 	version, _, _ := strings.Cut(rest, "_")
 	write(t, dir, "pool/main/"+filepath.Base(deb), string(content))
 	index := fmt.Sprintf("Package: %s\nVersion: %s\nArchitecture: all\nMaintainer: x\nDescription: x\n"+
-		"Description-md5: 9dd4e461268c8034f5c8564e155c67a6\nFilename: pool/main/%s\nSize: %d\nSHA256: %x\n\n", name, version,
-		filepath.Base(deb), len(content), sha256.Sum256(content))
+		"Description-md5: 9dd4e461268c8034f5c8564e155c67a6\nFilename: pool/main/%s\nSize: %d\nSHA256: %x\n\n", name,
+		version, filepath.Base(deb), len(content), sha256.Sum256(content))
 	translation := "Package: " + name + "\nDescription-md5: 9dd4e461268c8034f5c8564e155c67a6\nDescription-%[1]s: " +
 		version + "\n %[1]s\n\n"
 	files := map[string]string{
@@ -107,7 +107,7 @@ func (p *publisher) publishHabits(t *testing.T, dir, deb string, before []string
 		"main/i18n/Translation-de":              fmt.Sprintf(translation, "de"),
 		"main/i18n/Translation-en":              fmt.Sprintf(translation, "en"),
 		"main/i18n/Translation-fr":              fmt.Sprintf(translation, "fr"),
-		"main/cnf/Commands-amd64":               "suite: stable\ncomponent: main\narch: amd64\nversion: " + version + "\n",
+		"main/cnf/Commands-amd64":               "suite: stable\ncomponent: main\nversion: " + version + "\n",
 		"main/dep11/Components-amd64.yml":       "---\nFile: DEP-11\nVersion: '1.0'\nTime: " + version + "\n",
 		"main/dep11/icons-48x48.tar":            version,
 		"main/Contents-amd64":                   "usr/bin/" + name + " main/" + name + " " + version + "\n",
@@ -157,8 +157,8 @@ func diffIndex(generations []string) string {
 	line := func(text, name string) string {
 		return fmt.Sprintf(" %x %d %s\n", sha256.Sum256([]byte(text)), len(text), name)
 	}
-	out := fmt.Sprintf("SHA1-Current: %x %d\nSHA256-Current: %x %d\nSHA256-History:\n", sha1.Sum([]byte(last)), len(last),
-		sha256.Sum256([]byte(last)), len(last))
+	out := fmt.Sprintf("SHA1-Current: %x %d\nSHA256-Current: %x %d\nSHA256-History:\n", sha1.Sum([]byte(last)),
+		len(last), sha256.Sum256([]byte(last)), len(last))
 	patches, downloads := "SHA256-Patches:\n", "SHA256-Download:\n"
 	for i, text := range generations[:len(generations)-1] {
 		name := fmt.Sprintf("T-2026-01-0%d-0000.00-F-2026-01-0%d-0000.00", len(generations), i+1)
