@@ -170,7 +170,7 @@ func direct(raw, digest string) (Direct, error) {
 	return Direct{URL: u.String(), Digest: digest}, nil
 }
 
-// redacted is a URL without what stands before its last @, which may be a password.
+// redacted is a URL without the part before its last @, which may be a password.
 func redacted(raw string) string {
 	if i := strings.LastIndexByte(raw, '@'); i >= 0 {
 		return "…" + raw[i:]

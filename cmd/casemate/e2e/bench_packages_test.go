@@ -63,7 +63,8 @@ func (r *hugeRepository) deb(t *testing.T, gpg []string) {
 		content := hugeContent(i)
 		needs := hugeNeeds(i)
 		fmt.Fprintf(&index, "Package: %s\nVersion: 1:2.3.%d-4+deb12u1\nInstalled-Size: 12345\n"+
-			"Maintainer: A Maintainer <maintainer@example.org>\nArchitecture: amd64\nProvides: virtual-%d (= 1)\nDepends: %s (>= 1:2.0), %s\n"+
+			"Maintainer: A Maintainer <maintainer@example.org>\nArchitecture: amd64\n"+
+			"Provides: virtual-%d (= 1)\nDepends: %s (>= 1:2.0), %s\n"+
 			"Description: a package of many\nHomepage: https://example.org/of/this/package\nTag: game::strategy, "+
 			"interface::graphical, interface::x11, role::program,\n uitoolkit::sdl, use::gameplaying\nSection: games\n"+
 			"Priority: optional\nFilename: pool/%d.deb\nSize: %d\nSHA256: %x\n\n", hugeName(i), i, i%1000, needs[0],
@@ -166,7 +167,7 @@ func (u *used) measure(t *testing.T, env []string, commands ...[]string) {
 		}
 		done := make(chan error, 1)
 		go func() { done <- cmd.Wait() }()
-		// The kernel's own maximum (ru_maxrss) begins with the memory of the process that started it, which is this one.
+		// The kernel's own maximum (ru_maxrss) begins with the memory of the process that started it, this one.
 		for running := true; running; {
 			select {
 			case err := <-done:
@@ -284,7 +285,8 @@ func TestBenchCollectRPM(t *testing.T) {
 			"--cache", filepath.Join(at, "cache")})
 		dnf.measure(t, nil, []string{"dnf", "--releasever=9", "--forcearch=x86_64", "--setopt=reposdir=" +
 			filepath.Dir(repoFile), "--setopt=cachedir=" + at + "/dnf", "--setopt=logdir=" + at,
-			"--setopt=varsdir=" + at, "reposync", "--download-metadata", "--repoid=os", "--download-path=" + at + "/copy"})
+			"--setopt=varsdir=" + at, "reposync", "--download-metadata", "--repoid=os",
+			"--download-path=" + at + "/copy"})
 		if fetched, _ := filepath.Glob(filepath.Join(at, "copy/os/pool/*.rpm")); len(fetched) != r.n {
 			t.Fatalf("dnf fetched %d packages of %d", len(fetched), r.n)
 		}
