@@ -17,13 +17,19 @@ import (
 type Requirement struct {
 	Project string // normalised
 	Version string
-	// URL is that of the file, if the line names it ("name @ URL"); then there is no version.
-	URL string
+	// Files are those that a line ("name @ URL") or a lock file names itself; then no index is asked.
+	Files []Direct
 	// Hashes are the digests that the files may have, "sha256:…" and "sha512:…".
 	Hashes []string
 	Where  string // FILE:LINE
 	// Indices are those that the file names, in its order, each with a slash at the end.
 	Indices []string
+}
+
+// Direct is a file at a URL of its own.
+type Direct struct {
+	URL    string
+	Digest string // "sha256:…" or "sha512:…"
 }
 
 // Limits of requirements files.
@@ -91,6 +97,10 @@ func (q *Requirements) read(name string, r io.Reader, indices *[]string, constra
 		if q.files == maxIncludes+1 {
 			q.refuse(name, fmt.Errorf("more than %d files include each other", maxIncludes))
 		}
+		return
+	}
+	if isLock(name) {
+		q.lock(name, r)
 		return
 	}
 	first := len(q.list)
@@ -254,6 +264,9 @@ func parseRequirement(line string) (Requirement, error) {
 		}
 	}
 	spec = strings.TrimSpace(spec)
+	if strings.HasPrefix(spec, "https://") || strings.HasPrefix(spec, "http://") {
+		return parseDirect(r, spec)
+	}
 	m := requirementForm.FindStringSubmatch(spec)
 	if m == nil || strings.HasPrefix(m[3], "/") || strings.Contains(m[1], "://") || strings.HasPrefix(m[3], "://") ||
 		strings.HasPrefix(m[3], "+") {
@@ -283,19 +296,21 @@ func parseRequirement(line string) (Requirement, error) {
 // parseDirect reads what follows the @ of a requirement: the URL of a file.
 func parseDirect(r Requirement, at string) (Requirement, error) {
 	at, _, _ = strings.Cut(at, " ;")
-	at = strings.TrimSpace(at)
-	url, fragment, _ := strings.Cut(at, "#")
-	if !strings.HasPrefix(url, "https://") && !strings.HasPrefix(url, "http://") {
-		return r, fmt.Errorf("%.200q is not the URL of a file: build a wheel of it (pip wheel) and import that", at)
-	}
+	at, fragment, _ := strings.Cut(strings.TrimSpace(at), "#")
 	for _, part := range strings.Split(fragment, "&") {
-		if h := strings.ToLower(strings.Replace(part, "=", ":", 1)); hashForm.MatchString(h) {
+		h := strings.ToLower(strings.Replace(part, "=", ":", 1))
+		if hashForm.MatchString(h) && !slices.Contains(r.Hashes, h) {
 			r.Hashes = append(r.Hashes, h)
 		}
 	}
-	if len(r.Hashes) != 1 {
-		return r, unpinned(fmt.Sprintf("%.200q needs one hash, that of the file", at))
+	digest := ""
+	if len(r.Hashes) == 1 {
+		digest = r.Hashes[0]
 	}
-	r.URL = url
-	return r, nil
+	f, err := direct(at, digest)
+	if err == nil && digest == "" {
+		err = unpinned(fmt.Sprintf("%.200q needs one hash, that of the file", at))
+	}
+	r.Files = []Direct{f}
+	return r, err
 }

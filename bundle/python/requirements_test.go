@@ -51,7 +51,11 @@ direct @ https://files.test/direct-1.0-py3-none-any.whl#`+strings.Replace(h1, ":
 	}
 	var got []string
 	for _, r := range list {
-		got = append(got, fmt.Sprint(r.Project, " ", r.Version, r.URL, " ", len(r.Hashes), " ", r.Where, " ",
+		url := ""
+		if len(r.Files) > 0 {
+			url = r.Files[0].URL
+		}
+		got = append(got, fmt.Sprint(r.Project, " ", r.Version, url, " ", len(r.Hashes), " ", r.Where, " ",
 			r.Indices))
 	}
 	indices := " [https://index.test/simple/ https://extra.test/whl/cpu/]"

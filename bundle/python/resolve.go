@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net/url"
+	"path"
 	"slices"
 	"strings"
 
@@ -60,15 +61,15 @@ func Find(ctx context.Context, all []Requirement, o Options) (files []lists.File
 }
 
 func (r Requirement) label() string {
-	if r.URL != "" {
-		return r.URL
+	if r.Version == "" && len(r.Files) == 1 {
+		return r.Files[0].URL
 	}
 	return "python package " + r.Project + "==" + r.Version
 }
 
 func (o *Options) find(ctx context.Context, r Requirement) (files []lists.File, err error) {
-	if r.URL != "" {
-		return []lists.File{{URL: r.URL, Digest: r.Hashes[0], Known: r.Where, Where: r.Where}}, nil
+	if len(r.Files) > 0 {
+		return o.direct(r)
 	}
 	indices := r.Indices
 	if len(indices) == 0 && o.Index != "" {
@@ -115,12 +116,35 @@ func (o *Options) find(ctx context.Context, r Requirement) (files []lists.File, 
 	case len(files) > 0:
 		return files, nil
 	case other > 0:
-		return nil, fmt.Errorf("none of its %d files is for the given --python-version and --python-platform", other)
+		return nil, otherTargets(other)
 	case version > 0:
 		return nil, fmt.Errorf("none of its %d files has a hash of the list: make the list again (%s)", version,
 			HowToPin)
 	}
 	return nil, fmt.Errorf("%s does not have it: %w", strings.Join(indices, ", "), fs.ErrNotExist)
+}
+
+// direct returns the files that a requirement names itself. One whose name says nothing, like an archive of sources, is
+// for every target.
+func (o *Options) direct(r Requirement) (files []lists.File, err error) {
+	for _, d := range r.Files {
+		name, err := url.PathUnescape(path.Base(d.URL))
+		if err != nil {
+			return nil, err
+		}
+		if f, err := ParseFile(name); err == nil && !o.Targets.Want(f) {
+			continue
+		}
+		files = append(files, lists.File{URL: d.URL, Digest: d.Digest, Known: r.Where, Where: r.Where})
+	}
+	if len(files) == 0 {
+		return nil, otherTargets(len(r.Files))
+	}
+	return files, nil
+}
+
+func otherTargets(files int) error {
+	return fmt.Errorf("none of its %d files is for the given --python-version and --python-platform", files)
 }
 
 // matches reports whether a file is one of the requirement: the hash decides.

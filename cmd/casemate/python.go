@@ -24,8 +24,8 @@ func (p *pythonFlags) add(cmd *cobra.Command, l *listFlags) {
 	f := cmd.Flags()
 	f.StringArrayVar(&l.requirements, "python", nil,
 		"requirements `FILE` of Python packages, pinned with hashes as "+
-			"pip-compile --generate-hashes writes it: the files that have these hashes; - reads standard input; may "+
-			"be repeated")
+			"pip-compile --generate-hashes writes it: the files that have these hashes; or a lock file, pylock.toml "+
+			"or uv.lock; - reads standard input; may be repeated")
 	f.StringVar(&p.index, "python-index", "",
 		"`URL` of the index for --python, like https://HOST/simple/, if the file names none; clients ask the same one")
 	f.StringArrayVar(&p.versions, "python-version", nil,
@@ -33,7 +33,7 @@ func (p *pythonFlags) add(cmd *cobra.Command, l *listFlags) {
 	f.StringArrayVar(&p.platforms, "python-platform", nil,
 		"`PLATFORM` of the nodes, like linux_x86_64 or linux_aarch64: only wheels for it; may be repeated (default: "+
 			"all wheels)")
-	cmd.MarkFlagFilename("python", "txt")
+	cmd.MarkFlagFilename("python", "txt", "toml", "lock")
 }
 
 // finder returns find with its arguments, and checks the flags.

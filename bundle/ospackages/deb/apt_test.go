@@ -13,13 +13,13 @@ import (
 	"time"
 )
 
-// apt is the real apt-get with directories of its own, for amd64.
+// apt is the real apt-get with directories of its own, for amd64 and, if a rule asks for it, arm64.
 type apt struct {
 	dir string
 }
 
 // newApt needs apt-get, which Debian has.
-func newApt(t *testing.T, sources, installed string) *apt {
+func newApt(t *testing.T, sources, installed string, archs []string) *apt {
 	t.Helper()
 	if _, err := exec.LookPath("apt-get"); err != nil {
 		t.Skip("there is no apt-get on this machine")
@@ -44,11 +44,11 @@ Dir::Etc::trusted "none";
 Dir::Etc::trustedparts "%[1]s/etc/trusted.gpg.d";
 APT::Sandbox::User "root";
 APT::Architecture "amd64";
-APT::Architectures { "amd64"; };
+APT::Architectures { %[2]s };
 Acquire::Languages "en";
 Acquire::Retries "0";
 Acquire::Check-Date "false";
-`, a.dir),
+`, a.dir, `"`+strings.Join(archs, `"; "`)+`";`),
 	} {
 		file := filepath.Join(a.dir, name)
 		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
@@ -134,7 +134,11 @@ func TestRulesAsApt(t *testing.T) {
 			s := newSite()
 			server := httptest.NewServer(s)
 			defer server.Close()
-			a := newApt(t, r.repository(s, server.URL), r.status())
+			archs := []string{"amd64"}
+			if r.foreign() {
+				archs = append(archs, "arm64")
+			}
+			a := newApt(t, r.repository(s, server.URL), r.status(), archs)
 			var more []string
 			if r.noRecommends {
 				more = append(more, "--no-install-recommends")

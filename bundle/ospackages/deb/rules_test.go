@@ -2,6 +2,7 @@ package deb
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"testing"
 
@@ -80,6 +81,17 @@ var rules = []rule{
 	{name: "the provider of the highest priority", packages: []string{pkg("a", "1", "Depends: v"),
 		pkg("b", "1", "Provides: v", "Priority: optional"), pkg("c", "1", "Provides: v", "Priority: important")},
 		request: []string{"a"}, want: "a=1 c=1", apt: true},
+	{name: "a virtual package as an alternative", packages: []string{pkg("a", "1", "Depends: v | c"),
+		pkg("b", "1", "Provides: v"), pkg("c", "1")}, request: []string{"a"}, want: "a=1 b=1", apt: true},
+	{name: "a default and then any provider", packages: []string{pkg("a", "1", "Depends: default-v | v"),
+		pkg("default-v", "1", "Depends: c"), pkg("b", "1", "Provides: v"), pkg("c", "1", "Provides: v")},
+		request: []string{"a"}, want: "a=1 c=1 default-v=1", apt: true},
+	{name: "providers that exclude each other", packages: []string{pkg("a", "1", "Depends: v"),
+		pkg("b", "1", "Provides: v", "Conflicts: v", "Replaces: v"), pkg("c", "1", "Provides: v", "Conflicts: v",
+			"Replaces: v")}, request: []string{"a"}, want: "a=1 b=1 c=1", apt: true},
+	{name: "alternatives that are recommended", packages: []string{pkg("a", "1", "Recommends: gone | b (>= 2) | c, v"),
+		pkg("b", "1"), pkg("c", "1", "Depends: d"), pkg("d", "1", "Provides: v")}, request: []string{"a"},
+		want: "a=1 c=1 d=1", apt: true},
 	{name: "a provided version", packages: []string{pkg("a", "1", "Depends: v (>= 2)"),
 		pkg("b", "1", "Provides: v (= 1)"), pkg("c", "1", "Provides: v (= 2)"), pkg("d", "9", "Provides: v")},
 		request: []string{"a"}, want: "a=1 c=1", apt: true},
@@ -114,14 +126,15 @@ var rules = []rule{
 		pkg("c", "1")}, request: []string{"a"}, want: "a=1 b=1 c=1", apt: true},
 	{name: "dependencies stay in their architecture", packages: []string{pkg("a", "1", "Depends: b"), pkg("b", "1"),
 		pkg("b:arm64", "1"), pkg("a:arm64", "1", "Depends: b")}, request: []string{"a:arm64"},
-		want: "a:arm64=1 b:arm64=1"},
+		want: "a:arm64=1 b:arm64=1", apt: true},
 	{name: "a foreign package serves every architecture", packages: []string{pkg("a:arm64", "1", "Depends: b, c"),
 		pkg("b", "1", "Multi-Arch: foreign"), pkg("c:all", "1", "Multi-Arch: foreign")},
-		request: []string{"a:arm64"}, want: "a:arm64=1 b=1 c=1"},
+		request: []string{"a:arm64"}, want: "a:arm64=1 b=1 c=1", apt: true},
 	{name: "a package of another architecture does not", packages: []string{pkg("a:arm64", "1", "Depends: b"),
 		pkg("b", "1", "Multi-Arch: same")}, request: []string{"a:arm64"}, finding: "b is there for amd64 only"},
 	{name: "any architecture", packages: []string{pkg("a:arm64", "1", "Depends: python:any"),
-		pkg("python", "1", "Multi-Arch: allowed")}, request: []string{"a:arm64"}, want: "a:arm64=1 python=1"},
+		pkg("python", "1", "Multi-Arch: allowed")}, request: []string{"a:arm64"}, want: "a:arm64=1 python=1",
+		apt: true},
 	{name: "the architecture itself where any is allowed", packages: []string{pkg("a", "1",
 		"Depends: python:any (>= 1)"),
 		pkg("python", "1", "Multi-Arch: allowed")}, request: []string{"a"}, want: "a=1 python=1", apt: true},
@@ -195,6 +208,11 @@ func (r *rule) repository(s *site, uri string) string {
 	return sources.String()
 }
 
+// foreign reports whether there are packages of arm64.
+func (r *rule) foreign() bool {
+	return slices.ContainsFunc(r.packages, func(p string) bool { return strings.Contains(p, "Architecture: arm64") })
+}
+
 // collect runs a rule.
 func (r *rule) collect(t *testing.T) *ospackages.Result {
 	t.Helper()
@@ -204,13 +222,9 @@ func (r *rule) collect(t *testing.T) *ospackages.Result {
 	opt.Near = near
 	if r.archs != nil {
 		opt.Architectures = r.archs
-	} else {
-		for _, p := range r.packages { // what a node has as a foreign architecture its sources have too
-			if strings.Contains(p, "Architecture: arm64") {
-				for i := range opt.Sources {
-					opt.Sources[i].Architectures = []string{"amd64", "arm64"}
-				}
-			}
+	} else if r.foreign() {
+		for i := range opt.Sources { // what a node has as a foreign architecture its sources have too
+			opt.Sources[i].Architectures = []string{"amd64", "arm64"}
 		}
 	}
 	if r.installed != "" {

@@ -67,13 +67,14 @@ gpgkey=https://` + rpmHost + `/RPM-GPG-KEY
 	b.casemate(t, "import", file)
 
 	dnf := newDNF(t, n, repoFile)
-	for range 2 {
-		if out, err := dnf.try("makecache"); err != nil {
-			t.Fatalf("dnf makecache: %v\n%s", err, out)
+	for _, c := range []struct{ command, want string }{
+		{"makecache", "Metadata cache created"}, {"makecache --refresh", "Metadata cache created"},
+		{"module list", "1.24 [d]"}, {"group list", "Tools"}, {"install conntrack nginx", "Complete!"},
+		{"updateinfo list --installed", "TEST-2026-1"},
+	} {
+		if out, err := dnf.try(strings.Fields(c.command)...); err != nil || !strings.Contains(out, c.want) {
+			t.Fatalf("dnf %s: %v\n%s", c.command, err, out)
 		}
-	}
-	if out, err := dnf.try("install", "conntrack", "nginx"); err != nil {
-		t.Fatalf("dnf install: %v\n%s", err, out)
 	}
 	for name, want := range map[string]string{"conntrack": "1.0", "libnetfilter": "2.0", "nginx": "1.24"} {
 		out := n.must(t, "rpm", "--root", n.path("root"), "-q", "--qf", "%{VERSION}", name)
@@ -81,18 +82,18 @@ gpgkey=https://` + rpmHost + `/RPM-GPG-KEY
 			t.Errorf("%s is %s, want %s", name, out, want)
 		}
 	}
-	if out := b.casemate(t, "missing", "-o", "files"); strings.Contains(out, "http") {
-		t.Errorf("the missing book should be empty:\n%s", out)
-	}
+	t.Run("Ansible", func(t *testing.T) { ansibleInstallsRPM(t, n, repoFile) })
+	b.missedNothing(t)
 
 	t.Run("a package outside of the list", func(t *testing.T) {
 		if out, err := dnf.try("install", "socat"); err == nil || !strings.Contains(out, "404") {
 			t.Errorf("want 404, got %v\n%s", err, out)
 		}
-		if out := b.casemate(t, "missing", "-o", "files"); !strings.Contains(out, "/socat-") {
-			t.Errorf("the missing book should name socat:\n%s", out)
+		missed := b.casemate(t, "missing", "-o", "packages")
+		if !strings.Contains(missed, "\nsocat") {
+			t.Errorf("the missing book should name socat:\n%s", missed)
 		}
-		if err := os.WriteFile(list, []byte("socat\n"), 0o644); err != nil {
+		if err := os.WriteFile(list, []byte(missed), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		next := filepath.Join(dir, "next.tar")
@@ -142,6 +143,19 @@ data: {module: nginx, stream: "1.24", profiles: {"1.24": []}}
 ...
 `
 
+const (
+	updateinfoXML = `<?xml version="1.0"?><updates><update from="p@example.com" status="final" type="security" version="1">
+<id>TEST-2026-1</id><title>libnetfilter</title><issued date="2026-01-01 00:00:00"/><severity>Important</severity>
+<description>x</description><pkglist><collection short="os"><name>os</name><package name="libnetfilter" version="2.0"
+release="1" epoch="0" arch="noarch"><filename>libnetfilter-2.0-1.noarch.rpm</filename></package></collection></pkglist>
+</update></updates>
+`
+	compsXML = `<?xml version="1.0"?><comps><group><id>tools</id><name>Tools</name><description>x</description>
+<default>false</default><uservisible>true</uservisible><packagelist><packagereq type="mandatory">socat</packagereq>
+</packagelist></group></comps>
+`
+)
+
 func newRPMPublisher(t *testing.T) *rpmPublisher {
 	t.Helper()
 	dir := t.TempDir()
@@ -188,11 +202,11 @@ func newRPMPublisher(t *testing.T) *rpmPublisher {
 	run(append([]string{"rpmsign", "--define", "_gpg_name Publisher", "--define", "__gpg " + gpg,
 		"--addsign"}, packages...)...)
 	run("createrepo_c", "--location-prefix", "../../pool/", "--outputdir", repo, pool)
-	modules := filepath.Join(dir, "modules.yaml")
-	if err := os.WriteFile(modules, []byte(moduleYAML), 0o600); err != nil {
-		t.Fatal(err)
+	for _, more := range [][3]string{{"modules", "modules.yaml", moduleYAML}, {"updateinfo", "updateinfo.xml",
+		updateinfoXML}, {"group", "comps.xml", compsXML}} {
+		write(t, dir, more[1], more[2])
+		run("modifyrepo_c", "--mdtype="+more[0], filepath.Join(dir, more[1]), filepath.Join(repo, "repodata"))
 	}
-	run("modifyrepo_c", "--mdtype=modules", modules, filepath.Join(repo, "repodata"))
 	run("gpg", "--batch", "--armor", "--detach-sign", filepath.Join(repo, "repodata", "repomd.xml"))
 	run("gpg", "--batch", "--armor", "--output", filepath.Join(dir, "www", "RPM-GPG-KEY"), "--export")
 	return publish(t, filepath.Join(dir, "www"))

@@ -129,7 +129,7 @@ func TestAptByHash(t *testing.T) {
 	n.trust(b.casemate(t, "ca"))
 	p := newPublisher(t)
 	n.write("apt/publisher.asc", p.public)
-	apt := newApt(t, n, nil)
+	apt := newApt(t, n)
 	n.write("apt/etc/sources.list.d/test.list", "deb [signed-by="+n.path("apt/publisher.asc")+
 		"] https://deb.example.org/debian stable main\n")
 	forced := []string{"-o", "Acquire::By-Hash=force"}
