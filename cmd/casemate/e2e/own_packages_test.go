@@ -116,7 +116,8 @@ func TestOwnPackagesDNF(t *testing.T) {
 	enroll()
 	dnf := func(cache string, args ...string) (string, error) {
 		return n.try(append([]string{"dnf", "-y", "--noplugins", "--setopt=reposdir=/etc/yum.repos.d",
-			"--setopt=cachedir=" + n.path(cache), "--setopt=logdir=" + n.path("."), "--setopt=varsdir=" + n.path("vars"), "--setopt=retries=1",
+			"--setopt=cachedir=" + n.path(cache),
+			"--setopt=logdir=" + n.path("."), "--setopt=varsdir=" + n.path("vars"), "--setopt=retries=1",
 			"--setopt=metadata_expire=0",
 			"--installroot=" + n.path("root"), "--releasever=9", "--forcearch=x86_64"}, args...)...)
 	}
