@@ -39,6 +39,7 @@ import (
 	"casemate/appliance/metrics"
 	"casemate/appliance/missing"
 	"casemate/appliance/nodes"
+	"casemate/appliance/packages"
 	"casemate/appliance/pages"
 	"casemate/appliance/repositories"
 	"casemate/appliance/resolver"
@@ -93,6 +94,7 @@ type Appliance struct {
 	files        *fileserver.Server
 	imports      *content.Engine
 	repositories *repositories.Index
+	packages     *packages.Store
 	changes      *change.Changes
 	lookup       *lookup.Lookup
 	metrics      *metrics.Metrics
@@ -281,6 +283,10 @@ func (a *Appliance) openServices() (err error) {
 		AliasArch:    func() string { return a.current.State().Settings.AliasArch },
 		Authenticate: a.users.Authenticate, Miss: a.missed, Luck: a.lucky, Log: a.log.With("room", "files"),
 	})
+	a.packages = packages.New(packages.Config{
+		Tree: a.tree, Sealer: a.cluster, Host: set.PackagesHost(), Authenticate: a.users.Authenticate, Now: a.opt.Now,
+		Log: a.log.With("room", "packages"),
+	})
 	return nil
 }
 
@@ -334,6 +340,7 @@ func (a *Appliance) wire() {
 	}
 	a.edge = &edge.Edge{
 		Hosts: hosts, Registry: a.registry.Serve, Files: a.files.Serve,
+		Packages: a.packages.Write,
 		Pages: &pages.Pages{
 			Roots: a.ca.Roots, Revocation: a.ca.CRL, Ready: a.ready, Metrics: a.metrics.Handler(), Front: a.front,
 			Site: a.site, Samples: a.samples, Executable: a.executable,
@@ -355,7 +362,7 @@ func (a *Appliance) wire() {
 	a.admin = &admin.API{
 		Node: a.cfg.Node, Cluster: a.cluster, Tree: a.tree, CA: a.ca, Users: a.users,
 		Registry: a.registry, Files: a.files, Imports: a.imports, Book: a.book, Egress: a.egress, Rotation: a.rotation,
-		Repositories: a.repositories, Upstream: a.upstream,
+		Repositories: a.repositories, Upstream: a.upstream, Packages: a.packages,
 		Current: a.current,
 		Changes: a.changes, Lookup: a.lookup, Status: a.status, Executable: a.executable, Site: a.site,
 		RefreshNames: a.dns.RefreshNames, Reload: a.Reread,

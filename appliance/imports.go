@@ -26,6 +26,7 @@ func (a *Appliance) newImports() *content.Engine {
 			host, _ = a.current.State().Origins.Canonical(host)
 			return host
 		},
+		Managed: a.files.Managed,
 		Policy: func() content.Policy {
 			s := a.current.State().Settings
 			return content.Policy{Require: s.RequireSignature, Keys: s.ImportKeys}

@@ -24,6 +24,9 @@ func (a *Appliance) site() (nodeconf.Site, error) {
 		s.Nodes = append(s.Nodes, nodeconf.Node{Name: n.Name, Addrs: n.Addrs})
 	}
 	slices.SortFunc(s.Nodes, func(x, y nodeconf.Node) int { return cmp.Compare(x.Name, y.Name) })
+	if err := a.siteRepositories(&s); err != nil {
+		return s, err
+	}
 	images, files := a.namesIn("registry/repositories"), a.namesIn("files")
 	for _, o := range v.Origins.All() {
 		if o.Disabled != "" {
@@ -34,6 +37,19 @@ func (a *Appliance) site() (nodeconf.Site, error) {
 		s.Origins = append(s.Origins, nodeconf.Origin{Host: o.Host, Aliases: o.Aliases, Registry: registry})
 	}
 	return s, nil
+}
+
+// siteRepositories adds the repositories of packages of one's own, and the key that signs them.
+func (a *Appliance) siteRepositories(s *nodeconf.Site) error {
+	list, err := a.packages.All()
+	if err != nil || len(list) == 0 {
+		return err
+	}
+	for _, r := range list {
+		s.Repositories = append(s.Repositories, nodeconf.Repository{Name: r.Name, Format: r.Format})
+	}
+	s.RepositoryKey, err = a.packages.PublicKey()
+	return err
 }
 
 // namesIn returns the names in a directory of the tree, none if it cannot be listed.

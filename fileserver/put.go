@@ -22,13 +22,17 @@ import (
 // them. If it fails nothing has changed, except that an error after the last step may leave the file in place (the
 // answer of the cluster was lost); putting it again is harmless.
 //
-// fs.ErrInvalid: url or digest is malformed. fs.ErrPermission: its host is not an origin. syscall.EBADMSG: body has
+// fs.ErrInvalid: url or digest is malformed. fs.ErrPermission: its host is not an origin, or it is a file of a
+// repository of packages. syscall.EBADMSG: body has
 // another digest. syscall.ENOSPC: the disk's reserve is reached. syscall.EAGAIN: no majority now. Errors of body are
 // returned wrapped.
 func (s *Server) Put(ctx context.Context, url string, body io.Reader, digest string) (Info, error) {
 	key, err := s.Key(url)
 	if err != nil {
 		return Info{}, err
+	}
+	if s.Managed(key) {
+		return Info{}, fmt.Errorf("put %s: %s: %w", URL(key), isManaged, fs.ErrPermission)
 	}
 	var expect []string
 	if digest != "" {
@@ -92,11 +96,15 @@ func (s *Server) put(ctx context.Context, key string, body io.Reader, expect []s
 }
 
 // Delete removes the file at exactly this URL, its query included; its bytes are collected when no other name refers to
-// them. The host need not be an origin any more. fs.ErrNotExist: there is none. syscall.EAGAIN: no majority now.
+// them. The host need not be an origin any more. fs.ErrPermission: it is a file of a repository of packages, which only
+// changes with its metadata. fs.ErrNotExist: there is none. syscall.EAGAIN: no majority now.
 func (s *Server) Delete(ctx context.Context, url string) error {
 	a, err := parseURL(url)
 	if err != nil {
 		return err
+	}
+	if s.Managed(a.key(a.query)) {
+		return fmt.Errorf("delete %s: %s: %w", a.url(), isManaged, fs.ErrPermission)
 	}
 	a, _ = s.canonical(a)
 	return s.delete(ctx, a.key(a.query), nil)
@@ -142,6 +150,10 @@ func (s *Server) write(w http.ResponseWriter, r *http.Request, a address, isOrig
 	}
 	if !isOrigin {
 		answer(w, http.StatusForbidden, "a file is put under its upstream URL: /<origin>/<path>.")
+		return
+	}
+	if s.Managed(a.key(a.query)) {
+		answer(w, http.StatusForbidden, isManaged+".")
 		return
 	}
 	key := a.key(a.query)

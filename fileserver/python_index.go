@@ -72,15 +72,20 @@ func (s *Server) indices() []string {
 	return dirs
 }
 
-// getPackage answers under the server's name for packages: /simple/, /simple/PROJECT/ and /simple/PROJECT/FILE.
+// getPackage answers under the server's name for packages: /simple/, /simple/PROJECT/ and /simple/PROJECT/FILE, and the
+// files of managed repositories.
 func (s *Server) getPackage(w http.ResponseWriter, r *http.Request, a address) {
 	here := "https://" + s.cfg.OwnIndex() + "/" + strings.Join(a.elems, "/")
 	if len(a.elems) == 0 {
 		redirect(w, "./simple/")
 		return
 	}
+	if a.host = s.cfg.OwnIndex(); a.elems[0] != "simple" && s.isDir(a.host+"/"+a.elems[0]) {
+		s.getManaged(w, r, a)
+		return
+	}
 	if a.elems[0] != "simple" || len(a.elems) > 3 {
-		s.miss(w, r, here, "the index of Python packages is at /simple/")
+		s.miss(w, r, here, "neither the index of Python packages, /simple/, nor a repository")
 		return
 	}
 	if len(a.elems) == 1 {
@@ -97,7 +102,6 @@ func (s *Server) getPackage(w http.ResponseWriter, r *http.Request, a address) {
 		s.getPackageFile(w, r, a, normal)
 		return
 	}
-	a.host = s.cfg.OwnIndex()
 	if !s.pythonPage(w, r, a) {
 		s.miss(w, r, s.ownIndexURL(normal+"/"), missingProject)
 	}

@@ -23,7 +23,7 @@ type View struct {
 	// is the server's own name: the path is /<origin>/<path> or one of the short layout, without any prefix.
 	Origin string
 	// Index is the server's name for packages: the path is one below /simple/, the index of the Python packages of
-	// every origin, and writes are refused.
+	// every origin, or of a repository's files, and writes are refused.
 	Index bool
 	// Plain means that the request came over a plain connection: writes and credentials are refused.
 	Plain bool

@@ -17,6 +17,7 @@ import (
 	"casemate/appliance/lookup"
 	"casemate/appliance/missing"
 	"casemate/appliance/nodeconf"
+	"casemate/appliance/packages"
 	"casemate/appliance/pages"
 	"casemate/appliance/repositories"
 	"casemate/appliance/rotation"
@@ -41,6 +42,7 @@ type API struct {
 	Imports      *content.Engine
 	Repositories *repositories.Index
 	Upstream     *upstream.Upstream
+	Packages     *packages.Store
 	Book         *missing.Book
 	Egress       *egress.Book
 	Rotation     *rotation.Book
@@ -83,6 +85,7 @@ func (a *API) Handler() http.Handler {
 		a.missingRoutes,
 		a.egressRoutes,
 		a.repositoryRoutes,
+		a.packageRoutes,
 		a.checkRoutes,
 		a.bundleRoutes,
 		a.memberRoutes,

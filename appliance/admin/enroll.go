@@ -25,7 +25,7 @@ func (a *API) getEnroll(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.Enroll(r.FormValue("format"))
+	return s.Enroll(r.FormValue("format"), r.URL.Query()["repo"]...)
 }
 
 // getMirrors is GET /v1/mirrors?for=RUNTIME.

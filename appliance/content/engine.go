@@ -96,6 +96,8 @@ type Config struct {
 	// Canonical maps a host to its origin if it is an alias, else to its normalized form. Nil: hosts are used as they
 	// are.
 	Canonical func(host string) string
+	// Managed reports whether a key of the file server is written by others, and so by no import. Nil: none is.
+	Managed func(key string) bool
 	// Read reads inputs; nil is bundle.Read.
 	Read func(context.Context, []bundle.Input, bundle.Sink, bundle.ReadOptions) (*bundle.Contents, error)
 	// Policy is called at the start of each import. Nil: no signature is required.

@@ -194,7 +194,12 @@ func readManifest(ctx context.Context, blobs opener, digest string) ([]byte, err
 
 // fileKey returns the name of a file below files/, whether or not its host is an origin.
 func (e *Engine) fileKey(url string) (string, error) {
-	return fileserver.KeyIn(url, func(host string) (string, bool) { return e.cfg.Canonical(host), true })
+	key, err := fileserver.KeyIn(url, func(host string) (string, bool) { return e.cfg.Canonical(host), true })
+	if err == nil && e.cfg.Managed != nil && e.cfg.Managed(key) {
+		return "", fmt.Errorf("%s is a file of a repository of packages, which only casemate package put changes: %w",
+			url, fs.ErrInvalid)
+	}
+	return key, err
 }
 
 // names returns the names that clients request: tags, manifests without a tag, files; sorted.

@@ -100,6 +100,23 @@ func TestPartialWithoutLayers(t *testing.T) {
 	differ(t, s.sees(whole), wanted(whole))
 }
 
+// TestManagedFiles: a file that others write is refused by name.
+func TestManagedFiles(t *testing.T) {
+	s := newSite(t, func(c *Config) {
+		c.Managed = func(key string) bool { return strings.HasPrefix(key, "packages.test/tools/") }
+	})
+	p := newPack("own.tar")
+	p.addFile("https://packages.test/tools/dists/stable/InRelease", []byte("another"))
+	p.addFile("https://packages.test/simple/a/a-1.tar.gz", []byte("a package of Python"))
+	if _, err := s.do("", p); !errors.Is(err, fs.ErrInvalid) || !strings.Contains(err.Error(), "casemate package put") {
+		t.Errorf("got %v", err)
+	}
+	r, err := s.partly("", p)
+	if err != nil || !slices.Equal(refusedNames(r), []string{"https://packages.test/tools/dists/stable/InRelease"}) {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
+
 // TestNothingIsNoImport: an input without any name is refused.
 func TestNothingIsNoImport(t *testing.T) {
 	s := newSite(t)

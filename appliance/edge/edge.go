@@ -36,6 +36,8 @@ type Edge struct {
 	Hosts    func() *routing.Hosts
 	Registry func(http.ResponseWriter, *http.Request, registry.View)
 	Files    func(http.ResponseWriter, *http.Request, fileserver.View)
+	// Packages answers the writes to repositories of packages.
+	Packages func(http.ResponseWriter, *http.Request)
 	// Pages serves the bastions' own names, except for images and files.
 	Pages http.Handler
 	Miss  func(kind, name, detail string, client netip.Addr)
@@ -153,6 +155,9 @@ func (e *Edge) serve(w *recorder, r *http.Request, plain bool) (service string) 
 		return "files"
 	case at == routing.Files:
 		e.Files(w, r, fileserver.View{Plain: plain})
+		return "files"
+	case at == routing.Packages && !read:
+		e.Packages(w, r)
 		return "files"
 	case at == routing.Packages:
 		e.Files(w, r, fileserver.View{Index: true, Plain: plain})

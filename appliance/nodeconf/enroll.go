@@ -77,12 +77,14 @@ func (s *Site) Script() (string, error) {
 	}
 	line("\tesac")
 	line("}")
+	s.scriptRepositories(line)
 	line("")
 	return b.String() + enrollScript, nil
 }
 
-// Enroll writes the enrol script in one of the Formats.
-func (s *Site) Enroll(format string) ([]File, error) {
+// Enroll writes the enrol script in one of the Formats. The nodes also get the sources and the key of these
+// repositories of packages. fs.ErrNotExist: there is no such repository.
+func (s *Site) Enroll(format string, repositories ...string) ([]File, error) {
 	if !slices.Contains(Formats, format) {
 		return nil, fmt.Errorf("format must be one of %s, got %q: %w", strings.Join(Formats, ", "), format,
 			fs.ErrInvalid)
@@ -91,15 +93,25 @@ func (s *Site) Enroll(format string) ([]File, error) {
 	if err != nil {
 		return nil, err
 	}
+	arguments, err := s.choose(repositories)
+	if err != nil {
+		return nil, err
+	}
 	switch format {
 	case "line":
-		return []File{{Mode: 0o644, Text: s.line(script)}}, nil
+		words := append([]string{s.line(script)}, arguments...)
+		return []File{{Mode: 0o644, Text: strings.Join(words, " ") + "\n"}}, nil
 	case "sh":
-		return []File{{Mode: 0o755, Text: script}}, nil
+		if len(repositories) == 0 {
+			return []File{{Mode: 0o755, Text: script}}, nil
+		}
+		head, rest, _ := strings.Cut(script, "\n")
+		preset := "CASEMATE_USED='" + strings.Join(repositories, " ") + "' # repositories, without --repo\n"
+		return []File{{Mode: 0o755, Text: head + "\n" + preset + rest}}, nil
 	case "cloud-init":
-		return []File{{Mode: 0o644, Text: cloudInit(script)}}, nil
+		return []File{{Mode: 0o644, Text: cloudInit(script, arguments)}}, nil
 	}
-	return s.role(script), nil
+	return s.role(script, repositories), nil
 }
 
 // line returns a command for a root shell that downloads the script from the first bastion that serves the right
@@ -116,7 +128,7 @@ func (s *Site) line(script string) string {
 			`for b in %s; do u="http://$b/enroll"; `+
 			`if command -v curl >/dev/null; then curl -gfsS --noproxy "*" --connect-timeout 5 -m 20 -o "$f" "$u"; else http_proxy= wget -q -t 1 -T 10 -O "$f" "$u"; fi || continue; `+
 			`if echo "%s  $f" | sha256sum -c - >/dev/null 2>&1; then sh "$f" "$@"; r=$?; rm -f "$f"; exit $r; fi; echo "casemate-enroll: $u has a wrong checksum" >&2; done; `+
-			`rm -f "$f"; echo "casemate-enroll: no bastion served the script; nothing was done" >&2; exit 1' casemate-enroll`+"\n",
+			`rm -f "$f"; echo "casemate-enroll: no bastion served the script; nothing was done" >&2; exit 1' casemate-enroll`,
 		quoted(hosts), hex.EncodeToString(sum[:]))
 }
 
@@ -124,7 +136,7 @@ func (s *Site) line(script string) string {
 func quoted(words []string) string { return `"` + strings.Join(words, `" "`) + `"` }
 
 // cloudInit returns user data that writes the script and runs it.
-func cloudInit(script string) string {
+func cloudInit(script string, arguments []string) string {
 	var b strings.Builder
 	b.WriteString(`#cloud-config
 # Enrols the node at its first boot. The script stays, so that "casemate-enroll --undo" works.
@@ -141,7 +153,8 @@ write_files:
 		}
 		b.WriteString(l)
 	}
-	b.WriteString("runcmd:\n  - [/usr/local/sbin/casemate-enroll]\n")
+	command := append([]string{"/usr/local/sbin/casemate-enroll"}, arguments...)
+	b.WriteString("runcmd:\n  - [" + strings.Join(command, ", ") + "]\n")
 	return b.String()
 }
 
@@ -155,10 +168,12 @@ var roleDefaults string
 var roleReadme string
 
 // role returns an Ansible role that runs the script.
-func (s *Site) role(script string) []File {
+func (s *Site) role(script string, repositories []string) []File {
+	defaults := strings.Replace(roleDefaults, "casemate_enroll_repositories: []",
+		"casemate_enroll_repositories: ["+strings.Join(repositories, ", ")+"]", 1)
 	return []File{
 		{Path: "README.md", Mode: 0o644, Text: roleReadme},
-		{Path: "defaults/main.yml", Mode: 0o644, Text: roleDefaults},
+		{Path: "defaults/main.yml", Mode: 0o644, Text: defaults},
 		{Path: "files/casemate-enroll.sh", Mode: 0o755, Text: script},
 		{Path: "tasks/main.yml", Mode: 0o644, Text: roleTasks},
 	}
@@ -193,6 +208,9 @@ func (s *Site) check() ([]root, error) {
 				return nil, fmt.Errorf("the origin %q is not a host name", h)
 			}
 		}
+	}
+	if err := s.checkRepositories(); err != nil {
+		return nil, err
 	}
 	var roots []root
 	for rest := []byte(s.Roots); ; {

@@ -13,7 +13,7 @@ umask 022
 
 usage() {
 	cat <<'EOF'
-usage: casemate-enroll [--dry-run] [--no-resolver] [--no-restart] [--root DIR]
+usage: casemate-enroll [--dry-run] [--no-resolver] [--no-restart] [--repo NAME]... [--root DIR]
        casemate-enroll --undo [--force] [--dry-run] [--no-restart] [--root DIR]
 
 Sets the bastions as this node's resolvers and adds their CA to the system's trust store.
@@ -23,6 +23,7 @@ Sets the bastions as this node's resolvers and adds their CA to the system's tru
   --force        with --undo: also files that were changed since by others
   --no-resolver  do not change the resolver; add the bastions' own names to /etc/hosts
   --no-restart   restart no container runtime, only list those that need it
+  --repo NAME    also install packages from this repository of the bastions; may be repeated
   --root DIR     work on the file tree at DIR and start nothing
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done, but files that were changed by others were not touched
@@ -219,7 +220,7 @@ keep() {
 # content. A file that is entirely ours is not touched any more, unless it configures trust.
 edited() {
 	case "$1" in
-	*/casemate-*.crt | /etc/casemate/*)
+	*/casemate-*.crt | /etc/casemate/* | */casemate-packages.asc | */RPM-GPG-KEY-casemate)
 		if ! { mkdir -p "$STATE/theirs" && cp -pPR "$ROOT$1" "$STATE/theirs/$(key "$1")"; } 2>/dev/null; then
 			[ ! -e "$ROOT$1" ] || die "cannot save a copy of $1 in $STATE"
 			return # others removed it
@@ -227,7 +228,7 @@ edited() {
 		say "$1 was changed by others since the last run: it is written again, the changed version is saved as" \
 			"$STATE/theirs/$(key "$1")"
 		;;
-	*/casemate.conf | */zz-casemate.conf)
+	*/casemate.conf | */zz-casemate.conf | */casemate-*.sources | */casemate-*.repo)
 		[ -e "$ROOT$1" ] || return 0 # others removed it
 		say "$1 was changed by others since the last run: it is not touched; to have it written again, remove it" \
 			"and run this again"
@@ -333,7 +334,16 @@ pending() { grep -qxF -e "$1" "$STATE/pending" 2>/dev/null || echo "$1" >>"$STAT
 isPending() { grep -qxF -e "$1" "$STATE/pending" 2>/dev/null; }
 
 # ofResolver PATH: whether the file is part of the resolver's configuration.
-ofResolver() { case "$1" in */casemate-*.crt | /etc/hosts | /etc/casemate/*) return 1 ;; esac }
+ofResolver() {
+	case "$1" in */casemate-*.crt | /etc/hosts | /etc/casemate/*) return 1 ;; esac
+	! ofPackages "$1"
+}
+
+# ofPackages PATH: whether the file belongs to a package manager, which reads it at each start.
+ofPackages() {
+	case "$1" in /etc/apt/* | /etc/yum.repos.d/* | /etc/zypp/* | /etc/pki/rpm-gpg/*) return 0 ;; esac
+	return 1
+}
 
 # follow PATH records what has to follow a change of it.
 follow() {
@@ -966,7 +976,8 @@ wantHosts() {
 	while read -r h_name h_addrs; do
 		h_usable=$(printf '%s\n' "$h_addrs" | tr ' ' '\n' | grep -xF -f "$WORK/usable" | silentLast)
 		for h_addr in ${h_usable:-$h_addrs}; do
-			echo "$h_addr $h_name.$CASEMATE_DOMAIN $CASEMATE_DOMAIN registry.$CASEMATE_DOMAIN files.$CASEMATE_DOMAIN"
+			echo "$h_addr $h_name.$CASEMATE_DOMAIN $CASEMATE_DOMAIN registry.$CASEMATE_DOMAIN files.$CASEMATE_DOMAIN" \
+				${REPOSITORIES:+packages.$CASEMATE_DOMAIN}
 		done
 	done <"$WORK/nodes" | block /etc/hosts
 }
@@ -1055,6 +1066,44 @@ refreshTrust() {
 		fi
 		;;
 	esac || die "the system's trust store cannot be rebuilt, see above; run this again when that is fixed"
+}
+
+# --- Repositories of packages.
+
+# wantRepositories wants the sources of the repositories that were named, and their key. The metadata is signed; of RPM
+# packages, which have signatures of their own, only the metadata is verified: it has their sums.
+wantRepositories() {
+	w_used=
+	for w_name in $REPOSITORIES; do
+		w_format=$(printf '%s\n' "$CASEMATE_REPOSITORIES" | awk -v name="$w_name" '$1 == name { print $2 }')
+		w_url=https://packages.$CASEMATE_DOMAIN/$w_name/
+		case "$w_format" in
+		'') die "the bastions have no repository $w_name; nothing was changed" ;;
+		deb)
+			[ -d "$ROOT/etc/apt" ] || continue
+			repositoryKey | want /etc/apt/keyrings/casemate-packages.asc
+			printf '%s\n' "# Written by casemate-enroll." 'Types: deb' "URIs: $w_url" 'Suites: stable' \
+				'Components: main' 'Signed-By: /etc/apt/keyrings/casemate-packages.asc' |
+				want "/etc/apt/sources.list.d/casemate-$w_name.sources"
+			;;
+		rpm)
+			if [ -d "$ROOT/etc/zypp/repos.d" ]; then
+				w_dir=/etc/zypp/repos.d # SUSE
+			elif [ -d "$ROOT/etc/yum.repos.d" ]; then
+				w_dir=/etc/yum.repos.d
+			else
+				continue
+			fi
+			repositoryKey | want /etc/pki/rpm-gpg/RPM-GPG-KEY-casemate
+			printf '%s\n' "# Written by casemate-enroll." "[casemate-$w_name]" "name=$w_name of $CASEMATE_DOMAIN" \
+				"baseurl=$w_url" 'enabled=1' 'repo_gpgcheck=1' 'gpgcheck=0' \
+				'gpgkey=file:///etc/pki/rpm-gpg/RPM-GPG-KEY-casemate' | want "$w_dir/casemate-$w_name.repo"
+			;;
+		esac
+		w_used="$w_used $w_name"
+	done
+	[ -z "$REPOSITORIES" ] || [ -n "$w_used" ] ||
+		die "this node's package manager has another format than the repositories:$REPOSITORIES; nothing was changed"
 }
 
 # --- Afterwards.
@@ -1233,6 +1282,7 @@ enrol() {
 	SEARCH=$(searched)
 	resolvers=
 	wantTrust
+	wantRepositories
 	if [ -n "$NO_RESOLVER" ]; then wantHosts; else wantResolver; fi
 	wantBastions
 	checkProxies
@@ -1345,8 +1395,18 @@ finish() {
 	if isPending verify; then echo verify >"$STATE/pending"; else rm -f "$STATE/pending"; fi
 }
 
+useRepository() {
+	case "$1" in
+	'' | *[!a-z0-9._-]*)
+		printf 'casemate-enroll: --repo %s is not the name of a repository\n' "$1" >&2
+		exit 2
+		;;
+	esac
+	REPOSITORIES="$REPOSITORIES $1"
+}
+
 main() {
-	ROOT='' DRY_RUN='' UNDO='' FORCE='' NO_RESOLVER='' NO_RESTART=''
+	ROOT='' DRY_RUN='' UNDO='' FORCE='' NO_RESOLVER='' NO_RESTART='' REPOSITORIES=''
 	while [ $# -gt 0 ]; do
 		case "$1" in
 		--dry-run) DRY_RUN=1 ;;
@@ -1354,6 +1414,12 @@ main() {
 		--force) FORCE=1 ;;
 		--no-resolver) NO_RESOLVER=1 ;;
 		--no-restart) NO_RESTART=1 ;;
+		--repo=*) useRepository "${1#--repo=}" ;;
+		--repo)
+			[ $# -gt 1 ] || { usage >&2 && exit 2; }
+			useRepository "$2"
+			shift
+			;;
 		--root=*) ROOT=${1#--root=} ;;
 		--root)
 			[ $# -gt 1 ] || { usage >&2 && exit 2; }
@@ -1369,6 +1435,7 @@ main() {
 		esac
 		shift
 	done
+	REPOSITORIES=${REPOSITORIES:-${CASEMATE_USED:-}}
 	if [ -n "$FORCE" ] && [ -z "$UNDO" ]; then
 		echo 'casemate-enroll: --force requires --undo' >&2
 		exit 2

@@ -23,6 +23,10 @@ type Site struct {
 	Roots string `json:"roots"`
 	// Origins are the public hosts that the bastions serve.
 	Origins []Origin `json:"origins"`
+	// Repositories are those of packages of one's own, sorted by name.
+	Repositories []Repository `json:"repositories,omitempty"`
+	// RepositoryKey is the OpenPGP key that signs them, in ASCII armor; two keys while it is being rotated.
+	RepositoryKey string `json:"repository_key,omitempty"`
 }
 
 // A Node is one bastion.
@@ -36,6 +40,12 @@ type Origin struct {
 	Host     string   `json:"host"`
 	Aliases  []string `json:"aliases,omitempty"`
 	Registry bool     `json:"registry,omitempty"` // it mainly serves images
+}
+
+// A Repository is one of packages of one's own, https://packages.<Domain>/<Name>/.
+type Repository struct {
+	Name   string `json:"name"`
+	Format string `json:"format"` // deb or rpm
 }
 
 // Host returns the node's own name.

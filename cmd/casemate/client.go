@@ -61,6 +61,12 @@ func (c *client) dial(ctx context.Context) (net.Conn, error) {
 // do sends a request with an optional body and leaves the answer's body to the caller.
 func (c *client) do(ctx context.Context, method, path string, query url.Values,
 	body io.Reader) (*http.Response, error) {
+	return c.send(ctx, method, path, query, body, "")
+}
+
+// send is do with the body's media type.
+func (c *client) send(ctx context.Context, method, path string, query url.Values, body io.Reader,
+	media string) (*http.Response, error) {
 	u := "http://casemate/v1/" + path
 	if len(query) > 0 {
 		u += "?" + query.Encode()
@@ -68,6 +74,9 @@ func (c *client) do(ctx context.Context, method, path string, query url.Values,
 	req, err := http.NewRequestWithContext(ctx, method, u, body)
 	if err != nil {
 		return nil, err
+	}
+	if media != "" {
+		req.Header.Set("Content-Type", media)
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {

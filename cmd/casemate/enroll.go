@@ -18,6 +18,7 @@ import (
 
 func enrollCommand(o *options) *cobra.Command {
 	var format, dir string
+	var repositories []string
 	cmd := &cobra.Command{
 		Use: "enroll", Short: "print what makes nodes use the bastions and trust their CA", Args: cobra.NoArgs,
 		Long: `Print one line for a root shell on every node. It downloads a script from whichever
@@ -32,9 +33,13 @@ nothing, --undo reverts all changes, --no-resolver leaves the resolver alone,
 The line is valid until a bastion is added or removed or the CA changes. The
 script may be run again at any time; it changes only what differs.
 
+--repo NAME also gives the nodes the source and the key of a repository of your
+own packages, for apt or dnf ("casemate repo add").
+
 --format sh prints the script itself, cloud-init prints user data that writes and
 runs it, and ansible writes a role to --dir.`,
 		Example: `  casemate enroll
+  casemate enroll --repo tools
   casemate enroll --format cloud-init > user-data
   casemate enroll --format ansible --dir roles/casemate_enroll`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -42,7 +47,7 @@ runs it, and ansible writes a role to --dir.`,
 				return usageError{errors.New("--format ansible and --dir go together: the role is several files")}
 			}
 			var files []nodeconf.File
-			query := url.Values{"format": {format}}
+			query := url.Values{"format": {format}, "repo": repositories}
 			if err := o.client().call(cmd.Context(), "GET", "enroll", query, nil, &files); err != nil {
 				return err
 			}
@@ -82,6 +87,9 @@ runs it, and ansible writes a role to --dir.`,
 	choice(cmd, &format, "format", "", "`FORMAT` to print", "line", "sh", "cloud-init", "ansible")
 	cmd.Flags().StringVar(&dir, "dir", "", "write the Ansible role to this `DIRECTORY`")
 	cmd.MarkFlagDirname("dir")
+	cmd.Flags().StringArrayVar(&repositories, "repo", nil, "also install from this `REPOSITORY` of your own packages; "+
+		"may be repeated")
+	cmd.RegisterFlagCompletionFunc("repo", o.complete(theRepositories))
 	o.printsText(cmd, "text", []nodeconf.File{})
 	return cmd
 }

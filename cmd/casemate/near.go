@@ -36,6 +36,8 @@ var (
 	theSettings = source{"settings", "key"}
 	theMembers  = source{"members", "node"}
 	theCerts    = source{"certs", "serial"}
+
+	theRepositories = source{"packages/repositories", "name"}
 )
 
 // names yields the names of a source, as far as the daemon sends them; none if it cannot be reached.

@@ -49,7 +49,8 @@ repository was collected, and are verified by the nodes.`,
 		},
 	}
 	o.printsTimes(list, []repository{})
-	return group("repo", "list repositories of operating-system packages", list)
+	return group("repo", "manage repositories of operating-system packages", repoAdd(o), list, repoRemove(o),
+		repoKey(o))
 }
 
 // dateOr is a time in a table, or a word for none.

@@ -152,6 +152,7 @@ var meanings = map[string][]string{
 	"recipients":          {"string"},
 	"registry-override":   {"stringArray"},
 	"relative":            {"bool"},
+	"repo":                {"stringArray"},
 	"repository":          {"string"},
 	"rke2":                {"version"},
 	"set":                 {"settings"},

@@ -1,0 +1,97 @@
+package admin
+
+import (
+	"net/http"
+
+	"casemate/appliance/packages"
+)
+
+// packageRoutes serves repositories of one's own packages.
+func (a *API) packageRoutes(on routes) {
+	on.json("PUT /v1/repositories/{name}", func(r *http.Request) (any, error) {
+		var in struct {
+			Format string `json:"format"`
+		}
+		if err := read(r, &in); err != nil {
+			return nil, err
+		}
+		return a.Packages.Add(r.Context(), r.PathValue("name"), in.Format)
+	})
+	on.json("DELETE /v1/repositories/{name}", func(r *http.Request) (any, error) {
+		return nil, a.Packages.Remove(r.Context(), r.PathValue("name"), r.FormValue("force") == "true")
+	})
+	on.json("GET /v1/repositories/key", a.getRepositoryKey)
+	on.json("POST /v1/repositories/key", func(r *http.Request) (any, error) {
+		var in struct {
+			Finish bool `json:"finish"`
+		}
+		if err := read(r, &in); err != nil {
+			return nil, err
+		}
+		change := a.Packages.Rotate
+		if in.Finish {
+			change = a.Packages.Finish
+		}
+		if err := change(r.Context()); err != nil {
+			return nil, err
+		}
+		return a.repositoryKey()
+	})
+	on.json("GET /v1/packages", a.getPackages)
+	on.json("GET /v1/packages/repositories", func(*http.Request) (any, error) { return a.Packages.All() })
+	on.json("POST /v1/packages/{repository}", func(r *http.Request) (any, error) {
+		next, err := packages.Multipart(r)
+		if err != nil {
+			return nil, err
+		}
+		return a.Packages.Put(r.Context(), r.PathValue("repository"), r.URL.Query().Get("force") == "true", next)
+	})
+	on.json("DELETE /v1/packages/{repository}", func(r *http.Request) (any, error) {
+		return a.Packages.RemovePackages(r.Context(), r.PathValue("repository"), r.FormValue("package"))
+	})
+}
+
+// RepositoryKey is the key that signs the repositories.
+type RepositoryKey struct {
+	Keys   []packages.Key `json:"keys"`   // the newest first; two while it is being rotated
+	Public string         `json:"public"` // all of them, in one armor
+}
+
+// getRepositoryKey is GET /v1/repositories/key?repository=NAME; all repositories have the same key.
+func (a *API) getRepositoryKey(r *http.Request) (any, error) {
+	if name := r.FormValue("repository"); name != "" {
+		if _, err := a.Packages.Get(name); err != nil {
+			return nil, err
+		}
+	}
+	return a.repositoryKey()
+}
+
+func (a *API) repositoryKey() (any, error) {
+	keys, err := a.Packages.Keys()
+	if err != nil {
+		return nil, err
+	}
+	public, err := a.Packages.PublicKey()
+	return RepositoryKey{keys, public}, err
+}
+
+// getPackages is GET /v1/packages?repository=NAME; without one, the packages of all repositories.
+func (a *API) getPackages(r *http.Request) (any, error) {
+	if name := r.FormValue("repository"); name != "" {
+		return a.Packages.List(r.Context(), name)
+	}
+	repos, err := a.Packages.All()
+	if err != nil {
+		return nil, err
+	}
+	all := []packages.Package{}
+	for _, repo := range repos {
+		list, err := a.Packages.List(r.Context(), repo.Name)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, list...)
+	}
+	return all, nil
+}
