@@ -283,31 +283,44 @@ func TestCutOffLeaderConfirmsNoMiss(t *testing.T) {
 // not notice that no node answers.
 func TestDeposedLeaderConfirmsNoMiss(t *testing.T) {
 	clustertest.Run(t, func(t *testing.T) {
-		cl := clustertest.New(t, 3, nil)
-		leader, rest := cl.Leader(), cl.Followers()
-		cl.Wait(func() error {
-			if _, _, sure, _ := leader.C.Tree().Look("nothing"); !sure {
-				return errors.New("the leader confirms no miss at first")
+		for range 10 { // votes may split
+			if deposed(t) {
+				return
 			}
-			return nil
-		})
-		answers := sync.OnceFunc(leader.FS.Hang())
-		defer answers()
-		written := make(chan error, 1)
-		go func() { written <- leader.Put("waits", "for the disk") }()
-		time.Sleep(20 * time.Millisecond)
-		cl.Net.Cut([]string{leader.Name}, otherNames(cl, leader))
-		begun := time.Now()
-		cl.Wait(func() error { return rest[0].Put("elsewhere", "written") })
-		if took := time.Since(begun); took > 1500*time.Millisecond {
-			t.Fatalf("another leader came after %s only: the one before knows by then that its disk hangs", took)
 		}
-		if value, _, sure, err := leader.C.Tree().Look("elsewhere"); sure || !errors.Is(err, fs.ErrNotExist) {
-			t.Errorf("the deposed leader says %q, %v, and confirms it: %v", value, err, sure)
+		t.Fatal("the test proves nothing: each time the leader knew that its disk hangs before another one came")
+	})
+}
+
+// deposed plays the story of TestDeposedLeaderConfirmsNoMiss and reports whether another leader came soon enough.
+func deposed(t *testing.T) (soon bool) {
+	cl := clustertest.New(t, 3, nil)
+	leader, rest := cl.Leader(), cl.Followers()
+	cl.Wait(func() error {
+		if _, _, sure, _ := leader.C.Tree().Look("nothing"); !sure {
+			return errors.New("the leader confirms no miss at first")
 		}
+		return nil
+	})
+	answers := sync.OnceFunc(leader.FS.Hang())
+	defer answers()
+	written := make(chan error, 1)
+	go func() { written <- leader.Put("waits", "for the disk") }()
+	time.Sleep(20 * time.Millisecond)
+	cl.Net.Cut([]string{leader.Name}, otherNames(cl, leader))
+	begun := time.Now()
+	cl.Wait(func() error { return rest[0].Put("elsewhere", "written") })
+	if time.Since(begun) > 1500*time.Millisecond { // the one before knows by then that its disk hangs
 		answers()
 		<-written
-	})
+		return false
+	}
+	if value, _, sure, err := leader.C.Tree().Look("elsewhere"); sure || !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the deposed leader says %q, %v, and confirms it: %v", value, err, sure)
+	}
+	answers()
+	<-written
+	return true
 }
 
 // Promise 4 at a new leader that does not know yet what its predecessor had acknowledged: it confirms no miss until an

@@ -100,7 +100,8 @@ func TestFamilyDies(t *testing.T) {
 			cl.WaitVoters(3)
 			d := time.Since(began)
 			t.Logf("without %v: whole after %s", dead, d)
-			if d > 4*time.Second {
+			// Votes may split several times; only a connection that is given up as stalled takes longer than that.
+			if d > 10*time.Second {
 				t.Errorf("without %v the nodes were together again after %s", dead, d)
 			}
 			serve(t, cl, fmt.Sprint("round", round))

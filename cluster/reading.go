@@ -147,8 +147,8 @@ func (c *Cluster) readIndex(ctx context.Context) (uint64, error) {
 }
 
 // leaderIndex is readIndex on the leader: every command is acknowledged after it was applied here, in this term. For
-// commands of earlier terms there is a barrier, once per term (raft dissertation, 6.4). asker is the node that asks, and
-// asked the term in which it was before; "" and 0 for this node.
+// commands of earlier terms there is a barrier, once per term (raft dissertation, 6.4). asker is the node that asks,
+// and asked the term in which it was before; "" and 0 for this node.
 func (c *Cluster) leaderIndex(ctx context.Context, asker string, asked uint64) (uint64, error) {
 	term := c.raft.CurrentTerm()
 	if c.reading.term.Load() != term {

@@ -166,7 +166,8 @@ func TestTheNewestKubernetesIsASetting(t *testing.T) {
 func TestSettingsNameTheirUnit(t *testing.T) {
 	for key, unit := range map[string]string{
 		"dns.ttl": "duration from 1s to 1h", "dns.response_rate": "answers a second",
-		"scrub.interval": "days, like 30d", "pki.overlap": "days, like 7d", "upstream.fresh": "duration from 1m to 720h",
+		"scrub.interval": "days, like 30d", "pki.overlap": "days, like 7d",
+		"upstream.fresh": "duration from 1m to 720h",
 	} {
 		for _, d := range defs {
 			if d.key == key && !strings.Contains(d.help, unit) {
