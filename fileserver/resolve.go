@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net/url"
 	"strings"
@@ -28,18 +29,51 @@ func (s *Server) Link(b Batch, key, digest string) { b.Link(key, digest) }
 // fs.ErrNotExist: it is answered with 404; the text gives the reason as far as it is known. fs.ErrInvalid: it is not a
 // URL that can be requested.
 func (s *Server) Resolve(ctx context.Context, rawURL string) (info Info, luck string, err error) {
+	found, luck, err := s.resolveURL(ctx, rawURL)
+	return found.Info, luck, err
+}
+
+// Open returns the content of what Resolve finds.
+func (s *Server) Open(ctx context.Context, rawURL string) (io.ReadSeekCloser, Info, error) {
+	found, _, err := s.resolveURL(ctx, rawURL)
+	if err != nil {
+		return nil, Info{}, err
+	}
+	if found.made {
+		return generated{strings.NewReader(found.text)}, found.Info, nil
+	}
+	content, err := s.cfg.Tree.OpenBlob(ctx, found.Digest)
+	if err != nil {
+		return nil, Info{}, fmt.Errorf("file %s: %w", found.URL, err)
+	}
+	return content, found.Info, nil
+}
+
+// resolved is an answer; text is its content if that is generated.
+type resolved struct {
+	Info
+	made bool
+	text string
+}
+
+// generated is content without a blob.
+type generated struct{ io.ReadSeeker }
+
+func (generated) Close() error { return nil }
+
+func (s *Server) resolveURL(ctx context.Context, rawURL string) (resolved, string, error) {
 	if strings.HasPrefix(rawURL, "/") {
 		return s.resolveOwn(ctx, rawURL)
 	}
 	a, err := parseURL(rawURL)
 	if err != nil {
-		return Info{}, "", err
+		return resolved{}, "", err
 	}
 	a, _ = s.canonical(a)
 	return s.resolve(ctx, a)
 }
 
-func (s *Server) resolve(ctx context.Context, a address) (Info, string, error) {
+func (s *Server) resolve(ctx context.Context, a address) (resolved, string, error) {
 	asked, luck := a.url(), ""
 	rules := s.rules()
 	for range maxHops {
@@ -52,28 +86,28 @@ func (s *Server) resolve(ctx context.Context, a address) (Info, string, error) {
 				page := simplePage(p.title(), p.links())
 				return made(asked, page, storedFile{}), "made of the packages that are here", nil
 			}
-			return Info{}, "", notHeld(asked, a, s.unknown(a), err)
+			return resolved{}, "", notHeld(asked, a, s.unknown(a), err)
 		case err != nil:
-			return Info{}, "", notHeld(asked, a, s.unknown(a), err)
+			return resolved{}, "", notHeld(asked, a, s.unknown(a), err)
 		case rp.setting && rp.to.literal:
 			return made(asked, rp.to.text, storedFile{}), "a setting says its content", nil
 		case rp.setting:
 			next, err := s.target(a, rp.to)
 			if err != nil {
-				return Info{}, "", notHeld(asked, a, "files.redirects leads to "+clip(rp.to.url)+", which is not here",
+				return resolved{}, "", notHeld(asked, a, "files.redirects leads to "+clip(rp.to.url)+", which is not here",
 					fs.ErrNotExist)
 			}
 			a, luck = next, "files.redirects leads to "+next.url()
 		case rp.sumOf != "":
 			text, err := s.sumText(ctx, rp.file, rp.sumOf, rp.sum)
 			if err != nil {
-				return Info{}, "", fmt.Errorf("file %s: %w", asked, err)
+				return resolved{}, "", fmt.Errorf("file %s: %w", asked, err)
 			}
 			return made(asked, text, rp.file), "made from " + URL(rp.file.key), nil
 		case rp.mirrors != "":
 			text, err := s.mirrorsText(ctx, rp.file, rp.mirrors, false)
 			if err != nil {
-				return Info{}, "", fmt.Errorf("file %s: %w", asked, err)
+				return resolved{}, "", fmt.Errorf("file %s: %w", asked, err)
 			}
 			return made(asked, text, rp.file), "made from " + URL(rp.file.key), nil
 		case rp.slash:
@@ -83,42 +117,42 @@ func (s *Server) resolve(ctx context.Context, a address) (Info, string, error) {
 			if luck == "" && rp.file.key != a.key(a.query) {
 				luck = "answered with " + URL(rp.file.key)
 			}
-			return rp.file.info(), luck, nil
+			return resolved{Info: rp.file.info()}, luck, nil
 		}
 	}
-	return Info{}, "", fmt.Errorf("file %s: more than %d redirects: %w", asked, maxHops, fs.ErrNotExist)
+	return resolved{}, "", fmt.Errorf("file %s: more than %d redirects: %w", asked, maxHops, fs.ErrNotExist)
 }
 
 // resolveOwn is Resolve for a path of the server's own name.
-func (s *Server) resolveOwn(ctx context.Context, path string) (Info, string, error) {
+func (s *Server) resolveOwn(ctx context.Context, path string) (resolved, string, error) {
 	u, err := url.ParseRequestURI(path)
 	if err != nil {
-		return Info{}, "", fmt.Errorf("path %q is not a path of a request: %w", clip(path), fs.ErrInvalid)
+		return resolved{}, "", fmt.Errorf("path %q is not a path of a request: %w", clip(path), fs.ErrInvalid)
 	}
 	a, err := parsePath(u.EscapedPath(), u.RawQuery)
 	if err != nil {
-		return Info{}, "", fmt.Errorf("path %q: %w: %w", clip(path), err, fs.ErrInvalid)
+		return resolved{}, "", fmt.Errorf("path %q: %w: %w", clip(path), err, fs.ErrInvalid)
 	}
 	if own, isOrigin := s.ownAddress(a); isOrigin {
 		return s.resolve(ctx, own)
 	}
 	sh, ok := parseShort(a.elems)
 	if !ok || a.slash {
-		return Info{}, "", fmt.Errorf("path %s: neither an origin nor a short name with a version: %w", clip(path),
+		return resolved{}, "", fmt.Errorf("path %s: neither an origin nor a short name with a version: %w", clip(path),
 			fs.ErrNotExist)
 	}
 	h, of, kind, err := s.lookupShort(sh)
 	switch {
 	case err != nil:
-		return Info{}, "", fmt.Errorf("path %s: %w", clip(path), err)
+		return resolved{}, "", fmt.Errorf("path %s: %w", clip(path), err)
 	case of != "":
 		text, err := s.sumText(ctx, h, of, kind)
 		if err != nil {
-			return Info{}, "", fmt.Errorf("path %s: %w", clip(path), err)
+			return resolved{}, "", fmt.Errorf("path %s: %w", clip(path), err)
 		}
 		return made(path, text, h), "made from " + URL(h.key), nil
 	}
-	return h.info(), "answered with " + URL(h.key), nil
+	return resolved{Info: h.info()}, "answered with " + URL(h.key), nil
 }
 
 // target is the address to which a setting leads from a.
@@ -132,8 +166,11 @@ func (s *Server) target(a address, to target) (address, error) {
 }
 
 // made describes a generated answer.
-func made(url, text string, from storedFile) Info {
-	return Info{URL: url, Digest: tree.Sum([]byte(text), ""), Size: int64(len(text)), Time: from.mod}
+func made(url, text string, from storedFile) resolved {
+	return resolved{
+		Info: Info{URL: url, Digest: tree.Sum([]byte(text), ""), Size: int64(len(text)), Time: from.mod},
+		made: true, text: text,
+	}
 }
 
 // notHeld describes where a chain of redirects that began at asked ended.

@@ -1,7 +1,6 @@
 package admin
 
 import (
-	"fmt"
 	"net/http"
 	"time"
 
@@ -39,20 +38,16 @@ func (a *API) getFiles(r *http.Request) (any, error) {
 	}), nil
 }
 
-// getFileContent sends what a node gets for a URL, if it is a stored file. It does not record a miss.
+// getFileContent sends what a node gets for a URL. It does not record a miss.
 func (a *API) getFileContent(w http.ResponseWriter, r *http.Request) {
-	info, _, err := a.Files.Resolve(r.Context(), r.FormValue("url"))
+	content, info, err := a.Files.Open(r.Context(), r.FormValue("url"))
 	if err != nil {
 		a.adminError(w, r, err)
 		return
 	}
-	blob, err := a.Tree.OpenBlob(r.Context(), info.Digest)
-	if err != nil {
-		a.adminError(w, r, fmt.Errorf("file %s: %w", info.URL, err))
-		return
-	}
-	defer blob.Close()
+	defer content.Close()
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Header().Set("Content-Location", info.URL)
-	http.ServeContent(w, r, "", info.Time, blob)
+	w.Header().Set("ETag", `"`+info.Digest+`"`)
+	http.ServeContent(w, r, "", info.Time, content)
 }

@@ -27,11 +27,12 @@ const (
 	VerdictPlatform Verdict = "platform" // stored, but not for every requested platform
 	// its host is not an enabled origin, so no node gets it, whether or not it is stored
 	VerdictUnreached Verdict = "unreached"
-	VerdictDigest    Verdict = "digest"   // another manifest is stored than the one pinned
-	VerdictChecksum  Verdict = "checksum" // the stored bytes do not match the checksum
-	VerdictSize      Verdict = "size"     // a manifest states a size that differs from its content's
-	VerdictOptional  Verdict = "optional" // not stored, but only some installations need it
-	VerdictLuck      Verdict = "luck"     // served under another name: a fallback, or a redirect of the settings
+	VerdictDigest    Verdict = "digest"    // another manifest is stored than the one pinned
+	VerdictChecksum  Verdict = "checksum"  // the stored bytes do not match the checksum
+	VerdictSize      Verdict = "size"      // a manifest states a size that differs from its content's
+	VerdictSignature Verdict = "signature" // a package has no good signature
+	VerdictOptional  Verdict = "optional"  // not stored, but only some installations need it
+	VerdictLuck      Verdict = "luck"      // served under another name: a fallback, or a redirect of the settings
 	// an index is stored without some of its manifests, and no platform was requested
 	VerdictSparse Verdict = "sparse"
 )
@@ -50,7 +51,7 @@ type Report struct {
 	Asked   int `json:"asked"`
 	Here    int `json:"here"`
 	Missing int `json:"missing"` // VerdictMissing, VerdictPlatform, VerdictUnreached
-	Differs int `json:"differs"` // VerdictDigest, VerdictChecksum, VerdictSize
+	Differs int `json:"differs"` // VerdictDigest, VerdictChecksum, VerdictSize, VerdictSignature
 	Luck    int `json:"luck"`
 	Sparse  int `json:"sparse,omitempty"`
 	// Optional counts VerdictOptional.
@@ -61,7 +62,8 @@ type Report struct {
 
 // Finding is one item that differs from the request.
 type Finding struct {
-	Kind    string  `json:"kind"`            // "image", "file", "redirect" or "chart"
+	// Kind is "image", "file", "redirect", "chart", "package", "python package" or "repository" (of packages).
+	Kind    string  `json:"kind"`
 	Name    string  `json:"name"`            // the reference, the URL, or "NAME VERSION of REPOSITORY"
 	Where   string  `json:"where,omitempty"` // FILE:LINE of the list
 	Verdict Verdict `json:"verdict"`
@@ -75,6 +77,18 @@ type Finding struct {
 	Platforms []string `json:"platforms,omitempty"`
 	// Tags are other stored tags of the same repository, with VerdictMissing.
 	Tags []string `json:"tags,omitempty"`
+	// Package describes a package of an operating system that a node would ask for.
+	Package *Package `json:"package,omitempty"`
+}
+
+// Package is one package of an operating system.
+type Package struct {
+	Name         string `json:"name"`
+	Version      string `json:"version"`
+	Architecture string `json:"architecture"`
+	Repository   string `json:"repository"`
+	Why          string `json:"why"` // "requested", or the package that needs it
+	URL          string `json:"url"`
 }
 
 // Checker checks whether a node would get the listed items. All fields but Has are required; each Check uses them
@@ -164,6 +178,9 @@ func (c *Checker) Check(ctx context.Context, req CheckRequest) (*Report, error) 
 	return r, nil
 }
 
+// Add adds a finding of an item that was not in the request.
+func (r *Report) Add(f Finding) { r.count(&f, false) }
+
 // count counts one item; a nil finding means that it is as requested.
 func (r *Report) count(f *Finding, optional bool) {
 	r.Asked++
@@ -183,7 +200,7 @@ func (r *Report) count(f *Finding, optional bool) {
 	switch f.Verdict {
 	case VerdictOptional:
 		r.Optional++
-	case VerdictDigest, VerdictChecksum, VerdictSize:
+	case VerdictDigest, VerdictChecksum, VerdictSize, VerdictSignature:
 		r.Differs++
 	case VerdictLuck:
 		r.Here++

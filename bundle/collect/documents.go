@@ -69,12 +69,6 @@ func (d *Documents) Content(ctx context.Context, url, digest string, size int64)
 	return d.c.cache.Open(digest)
 }
 
-// Store keeps a document that was made here, and returns its digest.
-func (d *Documents) Store(b []byte) (digest string, err error) {
-	digest = fmt.Sprintf("sha256:%x", sha256.Sum256(b))
-	return digest, d.c.cache.Put(digest, b)
-}
-
 // Last returns what was collected from a URL in an earlier run, at most limit bytes; nil if nothing was.
 func (d *Documents) Last(url string, limit int64) []byte {
 	r, ok := d.c.cache.URL(url)

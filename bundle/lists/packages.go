@@ -14,6 +14,8 @@ type Package struct {
 	Version string `json:"version,omitempty"` // "": the newest
 	Arch    string `json:"arch,omitempty"`    // in the repository's own names; "": those of the nodes
 	Where   string `json:"where,omitempty"`
+	// Optional says that only some installations need it: without a repository that has it, it is left out with a note.
+	Optional bool `json:"optional,omitempty"`
 }
 
 // Label returns the package as a line of a list: NAME:ARCH=VERSION.
@@ -41,7 +43,7 @@ var (
 // in messages.
 func (l *Parser) Packages(name string, r io.Reader) {
 	l.eachLine(name, r, func(where, line string) error {
-		p, err := parsePackage(line)
+		p, err := ParsePackage(line)
 		if err != nil {
 			return err
 		}
@@ -53,7 +55,8 @@ func (l *Parser) Packages(name string, r io.Reader) {
 	})
 }
 
-func parsePackage(line string) (Package, error) {
+// ParsePackage reads one line of a list of packages, without its comment.
+func ParsePackage(line string) (Package, error) {
 	var p Package
 	if words := strings.Fields(line); len(words) > 1 {
 		return p, fmt.Errorf("%s is more than one package: write one a line, comments after #", shown(line))

@@ -2,6 +2,7 @@
 package ospackages
 
 import (
+	"fmt"
 	"maps"
 	"time"
 
@@ -13,13 +14,35 @@ import (
 type Result struct {
 	// Files are the signed documents and indices of all repositories, then the packages, the requested ones first.
 	Files []lists.File
-	// Why says why a package is there, by the URL of its file.
-	Why map[string]string
+	// Packages are the packages among the files, by the URL of the file.
+	Packages map[string]Package
 	// Unavailable are the requested packages that nodes could not install.
 	Unavailable []lists.Unavailable
 	Suites      []Suite
 	Notes       []string
 }
+
+// Package is one chosen package.
+type Package struct {
+	Name       string `json:"name"`
+	Version    string `json:"version"`
+	Arch       string `json:"architecture"`
+	Repository string `json:"repository"` // the Name of its Suite
+	Why        string `json:"why"`        // "requested", or which package needs it
+}
+
+// Label returns NAME VERSION ARCHITECTURE.
+func (p Package) Label() string { return p.Name + " " + p.Version + " " + p.Arch }
+
+// SourceError says why one repository cannot be used.
+type SourceError struct {
+	Where string // FILE:LINE of the source
+	Name  string // as in Suite
+	Err   error
+}
+
+func (e *SourceError) Error() string { return fmt.Sprintf("%s: %s: %v", e.Where, e.Name, e.Err) }
+func (e *SourceError) Unwrap() error { return e.Err }
 
 // Suite describes one repository, or one suite of it, that was read.
 type Suite struct {
@@ -44,12 +67,12 @@ func Join(results ...*Result) *Result {
 	if len(results) == 1 {
 		return results[0]
 	}
-	all, missed := &Result{Why: map[string]string{}}, map[string]int{}
+	all, missed := &Result{Packages: map[string]Package{}}, map[string]int{}
 	for _, r := range results {
 		all.Files = append(all.Files, r.Files...)
 		all.Suites = append(all.Suites, r.Suites...)
 		all.Notes = append(all.Notes, r.Notes...)
-		maps.Copy(all.Why, r.Why)
+		maps.Copy(all.Packages, r.Packages)
 		for _, u := range r.Unavailable {
 			if missed[u.Where+u.Name]++; missed[u.Where+u.Name] == len(results) {
 				all.Unavailable = append(all.Unavailable, u)

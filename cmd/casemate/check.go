@@ -5,8 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
-	"net/url"
+	"io/fs"
 	"slices"
 	"strings"
 
@@ -18,6 +17,8 @@ import (
 
 func checkCommand(o *options) *cobra.Command {
 	var lists listFlags
+	var repos repositoryFlags
+	var py pythonFlags
 	cmd := &cobra.Command{
 		Use: "check", Short: "report which listed items are missing", Args: cobra.NoArgs,
 		Long: `Report which listed items are missing or different here, as a node would find out:
@@ -27,24 +28,44 @@ size, and what works only by a tolerance. Without --platform, an image that is n
 stored for all of its platforms is reported with those for which it is. The lists
 are those that "casemate bundle create" takes.
 
+With --packages and the sources of nodes (--apt, --dnf) it reports which packages a
+node cannot install from what is stored here: the stored indices say what the
+packages need, by the rules of "casemate bundle create". The signatures of the
+repositories are checked with the keys of --keyring.
+
 Exit code 0: everything is here. 3: something is missing or differs.`,
 		Example: `  casemate check --images images.list --files files.list --platform linux/amd64
-  casemate missing -o images | casemate check --images -`,
+  casemate missing -o images | casemate check --images -
+  casemate check --apt debian.sources --keyring debian-archive-keyring.gpg --packages nodes.list`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := o.inside(cmd.Context(), &lists); err != nil {
+				return err
+			}
+			if err := repos.check(&lists); err != nil {
+				return err
+			}
+			stored := &storedContent{o.client()}
+			lists.repositories = repos.checker(cmd, &lists, stored)
+			var err error
+			if lists.python, err = py.checker(cmd, &lists, stored); err != nil {
 				return err
 			}
 			wanted, sums, err := lists.wanted(cmd)
 			if err != nil {
 				return err
 			}
-			var r content.Report
-			in := content.CheckRequest{Wanted: *wanted, Platforms: lists.platforms}
-			if err := o.client().call(cmd.Context(), "POST", "check", nil, in, &r); err != nil {
-				return err
+			r := content.Report{Findings: []content.Finding{}}
+			if asks(wanted) {
+				in := content.CheckRequest{Wanted: *wanted, Platforms: lists.platforms}
+				if err := o.client().call(cmd.Context(), "POST", "check", nil, in, &r); err != nil {
+					return err
+				}
 			}
 			for i := range r.Findings {
 				addChecksums(&r.Findings[i], sums)
+			}
+			if err := repos.complete(cmd.Context(), &r, wanted, stored); err != nil {
+				return err
 			}
 			err = o.print(cmd, r, func(t *table) {
 				t.header("VERDICT", "KIND", "NAME", "LIST", "DETAIL")
@@ -66,6 +87,8 @@ Exit code 0: everything is here. 3: something is missing or differs.`,
 		},
 	}
 	lists.add(cmd)
+	repos.add(cmd, &lists)
+	py.add(cmd, &lists)
 	o.prints(cmd, content.Report{})
 	return cmd
 }
@@ -83,25 +106,20 @@ func (o *options) inside(ctx context.Context, lists *listFlags) error {
 				"name a version", r.Product, r.Channel)}
 		}
 	}
+	stored := &storedContent{o.client()}
 	lists.document = func(ctx context.Context, at string) ([]byte, string, error) {
-		return storedDocument(ctx, o.client(), at)
+		text, end, err := stored.Page(ctx, at, maxDocument)
+		if errors.Is(err, fs.ErrNotExist) {
+			err = fmt.Errorf("it is not stored here, so it is unknown what else the release needs: %w", errDiffers)
+		}
+		return text, end, err
 	}
 	return nil
 }
 
-// storedDocument reads a document of a release from the bastion's files.
-func storedDocument(ctx context.Context, c *client, at string) (text []byte, end string, err error) {
-	resp, err := c.do(ctx, "GET", "files/content", url.Values{"url": {at}}, nil)
-	if e := (*apiError)(nil); errors.As(err, &e) && e.status == http.StatusNotFound {
-		return nil, "", fmt.Errorf("it is not stored here, so it is unknown what else the release needs: %w",
-			errDiffers)
-	}
-	if err != nil {
-		return nil, "", err
-	}
-	defer resp.Body.Close()
-	text, err = io.ReadAll(io.LimitReader(resp.Body, maxDocument))
-	return text, resp.Header.Get("Content-Location"), err
+// asks reports whether the daemon has something to look for.
+func asks(w *lists.Wanted) bool {
+	return len(w.Images)+len(w.Files)+len(w.Charts)+len(w.Git)+len(w.Redirects) > 0
 }
 
 // addChecksums adds the checksums of bytes that differ from the listed ones.

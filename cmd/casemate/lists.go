@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"casemate/bundle/lists"
+	"casemate/bundle/lists/kubespray"
 )
 
 // listFlags are the flags that select content: the same for bundle create and check.
@@ -24,6 +25,7 @@ type listFlags struct {
 	requirements                     []string // the same; of Python
 	kubespray                        []string // checkouts
 	kubesprayInventories             []string // of Ansible, a directory or a file of hosts each
+	systems                          []string // of the nodes that Kubespray prepares
 	kubesprayVars                    []string // files of variables, over those of the checkouts and inventories
 	k3s, rke2                        []lists.Release
 	checksums                        []string
@@ -64,6 +66,9 @@ func (l *listFlags) add(cmd *cobra.Command) {
 		"YAML `FILE` of variables that override those of the checkout and its inventory, as ansible-playbook -e "+
 			"takes it; "+
 			"may be repeated, the last one wins")
+	f.StringArrayVar(&l.systems, "os", nil,
+		"operating system `NAME` of the nodes, like debian12, ubuntu24.04 or rocky9: the packages that the release of "+
+			"--kubespray installs on it are selected like those of --packages; may be repeated")
 	releaseVar(f, &l.k3s, "k3s",
 		"`VERSION` of k3s, like v1.31.5+k3s1, or channel, like stable: its installer, program, images and channels, "+
 			"for the processors of --platform (default amd64); may be repeated")
@@ -77,6 +82,8 @@ func (l *listFlags) add(cmd *cobra.Command) {
 	platformsVar(f, &l.platforms, "platform", "`OS/ARCH` of the nodes, like linux/amd64; may be repeated")
 	platforms := []string{"linux/amd64", "linux/arm64"}
 	cmd.RegisterFlagCompletionFunc("platform", cobra.FixedCompletions(platforms, cobra.ShellCompDirectiveNoFileComp))
+	cmd.RegisterFlagCompletionFunc("os",
+		cobra.FixedCompletions(kubespray.Systems(), cobra.ShellCompDirectiveNoFileComp))
 	cmd.MarkFlagDirname("kubespray")
 }
 
@@ -125,6 +132,9 @@ func (l *listFlags) wanted(cmd *cobra.Command) (*lists.Wanted, *lists.Checksums,
 	case len(l.kubespray) > 0:
 	case len(l.kubesprayInventories) > 0:
 		return nil, nil, usageError{errors.New("--kubespray-inventory is for --kubespray, which is missing")}
+	case len(l.systems) > 0:
+		return nil, nil, usageError{errors.New("--os says for which nodes --kubespray prepares packages: give the " +
+			"checkout with --kubespray")}
 	case len(l.kubesprayVars) > 0:
 		return nil, nil, usageError{errors.New("--kubespray-vars is for --kubespray, which is missing")}
 	}
@@ -254,6 +264,9 @@ func newWantedSet(w *lists.Wanted) *wantedSet {
 	for n, c := range w.Charts {
 		s.at["chart "+chartName(c)] = n
 	}
+	for n, p := range w.Packages {
+		s.at["package "+p.Label()] = n
+	}
 	return s
 }
 
@@ -276,6 +289,12 @@ func (s *wantedSet) file(f lists.File) {
 func (s *wantedSet) chart(c lists.Chart) {
 	once(s, "chart "+chartName(c), &s.Charts, c, func(have *lists.Chart) {
 		have.Optional = have.Optional && c.Optional
+	})
+}
+
+func (s *wantedSet) osPackage(p lists.Package) {
+	once(s, "package "+p.Label(), &s.Packages, p, func(have *lists.Package) {
+		have.Optional = have.Optional && p.Optional
 	})
 }
 

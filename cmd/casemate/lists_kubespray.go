@@ -27,7 +27,10 @@ func (l *listFlags) addKubespray(cmd *cobra.Command, w *wantedSet, sums *lists.C
 		return nil
 	}
 	opt := kubespray.Options{}
-	var err error
+	systems, err := findSystems(l.systems)
+	if err != nil {
+		return err
+	}
 	if l.domain != nil && len(l.kubesprayInventories)+len(l.kubesprayVars) > 0 {
 		if opt.Domain, err = l.domain(); err != nil {
 			return err
@@ -56,8 +59,10 @@ func (l *listFlags) addKubespray(cmd *cobra.Command, w *wantedSet, sums *lists.C
 		}
 		for _, in := range own {
 			opt.Inventory = in.Inventory
-			if err := l.addRelease(dir, opt, w, sums, say); err != nil {
-				return err
+			for _, opt.OS = range systems {
+				if err := l.addRelease(dir, opt, w, sums, say); err != nil {
+					return err
+				}
 			}
 		}
 	}
@@ -67,6 +72,22 @@ func (l *listFlags) addKubespray(cmd *cobra.Command, w *wantedSet, sums *lists.C
 		}
 	}
 	return nil
+}
+
+// findSystems finds operating systems by their names; without names the only one is nil.
+func findSystems(names []string) (list []*kubespray.OS, err error) {
+	for _, name := range names {
+		s, ok := kubespray.FindOS(name)
+		if !ok {
+			return nil, usageError{fmt.Errorf("--os %s is not known%s; known are %s", name,
+				didYouMean(nearest(name, slices.Values(kubespray.Systems()))), strings.Join(kubespray.Systems(), ", "))}
+		}
+		list = append(list, s)
+	}
+	if list == nil {
+		list = append(list, nil)
+	}
+	return list, nil
 }
 
 // openInventory opens a directory, or a file of hosts with the files beside it.
@@ -158,6 +179,9 @@ func (l *listFlags) addRelease(dir string, opt kubespray.Options, w *wantedSet, 
 		}
 		for _, f := range k.Files {
 			w.file(f)
+		}
+		for _, p := range k.Packages {
+			w.osPackage(p)
 		}
 		if n := len(k.Forgotten); n > 0 && i == 0 {
 			say(fmt.Sprintf("note: %s: its own list script omits %s that add-ons can ask for, included here "+

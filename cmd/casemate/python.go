@@ -39,27 +39,60 @@ func (p *pythonFlags) add(cmd *cobra.Command, l *listFlags) {
 // finder returns find with its arguments, and checks the flags.
 func (p *pythonFlags) finder(cmd *cobra.Command, l *listFlags, opt *collect.Options) (
 	func(context.Context, *lists.Wanted) error, error) {
-	if len(l.requirements) == 0 && (p.index != "" || len(p.versions)+len(p.platforms) > 0) {
-		return nil, usageError{errors.New("--python-index, --python-version and --python-platform are for --python, " +
-			"which is missing")}
-	}
-	targets, err := python.NewTargets(p.versions, p.platforms)
+	o, err := p.options(l)
 	if err != nil {
-		return nil, usageError{err}
-	}
-	index := p.index
-	if index != "" {
-		if index, err = python.CheckIndex(index); err != nil {
-			return nil, usageError{fmt.Errorf("--python-index: %w", err)}
-		}
+		return nil, err
 	}
 	return func(ctx context.Context, w *lists.Wanted) error {
 		all, err := readRequirements(cmd, l.requirements)
 		if err != nil {
 			return err
 		}
-		return findPython(ctx, w, all, *opt, python.Options{Index: index, Targets: targets})
+		docs, err := collect.OpenDocuments(*opt)
+		if err != nil {
+			return err
+		}
+		o.Store = docs.Put
+		o.Page = func(ctx context.Context, url string, limit int64) ([]byte, string, error) {
+			return collect.Document(ctx, url, limit, *opt)
+		}
+		err = errors.Join(findPython(ctx, w, all, o), docs.Close())
+		return interrupted(ctx, err, "the fetched content is kept; run the same command again to resume")
 	}, nil
+}
+
+// checker is finder for what is stored: nodes get an index that is made of the stored packages.
+func (p *pythonFlags) checker(cmd *cobra.Command, l *listFlags, stored *storedContent) (
+	func(context.Context, *lists.Wanted) error, error) {
+	o, err := p.options(l)
+	if err != nil {
+		return nil, err
+	}
+	o.Store, o.Page = stored.Put, stored.Page
+	return func(ctx context.Context, w *lists.Wanted) error {
+		all, err := readRequirements(cmd, l.requirements)
+		if err != nil {
+			return err
+		}
+		return findPython(ctx, w, all, o)
+	}, nil
+}
+
+// options are what the flags say.
+func (p *pythonFlags) options(l *listFlags) (o python.Options, err error) {
+	if len(l.requirements) == 0 && (p.index != "" || len(p.versions)+len(p.platforms) > 0) {
+		return o, usageError{errors.New("--python-index, --python-version and --python-platform are for --python, " +
+			"which is missing")}
+	}
+	if o.Targets, err = python.NewTargets(p.versions, p.platforms); err != nil {
+		return o, usageError{err}
+	}
+	if p.index != "" {
+		if o.Index, err = python.CheckIndex(p.index); err != nil {
+			return o, usageError{fmt.Errorf("--python-index: %w", err)}
+		}
+	}
+	return o, nil
 }
 
 // readRequirements reads the files of --python with those that they include.
@@ -78,19 +111,10 @@ func readRequirements(cmd *cobra.Command, names []string) ([]python.Requirement,
 }
 
 // findPython adds the files of requirements.
-func findPython(ctx context.Context, w *lists.Wanted, all []python.Requirement, opt collect.Options,
-	o python.Options) error {
-	docs, err := collect.OpenDocuments(opt)
+func findPython(ctx context.Context, w *lists.Wanted, all []python.Requirement, o python.Options) error {
+	files, unavailable, err := python.Find(ctx, all, o)
 	if err != nil {
 		return err
-	}
-	o.Store = docs.Store
-	o.Page = func(ctx context.Context, url string, limit int64) ([]byte, string, error) {
-		return collect.Document(ctx, url, limit, opt)
-	}
-	files, unavailable, err := python.Find(ctx, all, o)
-	if err = errors.Join(err, docs.Close()); err != nil {
-		return interrupted(ctx, err, "the fetched content is kept; run the same command again to resume")
 	}
 	set := newWantedSet(w)
 	for _, f := range files {

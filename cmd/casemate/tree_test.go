@@ -131,6 +131,7 @@ var meanings = map[string][]string{
 	"no-signatures":       {"bool"},
 	"now":                 {"bool"},
 	"out-dir":             {"string"},
+	"os":                  {"stringArray"},
 	"output":              {"word"},
 	"outside":             {"stringArray"},
 	"own":                 {"stringArray"},

@@ -276,6 +276,9 @@ func join(done []hostLists) *Lists {
 		for _, n := range d.lists.Notes {
 			all.note("%s", n)
 		}
+		for _, p := range d.lists.Packages {
+			all.addPackage(p)
+		}
 		if len(more) > 0 {
 			all.note("hosts differ: %s needs what the hosts before it do not need: %s", d.host.name,
 				strings.Join(more, ", "))

@@ -32,6 +32,8 @@ type Options struct {
 	// Given are the inventories in the checkout, as "inventory/mycluster", that this call or another one reads; all
 	// others in it are noted. With Mirrors none is noted.
 	Given []string
+	// OS is the system of nodes whose packages are listed; nil: none are.
+	OS *OS
 	// Mirrors keeps the bastions' own names as they are.
 	Mirrors bool
 }
@@ -53,6 +55,9 @@ type Lists struct {
 	// Forgotten is what that script leaves out although the checkout's roles can download it: most of it belongs to
 	// add-ons that are off by default.
 	Forgotten []Forgotten
+	// Packages are those of Options.OS that the roles install. Optional ones depend on what the cluster has; some are
+	// in repositories that the roles add.
+	Packages []lists.Package
 	// Checksums are the checkout's.
 	Checksums *lists.Checksums
 	// Notes say what is remarkable, one sentence each: files without a checksum, templates that could not be read.
@@ -127,6 +132,7 @@ type kubespray struct {
 	entries   []downloadEntry
 	failures  []failure
 	lists     Lists
+	os        *OS
 }
 
 // cluster prepares the computation for one host.
@@ -138,6 +144,7 @@ func (c *checkout) cluster(opt Options, inventory, over map[string]definition) *
 		over:      maps.Clone(over),
 		asked:     map[string]bool{},
 		given:     len(inventory)+len(over) > 0,
+		os:        opt.OS,
 	}
 	k.lists.Release, k.lists.Checksums = c.release, c.checksums
 	k.vars = k.scope(nil, nil)
@@ -163,6 +170,11 @@ func (k *kubespray) compute() (*Lists, error) {
 	k.searchRoles()
 	k.forgottenByCilium()
 	k.noteHosts()
+	if k.os != nil {
+		if err := k.listPackages(k.os); err != nil {
+			return nil, err
+		}
+	}
 	return &k.lists, nil
 }
 

@@ -147,7 +147,7 @@ func TestRulesAsApt(t *testing.T) {
 			for _, url := range want {
 				// apt spells + as %2b.
 				ours := host + strings.ReplaceAll(strings.TrimPrefix(url, server.URL), "%2b", "+")
-				if _, ok := res.Why[ours]; !ok {
+				if _, ok := res.Packages[ours]; !ok {
 					t.Errorf("apt fetches %s, which is not collected: %s", ours, labels(res))
 				}
 			}

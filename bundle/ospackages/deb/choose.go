@@ -149,10 +149,11 @@ func (m *machine) requested(r lists.Package) (list []*Package, err error) {
 // take adds a package's file. The first reason counts.
 func (t *chosen) take(p *Package, where, why string) {
 	at := p.URL()
-	if _, again := t.Why[at]; again {
+	if _, again := t.Packages[at]; again {
 		return
 	}
-	t.Why[at] = why
+	t.Packages[at] = ospackages.Package{Name: p.Name, Version: p.Version, Arch: p.Arch,
+		Repository: p.suite.Source.String(), Why: why}
 	t.Files = append(t.Files, lists.File{
 		URL: at, Digest: p.digest, Known: "the Packages file of " + p.suite.Source.String(), Size: p.size, Where: where,
 	})
@@ -165,6 +166,13 @@ func (t *chosen) verdicts(opt Options, u *universe) {
 			if t.found[n] {
 				t.Notes = append(t.Notes, fmt.Sprintf("%s: %s is not for every kind of node: %v", r.Where, r.Label(),
 					err))
+				continue
+			}
+			if r.Optional {
+				if i == 0 {
+					t.Notes = append(t.Notes, fmt.Sprintf("%s: the package %s is left out, because %v", r.Where,
+						r.Label(), err))
+				}
 				continue
 			}
 			if errors.Is(err, errUnknown) && opt.Near != nil {

@@ -3,7 +3,6 @@ package deb
 import (
 	"context"
 	"errors"
-	"fmt"
 	"iter"
 	"slices"
 	"strings"
@@ -24,6 +23,9 @@ type Options struct {
 	Installed []*Installed
 	// NoRecommends leaves out recommended packages, as APT::Install-Recommends "false" does.
 	NoRecommends bool
+	// Stored says that the fetcher reads the copy that is served to nodes: nothing changes while it is read, and what
+	// is absent was not brought. Without Keyrings no signature is checked then.
+	Stored bool
 	// AllowUnsigned are the URIs of repositories whose signatures are not required.
 	AllowUnsigned []string
 	// Keyrings are those that the operator gave.
@@ -50,14 +52,14 @@ func Collect(ctx context.Context, fetch Fetcher, opt Options) (*ospackages.Resul
 	c.opt.Architectures = architectures(opt.Architectures, sources)
 	sources = expandArch(sources, c.opt.Architectures)
 	var bad []error
-	u, res := newUniverse(), &ospackages.Result{Why: map[string]string{}}
+	u, res := newUniverse(), &ospackages.Result{Packages: map[string]ospackages.Package{}}
 	for i := range sources {
 		s, err := c.readSuite(ctx, &sources[i])
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
 		if err != nil {
-			bad = append(bad, fmt.Errorf("%s: %s: %w", sources[i].Where, sources[i].String(), err))
+			bad = append(bad, &ospackages.SourceError{Where: sources[i].Where, Name: sources[i].String(), Err: err})
 			continue
 		}
 		res.Files = append(res.Files, s.files...)

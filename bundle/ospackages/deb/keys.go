@@ -80,6 +80,9 @@ func (c *Collector) keyFile(file string) (*openpgp.Keyring, error) {
 	return openpgp.ReadKeyring(b)
 }
 
+// unverified reports whether no signature is checked.
+func (c *Collector) unverified() bool { return c.opt.Stored && len(c.opt.Keyrings) == 0 }
+
 // allowsUnsigned reports whether the operator takes a repository without a signature.
 func (c *Collector) allowsUnsigned(s *Source) bool {
 	for _, u := range c.opt.AllowUnsigned {

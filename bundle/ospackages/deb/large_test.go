@@ -57,7 +57,7 @@ func TestLargeIndex(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := len(res.Why); got != n {
+	if got := len(res.Packages); got != n {
 		t.Errorf("collected %d packages, want %d", got, n)
 	}
 	var m runtime.MemStats

@@ -51,8 +51,8 @@ func (e changedError) Unwrap() error { return e.error }
 func (c *Collector) readSuite(ctx context.Context, src *Source) (s *suite, err error) {
 	for range maxAttempts {
 		s, err = c.readSuiteOnce(ctx, src)
-		if changed := (changedError{}); !errors.As(err, &changed) {
-			break
+		if changed := (changedError{}); c.opt.Stored || !errors.As(err, &changed) {
+			return s, err
 		}
 	}
 	if changed := (changedError{}); errors.As(err, &changed) {
@@ -130,6 +130,9 @@ func (c *Collector) signedRelease(ctx context.Context, s *suite) ([]byte, error)
 	}
 	text, digest, err := c.fetch.Document(ctx, base+"Release", MaxRelease)
 	if errors.Is(err, fs.ErrNotExist) {
+		if c.opt.Stored {
+			return nil, fmt.Errorf("neither %sInRelease nor Release is stored here: import a bundle of it", base)
+		}
 		return nil, fmt.Errorf("there is neither %sInRelease nor Release: the source's URI or suite is wrong", base)
 	}
 	if err != nil {
@@ -138,6 +141,7 @@ func (c *Collector) signedRelease(ctx context.Context, s *suite) ([]byte, error)
 	s.addFile(base+"Release", digest, int64(len(text)))
 	sig, sigDigest, err := c.fetch.Document(ctx, base+"Release.gpg", MaxRelease)
 	switch {
+	case errors.Is(err, fs.ErrNotExist) && c.unverified():
 	case errors.Is(err, fs.ErrNotExist):
 		if !c.allowsUnsigned(s.Source) {
 			return nil, fmt.Errorf("it is not signed: --allow-unsigned %s takes it all the same", s.URI)
@@ -160,6 +164,13 @@ func (c *Collector) signedRelease(ctx context.Context, s *suite) ([]byte, error)
 
 // verifyInline checks InRelease, and returns its text.
 func (c *Collector) verifyInline(s *suite, doc []byte) ([]byte, error) {
+	if c.unverified() {
+		text, _, err := openpgp.Clearsigned(doc, &openpgp.Keyring{}, c.opt.Now())
+		if text != nil {
+			err = nil
+		}
+		return text, err
+	}
 	keys, err := c.keysOf(s.Source)
 	if err != nil && !c.allowsUnsigned(s.Source) {
 		return nil, err
@@ -177,6 +188,9 @@ func (c *Collector) verifyInline(s *suite, doc []byte) ([]byte, error) {
 }
 
 func (c *Collector) verifyDetached(s *suite, text, sig []byte) (err error) {
+	if c.unverified() {
+		return nil
+	}
 	keys, err := c.keysOf(s.Source)
 	if err == nil {
 		s.signers, err = openpgp.Detached(text, sig, keys, c.opt.Now())
@@ -241,8 +255,11 @@ func (c *Collector) readIndex(ctx context.Context, s *suite, i *index) error {
 		}
 		return nil
 	}
-	return changedError{fmt.Errorf("the Release file lists %s, but the server does not have it (%s)", i.key,
-		strings.Join(missing, ", "))}
+	text := "the Release file lists %s, but the server does not have it (%s)"
+	if c.opt.Stored {
+		text = "the Release file lists %s, which is not stored here (%s)"
+	}
+	return changedError{fmt.Errorf(text, i.key, strings.Join(missing, ", "))}
 }
 
 // open fetches one form of an index, by its hash if the repository has that: such a name means the same content even

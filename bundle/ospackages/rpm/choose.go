@@ -295,10 +295,11 @@ func (m *machine) named(name string, r lists.Package) []*Package {
 // take adds a package's file. The first reason counts.
 func (t *chosen) take(p *Package, where, why string) {
 	at := p.URL()
-	if _, again := t.Why[at]; again {
+	if _, again := t.Packages[at]; again {
 		return
 	}
-	t.Why[at] = why
+	t.Packages[at] = ospackages.Package{Name: p.Name, Version: p.EVR(), Arch: p.Arch,
+		Repository: p.repo.Repo.String(), Why: why}
 	f := lists.File{
 		URL: at, Digest: p.digest, Known: "the index of " + p.repo.Repo.String(), Size: p.size, Where: where,
 	}
@@ -317,6 +318,8 @@ func (t *chosen) verdicts(u *universe) {
 		case err == nil:
 		case t.found[n]:
 			t.Notes = append(t.Notes, fmt.Sprintf("%s: %s is not for every kind of node: %v", r.Where, r.Label(), err))
+		case r.Optional:
+			t.Notes = append(t.Notes, fmt.Sprintf("%s: the package %s is left out, because %v", r.Where, r.Label(), err))
 		default:
 			if errors.Is(err, errUnknown) && t.c.opt.Near != nil {
 				err = fmt.Errorf("%w%s", err, t.c.opt.Near(r.Name, u.names()))

@@ -42,6 +42,9 @@ type Options struct {
 	Installed []*Installed
 	// NoRecommends leaves out weak dependencies, as install_weak_deps=False does.
 	NoRecommends bool
+	// Stored says that the fetcher reads the copy that is served to nodes: nothing changes while it is read, and what
+	// is absent was not brought. Without Keyrings no signature is checked then.
+	Stored bool
 	// AllowUnsigned are the URLs of repositories whose signatures are not required.
 	AllowUnsigned []string
 	// Keyrings are those that the operator gave.
@@ -89,14 +92,14 @@ func Collect(ctx context.Context, fetch Fetcher, opt Options) (*ospackages.Resul
 	}
 	var bad []error
 	var repos []*repository
-	res := &ospackages.Result{Why: map[string]string{}}
+	res := &ospackages.Result{Packages: map[string]ospackages.Package{}}
 	for i := range opt.Repos {
 		r, err := c.readRepo(ctx, &opt.Repos[i])
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
 		if err != nil {
-			bad = append(bad, fmt.Errorf("%s: %s: %w", opt.Repos[i].Where, opt.Repos[i].String(), err))
+			bad = append(bad, &ospackages.SourceError{Where: opt.Repos[i].Where, Name: opt.Repos[i].String(), Err: err})
 			continue
 		}
 		repos = append(repos, r)

@@ -83,7 +83,7 @@ func TestRulesAsDNF(t *testing.T) {
 			ours := r.collect(t)
 			for _, file := range fetched {
 				want := mustResolve(host, "", "Packages/"+filepath.Base(file))
-				if _, ok := ours.Why[want]; !ok {
+				if _, ok := ours.Packages[want]; !ok {
 					t.Errorf("dnf fetches %s, which is not collected: %s", filepath.Base(file), names(ours))
 				}
 			}

@@ -32,6 +32,8 @@ func (c *Collector) readKeys(ctx context.Context, r *repository) error {
 			r.keys = openpgp.Join(r.keys, k)
 		case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission):
 			return fmt.Errorf("its gpgkey %s: %w", name, err)
+		case c.unverified():
+			return nil
 		case all.Empty() && (r.GPGCheck || r.RepoGPGCheck) && !c.allowsUnsigned(r):
 			return fmt.Errorf("its gpgkey %s is not on this machine: give a copy with --keyring", name)
 		default:
@@ -80,6 +82,9 @@ func (c *Collector) key(ctx context.Context, r *repository, name string) (*openp
 	}
 	return openpgp.ReadKeyring(content)
 }
+
+// unverified reports whether no signature is checked.
+func (c *Collector) unverified() bool { return c.opt.Stored && len(c.opt.Keyrings) == 0 }
 
 // allowsUnsigned reports whether the operator takes a repository without a signature.
 func (c *Collector) allowsUnsigned(r *repository) bool {

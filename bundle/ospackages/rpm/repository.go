@@ -53,7 +53,7 @@ func (c *Collector) readBase(ctx context.Context, repo *Repo, base string, m *mi
 	changed := changedError{}
 	for range maxAttempts {
 		r, err = c.readOnce(ctx, repo, base, m)
-		if !errors.As(err, &changed) {
+		if c.opt.Stored || !errors.As(err, &changed) {
 			return r, err
 		}
 	}
@@ -71,7 +71,7 @@ func (c *Collector) readOnce(ctx context.Context, repo *Repo, base string, m *mi
 	if err != nil {
 		return nil, err
 	}
-	r.checked = r.GPGCheck && !c.allowsUnsigned(r)
+	r.checked = r.GPGCheck && !c.unverified() && !c.allowsUnsigned(r)
 	if m != nil {
 		if err := c.addMirrors(r, m, text, digest); err != nil {
 			return nil, err
@@ -111,6 +111,9 @@ func (r *repository) add(p *Package) error {
 func (c *Collector) signedRepomd(ctx context.Context, r *repository, m *mirrors) ([]byte, string, error) {
 	at := r.base + "repodata/repomd.xml"
 	text, digest, err := c.fetch.Document(ctx, at, maxRepomd)
+	if isNotExist(err) && c.opt.Stored {
+		return nil, "", fmt.Errorf("%s is not stored here: import a bundle of it", at)
+	}
 	if isNotExist(err) {
 		return nil, "", fmt.Errorf("there is no %s: the repository's address is wrong", at)
 	}
@@ -168,6 +171,8 @@ func (c *Collector) checkRepomd(ctx context.Context, r *repository, at string, t
 	}
 	allowed := c.allowsUnsigned(r)
 	switch {
+	case c.unverified():
+		return nil
 	case r.RepoGPGCheck && !allowed && sig != nil: // the two files may be of two generations
 		return changedError{fmt.Errorf("%s.asc: %w", at, err)}
 	case r.RepoGPGCheck && !allowed:
@@ -192,6 +197,8 @@ func (c *Collector) checkRepomd(ctx context.Context, r *repository, at string, t
 func (c *Collector) read(ctx context.Context, d *Data, read func(io.Reader) error) error {
 	err := c.readData(ctx, d, read)
 	switch {
+	case isNotExist(err) && c.opt.Stored:
+		return fmt.Errorf("repomd.xml lists %s, which is not stored here", d.URL)
 	case isNotExist(err):
 		return changedError{fmt.Errorf("repomd.xml lists %s, but the server does not have it", d.URL)}
 	case errors.Is(err, syscall.EBADMSG):

@@ -237,7 +237,7 @@ func TestRules(t *testing.T) {
 		t.Run(r.name, func(t *testing.T) {
 			res := r.collect(t)
 			if got := names(res); got != r.want {
-				t.Errorf("got  %s\nwant %s\nwhy %v\nnotes %q", got, r.want, res.Why, res.Notes)
+				t.Errorf("got  %s\nwant %s\nwhy %v\nnotes %q", got, r.want, res.Packages, res.Notes)
 			}
 			for _, u := range res.Unavailable {
 				t.Errorf("%s: %s: %v", u.Where, u.Name, u.Err)
