@@ -179,3 +179,30 @@ func TestTooManyNames(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// The default root is wide enough for the hosts of operating systems' packages and of Python's.
+func TestPublicZonesOfPackages(t *testing.T) {
+	for _, host := range []string{
+		"deb.debian.org", "security.debian.org", "archive.debian.org", "ftp.de.debian.org", "snapshot.debian.org",
+		"archive.ubuntu.com", "de.archive.ubuntu.com", "security.ubuntu.com", "ports.ubuntu.com", "esm.ubuntu.com",
+		"ppa.launchpadcontent.net",
+		"mirrors.rockylinux.org", "dl.rockylinux.org", "mirrors.almalinux.org", "repo.almalinux.org",
+		"mirrors.centos.org", "mirror.stream.centos.org", "vault.centos.org", "mirrors.fedoraproject.org",
+		"dl.fedoraproject.org", "download.fedoraproject.org", "download.opensuse.org", "cdn.opensuse.org",
+		"yum.oracle.com", "cdn.redhat.com", "cdn-ubi.redhat.com", "cdn.amazonlinux.com", "repo.openeuler.org",
+		"updates.suse.com",
+		"developer.download.nvidia.com", "nvidia.github.io", "download.docker.com", "pkgs.k8s.io",
+		"prod-cdn.packages.k8s.io", "packages.cloud.google.com", "apt.releases.hashicorp.com",
+		"rpm.releases.hashicorp.com", "packages.gitlab.com", "packagecloud.io", "packages.microsoft.com",
+		"rpm.rancher.io", "pypi.org", "files.pythonhosted.org",
+	} {
+		if !slices.ContainsFunc(PublicZones(), func(zone string) bool { return within(host, zone) }) {
+			t.Errorf("no default zone has %s", host)
+		}
+	}
+	for _, host := range []string{"redhat.com", "launchpad.net", "microsoft.com", "openeuler.org"} {
+		if slices.ContainsFunc(PublicZones(), func(zone string) bool { return within(host, zone) }) {
+			t.Errorf("a default zone has %s: zones are of software distribution, not of whole companies", host)
+		}
+	}
+}

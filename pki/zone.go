@@ -57,8 +57,9 @@ func PublicZones() []string {
 		"debian.org", "ubuntu.com", "centos.org", "fedoraproject.org", "almalinux.org", "rockylinux.org",
 		"opensuse.org",
 		"yum.oracle.com", "packages.microsoft.com", "alpinelinux.org", "flatcar-linux.org", "flatcar-linux.net",
-		"cdn.redhat.com",
+		"cdn.redhat.com", "cdn-ubi.redhat.com", "amazonlinux.com", "repo.openeuler.org",
 		"updates.suse.com", "scc.suse.com", "dl.rockylinux.org", "repo.almalinux.org",
+		"ppa.launchpadcontent.net", "ppa.launchpad.net", "download.copr.fedorainfracloud.org", "packagecloud.io",
 		// Models, and packages of Python.
 		"huggingface.co", "hf.co", "ollama.com", "ollama.ai", "pytorch.org", "pypi.org", "pythonhosted.org",
 	}

@@ -34,12 +34,16 @@ func Cure(e Entry, isPackage bool, reach func(host string) string) string {
 		if isPackage {
 			create = "bundle create --packages"
 		}
+		project := pythonProject(e.Name)
+		if project != "" {
+			create = "bundle create --python, with " + project + " in the requirements"
+		}
 		switch why := NoFile(e.Name); {
 		case strings.HasPrefix(e.Name, "/"):
 			return "use a path below an origin's name: /HOST/PATH"
 		case reach(hostOf(e.Name)) != "":
 			return reach(hostOf(e.Name)) + ", " + create
-		case why != "":
+		case why != "" && project == "":
 			return "none, " + why
 		}
 		return create
@@ -64,11 +68,20 @@ func hostOf(rawURL string) string {
 	return host
 }
 
+// pythonProject returns the name of the Python project whose page in an index (/simple/NAME/) a URL is; "" if it is none.
+func pythonProject(rawURL string) string {
+	_, elems, query := splitURL(rawURL)
+	if n := len(elems); n >= 3 && elems[n-1] == "" && elems[n-3] == "simple" && query == "" {
+		return elems[n-2]
+	}
+	return ""
+}
+
 // scripts matches hosts whose first page is an installation script (curl https://get.k3s.io | sh).
 var scripts = regexp.MustCompile(`^get\.|^sh\.|^install\.`)
 
-// NoFile returns why the URL of a miss cannot be fetched as a file; "" if it may be a file. A package index in the
-// form of PEP 503 (/simple/NAME/) is a page that can be fetched, although it looks like a directory.
+// NoFile returns why the URL of a miss cannot be fetched as a file; "" if it may be a file. The page of a Python project
+// (/simple/NAME/, PEP 503) could be, but a stored page hides the one that is made of the packages that are here.
 func NoFile(rawURL string) string {
 	host, elems, query := splitURL(rawURL)
 	n := len(elems)
@@ -78,7 +91,10 @@ func NoFile(rawURL string) string {
 			return ""
 		}
 		return "it is a host and not a file"
-	case elems[n-1] == "" && query == "" && (n < 3 || elems[n-3] != "simple"):
+	case pythonProject(rawURL) != "":
+		return "it is the page of a Python project: add " + pythonProject(rawURL) +
+			" to the requirements for bundle create --python"
+	case elems[n-1] == "" && query == "":
 		return "it is a directory and not a file"
 	case n >= 2 && elems[n-2]+"/"+elems[n-1] == "info/refs":
 		return "it is a Git repository: import the result of git clone --mirror"

@@ -51,7 +51,7 @@ func TestWhatIsNoFile(t *testing.T) {
 		"https://github.com/x/y/info/refs?service=git-upload-pack": false,
 		"https://dl.k8s.io/x":                                      true, "https://dl.k8s.io/release/?x=1": true,
 		"https://get.k3s.io/": true, "https://get.k3s.io": true,
-		"https://index.example/simple/ansible/": true, "https://update.k3s.io/v1-release/channels/stable": true,
+		"https://index.example/simple/ansible/": false, "https://update.k3s.io/v1-release/channels/stable": true,
 	} {
 		if why := NoFile(url); (why == "") != file {
 			t.Errorf("%s: got %q", url, why)

@@ -65,6 +65,9 @@ func ParsePackage(line string) (Package, error) {
 	name, arch, other := strings.Cut(name, ":")
 	p = Package{Name: name, Version: version, Arch: arch}
 	switch {
+	case strings.HasPrefix(line, "@"):
+		return p, fmt.Errorf("%s is a group: write the names of its packages, which dnf group info %s prints on a node",
+			shown(line), shown(strings.TrimPrefix(line, "@")))
 	case strings.Contains(line, "://"):
 		return p, fmt.Errorf("%s is a URL: it belongs in a list of files (--files)", shown(line))
 	case strings.HasSuffix(line, ".deb"), strings.HasSuffix(line, ".rpm"):

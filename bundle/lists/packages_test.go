@@ -37,6 +37,7 @@ a=1:2.0~rc1-1
 func TestBadPackages(t *testing.T) {
 	for line, want := range map[string]string{
 		"a b":                           "one a line",
+		"@core":                         "dnf group info",
 		"https://x/a.deb":               "--files",
 		"a_1.0_amd64.deb":               "the name of the package",
 		"a/bookworm-backports":          "NAME=VERSION",

@@ -14,6 +14,8 @@ import (
 type Result struct {
 	// Files are the signed documents and indices of all repositories, then the packages, the requested ones first.
 	Files []lists.File
+	// Redirects are URLs that lead to documents that bastions generate.
+	Redirects []lists.Redirect
 	// Packages are the packages among the files, by the URL of the file.
 	Packages map[string]Package
 	// Unavailable are the requested packages that nodes could not install.
@@ -70,6 +72,7 @@ func Join(results ...*Result) *Result {
 	all, missed := &Result{Packages: map[string]Package{}}, map[string]int{}
 	for _, r := range results {
 		all.Files = append(all.Files, r.Files...)
+		all.Redirects = append(all.Redirects, r.Redirects...)
 		all.Suites = append(all.Suites, r.Suites...)
 		all.Notes = append(all.Notes, r.Notes...)
 		maps.Copy(all.Packages, r.Packages)

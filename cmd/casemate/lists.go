@@ -264,6 +264,9 @@ func newWantedSet(w *lists.Wanted) *wantedSet {
 	for n, c := range w.Charts {
 		s.at["chart "+chartName(c)] = n
 	}
+	for n, r := range w.Redirects {
+		s.at["redirect "+r.From] = n
+	}
 	for n, p := range w.Packages {
 		s.at["package "+p.Label()] = n
 	}
@@ -290,6 +293,10 @@ func (s *wantedSet) chart(c lists.Chart) {
 	once(s, "chart "+chartName(c), &s.Charts, c, func(have *lists.Chart) {
 		have.Optional = have.Optional && c.Optional
 	})
+}
+
+func (s *wantedSet) redirect(r lists.Redirect) {
+	once(s, "redirect "+r.From, &s.Redirects, r, func(*lists.Redirect) {})
 }
 
 func (s *wantedSet) osPackage(p lists.Package) {

@@ -95,6 +95,9 @@ func (r *repositoryFlags) replace(cmd *cobra.Command, in *repositoryInput, found
 	for _, f := range found.Files {
 		set.file(f)
 	}
+	for _, d := range found.Redirects {
+		set.redirect(d)
+	}
 	w.Unavailable = append(w.Unavailable, found.Unavailable...)
 	w.Packages = nil
 }

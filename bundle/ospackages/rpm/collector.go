@@ -25,8 +25,6 @@ type Fetcher interface {
 	Content(ctx context.Context, url, digest string, size int64) (io.ReadCloser, error)
 	// Last returns what a run before this one collected from the URL; nil if nothing is known.
 	Last(url string, limit int64) []byte
-	// Put keeps content that was made here, and returns its digest.
-	Put(content []byte) (digest string, err error)
 }
 
 // Options say what is collected.
@@ -68,13 +66,15 @@ type Collector struct {
 type repository struct {
 	*Repo
 	*Repomd
-	base     string // the URL of the directory that has repodata
-	keys     *openpgp.Keyring
-	signers  []openpgp.Signer
-	files    []lists.File // repomd.xml, its signature, keys, the indices
-	packages []*Package
-	modules  modules
-	notes    []string
+	base    string // the URL of the directory that has repodata
+	keys    *openpgp.Keyring
+	signers []openpgp.Signer
+	files   []lists.File // repomd.xml, its signature, keys, the indices
+	// redirects leads the URL of mirrors to the document that bastions generate.
+	redirects []lists.Redirect
+	packages  []*Package
+	modules   modules
+	notes     []string
 	// checked says that the signature of each package is checked.
 	checked bool
 }
@@ -104,6 +104,7 @@ func Collect(ctx context.Context, fetch Fetcher, opt Options) (*ospackages.Resul
 		}
 		repos = append(repos, r)
 		res.Files = append(res.Files, r.files...)
+		res.Redirects = append(res.Redirects, r.redirects...)
 		res.Suites = append(res.Suites, describe(r))
 	}
 	if len(bad) > 0 {

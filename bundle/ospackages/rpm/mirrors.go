@@ -1,7 +1,7 @@
 package rpm
 
 import (
-	"bytes"
+	"cmp"
 	"context"
 	"encoding/xml"
 	"errors"
@@ -89,8 +89,8 @@ func (m *mirrors) parse(text []byte) (*mirrors, error) {
 	return parseMirrorlist(text)
 }
 
-// findMirrors fetches the document of mirrors of a repository; nil if it has none. The mirror of an earlier run comes
-// first, so that content does not move to another host with each run; otherwise those of https.
+// findMirrors fetches the document of mirrors of a repository; nil if it has none. The mirror of the newest earlier run
+// comes first, so that content does not move to another host with each run; otherwise those of https.
 func (c *Collector) findMirrors(ctx context.Context, r *Repo) (*mirrors, error) {
 	m := &mirrors{url: r.Metalink, metalink: true}
 	if m.url == "" {
@@ -108,57 +108,31 @@ func (c *Collector) findMirrors(ctx context.Context, r *Repo) (*mirrors, error) 
 		return nil, fmt.Errorf("%s: %w", m.url, err)
 	}
 	found.url = m.url
-	if before, err := m.parse(c.fetch.Last(m.url, maxRepomd)); err == nil && len(before.bases) == 1 {
-		if i := slices.Index(found.bases, before.bases[0]); i >= 0 {
-			found.bases = append(before.bases, slices.Delete(found.bases, i, i+1)...)
-			return found, nil
-		}
-	}
 	slices.SortStableFunc(found.bases, func(a, b string) int {
-		return strings.Compare(scheme(b), scheme(a)) // https before http
+		return cmp.Or(c.collected(b).Compare(c.collected(a)), strings.Compare(scheme(b), scheme(a))) // https before http
 	})
 	return found, nil
 }
 
-func scheme(u string) string { s, _, _ := strings.Cut(u, ":"); return s }
-
-// document is what nodes get at the URL of mirrors: it names the one from which the content came, with the sum of its
-// repomd.xml.
-func (m *mirrors) document(base string, repomd []byte, digest string, date time.Time) []byte {
-	if !m.metalink {
-		return []byte(base + "\n")
+// collected returns the date of the repository that an earlier run collected from a mirror, or the zero time.
+func (c *Collector) collected(base string) time.Time {
+	before, err := ParseRepomd(c.fetch.Last(base+"repodata/repomd.xml", maxRepomd), base)
+	if err != nil {
+		return time.Time{}
 	}
-	kind, sum, _ := strings.Cut(digest, ":")
-	var at bytes.Buffer
-	_ = xml.EscapeText(&at, []byte(base+"repodata/repomd.xml"))
-	return fmt.Appendf(nil, `<?xml version="1.0" encoding="utf-8"?>
-<metalink version="3.0" type="dynamic" xmlns="http://www.metalinker.org/"
-    xmlns:mm0="http://fedorahosted.org/mirrormanager">
-  <files>
-    <file name="repomd.xml">
-      <mm0:timestamp>%d</mm0:timestamp>
-      <size>%d</size>
-      <verification>
-        <hash type="%s">%s</hash>
-      </verification>
-      <resources maxconnections="1">
-        <url protocol="%[5]s" type="%[5]s" preference="100">%[6]s</url>
-      </resources>
-    </file>
-  </files>
-</metalink>
-`, max(date.Unix(), 0), len(repomd), kind, sum, scheme(base), at.String())
+	return before.Date
 }
 
-// addMirrors adds the document that answers at the URL of mirrors.
-func (c *Collector) addMirrors(r *repository, m *mirrors, repomd []byte, digest string) error {
-	doc := m.document(r.base, repomd, digest, r.Date)
-	sum, err := c.fetch.Put(doc)
-	if err != nil {
-		return err
+func scheme(u string) string { s, _, _ := strings.Cut(u, ":"); return s }
+
+// addMirrors makes the URL of mirrors lead to the document of that kind that bastions generate beside repomd.xml: it
+// names the origin itself, with the sum of the repomd.xml that is stored.
+func (c *Collector) addMirrors(r *repository, m *mirrors) {
+	kind := ".mirrorlist"
+	if m.metalink {
+		kind = ".metalink"
 	}
-	r.files = append(r.files, lists.File{URL: m.url, Digest: sum, Known: "the mirror that was read",
-		Size: int64(len(doc)), Where: r.Where})
+	r.redirects = append(r.redirects, lists.Redirect{From: m.url, To: r.base + "repodata/repomd.xml" + kind,
+		Where: r.Where})
 	r.note("its packages come from the mirror %s, which nodes are sent to", r.base)
-	return nil
 }

@@ -93,13 +93,12 @@ func (k *key) keyring(t testing.TB) ospackages.NamedKeyring {
 type site struct {
 	files  map[string][]byte
 	last   map[string][]byte
-	made   map[string][]byte // by digest, what Put got
 	asked  []string
 	before func(url string) // is called before a request is answered
 }
 
 func newSite() *site {
-	return &site{files: map[string][]byte{}, last: map[string][]byte{}, made: map[string][]byte{}}
+	return &site{files: map[string][]byte{}, last: map[string][]byte{}}
 }
 
 func (s *site) get(url string) ([]byte, error) {
@@ -131,11 +130,6 @@ func (s *site) Content(_ context.Context, url, digest string, size int64) (io.Re
 }
 
 func (s *site) Last(url string, _ int64) []byte { return s.last[url] }
-
-func (s *site) Put(b []byte) (string, error) {
-	s.made[digestOf(b)] = b
-	return digestOf(b), nil
-}
 
 func (s *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	at := url.URL{Path: r.URL.Path, RawQuery: r.URL.RawQuery}

@@ -67,17 +67,15 @@ func (c *Collector) readOnce(ctx context.Context, repo *Repo, base string, m *mi
 	if err := c.readKeys(ctx, r); err != nil {
 		return nil, err
 	}
-	text, digest, err := c.signedRepomd(ctx, r, m)
-	if err != nil {
+	if err := c.signedRepomd(ctx, r, m); err != nil {
 		return nil, err
 	}
 	r.checked = r.GPGCheck && !c.unverified() && !c.allowsUnsigned(r)
 	if m != nil {
-		if err := c.addMirrors(r, m, text, digest); err != nil {
-			return nil, err
-		}
+		c.addMirrors(r, m)
 	}
 	for i := range r.Data {
+		var err error
 		d := &r.Data[i]
 		r.files = append(r.files, lists.File{URL: d.URL, Digest: d.Digest, Known: "the repomd.xml of " + r.base,
 			Size: d.Size, Where: r.Where})
@@ -108,35 +106,35 @@ func (r *repository) add(p *Package) error {
 }
 
 // signedRepomd fetches repomd.xml, and its signature if there is one.
-func (c *Collector) signedRepomd(ctx context.Context, r *repository, m *mirrors) ([]byte, string, error) {
+func (c *Collector) signedRepomd(ctx context.Context, r *repository, m *mirrors) error {
 	at := r.base + "repodata/repomd.xml"
 	text, digest, err := c.fetch.Document(ctx, at, maxRepomd)
 	if isNotExist(err) && c.opt.Stored {
-		return nil, "", fmt.Errorf("%s is not stored here: import a bundle of it", at)
+		return fmt.Errorf("%s is not stored here: import a bundle of it", at)
 	}
 	if isNotExist(err) {
-		return nil, "", fmt.Errorf("there is no %s: the repository's address is wrong", at)
+		return fmt.Errorf("there is no %s: the repository's address is wrong", at)
 	}
 	if err != nil {
-		return nil, "", fmt.Errorf("%s: %w", at, err)
+		return fmt.Errorf("%s: %w", at, err)
 	}
 	if m != nil && len(m.digests) > 0 && !m.allows(text) {
-		return nil, "", changedError{fmt.Errorf("%s is not the file that the metalink lists", at)}
+		return changedError{fmt.Errorf("%s is not the file that the metalink lists", at)}
 	}
 	r.files = append(r.files, lists.File{URL: at, Digest: digest, Known: "what was fetched", Size: int64(len(text)),
 		Where: r.Where})
 	if err := c.checkRepomd(ctx, r, at, text); err != nil {
-		return nil, "", err
+		return err
 	}
 	if r.Repomd, err = ParseRepomd(text, r.base); err != nil {
-		return nil, "", fmt.Errorf("%s: %w", at, err)
+		return fmt.Errorf("%s: %w", at, err)
 	}
 	if before, err := ParseRepomd(c.fetch.Last(at, maxRepomd), r.base); err == nil && r.Date.Before(before.Date) {
-		return nil, "", fmt.Errorf("%s is older (%s) than the one that was fetched earlier (%s): the mirror lags, or "+
+		return fmt.Errorf("%s is older (%s) than the one that was fetched earlier (%s): the mirror lags, or "+
 			"somebody withholds updates; use another mirror, try again later, or name an empty directory with --cache "+
 			"if the publisher did go back", at, r.Date.Format(time.RFC3339), before.Date.Format(time.RFC3339))
 	}
-	return text, digest, nil
+	return nil
 }
 
 // allows reports whether a metalink lists this repomd.xml.
