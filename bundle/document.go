@@ -48,6 +48,15 @@ func (ix *Index) Encode() ([]byte, error) {
 	if ix.Version = 1; len(ix.Redirects) > 0 {
 		ix.Version = 2
 	}
+	if len(ix.Unverified) > 0 {
+		ix.Version = 3
+	}
+	slices.SortFunc(ix.Unverified, func(a, b Unverified) int { return cmp.Compare(a.URL, b.URL) })
+	for i := range ix.Unverified {
+		if err := checkUnverified(previous(ix.Unverified, i), &ix.Unverified[i]); err != nil {
+			return nil, err
+		}
+	}
 	slices.SortFunc(ix.Absent, func(a, b Absent) int { return cmp.Compare(a.Name, b.Name) })
 	for i := range ix.Absent {
 		if err := checkAbsent(previous(ix.Absent, i), &ix.Absent[i]); err != nil {
@@ -95,6 +104,11 @@ func (ix *Index) Encode() ([]byte, error) {
 	}
 	if len(ix.Redirects) > 0 {
 		if err := canonical.WriteList(&l, `,"redirects":`, ix.Redirects); err != nil {
+			return nil, err
+		}
+	}
+	if len(ix.Unverified) > 0 {
+		if err := canonical.WriteList(&l, `,"unverified":`, ix.Unverified); err != nil {
 			return nil, err
 		}
 	}
@@ -164,12 +178,20 @@ func decodeIndex(b []byte) (*Index, error) {
 			return nil, errors.New("absent is empty")
 		}
 	}
-	if ix.Version >= 2 {
+	if ix.Version == 2 || ix.Version > 2 && bytes.HasPrefix(c.Rest(), []byte(`,"redirects":`)) {
 		if ix.Redirects, err = canonical.ReadList(c, `,"redirects":`, checkRedirect); err != nil {
 			return nil, err
 		}
 		if len(ix.Redirects) == 0 {
-			return nil, errors.New("redirects is empty, which is version 1")
+			return nil, errors.New("redirects is empty, which is another version")
+		}
+	}
+	if ix.Version >= 3 {
+		if ix.Unverified, err = canonical.ReadList(c, `,"unverified":`, checkUnverified); err != nil {
+			return nil, err
+		}
+		if len(ix.Unverified) == 0 {
+			return nil, errors.New("unverified is empty, which is an older version")
 		}
 	}
 	if err := c.Expect("}\n"); err != nil {
@@ -360,6 +382,20 @@ func checkAbsent(prev, a *Absent) error {
 	}
 	if prev != nil && prev.Name >= a.Name {
 		return fmt.Errorf("absent %s and %s are repeated or out of order", prev.Name, a.Name)
+	}
+	return nil
+}
+
+func checkUnverified(prev, u *Unverified) error {
+	if err := checkURL(u.URL, 8192); err != nil {
+		return fmt.Errorf("unverified: %w", err)
+	}
+	if u.Why == "" || len(u.Why) > 8192 || !utf8.ValidString(u.Why) ||
+		strings.ContainsFunc(u.Why, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return fmt.Errorf("unverified: the reason %.200q is empty, longer than 8192 bytes or not printable", u.Why)
+	}
+	if prev != nil && prev.URL >= u.URL {
+		return fmt.Errorf("unverified %s and %s are repeated or out of order", prev.URL, u.URL)
 	}
 	return nil
 }

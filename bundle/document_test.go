@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -57,8 +58,12 @@ func TestIndexRoundTrip(t *testing.T) {
 	leads.Redirects = []Redirect{
 		{"https://update.example/stable", "https://a.example/releases/tag/v1+x1"}, {
 			"https://a.example/z?q=1", "http://b.example/"}}
+	unverified, both := fullIndex(), fullIndex()
+	unverified.Unverified = []Unverified{{"https://b.example/InRelease", "it is signed by key AB"},
+		{"https://a.example/InRelease", "it is signed by key CD"}}
+	both.Redirects, both.Unverified = leads.Redirects, unverified.Unverified
 	for name, ix := range map[string]*Index{"small": smallIndex(), "empty": {
-		Version: 1}, "full": full, "leads": leads} {
+		Version: 1}, "full": full, "leads": leads, "unverified": unverified, "both": both} {
 		b, err := ix.Encode()
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
@@ -67,9 +72,16 @@ func TestIndexRoundTrip(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
-		// Programs that know no redirects read every index without any.
-		if old := bytes.HasPrefix(b, []byte(`{"version":1,`)); old != (len(ix.Redirects) == 0) ||
-			len(got.Redirects) != len(ix.Redirects) {
+		// Older programs read every index that has nothing which they do not know.
+		version := 1
+		if len(ix.Redirects) > 0 {
+			version = 2
+		}
+		if len(ix.Unverified) > 0 {
+			version = 3
+		}
+		if got.Version != version || !slices.Equal(got.Redirects, ix.Redirects) ||
+			!slices.Equal(got.Unverified, ix.Unverified) {
 			t.Errorf("%s: %s", name, b)
 		}
 		again, err := got.Encode()
@@ -151,6 +163,13 @@ func TestEncodeRefuses(t *testing.T) {
 				ix.Redirects = append(ix.Redirects,
 					Redirect{fmt.Sprintf("https://a.example/%d", i), "https://a.example/x"})
 			}
+		},
+		"unverified: the reason": func(ix *Index) { ix.Unverified = []Unverified{{"https://a.example/x", ""}} },
+		`unverified: "/x" is not an http`: func(ix *Index) {
+			ix.Unverified = []Unverified{{"/x", "it is signed by key AB"}}
+		},
+		"unverified https://a.example/x and https://a.example/x are repeated": func(ix *Index) {
+			ix.Unverified = []Unverified{{"https://a.example/x", "one"}, {"https://a.example/x", "two"}}
 		},
 		"on must be a day": func(ix *Index) { ix.Files[0].On = "2026-1-1" },
 	} {

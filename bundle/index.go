@@ -6,9 +6,10 @@ import (
 	"io/fs"
 )
 
-// IndexVersion is the newest version of the index document that this program writes and reads. Version 2 has redirects;
-// an index without them is written as version 1, which older programs read.
-const IndexVersion = 2
+// IndexVersion is the newest version of the index document that this program writes and reads. Version 2 has redirects,
+// version 3 repositories whose signature was not checked; an index without these is written as an older version, which
+// older programs read.
+const IndexVersion = 3
 
 // maxRedirects bounds the redirects of an index: every node keeps them in memory.
 const maxRedirects = 1000
@@ -30,6 +31,15 @@ type Index struct {
 	Absent []Absent `json:"absent,omitempty"`
 	// Redirects are URLs that lead elsewhere, sorted: a channel to its newest release.
 	Redirects []Redirect `json:"redirects,omitempty"`
+	// Unverified are repositories of packages that are signed, but whose signature the collector was told not to check,
+	// sorted.
+	Unverified []Unverified `json:"unverified,omitempty"`
+}
+
+// Unverified is one repository of packages with a signature that nobody has checked.
+type Unverified struct {
+	URL string `json:"url"` // of the signed document
+	Why string `json:"why"` // what was wrong with it, with the IDs of the keys
 }
 
 // Absent is one name that is missing from a bundle.

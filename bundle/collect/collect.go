@@ -162,8 +162,9 @@ type collector struct {
 	// by URL: it has a requested chart, or was requested itself; guarded by chartLock
 	neededIndexes map[string]bool
 
-	requests  []request // by number: images, files, charts, repositories, unavailable names
-	redirects []lists.Redirect
+	requests   []request // by number: images, files, charts, repositories, unavailable names
+	redirects  []lists.Redirect
+	unverified []lists.Unverified
 
 	mu          sync.Mutex // guards the fields below
 	notes       []string
@@ -319,7 +320,7 @@ func (c *collector) collect(ctx context.Context, w *lists.Wanted) (*Collection, 
 		c.requests = append(c.requests, request{u.Name, u.Where, false})
 		c.fail(len(c.requests)-1, u.Err)
 	}
-	c.redirects = w.Redirects
+	c.redirects, c.unverified = w.Redirects, w.Unverified
 	files := c.wantedFiles(w)
 	var jobs []func()
 	for i, image := range w.Images {

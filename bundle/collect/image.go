@@ -179,6 +179,9 @@ func (c *collector) index(failed []Failure) *bundle.Index {
 	for _, r := range c.redirects {
 		ix.Redirects = append(ix.Redirects, bundle.Redirect{From: r.From, To: r.To})
 	}
+	for _, u := range c.unverified {
+		ix.Unverified = append(ix.Unverified, bundle.Unverified{URL: u.URL, Why: diagnose.OneLine(u.Why)})
+	}
 	slices.SortFunc(ix.Images, func(a, b bundle.Image) int { return bundle.CompareImages(&a, &b) })
 	slices.SortFunc(ix.Files, func(a, b bundle.File) int { return cmp.Compare(a.URL, b.URL) })
 	slices.SortFunc(ix.Blobs, func(a, b bundle.Blob) int { return cmp.Compare(a.Digest, b.Digest) })

@@ -10,13 +10,17 @@ import (
 )
 
 // unsigned returns a note for each repository of packages without a signature: a Release file with an index of packages
-// below it, and neither Release.gpg nor InRelease beside it; or a repomd.xml without repomd.xml.asc.
+// below it, and neither Release.gpg nor InRelease beside it; or a repomd.xml without repomd.xml.asc. A signature that
+// the collector did not accept has a note too.
 func unsigned(ix *bundle.Index) (notes []string) {
 	at := func(url string) (int, bool) {
 		return slices.BinarySearchFunc(ix.Files, url, func(f bundle.File, url string) int {
 			return cmp.Compare(f.URL,
 				url)
 		})
+	}
+	for _, u := range ix.Unverified {
+		notes = append(notes, fmt.Sprintf("The signature of %s was not checked when it was collected: %s.", u.URL, u.Why))
 	}
 	for _, f := range ix.Files {
 		if base, ok := strings.CutSuffix(f.URL, "/repodata/repomd.xml"); ok {

@@ -35,6 +35,15 @@ func TestUnsigned(t *testing.T) {
 	}
 }
 
+func TestUnverified(t *testing.T) {
+	ix := &bundle.Index{Unverified: []bundle.Unverified{{URL: "https://deb.example/dists/stable/InRelease",
+		Why: "it is signed by key AB, which is not among the given keys"}}}
+	if notes := unsigned(ix); len(notes) != 1 || !strings.Contains(notes[0],
+		"https://deb.example/dists/stable/InRelease was not checked when it was collected: it is signed by key AB") {
+		t.Errorf("got %q", notes)
+	}
+}
+
 func TestUnsignedRepomd(t *testing.T) {
 	const at = "https://rpm.example/os/repodata/repomd.xml"
 	for _, signed := range []bool{false, true} {

@@ -16,6 +16,14 @@ type Wanted struct {
 	Packages []Package `json:"packages,omitempty"`
 	// Unavailable are names of which it is known already that they cannot be fetched.
 	Unavailable []Unavailable `json:"-"`
+	// Unverified are repositories of packages that are taken although their signature is not good.
+	Unverified []Unverified `json:"-"`
+}
+
+// Unverified is one repository of packages with a signature that is not good, or of an unknown key.
+type Unverified struct {
+	URL string // of the signed document
+	Why string
 }
 
 // Unavailable is one requested name that cannot be fetched.

@@ -20,8 +20,10 @@ type Result struct {
 	Packages map[string]Package
 	// Unavailable are the requested packages that nodes could not install.
 	Unavailable []lists.Unavailable
-	Suites      []Suite
-	Notes       []string
+	// Unverified are repositories that AllowUnsigned names although they are signed.
+	Unverified []lists.Unverified
+	Suites     []Suite
+	Notes      []string
 }
 
 // Package is one chosen package.
@@ -73,6 +75,7 @@ func Join(results ...*Result) *Result {
 	for _, r := range results {
 		all.Files = append(all.Files, r.Files...)
 		all.Redirects = append(all.Redirects, r.Redirects...)
+		all.Unverified = append(all.Unverified, r.Unverified...)
 		all.Suites = append(all.Suites, r.Suites...)
 		all.Notes = append(all.Notes, r.Notes...)
 		maps.Copy(all.Packages, r.Packages)

@@ -98,6 +98,7 @@ func (r *repositoryFlags) replace(cmd *cobra.Command, in *repositoryInput, found
 	for _, d := range found.Redirects {
 		set.redirect(d)
 	}
+	w.Unverified = append(w.Unverified, found.Unverified...)
 	w.Unavailable = append(w.Unavailable, found.Unavailable...)
 	w.Packages = nil
 }

@@ -64,6 +64,9 @@ func Collect(ctx context.Context, fetch Fetcher, opt Options) (*ospackages.Resul
 		}
 		res.Files = append(res.Files, s.files...)
 		res.Notes = append(res.Notes, s.notes...)
+		if s.unverified != nil {
+			res.Unverified = append(res.Unverified, *s.unverified)
+		}
 		res.Suites = append(res.Suites, describe(s))
 		for _, p := range s.packages {
 			if err := u.add(p); err != nil {

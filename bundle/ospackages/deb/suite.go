@@ -39,6 +39,8 @@ type suite struct {
 	files    []lists.File // the Release file, its signature, the indices
 	packages []*Package
 	notes    []string
+	// unverified is not nil if the signature is not good, but need not be.
+	unverified *lists.Unverified
 }
 
 // changedError says that a publisher changes a suite while it is read: another attempt may succeed.
@@ -180,11 +182,17 @@ func (c *Collector) verifyInline(s *suite, doc []byte) ([]byte, error) {
 	}
 	text, by, err := openpgp.Clearsigned(doc, keys, c.opt.Now())
 	if err != nil && text != nil && c.allowsUnsigned(s.Source) {
-		s.note("its signature is not checked: %v", err)
+		s.allow("InRelease", err)
 		return text, nil
 	}
 	s.signers = by
 	return text, err
+}
+
+// allow records that a document is taken although its signature is not good.
+func (s *suite) allow(document string, err error) {
+	s.note("its signature is not checked: %v", err)
+	s.unverified = &lists.Unverified{URL: s.Base() + document, Why: err.Error()}
 }
 
 func (c *Collector) verifyDetached(s *suite, text, sig []byte) (err error) {
@@ -196,7 +204,7 @@ func (c *Collector) verifyDetached(s *suite, text, sig []byte) (err error) {
 		s.signers, err = openpgp.Detached(text, sig, keys, c.opt.Now())
 	}
 	if err != nil && c.allowsUnsigned(s.Source) {
-		s.note("its signature is not checked: %v", err)
+		s.allow("Release", err)
 		err = nil
 	}
 	return err

@@ -77,6 +77,8 @@ type repository struct {
 	notes     []string
 	// checked says that the signature of each package is checked.
 	checked bool
+	// unverified is not nil if the signature of repomd.xml is not good, but need not be.
+	unverified *lists.Unverified
 }
 
 func (r *repository) note(format string, args ...any) {
@@ -105,6 +107,9 @@ func Collect(ctx context.Context, fetch Fetcher, opt Options) (*ospackages.Resul
 		repos = append(repos, r)
 		res.Files = append(res.Files, r.files...)
 		res.Redirects = append(res.Redirects, r.redirects...)
+		if r.unverified != nil {
+			res.Unverified = append(res.Unverified, *r.unverified)
+		}
 		res.Suites = append(res.Suites, describe(r))
 	}
 	if len(bad) > 0 {

@@ -177,6 +177,9 @@ func (c *Collector) checkRepomd(ctx context.Context, r *repository, at string, t
 		return fmt.Errorf("%s: %w: --allow-unsigned %s takes it all the same", at, err, r.base)
 	case allowed:
 		r.note("its signature is not checked (%v): nothing says who made its packages", err)
+		if sig != nil {
+			r.unverified = &lists.Unverified{URL: at, Why: err.Error()}
+		}
 		if r.GPGCheck || r.RepoGPGCheck {
 			r.note("dnf on the nodes verifies it with their keys, unless its .repo file says gpgcheck=0 and " +
 				"repo_gpgcheck=0")
