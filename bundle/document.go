@@ -149,8 +149,8 @@ func decodeIndex(b []byte) (*Index, error) {
 		return nil, err
 	}
 	ix := &Index{Version: 1}
-	if bytes.HasPrefix(b, []byte(`{"version":2,`)) {
-		ix.Version = 2
+	for !bytes.HasPrefix(b, fmt.Appendf(nil, `{"version":%d,`, ix.Version)) { // one of them, as was checked
+		ix.Version++
 	}
 	var err error
 	if ix.Images, err = canonical.ReadList(c, `,"images":`, checkImage); err != nil {

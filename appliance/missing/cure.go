@@ -68,7 +68,8 @@ func hostOf(rawURL string) string {
 	return host
 }
 
-// pythonProject returns the name of the Python project whose page in an index (/simple/NAME/) a URL is; "" if it is none.
+// pythonProject returns the name of the Python project whose page in an index (/simple/NAME/) a URL is; "" if it is no
+// such page.
 func pythonProject(rawURL string) string {
 	_, elems, query := splitURL(rawURL)
 	if n := len(elems); n >= 3 && elems[n-1] == "" && elems[n-3] == "simple" && query == "" {
@@ -80,8 +81,9 @@ func pythonProject(rawURL string) string {
 // scripts matches hosts whose first page is an installation script (curl https://get.k3s.io | sh).
 var scripts = regexp.MustCompile(`^get\.|^sh\.|^install\.`)
 
-// NoFile returns why the URL of a miss cannot be fetched as a file; "" if it may be a file. The page of a Python project
-// (/simple/NAME/, PEP 503) could be, but a stored page hides the one that is made of the packages that are here.
+// NoFile returns why the URL of a miss cannot be fetched as a file; "" if it may be a file. The page of a Python
+// project (/simple/NAME/, PEP 503) could be, but a stored page hides the one that is made of the packages that are
+// here.
 func NoFile(rawURL string) string {
 	host, elems, query := splitURL(rawURL)
 	n := len(elems)

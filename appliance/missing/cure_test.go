@@ -28,6 +28,8 @@ func TestEachEntrySaysWhatCuresIt(t *testing.T) {
 		{Entry{Kind: File, Name: "https://www.example/x"}, "origin add www.example, bundle create --files"},
 		{Entry{Kind: File, Name: "https://dl.k8s.io/x.deb"}, "bundle create --packages"},
 		{Entry{Kind: File, Name: "https://www.example/x.deb"}, "origin add www.example, bundle create --packages"},
+		{Entry{Kind: File, Name: "https://dl.k8s.io/simple/six/"},
+			"bundle create --python, with six in the requirements"},
 		{Entry{Kind: File, Name: "https://dl.k8s.io/"}, "a host and not a file"},
 		{Entry{Kind: File, Name: "https://dl.k8s.io/release/"}, "a directory and not a file"},
 		{Entry{Kind: File, Name: "/kubernetes"}, "/HOST/PATH"},

@@ -15,8 +15,8 @@ import (
 	"casemate/bundle/digests"
 )
 
-// storedContent reads what nodes get for URLs, over the admin socket. It has the methods of collect.Documents, so that a
-// check finds the files of packages like bundle create does.
+// storedContent reads what nodes get for URLs, over the admin socket. It has the methods of collect.Documents, so that
+// a check finds the files of packages like bundle create does.
 type storedContent struct {
 	client *client
 }

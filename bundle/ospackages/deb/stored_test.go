@@ -9,6 +9,7 @@ import (
 
 	"casemate/bundle/lists"
 	"casemate/bundle/ospackages"
+	"casemate/bundle/ospackages/openpgp"
 )
 
 // The stored copy of a suite is read like that of the publisher, once and without looking for the cause elsewhere.
@@ -23,7 +24,11 @@ func TestStored(t *testing.T) {
 		{name: "right"},
 		{name: "without keys", option: func(o *Options) { o.Keyrings = nil }},
 		{name: "signed by another key, without keys", option: func(o *Options) { o.Keyrings = nil },
-			spoil: replaced("InRelease", "Hash: SHA", "Hash: SHB")},
+			spoil: func(s *site) {
+				at := host + "/dists/stable/InRelease"
+				text, _, _ := openpgp.Clearsigned(s.files[at], &openpgp.Keyring{}, today)
+				s.files[at] = newKey("other").clearsign(append(text, '\n'))
+			}},
 		{name: "unsigned, without keys", option: func(o *Options) { o.Keyrings = nil }, spoil: unsigned},
 		{name: "unsigned", spoil: unsigned, want: "it is not signed"},
 		{name: "tampered with", spoil: replaced("InRelease", "Example", "Exomple"), want: "is not good"},
@@ -101,7 +106,7 @@ func TestOptionalPackages(t *testing.T) {
 		t.Fatalf("got %v, %v", res, err)
 	}
 	for _, want := range []string{"the package none is left out, because no source has it",
-		"the package broken is left out, because broken needs nothing"} {
+		"the package broken is left out, because broken:amd64 1 needs nothing"} {
 		if !strings.Contains(strings.Join(res.Notes, "\n"), want) {
 			t.Errorf("notes %q, want %q", res.Notes, want)
 		}
