@@ -94,8 +94,8 @@ func (s *Server) resolve(ctx context.Context, a address) (resolved, string, erro
 		case rp.setting:
 			next, err := s.target(a, rp.to)
 			if err != nil {
-				return resolved{}, "", notHeld(asked, a, "files.redirects leads to "+clip(rp.to.url)+", which is not here",
-					fs.ErrNotExist)
+				why := "files.redirects leads to " + clip(rp.to.url) + ", which is not here"
+				return resolved{}, "", notHeld(asked, a, why, fs.ErrNotExist)
 			}
 			a, luck = next, "files.redirects leads to "+next.url()
 		case rp.sumOf != "":

@@ -20,7 +20,8 @@ func unsigned(ix *bundle.Index) (notes []string) {
 		})
 	}
 	for _, u := range ix.Unverified {
-		notes = append(notes, fmt.Sprintf("The signature of %s was not checked when it was collected: %s.", u.URL, u.Why))
+		notes = append(notes, fmt.Sprintf("The signature of %s was not checked when it was collected: %s.",
+			u.URL, u.Why))
 	}
 	for _, f := range ix.Files {
 		if base, ok := strings.CutSuffix(f.URL, "/repodata/repomd.xml"); ok {

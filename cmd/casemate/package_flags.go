@@ -60,8 +60,8 @@ func (r *repositoryFlags) check(l *listFlags) error {
 		return usageError{errors.New("--apt and --dnf say where packages are, and --packages (or --os, with " +
 			"--kubespray) which are wanted: give both (a list with * is every package)")}
 	case asked && !any:
-		return usageError{errors.New("--packages or --os says which packages are wanted, and --apt or --dnf where they " +
-			"are: give the sources of the nodes (a file of /etc/apt/sources.list.d or /etc/yum.repos.d)")}
+		return usageError{errors.New("--packages or --os says which packages are wanted, and --apt or --dnf " +
+			"where they are: give the sources of the nodes (a file of /etc/apt/sources.list.d or /etc/yum.repos.d)")}
 	case !any && (len(r.keyrings)+len(r.installed)+len(r.unsigned) > 0 || r.noRecommends):
 		return usageError{errors.New("--keyring, --installed, --allow-unsigned and --no-recommends are for --apt " +
 			"and --dnf, which are missing")}

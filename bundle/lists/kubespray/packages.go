@@ -263,7 +263,8 @@ func (in *varsReader) tasks(n *yaml.Node, conditions []any, depth int, each func
 				list = when.Content
 			}
 			for _, w := range list {
-				t.conditions = append(t.conditions, &source{text: "{{ " + w.Value + " }}", name: "when", where: t.where})
+				text := "{{ " + w.Value + " }}"
+				t.conditions = append(t.conditions, &source{text: text, name: "when", where: t.where})
 			}
 		}
 		for _, part := range []string{"block", "rescue", "always"} {

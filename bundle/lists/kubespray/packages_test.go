@@ -113,7 +113,8 @@ func TestPackages(t *testing.T) {
 		want     string // optional ones with a ?
 	}{
 		{"Debian", conditional, "debian12", "",
-			"rsync apparmor gnupg ipvsadm nftables? chrony? ping? python3-minimal? docker=5:28.1-1~debian.12? one? two?"},
+			"rsync apparmor gnupg ipvsadm nftables? chrony? ping? python3-minimal? docker=5:28.1-1~debian.12? one? " +
+				"two?"},
 		{"another release", conditional, "debian13", "",
 			"rsync apparmor ipvsadm nftables? chrony? ping? python3-minimal? docker=5:28.1-1~debian.13? one? two?"},
 		{"a derivative", conditional, "ubuntu24.04", "",

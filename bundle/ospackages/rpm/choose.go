@@ -319,7 +319,8 @@ func (t *chosen) verdicts(u *universe) {
 		case t.found[n]:
 			t.Notes = append(t.Notes, fmt.Sprintf("%s: %s is not for every kind of node: %v", r.Where, r.Label(), err))
 		case r.Optional:
-			t.Notes = append(t.Notes, fmt.Sprintf("%s: the package %s is left out, because %v", r.Where, r.Label(), err))
+			t.Notes = append(t.Notes, fmt.Sprintf("%s: the package %s is left out, because %v", r.Where,
+				r.Label(), err))
 		default:
 			if errors.Is(err, errUnknown) && t.c.opt.Near != nil {
 				err = fmt.Errorf("%w%s", err, t.c.opt.Near(r.Name, u.names()))

@@ -109,7 +109,8 @@ func (c *Collector) findMirrors(ctx context.Context, r *Repo) (*mirrors, error) 
 	}
 	found.url = m.url
 	slices.SortStableFunc(found.bases, func(a, b string) int {
-		return cmp.Or(c.collected(b).Compare(c.collected(a)), strings.Compare(scheme(b), scheme(a))) // https before http
+		// https before http
+		return cmp.Or(c.collected(b).Compare(c.collected(a)), strings.Compare(scheme(b), scheme(a)))
 	})
 	return found, nil
 }
