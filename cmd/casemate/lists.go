@@ -14,7 +14,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"casemate/bundle/lists"
-	"casemate/bundle/lists/kubespray"
 )
 
 // listFlags are the flags that select content: the same for bundle create and check.
@@ -66,9 +65,6 @@ func (l *listFlags) add(cmd *cobra.Command) {
 		"YAML `FILE` of variables that override those of the checkout and its inventory, as ansible-playbook -e "+
 			"takes it; "+
 			"may be repeated, the last one wins")
-	f.StringArrayVar(&l.systems, "os", nil,
-		"operating system `NAME` of the nodes, like debian12, ubuntu24.04 or rocky9: the packages that the release of "+
-			"--kubespray installs on it are selected like those of --packages; may be repeated")
 	releaseVar(f, &l.k3s, "k3s",
 		"`VERSION` of k3s, like v1.31.5+k3s1, or channel, like stable: its installer, program, images and channels, "+
 			"for the processors of --platform (default amd64); may be repeated")
@@ -82,8 +78,6 @@ func (l *listFlags) add(cmd *cobra.Command) {
 	platformsVar(f, &l.platforms, "platform", "`OS/ARCH` of the nodes, like linux/amd64; may be repeated")
 	platforms := []string{"linux/amd64", "linux/arm64"}
 	cmd.RegisterFlagCompletionFunc("platform", cobra.FixedCompletions(platforms, cobra.ShellCompDirectiveNoFileComp))
-	cmd.RegisterFlagCompletionFunc("os",
-		cobra.FixedCompletions(kubespray.Systems(), cobra.ShellCompDirectiveNoFileComp))
 	cmd.MarkFlagDirname("kubespray")
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"casemate/bundle/lists/kubespray"
 	"casemate/bundle/ospackages"
 	"casemate/bundle/ospackages/deb"
 	"casemate/bundle/ospackages/openpgp"
@@ -29,6 +30,9 @@ func (r *repositoryFlags) add(cmd *cobra.Command, l *listFlags) {
 	f.StringArrayVar(&l.packages, "packages", nil,
 		"`LIST` of packages of an operating system, one per line: NAME, NAME=VERSION or NAME:ARCH, * for every "+
 			"package; with everything that they need; - reads standard input; may be repeated")
+	f.StringArrayVar(&l.systems, "os", nil,
+		"operating system `NAME` of the nodes, like debian12, ubuntu24.04 or rocky9: the packages that the release of "+
+			"--kubespray installs on it are selected like those of --packages; may be repeated")
 	f.StringArrayVar(&r.apt, "apt", nil,
 		"sources `FILE` of the nodes, a sources.list or .sources: the repositories that --packages are in; may be "+
 			"repeated")
@@ -47,6 +51,8 @@ func (r *repositoryFlags) add(cmd *cobra.Command, l *listFlags) {
 	f.BoolVar(&r.noRecommends, "no-recommends", false, "leave out packages that others only recommend")
 	f.StringArrayVar(&r.unsigned, "allow-unsigned", nil,
 		"take the repository at `URL` although it is not signed, or by an unknown key; may be repeated")
+	cmd.RegisterFlagCompletionFunc("os",
+		cobra.FixedCompletions(kubespray.Systems(), cobra.ShellCompDirectiveNoFileComp))
 	cmd.MarkFlagFilename("apt", "list", "sources")
 	cmd.MarkFlagFilename("dnf", "repo")
 	cmd.MarkFlagFilename("keyring", "gpg", "asc")
