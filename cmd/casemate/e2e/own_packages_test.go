@@ -27,7 +27,7 @@ func TestOwnPackagesApt(t *testing.T) {
 		n.must(t, "sh", "-c", line+args)
 	}
 	enroll(" --repo tools")
-	apt := newApt(t, n, nil)
+	apt := newApt(t, n)
 	conf, err := os.ReadFile(n.path("apt/apt.conf"))
 	if err != nil {
 		t.Fatal(err)
