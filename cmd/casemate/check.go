@@ -29,9 +29,9 @@ stored for all of its platforms is reported with those for which it is. The list
 are those that "casemate bundle create" takes.
 
 With --packages and the sources of nodes (--apt, --dnf) it reports which packages a
-node cannot install from what is stored here: the stored indices say what the
-packages need, by the rules of "casemate bundle create". The signatures of the
-repositories are checked with the keys of --keyring.
+node cannot install from what is stored here. It reads dependencies from the stored
+indices, by the rules of "casemate bundle create", and checks the signatures of the
+repositories with the keys of --keyring.
 
 Exit code 0: everything is here. 3: something is missing or differs.`,
 		Example: `  casemate check --images images.list --files files.list --platform linux/amd64

@@ -28,8 +28,8 @@ requests without TLS. CLASS marks names that are known: telemetry, time, certifi
 status, update check, connectivity check, resolver. A client is an address, or the
 /64 of an IPv6 address. Other bastions' part may be 15 minutes old.
 
-What does not pass the bastions is not in the list; its last lines say what that is,
-and "casemate doctor" tries it on a node.`,
+What does not pass the bastions is not in the list. Its last lines name these ways,
+and "casemate doctor" tries them on a node.`,
 		Example: `  casemate egress --since 2026-01-31
   casemate egress --since base --client 10.0.0.0/24 -o csv > egress.csv`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
