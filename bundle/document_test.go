@@ -116,7 +116,7 @@ func TestEncodeSorts(t *testing.T) {
 // TestEncodeRefuses: a document that could not be read is not written.
 func TestEncodeRefuses(t *testing.T) {
 	for says, change := range map[string]func(ix *Index){
-		"version":                   func(ix *Index) { ix.Version = 3 },
+		"version":                   func(ix *Index) { ix.Version = IndexVersion + 1 },
 		"not a repository":          func(ix *Index) { ix.Images[0].Repository = "docker.io/library/Nginx" },
 		`"" is not a repository`:    func(ix *Index) { ix.Images[0].Repository = "" },
 		`../x" is not a repository`: func(ix *Index) { ix.Images[0].Repository = "docker.io/../x" },
@@ -193,7 +193,8 @@ func TestDecodeRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	for says, change := range map[string][2]string{
-		"newer casemate":          {`"version":1`, `"version":3`},
+		"newer casemate":          {`"version":1`, `"version":4`},
+		`unverified`:              {`"version":1`, `"version":3`},
 		`redirects`:               {`"version":1`, `"version":2`},
 		"not a version":           {`"version":1`, `"version":01`},
 		"unknown field":           {`"size":3`, `"size":3,"x":1`},
