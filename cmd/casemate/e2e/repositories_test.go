@@ -262,7 +262,7 @@ func TestDnfMirrors(t *testing.T) {
 			repos := filepath.Dir(n.write(kind+"/test.repo", fmt.Sprintf("[test]\nname=test\n%s=%s%s?repo=BaseOS-9&"+
 				"arch=x86_64\nenabled=1\ngpgcheck=0\nrepo_gpgcheck=1\ngpgkey=file://%s\n", kind, mirrors, kind, key)))
 			dnf := func(args ...string) (string, error) {
-				return n.try(append([]string{"dnf", "-y", "--setopt=reposdir=" + repos,
+				return n.try(append([]string{"dnf", "-y", "--noplugins", "--setopt=reposdir=" + repos,
 					"--setopt=cachedir=" + n.path(kind+"/cache"), "--setopt=logdir=" + n.path(kind),
 					"--setopt=varsdir=" + repos, "--setopt=retries=1", "--installroot=" + n.path(kind+"/root"),
 					"--releasever=9", "--forcearch=x86_64"}, args...)...)
