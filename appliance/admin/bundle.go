@@ -8,10 +8,12 @@ import (
 	"io/fs"
 	"net/http"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"casemate/appliance/content"
 	"casemate/appliance/usage"
+	"casemate/bundle"
 	"casemate/bundle/oci"
 	"casemate/cluster/tree"
 )
@@ -77,6 +79,11 @@ func (a *API) postBundle(r *http.Request) (any, error) {
 			out.Findings = append(out.Findings, f)
 		}
 	}
+	if req.Everything && a.Transcript != nil {
+		out.Index.Questions = a.Transcript.Questions()
+		complete(out.Index)
+		notes = append(notes, a.Transcript.Notes()...)
+	}
 	own := "https://" + a.Current.State().Settings.PackagesHost() + "/"
 	if n := out.Below(own); n > 0 {
 		notes = append(notes, fmt.Sprintf("%d files are at %s, the own name of these bastions: a cluster with another "+
@@ -84,6 +91,28 @@ func (a *API) postBundle(r *http.Request) (any, error) {
 	}
 	out.Notes = append(out.Notes, notes...)
 	return out, nil
+}
+
+// Transcript is the record of a rehearsal.
+type Transcript interface {
+	Questions() []bundle.Question
+	// Notes say what is not recorded, one sentence each.
+	Notes() []string
+}
+
+// complete adds the digests of files whose end was not known when their first client was answered.
+func complete(ix *bundle.Index) {
+	files := map[string]*bundle.File{}
+	for i := range ix.Files {
+		files[ix.Files[i].URL] = &ix.Files[i]
+	}
+	for i := range ix.Questions {
+		q := &ix.Questions[i]
+		f := files["https://"+strings.TrimPrefix(strings.TrimPrefix(q.URL, "https://"), "http://")]
+		if f != nil && q.Status == http.StatusOK && q.Digest == "" {
+			q.Digest, q.Size = f.Digest, f.Size
+		}
+	}
 }
 
 // getBlob sends the bytes of a blob. Their digest is for the client to verify.
