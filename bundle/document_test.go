@@ -235,7 +235,9 @@ func TestDecodeRefuses(t *testing.T) {
 // FuzzDecodeIndex: what is read is what would be written, byte for byte.
 func FuzzDecodeIndex(f *testing.F) {
 	full := fullIndex()
-	for _, ix := range []*Index{smallIndex(), full, {Version: 1}} {
+	asked := smallIndex()
+	asked.Questions = []Question{question()}
+	for _, ix := range []*Index{smallIndex(), full, asked, {Version: 1}} {
 		b, err := ix.Encode()
 		if err != nil {
 			f.Fatal(err)

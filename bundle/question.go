@@ -108,6 +108,16 @@ func (q *Question) Check() error {
 	return nil
 }
 
+// DigestIn returns the digest of the content of an answer, "" if its header does not say.
+func DigestIn(h http.Header) string {
+	for _, d := range []string{h.Get("Docker-Content-Digest"), strings.Trim(h.Get("ETag"), `"`)} {
+		if digests.Check(d) == nil {
+			return d
+		}
+	}
+	return ""
+}
+
 func checkQuestion(prev, q *Question) error {
 	if err := q.Check(); err != nil {
 		return err

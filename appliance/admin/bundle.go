@@ -6,12 +6,16 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 
 	"casemate/appliance/content"
+	"casemate/appliance/egress"
+	"casemate/appliance/hostname"
 	"casemate/appliance/usage"
 	"casemate/bundle"
 	"casemate/bundle/oci"
@@ -82,7 +86,7 @@ func (a *API) postBundle(r *http.Request) (any, error) {
 	if req.Everything && a.Transcript != nil {
 		out.Index.Questions = a.Transcript.Questions()
 		complete(out.Index)
-		notes = append(notes, a.Transcript.Notes()...)
+		notes = append(append(notes, a.Transcript.Notes()...), a.unasked()...)
 	}
 	own := "https://" + a.Current.State().Settings.PackagesHost() + "/"
 	if n := out.Below(own); n > 0 {
@@ -98,6 +102,25 @@ type Transcript interface {
 	Questions() []bundle.Question
 	// Notes say what is not recorded, one sentence each.
 	Notes() []string
+}
+
+// unasked names what was resolved and never asked for over HTTP: other ports and protocols are not recorded.
+func (a *API) unasked() (notes []string) {
+	entries, _, err := a.Egress.List(egress.Filter{})
+	if err != nil {
+		return []string{"names that were only resolved are not known: " + err.Error()}
+	}
+	asked := map[string]bool{}
+	for _, e := range entries {
+		asked[e.Name] = asked[e.Name] || e.Kind != egress.DNS || e.Verdict != egress.Answered
+	}
+	domain := a.Current.State().Settings.Domain
+	for _, name := range slices.Sorted(maps.Keys(asked)) {
+		if !asked[name] && !hostname.Overlap(name, domain) {
+			notes = append(notes, name+" was resolved and never asked for over HTTP: what used it is not in the transcript")
+		}
+	}
+	return notes
 }
 
 // complete adds the digests of files whose end was not known when their first client was answered.

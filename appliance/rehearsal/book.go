@@ -195,7 +195,7 @@ func question(r *http.Request, host string, status int, answer http.Header) (q b
 		Method: r.Method, URL: scheme + "://" + host + r.URL.RequestURI(), Client: clientOf(r.UserAgent()),
 		Status: status,
 	}
-	q.Digest = digestIn(answer)
+	q.Digest = bundle.DigestIn(answer)
 	if n, err := strconv.ParseInt(answer.Get("Content-Length"), 10, 64); err == nil && n > 0 {
 		q.Size = n
 	}
@@ -231,16 +231,6 @@ func question(r *http.Request, host string, status int, answer http.Header) (q b
 		q.Location, q.Digest, q.Size = to.String(), "", 0
 	}
 	return q, true
-}
-
-// digestIn returns the digest of the content of an answer, "" if it does not say.
-func digestIn(h http.Header) string {
-	for _, d := range []string{h.Get("Docker-Content-Digest"), strings.Trim(h.Get("ETag"), `"`)} {
-		if digests.Check(d) == nil {
-			return d
-		}
-	}
-	return ""
 }
 
 // programs are the known clients, as their User-Agent begins. Others are not written: a User-Agent may be anything.

@@ -20,7 +20,6 @@ import (
 	"time"
 
 	"casemate/bundle"
-	"casemate/bundle/digests"
 )
 
 const (
@@ -155,7 +154,7 @@ func ask(ctx context.Context, client *http.Client, q bundle.Question) *Differenc
 		}
 		return differs(load, "the answer is %d, and was %d", resp.StatusCode, q.Status)
 	}
-	if got := digestIn(resp.Header); q.Digest != "" && got != "" && got != q.Digest {
+	if got := bundle.DigestIn(resp.Header); q.Digest != "" && got != "" && got != q.Digest {
 		return differs(load, "the content is %s, and was %s", got, q.Digest)
 	}
 	if n, err := strconv.ParseInt(resp.Header.Get("Content-Length"), 10, 64); err == nil && q.Size > 0 && n != q.Size {
@@ -195,13 +194,4 @@ func failed(differs func(cure, format string, args ...any) *Difference, host str
 		err = at.Err
 	}
 	return differs("look whether the bastions run: casemate status", "%v", err)
-}
-
-func digestIn(h http.Header) string {
-	for _, d := range []string{h.Get("Docker-Content-Digest"), strings.Trim(h.Get("ETag"), `"`)} {
-		if digests.Check(d) == nil {
-			return d
-		}
-	}
-	return ""
 }

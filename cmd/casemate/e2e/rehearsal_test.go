@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"strings"
-	"syscall"
 	"testing"
 )
 
@@ -58,8 +57,13 @@ func TestRehearsal(t *testing.T) {
 		node.must(t, client(t, "crane"), "pull", "--format", "oci", "registry.k8s.io/pause:3.10", pulled)
 	}
 	install(t)
-	proc.Process.Signal(syscall.SIGKILL)
-	proc.Wait()
+	proc.Process.Kill()
+	until(t, "the rehearsal is dead", func() error {
+		if _, err := r.try(r.bin(), "--socket", r.socket, "status"); err == nil {
+			return fmt.Errorf("it answers")
+		}
+		return nil
+	})
 	rehearse()
 	file := r.path("debian12.tar")
 	node.try("curl", "-sS", "-d", "want", "https://github.com/o/r.git/git-upload-pack")
