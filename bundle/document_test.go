@@ -193,7 +193,7 @@ func TestDecodeRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	for says, change := range map[string][2]string{
-		"newer casemate":          {`"version":1`, `"version":4`},
+		"newer casemate":          {`"version":1`, `"version":5`},
 		`unverified`:              {`"version":1`, `"version":3`},
 		`redirects`:               {`"version":1`, `"version":2`},
 		"not a version":           {`"version":1`, `"version":01`},

@@ -202,6 +202,9 @@ func question(r *http.Request, host string, status int, answer http.Header) (q b
 	if strings.Contains(r.URL.Path, "/manifests/") {
 		q.Accept = strings.Join(r.Header.Values("Accept"), ", ")
 	}
+	if listing(r.URL.Path) {
+		q.Digest, q.Size = "", 0
+	}
 	switch status {
 	case http.StatusOK:
 	case http.StatusPartialContent:
@@ -231,6 +234,12 @@ func question(r *http.Request, host string, status int, answer http.Header) (q b
 		q.Location, q.Digest, q.Size = to.String(), "", 0
 	}
 	return q, true
+}
+
+// listing reports a path whose answer lists what there is, which grows: only its status is the same again.
+func listing(path string) bool {
+	return strings.HasPrefix(path, "/v2/") && (strings.HasSuffix(path, "/tags/list") ||
+		strings.HasSuffix(path, "/_catalog") || strings.Contains(path, "/referrers/"))
 }
 
 // programs are the known clients, as their User-Agent begins. Others are not written: a User-Agent may be anything.

@@ -150,7 +150,7 @@ func ask(ctx context.Context, client *http.Client, q bundle.Question) *Differenc
 		case http.StatusMisdirectedRequest:
 			load = "casemate origin add " + host
 		case http.StatusUnauthorized, http.StatusForbidden:
-			load = "casemate config set registry.anonymous on, or log in"
+			load = "casemate config set registry.anonymous pull"
 		}
 		return differs(load, "the answer is %d, and was %d", resp.StatusCode, q.Status)
 	}

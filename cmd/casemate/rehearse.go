@@ -24,17 +24,19 @@ import (
 // maxSocket is the longest path of a unix socket, in bytes (sun_path in unix(7), with its final zero).
 const maxSocket = 107
 
+// pinned is how long a tag keeps the content that it had when it was asked for first: the longest that the setting
+// allows.
+const pinned = "720h"
+
+// rehearsalSocket is the admin socket of the rehearsal in a directory.
 func rehearsalSocket(dir string) string { return filepath.Join(dir, "admin.sock") }
 
 func rehearseCommand(o *options) *cobra.Command {
 	var (
-		advertise   []netip.Addr
-		resolvers   string
-		permit      []string
-		set         [][2]string
-		upstreamCA  string
-		clock       setup.InitOptions
-		alwaysFresh = "720h" // a tag keeps the content that it had when it was asked first
+		advertise             []netip.Addr
+		resolvers, upstreamCA string
+		set                   [][2]string
+		opt                   setup.InitOptions
 	)
 	cmd := &cobra.Command{
 		Use: "rehearse DIRECTORY", Short: "run an install once where there is internet, and record what it asks for",
@@ -63,20 +65,19 @@ Ctrl-C ends it. The same command continues; --resolvers, --permit, --set and
 			if len(rehearsalSocket(dir)) > maxSocket {
 				return usageError{fmt.Errorf("%s is too long for the path of a socket: choose a shorter directory", dir)}
 			}
-			clock.Set = map[string]string{"domain": pki.LabDomain, "upstream": "on", "upstream.fresh": alwaysFresh,
+			opt.Set = map[string]string{"domain": pki.LabDomain, "upstream": "on", "upstream.fresh": pinned,
 				"upstream.resolvers": resolvers}
 			if upstreamCA != "" {
 				text, err := readSmall(upstreamCA)
 				if err != nil {
 					return err
 				}
-				clock.Set["upstream.ca"] = string(text)
+				opt.Set["upstream.ca"] = string(text)
 			}
 			for _, s := range set {
-				clock.Set[s[0]] = s[1]
+				opt.Set[s[0]] = s[1]
 			}
-			clock.Permit = permit
-			file, err := prepareRehearsal(cmd, dir, advertise, clock)
+			file, err := prepareRehearsal(cmd, dir, advertise, opt)
 			if err != nil {
 				return err
 			}
@@ -88,11 +89,11 @@ Ctrl-C ends it. The same command continues; --resolvers, --permit, --set and
 		"`IP` addresses at which clients reach this node, comma-separated (default: those of the default routes)")
 	f.StringVar(&resolvers, "resolvers", "",
 		"`ADDRESSES` of real resolvers, which know where the origins are; needed the first time")
-	zonesVar(f, &permit, "permit",
+	zonesVar(f, &opt.Permit, "permit",
 		"`ZONE` or CIDR that certificates may be for, besides the public ones; may be repeated")
 	settingsVar(f, &set, "set", "cluster setting `KEY=VALUE`; may be repeated")
 	f.StringVar(&upstreamCA, "upstream-ca", "", "trust the roots in `FILE` too when fetching")
-	clockFlag(cmd, &clock.Clock)
+	clockFlag(cmd, &opt.Clock)
 	cmd.MarkFlagFilename("upstream-ca", "pem", "crt")
 	return cmd
 }
