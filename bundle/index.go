@@ -7,8 +7,8 @@ import (
 )
 
 // IndexVersion is the newest version of the index document that this program writes and reads. Version 2 has redirects,
-// version 3 repositories whose signature was not checked, version 4 a transcript; an index without these is written as an
-// older version, which older programs read.
+// version 3 repositories whose signature was not checked, version 4 a transcript; an index without these is written
+// as an older version, which older programs read.
 const IndexVersion = 4
 
 // maxRedirects bounds the redirects of an index: every node keeps them in memory.

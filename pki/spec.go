@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// LabDomain is the zone of rehearsals. The root of one says so in its name, permits most public names, and is refused as
-// the issuer of another cluster.
+// LabDomain is the zone of rehearsals. The root of one says so in its name, permits most public names, and is refused
+// as the issuer of another cluster.
 const LabDomain = "rehearsal.casemate.internal"
 
 // LabZones are the public zones that the root of a rehearsal permits.

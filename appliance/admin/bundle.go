@@ -117,7 +117,8 @@ func (a *API) unasked() (notes []string) {
 	domain := a.Current.State().Settings.Domain
 	for _, name := range slices.Sorted(maps.Keys(asked)) {
 		if !asked[name] && !hostname.Overlap(name, domain) {
-			notes = append(notes, name+" was resolved and never asked for over HTTP: what used it is not in the transcript")
+			notes = append(notes, name+
+				" was resolved and never asked for over HTTP: what used it is not in the transcript")
 		}
 	}
 	return notes

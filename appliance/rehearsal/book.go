@@ -3,7 +3,8 @@
 //
 // It promises: each distinct question is kept once, with its last answer, which is that of the content that the bundle
 // has. A question is in the file when its client has the answer; after a crash the rest is read back. No address,
-// credential or content of a client is written. The number of questions is bounded, and what is not recorded is counted.
+// credential or content of a client is written. The number of questions is bounded, and what is not recorded is
+// counted.
 package rehearsal
 
 import (
@@ -243,8 +244,8 @@ func listing(path string) bool {
 }
 
 // programs are the known clients, as their User-Agent begins. Others are not written: a User-Agent may be anything.
-var programs = []string{"containerd", "docker", "buildkit", "cri-o", "podman", "skopeo", "crane", "go-containerregistry",
-	"nerdctl", "helm", "oras", "curl", "wget", "debian apt-http", "libdnf", "pip", "uv", "ansible-httpget", "git",
+var programs = []string{"containerd", "docker", "buildkit", "cri-o", "podman", "skopeo", "crane",
+	"go-containerregistry", "nerdctl", "helm", "oras", "curl", "wget", "debian apt-http", "libdnf", "pip", "uv", "ansible-httpget", "git",
 	"go-http-client", "python-urllib"}
 
 func clientOf(agent string) string {

@@ -58,15 +58,18 @@ func TestRecord(t *testing.T) {
 		want    bundle.Question // zero: none
 		note    string
 	}{
-		"manifest": {"registry", request("GET", manifest, "Accept: a/b", "Accept: c/d", "User-Agent: containerd/2.0 s3cret",
-			"Authorization: Bearer s3cret"), 200, header("Docker-Content-Digest: "+sumA, "Content-Length: 3"),
+		"manifest": {"registry", request("GET", manifest, "Accept: a/b", "Accept: c/d",
+			"User-Agent: containerd/2.0 s3cret", "Authorization: Bearer s3cret"), 200,
+			header("Docker-Content-Digest: "+sumA, "Content-Length: 3"),
 			bundle.Question{Method: "GET", URL: manifest, Accept: "a/b, c/d", Client: "containerd", Status: 200,
 				Digest: sumA, Size: 3}, ""},
-		"file by http": {"files", request("GET", "http://deb.example/InRelease", "Accept: text/*", "User-Agent: s3cret"),
-			200, header(`ETag: "` + sumB + `"`), bundle.Question{Method: "GET", URL: "http://deb.example/InRelease",
-				Status: 200, Digest: sumB}, ""},
-		"tags": {"registry", request("GET", "https://registry.k8s.io/v2/pause/tags/list"), 200, header("Content-Length: 9"),
-			bundle.Question{Method: "GET", URL: "https://registry.k8s.io/v2/pause/tags/list", Status: 200}, ""},
+		"file by http": {"files", request("GET", "http://deb.example/InRelease", "Accept: text/*",
+			"User-Agent: s3cret"), 200, header(`ETag: "` + sumB + `"`), bundle.Question{
+			Method: "GET", URL: "http://deb.example/InRelease",
+			Status: 200, Digest: sumB}, ""},
+		"tags": {"registry", request("GET", "https://registry.k8s.io/v2/pause/tags/list"), 200,
+			header("Content-Length: 9"), bundle.Question{Method: "GET",
+				URL: "https://registry.k8s.io/v2/pause/tags/list", Status: 200}, ""},
 		"no file": {"files", request("HEAD", "https://deb.example/x.xz"), 404, header("Content-Length: 9"),
 			bundle.Question{Method: "HEAD", URL: "https://deb.example/x.xz", Status: 404}, ""},
 		"part": {"files", request("GET", "https://a.example/f", "Range: bytes=5-6"), 206,
@@ -81,8 +84,8 @@ func TestRecord(t *testing.T) {
 			bundle.Question{Method: "GET", URL: "https://a.example/d/f", Status: 302,
 				Location: "https://a.example/g"}, ""},
 		"redirect elsewhere": {"files", request("GET", "https://a.example/f"), 307,
-			header("Location: https://u:s3cret@b.example/g#x"), bundle.Question{Method: "GET", URL: "https://a.example/f",
-				Status: 307, Location: "https://b.example/g"}, ""},
+			header("Location: https://u:s3cret@b.example/g#x"), bundle.Question{Method: "GET",
+				URL: "https://a.example/f", Status: 307, Location: "https://b.example/g"}, ""},
 		"signed": {"files", request("GET", "https://a.example/f?sig=s3cret"), 200, header(), bundle.Question{},
 			"GET a.example/f is not in the transcript: " + Credential},
 		"post": {"files", request("POST", "https://git.example/r/git-upload-pack"), 405, header(), bundle.Question{},
@@ -91,9 +94,10 @@ func TestRecord(t *testing.T) {
 		"login":          {"registry", request("GET", manifest), 401, header(), bundle.Question{}, ""},
 		"limit":          {"registry", request("GET", manifest), 429, header(), bundle.Question{}, ""},
 		"upstream fails": {"registry", request("GET", manifest), 502, header(), bundle.Question{}, ""},
-		"own name":       {"registry", request("GET", "https://registry."+zone+"/v2/"), 200, header(), bundle.Question{}, ""},
-		"own address":    {"registry", request("GET", "https://10.0.0.1/v2/"), 200, header(), bundle.Question{}, ""},
-		"page":           {"pages", request("GET", "https://x.example/enroll"), 200, header(), bundle.Question{}, ""},
+		"own name": {"registry", request("GET", "https://registry."+zone+"/v2/"), 200, header(),
+			bundle.Question{}, ""},
+		"own address": {"registry", request("GET", "https://10.0.0.1/v2/"), 200, header(), bundle.Question{}, ""},
+		"page":        {"pages", request("GET", "https://x.example/enroll"), 200, header(), bundle.Question{}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "questions")
@@ -144,7 +148,8 @@ func TestLastAnswer(t *testing.T) {
 		t.Errorf("notes: %v", b.Notes())
 	}
 	record(200, header(`ETag: "`+sumB+`"`))
-	if got := b.Questions(); got[0].Digest != sumB || !strings.Contains(strings.Join(b.Notes(), ""), "several contents") {
+	notes := strings.Join(b.Notes(), "")
+	if got := b.Questions(); got[0].Digest != sumB || !strings.Contains(notes, "several contents") {
 		t.Errorf("got %+v, notes %v", got, b.Notes())
 	}
 }

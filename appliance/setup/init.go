@@ -101,8 +101,8 @@ func Init(ctx context.Context, cfg config.Config, opt InitOptions) (res InitResu
 		}
 	}
 	if opt.Lab != (set.Domain == pki.LabDomain) {
-		return res, usage.Errorf("domain %s is that of rehearsals (casemate rehearse), whose CA nobody else may trust: "+
-			"choose another one", pki.LabDomain)
+		return res, usage.Errorf("domain %s is that of rehearsals (casemate rehearse), whose CA nobody else may "+
+			"trust: choose another one", pki.LabDomain)
 	}
 	if _, given := opt.Set["domain"]; given {
 		opt.Set = maps.Clone(opt.Set)

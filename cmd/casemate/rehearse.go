@@ -42,7 +42,7 @@ func rehearseCommand(o *options) *cobra.Command {
 		Use: "rehearse DIRECTORY", Short: "run an install once where there is internet, and record what it asks for",
 		Args: cobra.ExactArgs(1),
 		Long: `Run a whole appliance in DIRECTORY, on a machine with a link to the internet, that
-fetches whatever its clients ask for and records every question with its answer.
+fetches what its clients ask for and records every question with its answer.
 It prints the line that enrols a lab node. Install there as usual; then, while this
 command runs, make the bundle with "casemate bundle create FILE --rehearsal
 DIRECTORY". It has everything that was fetched, and the transcript, which
@@ -63,7 +63,8 @@ Ctrl-C ends it. The same command continues; --resolvers, --permit, --set and
 				return err
 			}
 			if len(rehearsalSocket(dir)) > maxSocket {
-				return usageError{fmt.Errorf("%s is too long for the path of a socket: choose a shorter directory", dir)}
+				return usageError{fmt.Errorf("%s is too long for the path of a socket: choose a shorter directory",
+					dir)}
 			}
 			opt.Set = map[string]string{"domain": pki.LabDomain, "upstream": "on", "upstream.fresh": pinned,
 				"upstream.resolvers": resolvers}

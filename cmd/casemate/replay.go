@@ -88,7 +88,8 @@ Exit code 0: all questions have the same answers. 3: some do not.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&resolver, "resolver", "", "ask the DNS server at `ADDRESS`, with or without a port (default: the machine's)")
+	f.StringVar(&resolver, "resolver", "",
+		"ask the DNS server at `ADDRESS`, with or without a port (default: the machine's)")
 	f.StringVar(&roots, "ca", "", "trust the roots in `FILE` only (default: the machine's)")
 	cmd.MarkFlagFilename("ca", "pem", "crt")
 	o.prints(cmd, &replayed{})

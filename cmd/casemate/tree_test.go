@@ -29,6 +29,7 @@ func eachCommand(cmd *cobra.Command, f func(*cobra.Command)) {
 
 // noJSON are the commands that print something and have no -o json, with the reason.
 var noJSON = map[string]string{
+	"casemate rehearse":              "it prints log lines, as serve does",
 	"casemate serve":                 "it prints log lines; log.format in the config makes them JSON",
 	"casemate inventory":             "the document is JSON, and signed byte for byte",
 	"casemate man":                   "it writes man pages",

@@ -18,7 +18,8 @@ func TestRehearsal(t *testing.T) {
 	up.put(t, "registry.k8s.io/pause:3.10", pauseImage(t))
 	up.files["dl.k8s.io/release/stable.txt"] = []byte("v1.35.4")
 	up.files["tools.vendor.example/tool"] = []byte("a tool that nobody has listed")
-	up.moved["github.com/o/r/releases/download/v1/tool"] = "https://objects.githubusercontent.com/asset/1?sig=s3cretquery"
+	up.moved["github.com/o/r/releases/download/v1/tool"] =
+		"https://objects.githubusercontent.com/asset/1?sig=s3cretquery"
 	up.files["objects.githubusercontent.com/asset/1"] = []byte("an asset")
 
 	r := &bastion{host: l.host("lab", "")}
