@@ -244,9 +244,11 @@ func listing(path string) bool {
 }
 
 // programs are the known clients, as their User-Agent begins. Others are not written: a User-Agent may be anything.
-var programs = []string{"containerd", "docker", "buildkit", "cri-o", "podman", "skopeo", "crane",
-	"go-containerregistry", "nerdctl", "helm", "oras", "curl", "wget", "debian apt-http", "libdnf", "pip", "uv", "ansible-httpget", "git",
-	"go-http-client", "python-urllib"}
+var programs = []string{
+	"containerd", "docker", "buildkit", "cri-o", "podman", "skopeo", "crane", "go-containerregistry", "nerdctl", "helm",
+	"oras", "curl", "wget", "debian apt-http", "libdnf", "pip", "uv", "ansible-httpget", "git", "go-http-client",
+	"python-urllib",
+}
 
 func clientOf(agent string) string {
 	agent = strings.ToLower(agent)
