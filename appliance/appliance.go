@@ -85,6 +85,7 @@ type Appliance struct {
 	egress     *egress.Book
 	rotation   *rotation.Book // records which clients have fetched the new root of a rotation
 	ca         *pki.CA
+	rehearsal  *learner // nil: nothing is rehearsed
 	upstream   *upstream.Upstream
 	registry   *registry.Registry
 	dns        *resolver.Resolver
@@ -134,6 +135,9 @@ type Options struct {
 	DNS string
 	// Now is the clock of certificates and of what status says of times; nil: time.Now.
 	Now func() time.Time
+	// Rehearsal is the file in which the questions of clients are recorded; names that they ask for become origins.
+	// "": nothing is recorded.
+	Rehearsal string
 	// Dial and Resolve replace the network that origins are fetched from, see upstream.Config.
 	Dial    func(ctx context.Context, network, addr string) (net.Conn, error)
 	Resolve func(ctx context.Context, resolver netip.AddrPort, host string) ([]netip.Addr, error)
@@ -227,7 +231,10 @@ func (a *Appliance) openTree() (err error) {
 		Tree: a.tree, Self: nodes.Node{Name: a.cfg.Node, Addrs: a.cfg.Advertise},
 		Addrs: func() []netip.Addr { return a.socks.Reachable(a.cfg.Advertise) },
 	}
-	return a.current.Read()
+	if err := a.current.Read(); err != nil {
+		return err
+	}
+	return a.openRehearsal()
 }
 
 // openServices opens the services, each with its part of the tree.
@@ -349,6 +356,9 @@ func (a *Appliance) wire() {
 		Pass: a.cluster, MostFree: a.cluster.MostFree, Large: clientconn.NewLarge(clientconn.LargeAnswers),
 		Log: a.log.With("room", "edge"),
 	}
+	if a.rehearsal != nil {
+		a.edge.Answered = a.rehearsal.book.Record
+	}
 	a.status = &status.Page{
 		Node: a.cfg.Node, Version: a.opt.Version, Started: a.started, Advertise: a.cfg.Advertise,
 		Cluster: a.cluster, CA: a.ca, Registry: a.registry, Imports: a.imports, Book: a.book,
@@ -363,8 +373,9 @@ func (a *Appliance) wire() {
 		Node: a.cfg.Node, Cluster: a.cluster, Tree: a.tree, CA: a.ca, Users: a.users,
 		Registry: a.registry, Files: a.files, Imports: a.imports, Book: a.book, Egress: a.egress, Rotation: a.rotation,
 		Repositories: a.repositories, Upstream: a.upstream, Packages: a.packages,
-		Current: a.current,
-		Changes: a.changes, Lookup: a.lookup, Status: a.status, Executable: a.executable, Site: a.site,
+		Current:    a.current,
+		Transcript: a.transcript(),
+		Changes:    a.changes, Lookup: a.lookup, Status: a.status, Executable: a.executable, Site: a.site,
 		RefreshNames: a.dns.RefreshNames, Reload: a.Reread,
 		PeerAddrs: a.peerAddrs, Log: a.log,
 	}
@@ -451,6 +462,9 @@ func (a *Appliance) Close() error {
 		closeIf(a.upstream, a.upstream != nil)
 		closeIf(a.registry, a.registry != nil)
 		closeIf(a.ca, a.ca != nil)
+		if a.rehearsal != nil {
+			errs = append(errs, a.rehearsal.book.Close())
+		}
 		closeIf(a.cluster, a.cluster != nil)
 		closeIf(a.executable, a.executable != nil)
 		a.socks.Close()

@@ -27,6 +27,7 @@ func (a *Appliance) missed(r *http.Request, kind, name, detail string) {
 
 func (a *Appliance) miss(kind, name, detail string, client netip.Addr) {
 	a.note(missing.Question{Kind: kind, Name: name, Detail: detail, Client: client})
+	a.rehearsal.missing(kind, name)
 }
 
 func (a *Appliance) note(q missing.Question) { a.metrics.Miss(q.Kind, a.book.Note(q)) }

@@ -49,6 +49,9 @@ func (a *Appliance) Run(ctx context.Context) error {
 	start("rotation", func(ctx context.Context) error { a.rotation.Run(ctx); return nil })
 	start("users", a.sealUsers)
 	start("upstream", a.probeUpstream)
+	if a.rehearsal != nil {
+		start("learn", a.learn)
+	}
 	start("dns", a.dns.Run)
 	a.dns.Await(ctx, a.cluster.Done()) // clients that find this node by name need DNS
 	failures := a.metrics.TLSErrors(a.log.With("room", "http"))

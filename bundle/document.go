@@ -51,6 +51,12 @@ func (ix *Index) Encode() ([]byte, error) {
 	if len(ix.Unverified) > 0 {
 		ix.Version = 3
 	}
+	if len(ix.Questions) > 0 {
+		ix.Version = 4
+	}
+	if err := ix.checkQuestions(); err != nil {
+		return nil, err
+	}
 	slices.SortFunc(ix.Unverified, func(a, b Unverified) int { return cmp.Compare(a.URL, b.URL) })
 	for i := range ix.Unverified {
 		if err := checkUnverified(previous(ix.Unverified, i), &ix.Unverified[i]); err != nil {
@@ -109,6 +115,11 @@ func (ix *Index) Encode() ([]byte, error) {
 	}
 	if len(ix.Unverified) > 0 {
 		if err := canonical.WriteList(&l, `,"unverified":`, ix.Unverified); err != nil {
+			return nil, err
+		}
+	}
+	if len(ix.Questions) > 0 {
+		if err := canonical.WriteList(&l, `,"questions":`, ix.Questions); err != nil {
 			return nil, err
 		}
 	}
@@ -186,12 +197,20 @@ func decodeIndex(b []byte) (*Index, error) {
 			return nil, errors.New("redirects is empty, which is another version")
 		}
 	}
-	if ix.Version >= 3 {
+	if ix.Version == 3 || ix.Version > 3 && bytes.HasPrefix(c.Rest(), []byte(`,"unverified":`)) {
 		if ix.Unverified, err = canonical.ReadList(c, `,"unverified":`, checkUnverified); err != nil {
 			return nil, err
 		}
 		if len(ix.Unverified) == 0 {
 			return nil, errors.New("unverified is empty, which is an older version")
+		}
+	}
+	if ix.Version >= 4 {
+		if ix.Questions, err = canonical.ReadList(c, `,"questions":`, checkQuestion); err != nil {
+			return nil, err
+		}
+		if len(ix.Questions) == 0 {
+			return nil, errNoQuestions
 		}
 	}
 	if err := c.Expect("}\n"); err != nil {
@@ -218,6 +237,9 @@ func (ix *Index) checkReferences() error {
 		if total += b.Size; total > MaxContent {
 			return fmt.Errorf("more than %d bytes of blobs", int64(MaxContent))
 		}
+	}
+	if len(ix.Questions) > MaxQuestions {
+		return fmt.Errorf("%d questions, at most %d are possible", len(ix.Questions), MaxQuestions)
 	}
 	if len(ix.Redirects) > maxRedirects {
 		return fmt.Errorf("%d redirects, at most %d are possible", len(ix.Redirects), maxRedirects)

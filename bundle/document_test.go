@@ -193,7 +193,7 @@ func TestDecodeRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	for says, change := range map[string][2]string{
-		"newer casemate":          {`"version":1`, `"version":4`},
+		"newer casemate":          {`"version":1`, `"version":5`},
 		`unverified`:              {`"version":1`, `"version":3`},
 		`redirects`:               {`"version":1`, `"version":2`},
 		"not a version":           {`"version":1`, `"version":01`},
@@ -235,7 +235,9 @@ func TestDecodeRefuses(t *testing.T) {
 // FuzzDecodeIndex: what is read is what would be written, byte for byte.
 func FuzzDecodeIndex(f *testing.F) {
 	full := fullIndex()
-	for _, ix := range []*Index{smallIndex(), full, {Version: 1}} {
+	asked := smallIndex()
+	asked.Questions = []Question{question()}
+	for _, ix := range []*Index{smallIndex(), full, asked, {Version: 1}} {
 		b, err := ix.Encode()
 		if err != nil {
 			f.Fatal(err)

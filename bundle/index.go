@@ -7,9 +7,9 @@ import (
 )
 
 // IndexVersion is the newest version of the index document that this program writes and reads. Version 2 has redirects,
-// version 3 repositories whose signature was not checked; an index without these is written as an older version, which
-// older programs read.
-const IndexVersion = 3
+// version 3 repositories whose signature was not checked, version 4 a transcript; an index without these is written
+// as an older version, which older programs read.
+const IndexVersion = 4
 
 // maxRedirects bounds the redirects of an index: every node keeps them in memory.
 const maxRedirects = 1000
@@ -34,6 +34,8 @@ type Index struct {
 	// Unverified are repositories of packages that are signed, but whose signature the collector was told not to check,
 	// sorted.
 	Unverified []Unverified `json:"unverified,omitempty"`
+	// Questions are the transcript of a rehearsal, sorted.
+	Questions []Question `json:"questions,omitempty"`
 }
 
 // Unverified is one repository of packages with a signature that nobody has checked.

@@ -200,6 +200,9 @@ func organization(domain string) string {
 }
 
 func subject(kind, id, domain string) pkix.Name {
+	if domain == LabDomain {
+		kind = "rehearsal " + kind
+	}
 	return pkix.Name{CommonName: "Casemate " + kind + " " + id[:8], Organization: []string{organization(domain)}}
 }
 

@@ -113,6 +113,8 @@ func acceptable(c *x509.Certificate, now time.Time) error {
 		return mistakef("%s is no CA certificate", c.Subject)
 	case c.KeyUsage != 0 && c.KeyUsage&x509.KeyUsageCertSign == 0:
 		return mistakef("%s may not sign certificates (key usage)", c.Subject)
+	case slices.Contains(c.Subject.Organization, LabDomain):
+		return mistakef("%s is the CA of a rehearsal, which permits almost every name: use one of your own", c.Subject)
 	case !forServers(c):
 		return mistakef("%s is not for TLS servers: its extended key usage has no serverAuth", c.Subject)
 	case len(c.UnhandledCriticalExtensions) > 0:

@@ -309,6 +309,10 @@ func TestEnterpriseRefuses(t *testing.T) {
 		{"of the future", with(func(_, m *x509.Certificate) { m.NotBefore = time.Now().Add(time.Hour) }), "not now"},
 		{"root's path length", with(func(r, _ *x509.Certificate) { r.MaxPathLen, r.MaxPathLenZero = 0, true }),
 			"the path length of CN=Bank Root is 0, but 1 CA certificates follow below it"},
+		{"root of a rehearsal", with(func(r, _ *x509.Certificate) { r.Subject.Organization = []string{LabDomain} }),
+			"is the CA of a rehearsal"},
+		{"issuer of a rehearsal", with(func(_, m *x509.Certificate) { m.Subject.Organization = []string{LabDomain} }),
+			"is the CA of a rehearsal"},
 		{"for mail only", with(func(_, m *x509.Certificate) {
 			m.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageEmailProtection}
 		}), "is not for TLS servers"},

@@ -10,6 +10,16 @@ import (
 	"time"
 )
 
+// LabDomain is the zone of rehearsals. The root of one says so in its name, permits most public names, and is refused
+// as the issuer of another cluster.
+const LabDomain = "rehearsal.casemate.internal"
+
+// LabZones are the public zones that the root of a rehearsal permits.
+func LabZones() []string {
+	return []string{"com", "net", "org", "io", "dev", "sh", "cloud", "run", "app", "gov", "edu", "eu", "de", "fr", "uk",
+		"nl", "ch", "at", "ie", "us", "ca", "jp", "co", "ai", "info", "me", "tech", "rs", "xyz", "aws", "goog"}
+}
+
 // Spec is the purpose of a root: what it may ever be used for.
 type Spec struct {
 	// Domain is the cluster's own zone.

@@ -49,8 +49,10 @@ type API struct {
 	Current      *current.Reader
 	Changes      *change.Changes
 	Lookup       *lookup.Lookup
-	Status       *status.Page
-	Executable   *pages.Executable
+	// Transcript is what was rehearsed here; nil: nothing was.
+	Transcript Transcript
+	Status     *status.Page
+	Executable *pages.Executable
 	// Site returns what the tree says about the bastions.
 	Site func() (nodeconf.Site, error)
 	// RefreshNames applies a change of names before the request is answered.

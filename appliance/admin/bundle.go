@@ -6,12 +6,18 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"net/http"
+	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"casemate/appliance/content"
+	"casemate/appliance/egress"
+	"casemate/appliance/hostname"
 	"casemate/appliance/usage"
+	"casemate/bundle"
 	"casemate/bundle/oci"
 	"casemate/cluster/tree"
 )
@@ -77,6 +83,11 @@ func (a *API) postBundle(r *http.Request) (any, error) {
 			out.Findings = append(out.Findings, f)
 		}
 	}
+	if req.Everything && a.Transcript != nil {
+		out.Index.Questions = a.Transcript.Questions()
+		complete(out.Index)
+		notes = append(append(notes, a.Transcript.Notes()...), a.unasked()...)
+	}
 	own := "https://" + a.Current.State().Settings.PackagesHost() + "/"
 	if n := out.Below(own); n > 0 {
 		notes = append(notes, fmt.Sprintf("%d files are at %s, the own name of these bastions: a cluster with another "+
@@ -84,6 +95,48 @@ func (a *API) postBundle(r *http.Request) (any, error) {
 	}
 	out.Notes = append(out.Notes, notes...)
 	return out, nil
+}
+
+// Transcript is the record of a rehearsal.
+type Transcript interface {
+	Questions() []bundle.Question
+	// Notes say what is not recorded, one sentence each.
+	Notes() []string
+}
+
+// unasked names what was resolved and never asked for over HTTP: other ports and protocols are not recorded.
+func (a *API) unasked() (notes []string) {
+	entries, _, err := a.Egress.List(egress.Filter{})
+	if err != nil {
+		return []string{"names that were only resolved are not known: " + err.Error()}
+	}
+	asked := map[string]bool{}
+	for _, e := range entries {
+		asked[e.Name] = asked[e.Name] || e.Kind != egress.DNS || e.Verdict != egress.Answered
+	}
+	domain := a.Current.State().Settings.Domain
+	for _, name := range slices.Sorted(maps.Keys(asked)) {
+		if !asked[name] && !hostname.Overlap(name, domain) {
+			notes = append(notes, name+
+				" was resolved and never asked for over HTTP: what used it is not in the transcript")
+		}
+	}
+	return notes
+}
+
+// complete adds the digests of files whose end was not known when their first client was answered.
+func complete(ix *bundle.Index) {
+	files := map[string]*bundle.File{}
+	for i := range ix.Files {
+		files[ix.Files[i].URL] = &ix.Files[i]
+	}
+	for i := range ix.Questions {
+		q := &ix.Questions[i]
+		f := files["https://"+strings.TrimPrefix(strings.TrimPrefix(q.URL, "https://"), "http://")]
+		if f != nil && q.Status == http.StatusOK && q.Digest == "" {
+			q.Digest, q.Size = f.Digest, f.Size
+		}
+	}
 }
 
 // getBlob sends the bytes of a blob. Their digest is for the client to verify.

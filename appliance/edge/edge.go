@@ -43,8 +43,10 @@ type Edge struct {
 	Miss  func(kind, name, detail string, client netip.Addr)
 	// Observe is called with the outcome of each request.
 	Observe func(service string, r *http.Request, status int, bytes int64, took time.Duration)
-	Stall   time.Duration // see clientconn.StallTimeout
-	Node    string
+	// Answered is called with the header of each response; nil: it is not.
+	Answered func(service string, r *http.Request, status int, header http.Header)
+	Stall    time.Duration // see clientconn.StallTimeout
+	Node     string
 	// Pass connects to other nodes; nil: there are none.
 	Pass http.RoundTripper
 	// MostFree names another node that accepts uploads for which this one has no room, "" if this one has room or
@@ -98,7 +100,12 @@ func (e *Edge) recorded(serve func(*recorder, *http.Request) (service string)) h
 		rec := &recorder{ResponseWriter: w}
 		start := time.Now()
 		service := "none"
-		defer func() { e.Observe(service, r, rec.status, rec.bytes, time.Since(start)) }()
+		defer func() {
+			e.Observe(service, r, rec.status, rec.bytes, time.Since(start))
+			if e.Answered != nil {
+				e.Answered(service, r, rec.status, rec.Header())
+			}
+		}()
 		service = serve(rec, r)
 	})
 }

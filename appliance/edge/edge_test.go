@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -211,5 +212,25 @@ func TestAClientThatStopsSendingIsCutOff(t *testing.T) {
 	err = waittest.Next(t, ended, "the client is cut off")
 	if err == nil || !strings.Contains(err.Error(), "timeout") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestAnswered: the header of each answer is reported, with the service that gave it.
+func TestAnswered(t *testing.T) {
+	e, _ := testEdge(t)
+	e.Files = func(w http.ResponseWriter, r *http.Request, _ fileserver.View) {
+		w.Header().Set("Location", "/elsewhere")
+		w.WriteHeader(http.StatusFound)
+	}
+	var got []string
+	e.Answered = func(service string, r *http.Request, status int, header http.Header) {
+		got = append(got, fmt.Sprint(service, " ", r.Host, r.URL.Path, " ", status, " ", header.Get("Location")))
+	}
+	for _, url := range []string{"http://dl.k8s.io/x", "http://nobody.example/y"} {
+		e.handler(true).ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", url, nil))
+	}
+	want := []string{"files dl.k8s.io/x 302 /elsewhere", "none nobody.example/y 421 "}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }

@@ -63,6 +63,8 @@ type InitOptions struct {
 	// Permit and Exclude are zones (and CIDRs) that the root certificate allows or forbids in addition to the public
 	// ones.
 	Permit, Exclude []string
+	// Lab makes the CA of a rehearsal, which permits most public names. Its domain is pki.LabDomain.
+	Lab bool
 	// ConfigFile is where the config is written if the file does not exist; "" writes none.
 	ConfigFile string
 	// Given is what flags say: node, data and advertise are added to a config file that does not set them.
@@ -98,6 +100,10 @@ func Init(ctx context.Context, cfg config.Config, opt InitOptions) (res InitResu
 			return res, err
 		}
 	}
+	if opt.Lab != (set.Domain == pki.LabDomain) {
+		return res, usage.Errorf("domain %s is that of rehearsals (casemate rehearse), whose CA nobody else may "+
+			"trust: choose another one", pki.LabDomain)
+	}
 	if _, given := opt.Set["domain"]; given {
 		opt.Set = maps.Clone(opt.Set)
 		opt.Set["domain"] = set.Domain
@@ -118,6 +124,9 @@ func Init(ctx context.Context, cfg config.Config, opt InitOptions) (res InitResu
 	spec := pki.Spec{
 		Domain: set.Domain, Node: cfg.Node, Public: publicZones(), Addrs: cfg.Advertise,
 		Permit: opt.Permit, Exclude: opt.Exclude, CRLURL: set.RevocationURL(),
+	}
+	if opt.Lab {
+		spec.Public = pki.LabZones()
 	}
 	if err := spec.Permits(set.Domain); err != nil {
 		return res, &usage.Error{Err: err}

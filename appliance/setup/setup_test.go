@@ -10,6 +10,7 @@ import (
 
 	"casemate/appliance/config"
 	"casemate/appliance/usage"
+	"casemate/pki"
 )
 
 // testConfig is the config of a node on 127.0.0.1 at ports that the kernel chooses.
@@ -41,6 +42,8 @@ func TestInitRefusesContradictionsAndWritesNothing(t *testing.T) {
 			"this node's own address 127.0.0.1:5353"},
 		{InitOptions{Exclude: []string{"casemate.internal"}}, "forbids the domain"},
 		{InitOptions{Permit: []string{"a.bank.example"}, Exclude: []string{"bank.example"}}, "drop one of the two"},
+		{InitOptions{Set: map[string]string{"domain": pki.LabDomain}}, "is that of rehearsals"},
+		{InitOptions{Lab: true}, "is that of rehearsals"},
 		{InitOptions{Exclude: []string{"127.0.0.0/8"}}, "advertised address 127.0.0.1 is in exclude 127.0.0.0/8"},
 	} {
 		cfg := testConfig(t, t.TempDir())

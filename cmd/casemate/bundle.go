@@ -76,6 +76,9 @@ func showContents(t *table, c *bundle.Contents, names bool) {
 		t.line("left out", fmt.Sprintf("%s that are in the inventory %s and left out here", size(omitted),
 			c.Index.Since))
 	}
+	if n := len(c.Index.Questions); n > 0 {
+		t.line("transcript", count(n, "question"))
+	}
 	if c.Parts > 0 {
 		t.line("parts", fmt.Sprintf("%d of %d were given: %s", c.Have, c.Parts, numbers(c.Numbers)))
 	}

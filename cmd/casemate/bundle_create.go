@@ -112,6 +112,7 @@ T (or KiB, …; powers of 1024) or KB, MB, GB, TB (powers of 1000).`,
   casemate bundle create python.tar --python pinned.txt --python-index https://HOST/simple/ --python-version 3.11
   casemate bundle create rocky.tar --dnf rocky.repo --dnf-var releasever=9 --packages nodes.list
   casemate bundle create copy.tar --from-cluster --everything --since inventory.json --sign office.key
+  casemate bundle create debian12.tar --rehearsal ./debian12 --sign office.key
   casemate bundle create base.tar --from-cluster --import base
   casemate bundle create - --images images.list --partial | ssh bastion casemate import - --name images`,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -141,6 +142,9 @@ T (or KiB, …; powers of 1024) or KB, MB, GB, TB (powers of 1000).`,
 			}
 			to := target{args[0], out, force}
 			if stored.from {
+				if stored.rehearsal != "" {
+					o.socket = rehearsalSocket(stored.rehearsal)
+				}
 				return o.createStored(cmd, stored, &lists, to, opt, w, quiet)
 			}
 			lists.domain = func() (string, error) { return domain, nil } // "" if unknown

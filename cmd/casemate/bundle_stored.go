@@ -22,6 +22,7 @@ import (
 // storedFlags select content of this cluster for a bundle.
 type storedFlags struct {
 	from, everything bool
+	rehearsal        string // directory
 	imports          []string
 	fetching         []string // names of flags that only matter when something is fetched
 }
@@ -32,6 +33,9 @@ func (s *storedFlags) add(cmd *cobra.Command) {
 		"nothing")
 	f.StringArrayVar(&s.imports, "import", nil,
 		"with --from-cluster: what the import `NAME` brought (casemate import list); may be repeated")
+	f.StringVar(&s.rehearsal, "rehearsal", "",
+		"make the bundle of what the rehearsal in `DIRECTORY` has fetched, with its transcript; it must be running")
+	cmd.MarkFlagDirname("rehearsal")
 	f.BoolVar(&s.everything, "everything", false, "with --from-cluster: everything that clients get")
 }
 
@@ -49,6 +53,13 @@ func (s *storedFlags) fetches(cmd *cobra.Command, add func()) {
 
 // check refuses flags that do not go together.
 func (s *storedFlags) check(cmd *cobra.Command) error {
+	if s.rehearsal != "" {
+		if s.from || s.everything || len(s.imports) > 0 {
+			return usageError{errors.New("--rehearsal includes everything that was rehearsed: leave out " +
+				"--from-cluster, --everything and --import")}
+		}
+		s.from, s.everything = true, true
+	}
 	if !s.from {
 		if s.everything || len(s.imports) > 0 {
 			return usageError{errors.New("--import and --everything select what is stored on a bastion: add " +
@@ -63,7 +74,7 @@ func (s *storedFlags) check(cmd *cobra.Command) error {
 		}
 	})
 	if wrong != "" {
-		return usageError{fmt.Errorf("--%s is for content that is fetched, and --from-cluster fetches nothing: select "+
+		return usageError{fmt.Errorf("--%s is for content that is fetched, and nothing is fetched here: select "+
 			"packages with the --import that brought them, or with --everything", wrong)}
 	}
 	return nil

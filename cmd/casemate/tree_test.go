@@ -29,6 +29,7 @@ func eachCommand(cmd *cobra.Command, f func(*cobra.Command)) {
 
 // noJSON are the commands that print something and have no -o json, with the reason.
 var noJSON = map[string]string{
+	"casemate rehearse":              "it prints log lines, as serve does",
 	"casemate serve":                 "it prints log lines; log.format in the config makes them JSON",
 	"casemate inventory":             "the document is JSON, and signed byte for byte",
 	"casemate man":                   "it writes man pages",
@@ -78,6 +79,7 @@ var meanings = map[string][]string{
 	"user":                {"string"},
 	"apt":                 {"stringArray"},
 	"cache":               {"string"},
+	"ca":                  {"string"},
 	"charts":              {"stringArray"},
 	"check":               {"bool"},
 	"checksums":           {"stringArray"},
@@ -151,9 +153,12 @@ var meanings = map[string][]string{
 	"raise":               {"bool"},
 	"recipients":          {"string"},
 	"registry-override":   {"stringArray"},
+	"rehearsal":           {"string"},
 	"relative":            {"bool"},
 	"repo":                {"stringArray"},
 	"repository":          {"string"},
+	"resolver":            {"string"},
+	"resolvers":           {"string"},
 	"rke2":                {"version"},
 	"set":                 {"settings"},
 	"sign":                {"string"},
@@ -164,6 +169,7 @@ var meanings = map[string][]string{
 	"token":               {"string"},
 	"ttl":                 {"duration"},
 	"undo":                {"bool"},
+	"upstream-ca":         {"string"},
 	"verbose":             {"bool"},
 	"version":             {"string"},
 	"wait":                {"bool"},

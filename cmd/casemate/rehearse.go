@@ -1,0 +1,177 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"casemate/appliance"
+	"casemate/appliance/config"
+	"casemate/appliance/nodeconf"
+	"casemate/appliance/setup"
+	"casemate/pki"
+)
+
+// maxSocket is the longest path of a unix socket, in bytes (sun_path in unix(7), with its final zero).
+const maxSocket = 107
+
+// pinned is how long a tag keeps the content that it had when it was asked for first: the longest that the setting
+// allows.
+const pinned = "720h"
+
+// rehearsalSocket is the admin socket of the rehearsal in a directory.
+func rehearsalSocket(dir string) string { return filepath.Join(dir, "admin.sock") }
+
+func rehearseCommand(o *options) *cobra.Command {
+	var (
+		advertise             []netip.Addr
+		resolvers, upstreamCA string
+		set                   [][2]string
+		opt                   setup.InitOptions
+	)
+	cmd := &cobra.Command{
+		Use: "rehearse DIRECTORY", Short: "run an install once where there is internet, and record what it asks for",
+		Args: cobra.ExactArgs(1),
+		Long: `Run a whole appliance in DIRECTORY, on a machine with a link to the internet, that
+fetches what its clients ask for and records every question with its answer.
+It prints the line that enrols a lab node. Install there as usual; then, while this
+command runs, make the bundle with "casemate bundle create FILE --rehearsal
+DIRECTORY". It has everything that was fetched, and the transcript, which
+"casemate replay" asks again inside.
+
+The CA is one of its own, called a rehearsal's, and permits most public names: only
+lab nodes may trust it. A public name that is no origin yet becomes one when it is
+asked for the first time; that client gets no address, so repeat what failed, until
+nothing does. Names of the site are forwarded: --set dns.forward=ZONE=ADDRESS.
+
+Ctrl-C ends it. The same command continues; --resolvers, --permit, --set and
+--upstream-ca count only the first time.`,
+		Example: `  casemate rehearse ./debian12 --advertise 10.0.0.5 --resolvers 10.0.0.1
+  casemate rehearse ./debian12`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			dir, err := filepath.Abs(args[0])
+			if err != nil {
+				return err
+			}
+			if len(rehearsalSocket(dir)) > maxSocket {
+				return usageError{fmt.Errorf("%s is too long for the path of a socket: choose a shorter directory",
+					dir)}
+			}
+			opt.Set = map[string]string{"domain": pki.LabDomain, "upstream": "on", "upstream.fresh": pinned,
+				"upstream.resolvers": resolvers}
+			if upstreamCA != "" {
+				text, err := readSmall(upstreamCA)
+				if err != nil {
+					return err
+				}
+				opt.Set["upstream.ca"] = string(text)
+			}
+			for _, s := range set {
+				opt.Set[s[0]] = s[1]
+			}
+			file, err := prepareRehearsal(cmd, dir, advertise, opt)
+			if err != nil {
+				return err
+			}
+			return o.rehearse(cmd, dir, file)
+		},
+	}
+	f := cmd.Flags()
+	addrsVar(f, &advertise, "advertise",
+		"`IP` addresses at which clients reach this node, comma-separated (default: those of the default routes)")
+	f.StringVar(&resolvers, "resolvers", "",
+		"`ADDRESSES` of real resolvers, which know where the origins are; needed the first time")
+	zonesVar(f, &opt.Permit, "permit",
+		"`ZONE` or CIDR that certificates may be for, besides the public ones; may be repeated")
+	settingsVar(f, &set, "set", "cluster setting `KEY=VALUE`; may be repeated")
+	f.StringVar(&upstreamCA, "upstream-ca", "", "trust the roots in `FILE` too when fetching")
+	clockFlag(cmd, &opt.Clock)
+	cmd.MarkFlagFilename("upstream-ca", "pem", "crt")
+	return cmd
+}
+
+// prepareRehearsal makes the node of a rehearsal, unless it was made before, and returns its config file.
+func prepareRehearsal(cmd *cobra.Command, dir string, advertise []netip.Addr, opt setup.InitOptions) (string, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", err
+	}
+	file := filepath.Join(dir, "casemate.yaml")
+	if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
+		text := fmt.Sprintf("listen:\n  admin: %q\n", rehearsalSocket(dir))
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			return "", err
+		}
+	}
+	cfg, given, err := initConfig(file, "rehearsal", filepath.Join(dir, "data"), advertise)
+	if err != nil {
+		return "", err
+	}
+	if there, err := setup.Initialised(cfg); err != nil || there {
+		return file, err
+	}
+	if opt.Set["upstream.resolvers"] == "" {
+		return "", usageError{errors.New("--resolvers is needed: whom to ask where the origins are")}
+	}
+	opt.Lab, opt.ConfigFile, opt.Given, opt.Log = true, file, given, warnings(cmd)
+	opt.Clock.Read(madeAt())
+	_, err = setup.Init(cmd.Context(), cfg, opt)
+	return file, err
+}
+
+// rehearse runs the node until it is interrupted.
+func (o *options) rehearse(cmd *cobra.Command, dir, file string) error {
+	cfg, err := loadConfig(file)
+	if err != nil {
+		return err
+	}
+	keepsRunning()
+	log, level, flush := config.NewServiceLogger(cfg.Log, cmd.ErrOrStderr())
+	defer flush()
+	a, err := appliance.Open(cfg, appliance.Options{
+		Version: version, Commit: commit, Log: log, Level: level,
+		Load:      func() (config.Config, error) { return loadConfig(file) },
+		Rehearsal: filepath.Join(dir, "questions.jsonl"),
+	})
+	if err != nil {
+		return err
+	}
+	o.socket = cfg.Listen.Admin
+	ctx, cancel := context.WithCancel(cmd.Context())
+	said := make(chan struct{})
+	go func() {
+		defer close(said)
+		o.printLine(ctx, cmd, dir)
+	}()
+	err = a.Run(ctx)
+	cancel()
+	<-said
+	return cmp.Or(err, a.Close())
+}
+
+// printLine prints how lab nodes are enrolled as soon as the daemon serves: its socket is open already.
+func (o *options) printLine(ctx context.Context, cmd *cobra.Command, dir string) {
+	var files []nodeconf.File
+	err := o.client().call(ctx, "GET", "enroll", url.Values{"format": {"line"}}, nil, &files)
+	if ctx.Err() != nil {
+		return
+	}
+	talk := cmd.ErrOrStderr()
+	if err != nil {
+		fmt.Fprintln(talk, "the line that enrols lab nodes is not known:", err)
+		return
+	}
+	for _, f := range files {
+		fmt.Fprintln(cmd.OutOrStdout(), strings.TrimSpace(f.Text))
+	}
+	fmt.Fprintf(talk, "run this line as root on each lab node, and install; then: casemate bundle create FILE "+
+		"--rehearsal %s\n", dir)
+}
