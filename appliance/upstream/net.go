@@ -132,14 +132,6 @@ func (u *Upstream) lookup(ctx context.Context, host string) ([]netip.Addr, error
 	return nil, last
 }
 
-// resolve asks one resolver. The name is complete: no search domain of this machine is added.
-func (u *Upstream) resolve(ctx context.Context, resolver netip.AddrPort, host string) ([]netip.Addr, error) {
-	r := net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
-		return u.connect(ctx, network, resolver.String())
-	}}
-	return r.LookupNetIP(ctx, "ip", host+".")
-}
-
 // Probe asks each resolver for the name of an origin, and records those that answer with a bastion: they ask us.
 // Without a setting that allows fetching it sends nothing.
 func (u *Upstream) Probe(ctx context.Context, origin string) {
