@@ -48,6 +48,7 @@ func (u files) File(req *http.Request, rawURL string, plain, here bool) (fileser
 			return err
 		}
 		f.event = Event{Kind: "file", Name: rawURL, Host: at.Hostname()}
+		ctx = from(ctx, f.event.Host)
 		defer u.take(f.event.Host, f.client)()
 		err = told(f.event.Host, u.file(ctx, f, known, plain))
 		switch {
@@ -208,12 +209,13 @@ func (u files) FileSize(req *http.Request, rawURL string, plain bool) (size int6
 	}
 	defer u.take("sizes of "+at.Hostname(), share.OfText(req.RemoteAddr))()
 	f := &flight{u: u.Upstream, event: Event{Kind: "file", Name: rawURL, Host: at.Hostname()}}
+	ctx := from(req.Context(), at.Hostname())
 	known, ours := u.record(rawURL)
 	if !ours {
 		known = record{Name: rawURL}
 	}
 	for _, scheme := range schemes(plain) {
-		size, here, err = u.sizeBy(req.Context(), f, known, scheme+"://"+strings.TrimPrefix(rawURL, "https://"))
+		size, here, err = u.sizeBy(ctx, f, known, scheme+"://"+strings.TrimPrefix(rawURL, "https://"))
 		if !unreachable(err) {
 			break
 		}

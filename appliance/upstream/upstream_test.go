@@ -34,6 +34,8 @@ type world struct {
 	down  atomic.Bool
 	plain atomic.Pointer[string]     // where port 80 leads to; nil: nowhere; otherwise nobody listens at 443
 	addr  atomic.Pointer[netip.Addr] // what the resolver says
+	names sync.Map                   // netip.Addr, of hosts that have another address
+	proxy atomic.Pointer[string]     // may be connected to besides
 	asked sync.Map                   // *atomic.Int64 by "METHOD host/path"
 	total atomic.Int64
 
@@ -122,11 +124,22 @@ func newWorld(t *testing.T) *world {
 			if r != w.set.Load().Resolvers[0] {
 				t.Errorf("asked the resolver %s", r)
 			}
+			if at, ok := w.names.Load(host); ok {
+				return []netip.Addr{at.(netip.Addr)}, nil
+			}
 			return []netip.Addr{*w.addr.Load()}, nil
 		},
 		Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
 			if w.down.Load() {
 				return nil, errors.New("no route to host")
+			}
+			if proxy := w.proxy.Load(); proxy != nil && addr == *proxy {
+				return (&net.Dialer{}).DialContext(ctx, network, addr)
+			} else if proxy != nil {
+				t.Errorf("connected to %s, not to the proxy", addr)
+			}
+			if strings.HasPrefix(addr, "10.1.1.") {
+				return (&net.Dialer{}).DialContext(ctx, network, w.tls.Listener.Addr().String())
 			}
 			if plain := w.plain.Load(); plain != nil && addr == "192.0.2.1:80" {
 				return (&net.Dialer{}).DialContext(ctx, network, *plain)
