@@ -143,6 +143,9 @@ func (u *Upstream) refuseInside(ctx context.Context, host string, ip netip.Addr)
 	if addrs, err := u.addresses(ctx, origin); err == nil && slices.ContainsFunc(addrs, isInside) {
 		return nil
 	}
+	if host == ip.String() {
+		return fmt.Errorf("%s leads to the private address %s, and is itself outside", origin, host)
+	}
 	return fmt.Errorf("%s leads to %s, which is at the private address %s: if that is right, casemate origin add %s",
 		origin, host, ip, host)
 }
