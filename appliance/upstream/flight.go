@@ -133,9 +133,13 @@ func (f *flight) Begin(_ string, total int64) error {
 // Write implements download.Sink.
 func (f *flight) Write(p []byte) (int, error) {
 	f.mu.Lock()
-	w := f.w
+	w, unsized := f.w, f.size < 0
 	f.mu.Unlock()
-	n, err := w.Write(p) // only this goroutine writes
+	// Only this goroutine writes.
+	if most := f.u.cfg.MaxUnsized; unsized && w.Size()+int64(len(p)) > most {
+		return 0, fmt.Errorf("it is sent without its length, and is larger than %d bytes", most)
+	}
+	n, err := w.Write(p)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.n += int64(n)
@@ -215,13 +219,13 @@ func (f *flight) wait(ctx context.Context) error {
 	}
 }
 
-// open waits until the content begins and returns a reader; nil if it is here by now, or its size is not known before
-// its end.
-func (f *flight) open(ctx context.Context) (*reader, error) {
+// open waits until the content begins and returns a reader; nil if it is here by now. Without sized it does so too if
+// the number of bytes is not known before the end.
+func (f *flight) open(ctx context.Context, sized bool) (*reader, error) {
 	for {
 		f.mu.Lock()
 		changed := f.changed
-		r := f.reader(ctx)
+		r := f.reader(ctx, sized)
 		f.mu.Unlock()
 		if r != nil {
 			return r, nil
@@ -237,9 +241,9 @@ func (f *flight) open(ctx context.Context) (*reader, error) {
 }
 
 // reader returns a reader if there is something to read. f.mu is held.
-func (f *flight) reader(ctx context.Context) *reader {
+func (f *flight) reader(ctx context.Context, sized bool) *reader {
 	s, ok := f.w.(tree.Scratcher)
-	if !ok || !f.begun || f.size < 0 {
+	if !ok || !f.begun || sized && f.size < 0 {
 		return nil
 	}
 	scratch, err := s.OpenScratch()
@@ -256,7 +260,7 @@ type reader struct {
 	ctx     context.Context
 	scratch tree.Scratch
 	round   int
-	size    int64
+	size    int64 // -1 if it is not known
 	at      int64
 }
 
@@ -268,6 +272,9 @@ func (r *reader) Seek(offset int64, whence int) (int64, error) {
 	case io.SeekCurrent:
 		offset += r.at
 	case io.SeekEnd:
+		if r.size < 0 {
+			return 0, fmt.Errorf("seek in content of unknown size: %w", syscall.EINVAL)
+		}
 		offset += r.size
 	}
 	if offset < 0 {
@@ -278,7 +285,7 @@ func (r *reader) Seek(offset int64, whence int) (int64, error) {
 }
 
 func (r *reader) Read(p []byte) (int, error) {
-	if r.at >= r.size {
+	if r.size >= 0 && r.at >= r.size {
 		return 0, io.EOF
 	}
 	for {
@@ -290,7 +297,9 @@ func (r *reader) Read(p []byte) (int, error) {
 			there--
 		}
 		switch {
-		case right && round == r.round && r.at < there, round == r.round && err == nil && r.at < there:
+		case right && round == r.round && r.at >= there:
+			return 0, io.EOF
+		case right && round == r.round, round == r.round && err == nil && r.at < there:
 			n, err := r.scratch.ReadAt(p[:min(int64(len(p)), there-r.at)], r.at)
 			r.at += int64(n)
 			if err == io.EOF && n > 0 {

@@ -127,7 +127,7 @@ func (u images) Blob(req *http.Request, repo, digest string) (registry.Incoming,
 
 // incoming opens what a fetch brings; nil if it is here by now.
 func incoming[T any](f *flight, req *http.Request) (none T, err error) {
-	r, err := f.open(req.Context())
+	r, err := f.open(req.Context(), req.Header.Get("Range") != "") // a range needs the size
 	if r == nil || err != nil {
 		return none, err
 	}

@@ -15,6 +15,7 @@
 package upstream
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io/fs"
@@ -114,6 +115,8 @@ type Config struct {
 	Sealer   Sealer
 	// Free returns how many bytes can be stored without reaching the disk's reserve.
 	Free func() int64
+	// MaxUnsized bounds content whose length an origin does not tell, in bytes; 0: 16 GiB.
+	MaxUnsized int64
 	// Observe is called at the end of each fetch; nil: nothing is called.
 	Observe func(Event)
 	Log     *slog.Logger
@@ -174,6 +177,7 @@ func New(cfg Config) *Upstream {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	cfg.MaxUnsized = cmp.Or(cfg.MaxUnsized, 16<<30)
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}

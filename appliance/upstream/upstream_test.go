@@ -50,7 +50,8 @@ type world struct {
 	up    *upstream.Upstream
 	reg   *registry.Registry
 	files *fileserver.Server
-	tree  *treetest.Mem
+	tree  *treetest.Mem // of files
+	store *treetest.Mem // of images
 }
 
 const (
@@ -67,7 +68,10 @@ func (plainSealer) Unseal(p []byte) ([]byte, error) {
 	return bytes.TrimPrefix(p, []byte("sealed ")), nil
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t *testing.T) *world { return newWorldOn(t, treetest.New(t)) }
+
+// newWorldOn is another bastion of the cluster that has a tree of files.
+func newWorldOn(t *testing.T, tree *treetest.Mem) *world {
 	w := &world{t: t, now: time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC), moved: map[string]string{}}
 	w.free.Store(1 << 40)
 	w.tls = httptest.NewUnstartedServer(http.HandlerFunc(w.answer))
@@ -80,7 +84,7 @@ func newWorld(t *testing.T) *world {
 	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: w.tls.Certificate().Raw})
 	w.set.Store(&upstream.Settings{On: true, Resolvers: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.53:53")},
 		CA: string(ca), Fresh: time.Hour})
-	w.tree = treetest.New(t)
+	w.tree, w.store = tree, treetest.New(t)
 	canonical := func(host string) (string, bool) {
 		if host == "alias.example.com" {
 			return site, true
@@ -113,7 +117,7 @@ func newWorld(t *testing.T) *world {
 			w.moved = next
 			return nil
 		},
-		Tree: treetest.New(t), Sealer: plainSealer{}, Free: w.free.Load,
+		Tree: treetest.New(t), Sealer: plainSealer{}, Free: w.free.Load, MaxUnsized: 1 << 20,
 		Observe: func(e upstream.Event) {
 			w.mu.Lock()
 			defer w.mu.Unlock()
@@ -159,7 +163,7 @@ func newWorld(t *testing.T) *world {
 	}
 	origins := func() []string { return []string{site, fileHost, cdn} }
 	var err error
-	if w.reg, err = registry.Open(registry.Config{Tree: treetest.New(t), Canonical: canonical, Origins: origins,
+	if w.reg, err = registry.Open(registry.Config{Tree: w.store, Canonical: canonical, Origins: origins,
 		Upstream: w.up.Registry(), Miss: miss}); err != nil {
 		t.Fatal(err)
 	}
@@ -469,6 +473,7 @@ func TestRedirects(t *testing.T) {
 			t.Errorf("leads to %s", got)
 		}
 		w.want(w.get(cdn, "/blob?sig=1"), 200, "content of "+cdn+"/blob?sig=1")
+		w.ended(2) // the client has it before it is stored
 		w.later(2 * time.Hour)
 	}
 	if n := w.count("GET " + fileHost + "/asset"); n != 2 {
