@@ -25,7 +25,8 @@ func (a *Appliance) upstreamConfig() upstream.Config {
 			}
 			return info.Digest
 		},
-		Redirect: a.recordRedirect, Tree: a.tree.Sub("upstream"), Sealer: a.cluster,
+		Redirect: a.recordRedirect, Redirects: func() int { return len(a.current.State().Redirects) },
+		Tree: a.tree.Sub("upstream"), Sealer: a.cluster,
 		Free: func() int64 {
 			st := a.cluster.Status()
 			return st.DiskFree - st.DiskReserve

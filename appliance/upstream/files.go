@@ -157,7 +157,8 @@ func (r record) conditions() http.Header {
 }
 
 // redirects follows a redirect to a host that is no origin, or to the same URL by TLS. A redirect to an origin is an
-// answer of its own: the client follows it, and its target is fetched as what it is.
+// answer of its own: the client follows it, and its target is fetched as what it is. When too many are recorded all are
+// followed here, and the content is kept under the name that was asked for.
 func (u files) redirects(req *http.Request, via []*http.Request) error {
 	from := via[len(via)-1].URL
 	if req.URL.Scheme == "http" && via[0].URL.Scheme == "https" {
@@ -165,7 +166,8 @@ func (u files) redirects(req *http.Request, via []*http.Request) error {
 	}
 	same := *req.URL
 	same.Scheme = from.Scheme
-	if same.String() != from.String() && req.URL.Port() == "" && u.For(req.URL.Hostname()) {
+	if same.String() != from.String() && req.URL.Port() == "" && u.For(req.URL.Hostname()) &&
+		u.cfg.Redirects() < maxMoved {
 		return http.ErrUseLastResponse
 	}
 	return remote.LimitRedirects(req, via)

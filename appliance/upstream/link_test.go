@@ -159,6 +159,27 @@ func TestRedirectToInside(t *testing.T) {
 	}
 }
 
+// TestManyRedirects: when too many redirects are recorded no more are, and the content is served all the same.
+func TestManyRedirects(t *testing.T) {
+	w := newWorld(t)
+	w.internet(func(rw http.ResponseWriter, r *http.Request) {
+		if r.Host == fileHost {
+			http.Redirect(rw, r, "https://"+cdn+r.URL.Path, 302)
+			return
+		}
+		io.WriteString(rw, "content")
+	})
+	w.others.Store(9_999)
+	w.want(w.get(fileHost, "/a"), 302, "")
+	w.want(w.get(fileHost, "/b"), 200, "content")
+	w.want(w.do(t.Context(), http.MethodHead, fileHost, "/c"), 200, "")
+	if len(w.moved) != 1 {
+		t.Errorf("%d redirects are recorded", len(w.moved))
+	}
+	w.others.Store(0)
+	w.want(w.get(fileHost, "/d"), 302, "")
+}
+
 // TestDockerConfig: without a login of the cluster the registry gets the one in Docker's config, otherwise the
 // cluster's; another registry's is never sent.
 func TestDockerConfig(t *testing.T) {

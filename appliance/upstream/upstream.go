@@ -40,6 +40,7 @@ const (
 	maxFailed  = 4096            // answers that are remembered
 	maxStale   = 256             // names that could not be compared with their origin
 	failedFor  = time.Minute     // how long an origin is not asked again for what it does not have
+	maxMoved   = 10_000          // redirects that are recorded: each node reads all of them when one changes
 	maxLogins  = 256             // repositories that stay logged in
 	keepFor    = 5 * time.Minute // how long a fetch waits for a majority to store what it has
 )
@@ -111,6 +112,8 @@ type Config struct {
 	Held func(url string) (digest string)
 	// Redirect records that a URL leads to another one; to "" removes that.
 	Redirect func(ctx context.Context, from, to string) error
+	// Redirects returns how many redirects are recorded.
+	Redirects func() int
 	Tree     Tree
 	Sealer   Sealer
 	// Free returns how many bytes can be stored without reaching the disk's reserve.

@@ -45,6 +45,7 @@ type world struct {
 	events []upstream.Event
 	misses []string
 	moved  map[string]string // redirects
+	others atomic.Int64      // redirects of other URLs
 	free   atomic.Int64
 
 	up    *upstream.Upstream
@@ -116,6 +117,11 @@ func newWorldOn(t *testing.T, tree *treetest.Mem) *world {
 			}
 			w.moved = next
 			return nil
+		},
+		Redirects: func() int {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			return len(w.moved) + int(w.others.Load())
 		},
 		Tree: treetest.New(t), Sealer: plainSealer{}, Free: w.free.Load, MaxUnsized: 1 << 20,
 		Observe: func(e upstream.Event) {
