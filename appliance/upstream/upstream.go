@@ -114,8 +114,8 @@ type Config struct {
 	Redirect func(ctx context.Context, from, to string) error
 	// Redirects returns how many redirects are recorded.
 	Redirects func() int
-	Tree     Tree
-	Sealer   Sealer
+	Tree      Tree
+	Sealer    Sealer
 	// Free returns how many bytes can be stored without reaching the disk's reserve.
 	Free func() int64
 	// MaxUnsized bounds content whose length an origin does not tell, in bytes; 0: 16 GiB.
