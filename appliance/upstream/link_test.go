@@ -180,6 +180,34 @@ func TestManyRedirects(t *testing.T) {
 	w.want(w.get(fileHost, "/d"), 302, "")
 }
 
+// TestSignatures: signatures that are tags (cosign's sha256-DIGEST.sig and .att) are fetched like every tag, and one
+// that does not exist is asked for once. Lists of tags and of referrers are those of what is held.
+func TestSignatures(t *testing.T) {
+	w := newWorld(t)
+	p := newPicture("layer")
+	image := treetest.DigestOf([]byte("image"), "")
+	tag := strings.Replace(image, ":", "-", 1)
+	w.internet(func(rw http.ResponseWriter, r *http.Request) {
+		if strings.HasSuffix(r.URL.Path, "/manifests/"+tag+".sig") {
+			r.URL.Path = "/v2/app/manifests/v1"
+		}
+		p.serve(rw, r)
+	})
+	for range 2 {
+		w.want(w.get(site, "/v2/app/manifests/"+tag+".sig"), 200, p.manifest)
+		w.want(w.get(site, "/v2/app/manifests/"+tag+".att"), 404, "")
+	}
+	if n := w.count("GET " + site + "/v2/app/manifests/" + tag + ".att"); n != 1 {
+		t.Errorf("asked %d times for what does not exist", n)
+	}
+	n := w.total.Load()
+	w.want(w.get(site, "/v2/app/tags/list"), 200, `{"name":"app","tags":["`+tag+`.sig"]}`)
+	w.want(w.get(site, "/v2/app/referrers/"+image), 200, "")
+	if w.total.Load() != n {
+		t.Error("a list was asked for")
+	}
+}
+
 // TestDockerConfig: without a login of the cluster the registry gets the one in Docker's config, otherwise the
 // cluster's; another registry's is never sent.
 func TestDockerConfig(t *testing.T) {
