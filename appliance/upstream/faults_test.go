@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
+	"slices"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -25,6 +27,16 @@ func (w *world) ended(n int) error {
 		return len(list) >= n
 	})
 	return list[n-1].Err
+}
+
+// kept waits until content is stored: a client has it before that.
+func (w *world) kept(digest string) {
+	w.t.Helper()
+	waittest.Until(w.t, digest+" is stored", func() bool {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return slices.ContainsFunc(w.events, func(e upstream.Event) bool { return e.Digest == digest && e.Err == nil })
+	})
 }
 
 // TestLeaderGoesAway: whichever write the loss of a leader hits, and whether it happened all the same, the client gets
@@ -70,6 +82,19 @@ func TestLeaderGoesAway(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestJustStored: a request that found nothing causes no fetch if one has ended since.
+func TestJustStored(t *testing.T) {
+	w := newWorld(t)
+	w.internet(text("content"))
+	w.want(w.get(fileHost, "/a"), 200, "content")
+	w.ended(1)
+	req := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+fileHost+"/a", nil)
+	in, err := w.up.FileServer().File(req, "https://"+fileHost+"/a", false, false)
+	if in != nil || err != nil || w.total.Load() != 1 {
+		t.Errorf("got %v, %v after %d requests", in, err, w.total.Load())
 	}
 }
 

@@ -42,7 +42,8 @@ func (u files) File(req *http.Request, rawURL string, plain, here bool) (fileser
 			return nil, err
 		}
 	}
-	f, err := u.fly(key, share.OfText(req.RemoteAddr), func(ctx context.Context, f *flight) error {
+	kept := func() bool { return !here && u.cfg.Held(rawURL) != "" }
+	f, err := u.fly(key, share.OfText(req.RemoteAddr), kept, func(ctx context.Context, f *flight) error {
 		at, err := url.Parse(rawURL)
 		if err != nil {
 			return err
@@ -60,7 +61,7 @@ func (u files) File(req *http.Request, rawURL string, plain, here bool) (fileser
 		}
 		return err
 	})
-	if err != nil {
+	if f == nil || err != nil {
 		return nil, err
 	}
 	return incoming[fileserver.Incoming](f, req)

@@ -41,14 +41,18 @@ type flight struct {
 	err      error
 }
 
-// fly joins the fetch of key, or begins it: run does the work.
-func (u *Upstream) fly(key, client string, run func(ctx context.Context, f *flight) error) (*flight, error) {
+// fly joins the fetch of key, or begins it: run does the work. kept, if it is not nil, reports whether a fetch that has
+// just ended has brought what is asked for; then there is no flight.
+func (u *Upstream) fly(key, client string, kept func() bool,
+	run func(ctx context.Context, f *flight) error) (*flight, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if f := u.flights[key]; f != nil {
 		return f, nil
 	}
 	switch {
+	case kept != nil && kept():
+		return nil, nil
 	case u.closed:
 		return nil, fmt.Errorf("this node is stopping: %w", syscall.EAGAIN)
 	case len(u.flights) >= maxFlights, u.begunBy(client) >= maxOfOne:

@@ -40,7 +40,7 @@ func (u images) Manifest(req *http.Request, repo, reference, held string) error 
 			return err
 		}
 	}
-	f, err := u.fly(key, share.OfText(req.RemoteAddr), func(ctx context.Context, f *flight) error {
+	f, err := u.fly(key, share.OfText(req.RemoteAddr), nil, func(ctx context.Context, f *flight) error {
 		f.event = Event{Kind: "manifest", Name: name, Host: hostOf(repo)}
 		ctx = from(ctx, f.event.Host)
 		defer u.take("manifests of "+f.event.Host, f.client)()
@@ -111,7 +111,7 @@ func (u images) Blob(req *http.Request, repo, digest string) (registry.Incoming,
 	if err := u.known(key); err != nil {
 		return nil, err
 	}
-	f, err := u.fly(key, share.OfText(req.RemoteAddr), func(ctx context.Context, f *flight) error {
+	f, err := u.fly(key, share.OfText(req.RemoteAddr), nil, func(ctx context.Context, f *flight) error {
 		f.event = Event{Kind: "blob", Name: name, Host: hostOf(repo)}
 		ctx = from(ctx, f.event.Host)
 		defer u.take(f.event.Host, f.client)()

@@ -64,14 +64,14 @@ func tunnel(t *testing.T, rw http.ResponseWriter, addr string) {
 		t.Error(err)
 		return
 	}
-	rw.WriteHeader(http.StatusOK)
-	from, _, err := http.NewResponseController(rw).Hijack()
+	from, buffered, err := http.NewResponseController(rw).Hijack()
 	if err != nil {
 		t.Error(err)
 		return
 	}
+	io.WriteString(from, "HTTP/1.1 200 OK\r\n\r\n")
 	go func() {
-		io.Copy(to, from)
+		io.Copy(to, buffered)
 		to.Close()
 	}()
 	io.Copy(from, to)

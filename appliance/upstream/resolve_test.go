@@ -136,7 +136,9 @@ func TestResolve(t *testing.T) {
 		{"NXDOMAIN", host, func(q dnsmessage.Message, _ bool) []byte {
 			return packed(t, reply(q, dnsmessage.RCodeNameError))
 		}, nil, "absent"},
-		{"no address", host, func(q dnsmessage.Message, _ bool) []byte { return packed(t, reply(q, ok)) }, nil, "absent"},
+		{"no address", host, func(q dnsmessage.Message, _ bool) []byte {
+			return packed(t, reply(q, ok))
+		}, nil, "absent"},
 		{"SERVFAIL", host, func(q dnsmessage.Message, _ bool) []byte {
 			return packed(t, reply(q, dnsmessage.RCodeServerFailure))
 		}, nil, "ServerFailure"},

@@ -427,15 +427,16 @@ func TestFilesAreComparedWithTheirOrigin(t *testing.T) {
 		do   func()
 		body string
 		n    int64
+		ends int // fetches that have ended by then
 	}{
-		{"cold", func() {}, `version "v0"`, 1},
-		{"warm", func() {}, `version "v0"`, 1},
-		{"an hour later, the same", func() { w.later(61 * time.Minute) }, `version "v0"`, 2},
-		{"warm again", func() {}, `version "v0"`, 2},
-		{"changed", func() { version.Store(1); w.later(61 * time.Minute) }, `version "v1"`, 3},
+		{"cold", func() {}, `version "v0"`, 1, 1},
+		{"warm", func() {}, `version "v0"`, 1, 1},
+		{"an hour later, the same", func() { w.later(61 * time.Minute) }, `version "v0"`, 2, 2},
+		{"warm again", func() {}, `version "v0"`, 2, 2},
+		{"changed", func() { version.Store(1); w.later(61 * time.Minute) }, `version "v1"`, 3, 3},
 		{"unreachable", func() { w.later(3 * time.Hour); w.down.Store(true); w.tls.CloseClientConnections() },
-			`version "v1"`, 3},
-		{"not asked again at once", func() { w.down.Store(false) }, `version "v1"`, 3},
+			`version "v1"`, 3, 4},
+		{"not asked again at once", func() { w.down.Store(false) }, `version "v1"`, 3, 4},
 	} {
 		step.do()
 		rec := w.get(fileHost, "/stable.txt")
@@ -443,6 +444,7 @@ func TestFilesAreComparedWithTheirOrigin(t *testing.T) {
 			t.Fatalf("%s: got %d %q after %d requests, want %q after %d", step.what, rec.Code, rec.Body, w.count(asked),
 				step.body, step.n)
 		}
+		w.ended(step.ends)
 	}
 	if list := strings.Join(w.up.Warnings(), "\n"); !strings.Contains(list, "https://"+fileHost+
 		"/stable.txt is served as it was 3h0m0s ago") {
@@ -614,6 +616,8 @@ func TestImages(t *testing.T) {
 		w.want(w.do(t.Context(), http.MethodHead, site, "/v2/app/blobs/"+d(p.layer)), 200, "")
 		w.want(w.get(site, "/v2/app/blobs/"+d(p.layer), "Range", "bytes=6-10"), 206, p.layer[6:11])
 		w.want(w.get(site, "/v2/app/blobs/"+d(p.layer)), 200, p.layer)
+		w.kept(d(p.config))
+		w.kept(d(p.layer))
 	}
 	pull(p)
 	w.want(w.get(site, "/v2/app/manifests/absent"), 404, "")
