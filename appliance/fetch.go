@@ -25,7 +25,8 @@ func (a *Appliance) upstreamConfig() upstream.Config {
 			}
 			return info.Digest
 		},
-		Redirect: a.recordRedirect, Tree: a.tree.Sub("upstream"), Sealer: a.cluster,
+		Redirect: a.recordRedirect, Redirects: func() int { return len(a.current.State().Redirects) },
+		Tree: a.tree.Sub("upstream"), Sealer: a.cluster,
 		Free: func() int64 {
 			st := a.cluster.Status()
 			return st.DiskFree - st.DiskReserve
@@ -76,9 +77,10 @@ func (a *Appliance) recordRedirect(ctx context.Context, from, to string) error {
 // probeEvery is how often the resolvers for fetching are checked for giving our own answers.
 const probeEvery = 10 * time.Minute
 
-// probeUpstream checks the resolvers for fetching at the start, after each change of the settings, and now and then.
+// probeUpstream checks the resolvers for fetching at the start, after each change of the settings, and now and then. It
+// forgets what depends on a login when one changes.
 func (a *Appliance) probeUpstream(ctx context.Context) error {
-	changed := a.tree.Watch(ctx, "settings")
+	changed, logins := a.tree.Watch(ctx, "settings"), a.tree.Watch(ctx, "upstream/logins")
 	tick := time.NewTicker(probeEvery)
 	defer tick.Stop()
 	for {
@@ -94,6 +96,8 @@ func (a *Appliance) probeUpstream(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-changed:
+		case <-logins: // changed by another node
+			a.upstream.Forget()
 		case <-tick.C:
 		}
 	}

@@ -30,7 +30,7 @@ type Upstream interface {
 // Incoming is content that is being fetched. A read waits until its bytes are there.
 type Incoming interface {
 	io.ReadSeekCloser
-	// Size is the number of bytes.
+	// Size is the number of bytes, -1 if it is not known and the request has no range.
 	Size() int64
 }
 
@@ -100,7 +100,17 @@ func (s *Server) fetch(w http.ResponseWriter, r *http.Request, a address, plain,
 		w.Header().Set("Content-Security-Policy", "sandbox")
 	}
 	content := &stream{ReadSeekCloser: in, server: s, key: a.key(a.query), client: r.RemoteAddr}
-	http.ServeContent(w, byterange.Bound(r, in.Size()), "", time.Time{}, content)
+	if in.Size() >= 0 {
+		http.ServeContent(w, byterange.Bound(r, in.Size()), "", time.Time{}, content)
+		return true
+	}
+	w.WriteHeader(http.StatusOK)
+	if r.Method == http.MethodHead {
+		return true
+	}
+	if _, err := io.Copy(w, content); err != nil {
+		panic(http.ErrAbortHandler) // the client must not take it for complete
+	}
 	return true
 }
 

@@ -31,7 +31,7 @@ type Upstream interface {
 // Incoming is content that is being fetched. A read waits until its bytes are there.
 type Incoming interface {
 	io.ReadSeekCloser
-	// Size is the number of bytes.
+	// Size is the number of bytes, -1 if it is not known and the request has no range.
 	Size() int64
 }
 
@@ -48,7 +48,14 @@ func (r *Registry) NewBlob() (BlobWriter, error) { return r.tree.CreateBlob("") 
 // KeepBlob stores what was written to a scratch file as the blob d of the canonical repository repo. It may be called
 // again after syscall.EAGAIN or syscall.EINPROGRESS.
 func (r *Registry) KeepBlob(ctx context.Context, bw BlobWriter, repo, d string) error {
-	return r.finish(ctx, bw, repo, digest.Digest(d))
+	err := r.finish(ctx, bw, repo, digest.Digest(d))
+	if errors.Is(err, fs.ErrClosed) {
+		// An earlier call has stored the blob, but not made the manifests hold it that await it.
+		if _, missing := r.tree.Stat(layerPath(repo, digest.Digest(d))); missing == nil {
+			return r.arrived(ctx, repo, digest.Digest(d))
+		}
+	}
+	return err
 }
 
 // KeepManifest is PutManifest for a manifest whose config and layers may arrive later.
@@ -128,7 +135,14 @@ func (r *Registry) fetchBlob(w http.ResponseWriter, req *http.Request, rt *route
 		return true
 	}
 	blobHeader(w.Header(), rt.digest)
-	serveContent(w, req, h, body)
+	if h.size >= 0 {
+		serveContent(w, req, h, body)
+		return true
+	}
+	w.WriteHeader(http.StatusOK)
+	if _, err := io.Copy(w, body); err != nil {
+		panic(http.ErrAbortHandler) // the client must not take it for complete
+	}
 	return true
 }
 

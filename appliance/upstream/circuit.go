@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"sync"
 	"time"
 )
@@ -103,6 +104,13 @@ type guarded struct {
 }
 
 func (g guarded) RoundTrip(req *http.Request) (*http.Response, error) {
+	// What goes through a proxy is not seen by dial.
+	if ip, err := netip.ParseAddr(req.URL.Hostname()); err == nil {
+		if err := errors.Join(g.u.refuse(ip.String(), ip.Unmap()),
+			g.u.refuseInside(req.Context(), ip.String(), ip.Unmap())); err != nil {
+			return nil, err
+		}
+	}
 	at := req.URL.Scheme + "://" + req.URL.Host
 	if err := g.u.servers.before(at); err != nil {
 		return nil, err

@@ -42,12 +42,14 @@ func (u files) File(req *http.Request, rawURL string, plain, here bool) (fileser
 			return nil, err
 		}
 	}
-	f, err := u.fly(key, share.OfText(req.RemoteAddr), func(ctx context.Context, f *flight) error {
+	kept := func() bool { return !here && u.cfg.Held(rawURL) != "" }
+	f, err := u.fly(key, share.OfText(req.RemoteAddr), kept, func(ctx context.Context, f *flight) error {
 		at, err := url.Parse(rawURL)
 		if err != nil {
 			return err
 		}
 		f.event = Event{Kind: "file", Name: rawURL, Host: at.Hostname()}
+		ctx = from(ctx, f.event.Host)
 		defer u.take(f.event.Host, f.client)()
 		err = told(f.event.Host, u.file(ctx, f, known, plain))
 		switch {
@@ -59,7 +61,7 @@ func (u files) File(req *http.Request, rawURL string, plain, here bool) (fileser
 		}
 		return err
 	})
-	if err != nil {
+	if f == nil || err != nil {
 		return nil, err
 	}
 	return incoming[fileserver.Incoming](f, req)
@@ -156,7 +158,8 @@ func (r record) conditions() http.Header {
 }
 
 // redirects follows a redirect to a host that is no origin, or to the same URL by TLS. A redirect to an origin is an
-// answer of its own: the client follows it, and its target is fetched as what it is.
+// answer of its own: the client follows it, and its target is fetched as what it is. When too many are recorded all are
+// followed here, and the content is kept under the name that was asked for.
 func (u files) redirects(req *http.Request, via []*http.Request) error {
 	from := via[len(via)-1].URL
 	if req.URL.Scheme == "http" && via[0].URL.Scheme == "https" {
@@ -164,7 +167,8 @@ func (u files) redirects(req *http.Request, via []*http.Request) error {
 	}
 	same := *req.URL
 	same.Scheme = from.Scheme
-	if same.String() != from.String() && req.URL.Port() == "" && u.For(req.URL.Hostname()) {
+	if same.String() != from.String() && req.URL.Port() == "" && u.For(req.URL.Hostname()) &&
+		u.cfg.Redirects() < maxMoved {
 		return http.ErrUseLastResponse
 	}
 	return remote.LimitRedirects(req, via)
@@ -208,12 +212,13 @@ func (u files) FileSize(req *http.Request, rawURL string, plain bool) (size int6
 	}
 	defer u.take("sizes of "+at.Hostname(), share.OfText(req.RemoteAddr))()
 	f := &flight{u: u.Upstream, event: Event{Kind: "file", Name: rawURL, Host: at.Hostname()}}
+	ctx := from(req.Context(), at.Hostname())
 	known, ours := u.record(rawURL)
 	if !ours {
 		known = record{Name: rawURL}
 	}
 	for _, scheme := range schemes(plain) {
-		size, here, err = u.sizeBy(req.Context(), f, known, scheme+"://"+strings.TrimPrefix(rawURL, "https://"))
+		size, here, err = u.sizeBy(ctx, f, known, scheme+"://"+strings.TrimPrefix(rawURL, "https://"))
 		if !unreachable(err) {
 			break
 		}

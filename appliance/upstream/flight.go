@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"path"
 	"sync"
 	"syscall"
@@ -42,14 +41,18 @@ type flight struct {
 	err      error
 }
 
-// fly joins the fetch of key, or begins it: run does the work.
-func (u *Upstream) fly(key, client string, run func(ctx context.Context, f *flight) error) (*flight, error) {
+// fly joins the fetch of key, or begins it: run does the work. kept, if it is not nil, reports whether a fetch that has
+// just ended has brought what is asked for; then there is no flight.
+func (u *Upstream) fly(key, client string, kept func() bool,
+	run func(ctx context.Context, f *flight) error) (*flight, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if f := u.flights[key]; f != nil {
 		return f, nil
 	}
 	switch {
+	case kept != nil && kept():
+		return nil, nil
 	case u.closed:
 		return nil, fmt.Errorf("this node is stopping: %w", syscall.EAGAIN)
 	case len(u.flights) >= maxFlights, u.begunBy(client) >= maxOfOne:
@@ -133,9 +136,13 @@ func (f *flight) Begin(_ string, total int64) error {
 // Write implements download.Sink.
 func (f *flight) Write(p []byte) (int, error) {
 	f.mu.Lock()
-	w := f.w
+	w, unsized := f.w, f.size < 0
 	f.mu.Unlock()
-	n, err := w.Write(p) // only this goroutine writes
+	// Only this goroutine writes.
+	if most := f.u.cfg.MaxUnsized; unsized && w.Size()+int64(len(p)) > most {
+		return 0, fmt.Errorf("it is sent without its length, and is larger than %d bytes", most)
+	}
+	n, err := w.Write(p)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.n += int64(n)
@@ -215,13 +222,13 @@ func (f *flight) wait(ctx context.Context) error {
 	}
 }
 
-// open waits until the content begins and returns a reader; nil if it is here by now, or its size is not known before
-// its end.
-func (f *flight) open(ctx context.Context) (*reader, error) {
+// open waits until the content begins and returns a reader; nil if it is here by now. Without sized it does so too if
+// the number of bytes is not known before the end.
+func (f *flight) open(ctx context.Context, sized bool) (*reader, error) {
 	for {
 		f.mu.Lock()
 		changed := f.changed
-		r := f.reader(ctx)
+		r := f.reader(ctx, sized)
 		f.mu.Unlock()
 		if r != nil {
 			return r, nil
@@ -237,9 +244,9 @@ func (f *flight) open(ctx context.Context) (*reader, error) {
 }
 
 // reader returns a reader if there is something to read. f.mu is held.
-func (f *flight) reader(ctx context.Context) *reader {
+func (f *flight) reader(ctx context.Context, sized bool) *reader {
 	s, ok := f.w.(tree.Scratcher)
-	if !ok || !f.begun || f.size < 0 {
+	if !ok || !f.begun || sized && f.size < 0 {
 		return nil
 	}
 	scratch, err := s.OpenScratch()
@@ -247,67 +254,6 @@ func (f *flight) reader(ctx context.Context) *reader {
 		return nil // it is a blob by now
 	}
 	return &reader{f: f, ctx: ctx, scratch: scratch, round: f.round, size: f.size}
-}
-
-// reader reads what one fetch brings, at any offset, as soon as it is there. The last byte is passed on when all bytes
-// were found right.
-type reader struct {
-	f       *flight
-	ctx     context.Context
-	scratch tree.Scratch
-	round   int
-	size    int64
-	at      int64
-}
-
-func (r *reader) Size() int64  { return r.size }
-func (r *reader) Close() error { return r.scratch.Close() }
-
-func (r *reader) Seek(offset int64, whence int) (int64, error) {
-	switch whence {
-	case io.SeekCurrent:
-		offset += r.at
-	case io.SeekEnd:
-		offset += r.size
-	}
-	if offset < 0 {
-		return 0, fmt.Errorf("seek to %d: %w", offset, syscall.EINVAL)
-	}
-	r.at = offset
-	return offset, nil
-}
-
-func (r *reader) Read(p []byte) (int, error) {
-	if r.at >= r.size {
-		return 0, io.EOF
-	}
-	for {
-		f := r.f
-		f.mu.Lock()
-		there, right, err, round, changed := f.n, f.right, f.err, f.round, f.changed
-		f.mu.Unlock()
-		if !right {
-			there--
-		}
-		switch {
-		case right && round == r.round && r.at < there, round == r.round && err == nil && r.at < there:
-			n, err := r.scratch.ReadAt(p[:min(int64(len(p)), there-r.at)], r.at)
-			r.at += int64(n)
-			if err == io.EOF && n > 0 {
-				err = nil
-			}
-			return n, err
-		case round != r.round:
-			return 0, errRestarted
-		case err != nil:
-			return 0, err
-		}
-		select {
-		case <-changed:
-		case <-r.ctx.Done():
-			return 0, context.Cause(r.ctx)
-		}
-	}
 }
 
 // Stat counts what was fetched from one origin.

@@ -40,8 +40,9 @@ func (u images) Manifest(req *http.Request, repo, reference, held string) error 
 			return err
 		}
 	}
-	f, err := u.fly(key, share.OfText(req.RemoteAddr), func(ctx context.Context, f *flight) error {
+	f, err := u.fly(key, share.OfText(req.RemoteAddr), nil, func(ctx context.Context, f *flight) error {
 		f.event = Event{Kind: "manifest", Name: name, Host: hostOf(repo)}
+		ctx = from(ctx, f.event.Host)
 		defer u.take("manifests of "+f.event.Host, f.client)()
 		digest, err := u.manifest(ctx, f, repo, reference, held)
 		if err != nil {
@@ -110,8 +111,9 @@ func (u images) Blob(req *http.Request, repo, digest string) (registry.Incoming,
 	if err := u.known(key); err != nil {
 		return nil, err
 	}
-	f, err := u.fly(key, share.OfText(req.RemoteAddr), func(ctx context.Context, f *flight) error {
+	f, err := u.fly(key, share.OfText(req.RemoteAddr), nil, func(ctx context.Context, f *flight) error {
 		f.event = Event{Kind: "blob", Name: name, Host: hostOf(repo)}
+		ctx = from(ctx, f.event.Host)
 		defer u.take(f.event.Host, f.client)()
 		err := told(f.event.Host, u.blob(ctx, f, repo, digest))
 		u.remember(key, err)
@@ -125,7 +127,7 @@ func (u images) Blob(req *http.Request, repo, digest string) (registry.Incoming,
 
 // incoming opens what a fetch brings; nil if it is here by now.
 func incoming[T any](f *flight, req *http.Request) (none T, err error) {
-	r, err := f.open(req.Context())
+	r, err := f.open(req.Context(), req.Header.Get("Range") != "") // a range needs the size
 	if r == nil || err != nil {
 		return none, err
 	}
@@ -166,10 +168,11 @@ func (u images) BlobSize(req *http.Request, repo, digest string) (int64, error) 
 	}
 	host := hostOf(repo)
 	defer u.take("manifests of "+host, share.OfText(req.RemoteAddr))()
-	at, err := link.remote.Repository(req.Context(), repo)
+	ctx := from(req.Context(), host)
+	at, err := link.remote.Repository(ctx, repo)
 	var resp *http.Response
 	if err == nil {
-		resp, err = at.Send(req.Context(), http.MethodHead, "blobs/"+digest, "")
+		resp, err = at.Send(ctx, http.MethodHead, "blobs/"+digest, "")
 	}
 	if err != nil {
 		err = told(host, err)

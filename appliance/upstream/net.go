@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -23,11 +24,14 @@ const (
 	resolveTimeout = 5 * time.Second
 )
 
-// transport makes the HTTP client: the system's roots and those of the settings, the proxy of
-// the environment, and connections by dial alone.
+// transport makes the HTTP client: the system's roots and those of the settings, the proxies of the environment, and
+// connections by dial alone.
 func (u *Upstream) transport(set *Settings) (*http.Transport, error) {
 	t := transport.New()
-	t.DialContext = u.dial
+	through := proxies()
+	t.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		return u.dial(ctx, network, addr, slices.Contains(through, addr))
+	}
 	t.TLSHandshakeTimeout = dialTimeout
 	if set.CA != "" {
 		roots, err := x509.SystemCertPool()
@@ -52,25 +56,25 @@ func (u *Upstream) connect(ctx context.Context, network, addr string) (net.Conn,
 // Dials is the number of connections that were tried since the start, those to resolvers among them.
 func (u *Upstream) Dials() uint64 { return u.dials.Load() }
 
-// dial connects to a host by the addresses that the operator's resolvers have for it.
-func (u *Upstream) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+// dial connects to a host by the addresses that the operator's resolvers have for it. A proxy may be on this machine.
+func (u *Upstream) dial(ctx context.Context, network, addr string, proxy bool) (net.Conn, error) {
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
 		return nil, err
 	}
-	addrs := []netip.Addr{}
-	if ip, err := netip.ParseAddr(host); err == nil {
-		addrs = append(addrs, ip)
-	} else if addrs, err = u.lookup(ctx, host); err != nil {
-		return nil, err
+	addrs := []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()}
+	if !proxy || host != "localhost" { // for which no resolver is asked (RFC 6761, 6.3)
+		if addrs, err = u.addresses(ctx, host); err != nil {
+			return nil, err
+		}
 	}
 	// IPv4 first: many sites have addresses of IPv6 that lead nowhere, and few have none of IPv4.
 	slices.SortStableFunc(addrs, func(a, b netip.Addr) int { return a.Unmap().BitLen() - b.Unmap().BitLen() })
 	var last error
 	for _, ip := range addrs {
 		ip = ip.Unmap()
-		if !isProxy(addr) {
-			if err := u.refuse(host, ip); err != nil {
+		if !proxy {
+			if err := errors.Join(u.refuse(host, ip), u.refuseInside(ctx, host, ip)); err != nil {
 				return nil, err
 			}
 		}
@@ -86,15 +90,20 @@ func (u *Upstream) dial(ctx context.Context, network, addr string) (net.Conn, er
 	return nil, last
 }
 
-// isProxy reports whether an address is that of the environment's proxy, which may be on this machine.
-func isProxy(addr string) bool {
+// proxies returns the addresses of the environment's proxies, in the form in which http.Transport connects to them.
+func proxies() (list []string) {
 	env := httpproxy.FromEnvironment()
+	ports := map[string]string{"http": "80", "https": "443", "socks5": "1080", "socks5h": "1080"}
 	for _, text := range []string{env.HTTPSProxy, env.HTTPProxy} {
-		if at, err := url.Parse(text); err == nil && text != "" && at.Host == addr {
-			return true
+		at, err := url.Parse(text)
+		if err != nil || ports[at.Scheme] == "" { // as httpproxy reads it: the scheme may be missing
+			at, err = url.Parse("http://" + text)
+		}
+		if text != "" && err == nil {
+			list = append(list, net.JoinHostPort(at.Hostname(), cmp.Or(at.Port(), ports[at.Scheme])))
 		}
 	}
-	return false
+	return list
 }
 
 // refuse refuses addresses that no origin has: a bastion's, and those that mean this machine or its link.
@@ -107,6 +116,46 @@ func (u *Upstream) refuse(host string, ip netip.Addr) error {
 		return fmt.Errorf("%s is %s, where no origin can be", host, ip)
 	}
 	return nil
+}
+
+// sharedSpace has the private addresses of providers (RFC 6598).
+var sharedSpace = netip.MustParsePrefix("100.64.0.0/10")
+
+func isInside(ip netip.Addr) bool {
+	ip = ip.Unmap()
+	return ip.IsPrivate() || sharedSpace.Contains(ip)
+}
+
+type fromKey struct{}
+
+// from marks what is sent for a fetch from an origin.
+func from(ctx context.Context, origin string) context.Context {
+	return context.WithValue(ctx, fromKey{}, origin)
+}
+
+// refuseInside refuses a private address of a host that an operator has not named: an origin outside must not lead into
+// the site. One that is itself at a private address may.
+func (u *Upstream) refuseInside(ctx context.Context, host string, ip netip.Addr) error {
+	origin, _ := ctx.Value(fromKey{}).(string)
+	if _, named := u.cfg.Canonical(host); named || !isInside(ip) {
+		return nil
+	}
+	if addrs, err := u.addresses(ctx, origin); err == nil && slices.ContainsFunc(addrs, isInside) {
+		return nil
+	}
+	if host == ip.String() {
+		return fmt.Errorf("%s leads to the private address %s, and is itself outside", origin, host)
+	}
+	return fmt.Errorf("%s leads to %s, which is at the private address %s: if that is right, casemate origin add %s",
+		origin, host, ip, host)
+}
+
+// addresses returns the addresses of a host or an address.
+func (u *Upstream) addresses(ctx context.Context, host string) ([]netip.Addr, error) {
+	if ip, err := netip.ParseAddr(host); err == nil {
+		return []netip.Addr{ip}, nil
+	}
+	return u.lookup(ctx, host)
 }
 
 // lookup asks the resolvers in turn. One that does not answer, or gives our own answers, is passed over.
@@ -130,14 +179,6 @@ func (u *Upstream) lookup(ctx context.Context, host string) ([]netip.Addr, error
 		}
 	}
 	return nil, last
-}
-
-// resolve asks one resolver. The name is complete: no search domain of this machine is added.
-func (u *Upstream) resolve(ctx context.Context, resolver netip.AddrPort, host string) ([]netip.Addr, error) {
-	r := net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
-		return u.connect(ctx, network, resolver.String())
-	}}
-	return r.LookupNetIP(ctx, "ip", host+".")
 }
 
 // Probe asks each resolver for the name of an origin, and records those that answer with a bastion: they ask us.

@@ -15,6 +15,7 @@
 package upstream
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io/fs"
@@ -39,6 +40,7 @@ const (
 	maxFailed  = 4096            // answers that are remembered
 	maxStale   = 256             // names that could not be compared with their origin
 	failedFor  = time.Minute     // how long an origin is not asked again for what it does not have
+	maxMoved   = 10_000          // redirects that are recorded: each node reads all of them when one changes
 	maxLogins  = 256             // repositories that stay logged in
 	keepFor    = 5 * time.Minute // how long a fetch waits for a majority to store what it has
 )
@@ -110,10 +112,14 @@ type Config struct {
 	Held func(url string) (digest string)
 	// Redirect records that a URL leads to another one; to "" removes that.
 	Redirect func(ctx context.Context, from, to string) error
-	Tree     Tree
-	Sealer   Sealer
+	// Redirects returns how many redirects are recorded.
+	Redirects func() int
+	Tree      Tree
+	Sealer    Sealer
 	// Free returns how many bytes can be stored without reaching the disk's reserve.
 	Free func() int64
+	// MaxUnsized bounds content whose length an origin does not tell, in bytes; 0: 16 GiB.
+	MaxUnsized int64
 	// Observe is called at the end of each fetch; nil: nothing is called.
 	Observe func(Event)
 	Log     *slog.Logger
@@ -174,6 +180,7 @@ func New(cfg Config) *Upstream {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	cfg.MaxUnsized = cmp.Or(cfg.MaxUnsized, 16<<30)
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}

@@ -34,6 +34,8 @@ type world struct {
 	down  atomic.Bool
 	plain atomic.Pointer[string]     // where port 80 leads to; nil: nowhere; otherwise nobody listens at 443
 	addr  atomic.Pointer[netip.Addr] // what the resolver says
+	names sync.Map                   // netip.Addr, of hosts that have another address
+	proxy atomic.Pointer[string]     // may be connected to besides
 	asked sync.Map                   // *atomic.Int64 by "METHOD host/path"
 	total atomic.Int64
 
@@ -43,12 +45,14 @@ type world struct {
 	events []upstream.Event
 	misses []string
 	moved  map[string]string // redirects
+	others atomic.Int64      // redirects of other URLs
 	free   atomic.Int64
 
 	up    *upstream.Upstream
 	reg   *registry.Registry
 	files *fileserver.Server
-	tree  *treetest.Mem
+	tree  *treetest.Mem // of files
+	store *treetest.Mem // of images
 }
 
 const (
@@ -65,7 +69,10 @@ func (plainSealer) Unseal(p []byte) ([]byte, error) {
 	return bytes.TrimPrefix(p, []byte("sealed ")), nil
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t *testing.T) *world { return newWorldOn(t, treetest.New(t)) }
+
+// newWorldOn is another bastion of the cluster that has a tree of files.
+func newWorldOn(t *testing.T, tree *treetest.Mem) *world {
 	w := &world{t: t, now: time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC), moved: map[string]string{}}
 	w.free.Store(1 << 40)
 	w.tls = httptest.NewUnstartedServer(http.HandlerFunc(w.answer))
@@ -78,7 +85,7 @@ func newWorld(t *testing.T) *world {
 	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: w.tls.Certificate().Raw})
 	w.set.Store(&upstream.Settings{On: true, Resolvers: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.53:53")},
 		CA: string(ca), Fresh: time.Hour})
-	w.tree = treetest.New(t)
+	w.tree, w.store = tree, treetest.New(t)
 	canonical := func(host string) (string, bool) {
 		if host == "alias.example.com" {
 			return site, true
@@ -111,7 +118,12 @@ func newWorld(t *testing.T) *world {
 			w.moved = next
 			return nil
 		},
-		Tree: treetest.New(t), Sealer: plainSealer{}, Free: w.free.Load,
+		Redirects: func() int {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			return len(w.moved) + int(w.others.Load())
+		},
+		Tree: treetest.New(t), Sealer: plainSealer{}, Free: w.free.Load, MaxUnsized: 1 << 20,
 		Observe: func(e upstream.Event) {
 			w.mu.Lock()
 			defer w.mu.Unlock()
@@ -122,11 +134,22 @@ func newWorld(t *testing.T) *world {
 			if r != w.set.Load().Resolvers[0] {
 				t.Errorf("asked the resolver %s", r)
 			}
+			if at, ok := w.names.Load(host); ok {
+				return []netip.Addr{at.(netip.Addr)}, nil
+			}
 			return []netip.Addr{*w.addr.Load()}, nil
 		},
 		Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
 			if w.down.Load() {
 				return nil, errors.New("no route to host")
+			}
+			if proxy := w.proxy.Load(); proxy != nil && addr == *proxy {
+				return (&net.Dialer{}).DialContext(ctx, network, addr)
+			} else if proxy != nil {
+				t.Errorf("connected to %s, not to the proxy", addr)
+			}
+			if strings.HasPrefix(addr, "10.1.1.") {
+				return (&net.Dialer{}).DialContext(ctx, network, w.tls.Listener.Addr().String())
 			}
 			if plain := w.plain.Load(); plain != nil && addr == "192.0.2.1:80" {
 				return (&net.Dialer{}).DialContext(ctx, network, *plain)
@@ -146,7 +169,7 @@ func newWorld(t *testing.T) *world {
 	}
 	origins := func() []string { return []string{site, fileHost, cdn} }
 	var err error
-	if w.reg, err = registry.Open(registry.Config{Tree: treetest.New(t), Canonical: canonical, Origins: origins,
+	if w.reg, err = registry.Open(registry.Config{Tree: w.store, Canonical: canonical, Origins: origins,
 		Upstream: w.up.Registry(), Miss: miss}); err != nil {
 		t.Fatal(err)
 	}
@@ -404,15 +427,16 @@ func TestFilesAreComparedWithTheirOrigin(t *testing.T) {
 		do   func()
 		body string
 		n    int64
+		ends int // fetches that have ended by then
 	}{
-		{"cold", func() {}, `version "v0"`, 1},
-		{"warm", func() {}, `version "v0"`, 1},
-		{"an hour later, the same", func() { w.later(61 * time.Minute) }, `version "v0"`, 2},
-		{"warm again", func() {}, `version "v0"`, 2},
-		{"changed", func() { version.Store(1); w.later(61 * time.Minute) }, `version "v1"`, 3},
+		{"cold", func() {}, `version "v0"`, 1, 1},
+		{"warm", func() {}, `version "v0"`, 1, 1},
+		{"an hour later, the same", func() { w.later(61 * time.Minute) }, `version "v0"`, 2, 2},
+		{"warm again", func() {}, `version "v0"`, 2, 2},
+		{"changed", func() { version.Store(1); w.later(61 * time.Minute) }, `version "v1"`, 3, 3},
 		{"unreachable", func() { w.later(3 * time.Hour); w.down.Store(true); w.tls.CloseClientConnections() },
-			`version "v1"`, 3},
-		{"not asked again at once", func() { w.down.Store(false) }, `version "v1"`, 3},
+			`version "v1"`, 3, 4},
+		{"not asked again at once", func() { w.down.Store(false) }, `version "v1"`, 3, 4},
 	} {
 		step.do()
 		rec := w.get(fileHost, "/stable.txt")
@@ -420,6 +444,7 @@ func TestFilesAreComparedWithTheirOrigin(t *testing.T) {
 			t.Fatalf("%s: got %d %q after %d requests, want %q after %d", step.what, rec.Code, rec.Body, w.count(asked),
 				step.body, step.n)
 		}
+		w.ended(step.ends)
 	}
 	if list := strings.Join(w.up.Warnings(), "\n"); !strings.Contains(list, "https://"+fileHost+
 		"/stable.txt is served as it was 3h0m0s ago") {
@@ -456,6 +481,7 @@ func TestRedirects(t *testing.T) {
 			t.Errorf("leads to %s", got)
 		}
 		w.want(w.get(cdn, "/blob?sig=1"), 200, "content of "+cdn+"/blob?sig=1")
+		w.ended(2) // the client has it before it is stored
 		w.later(2 * time.Hour)
 	}
 	if n := w.count("GET " + fileHost + "/asset"); n != 2 {
@@ -590,6 +616,8 @@ func TestImages(t *testing.T) {
 		w.want(w.do(t.Context(), http.MethodHead, site, "/v2/app/blobs/"+d(p.layer)), 200, "")
 		w.want(w.get(site, "/v2/app/blobs/"+d(p.layer), "Range", "bytes=6-10"), 206, p.layer[6:11])
 		w.want(w.get(site, "/v2/app/blobs/"+d(p.layer)), 200, p.layer)
+		w.kept(d(p.config))
+		w.kept(d(p.layer))
 	}
 	pull(p)
 	w.want(w.get(site, "/v2/app/manifests/absent"), 404, "")

@@ -188,7 +188,10 @@ func DigestOf(data []byte, like string) string { return tree.Sum(data, like) }
 
 func (w *memWriter) Commit(ctx context.Context, digest string) (string, error) {
 	if w.done {
-		w.m.tb.Error("treetest: Commit after Close, Cancel or Commit")
+		w.m.tb.Error("treetest: Commit after Close or Cancel")
+		return "", fs.ErrClosed
+	}
+	if w.committed {
 		return "", fs.ErrClosed
 	}
 	got := DigestOf(w.data, digest)
@@ -211,9 +214,12 @@ func (w *memWriter) Commit(ctx context.Context, digest string) (string, error) {
 	}
 	b.pinned, b.lost = true, false
 	w.m.blobs[got] = b
+	if err != nil {
+		return got, err // it happened, which the writer does not know: Commit may be called again
+	}
 	delete(w.m.scratch, w.id)
 	w.id, w.data, w.committed = "", nil, true
-	return got, err
+	return got, nil
 }
 
 func (w *memWriter) Close() error {
