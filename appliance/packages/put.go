@@ -12,8 +12,11 @@ import (
 	"casemate/appliance/usage"
 )
 
-// maxUpload is the number of packages that one change may bring.
-const maxUpload = 10_000
+// What one change may bring. The packages' metadata stays in memory until the change.
+const (
+	maxUpload         = 10_000    // packages
+	maxUploadMetadata = 256 << 20 // bytes of their metadata
+)
 
 // Package is one package of a repository.
 type Package struct {
@@ -52,6 +55,7 @@ func (s *Store) Put(ctx context.Context, repo string, force bool, next Source) (
 		return nil, err
 	}
 	var all []*uploaded
+	size := 0
 	for {
 		name, body, err := next()
 		if err == io.EOF {
@@ -67,6 +71,13 @@ func (s *Store) Put(ctx context.Context, repo string, force bool, next Source) (
 		if err != nil {
 			return nil, fmt.Errorf("%.200s: %w", name, err)
 		}
+		for _, text := range u.Metadata {
+			size += len(text)
+		}
+		if size > maxUploadMetadata {
+			return nil, usage.Errorf("the metadata of these packages has more than %d MiB: put them in several steps",
+				maxUploadMetadata>>20)
+		}
 		for _, other := range all {
 			if u.same(&other.entry) && u.Digest != other.Digest {
 				return nil, usage.Errorf("%.200s and %.200s are both %s, with different content", other.file, u.file,
@@ -79,6 +90,10 @@ func (s *Store) Put(ctx context.Context, repo string, force bool, next Source) (
 		return nil, usage.Errorf("no package was sent")
 	}
 	err = s.change(ctx, repo, func(have *repository) (changed bool, err error) {
+		if have.Format != r.Format { // it was removed and added again during the upload
+			return false, fmt.Errorf("the repository %s was replaced by one of the format %s meanwhile: %w", repo,
+				have.Format, fs.ErrExist)
+		}
 		for _, u := range all {
 			added, err := have.add(u, force)
 			if err != nil {
