@@ -12,11 +12,11 @@ import (
 	"casemate/appliance/usage"
 )
 
-// What one change may bring. The packages' metadata stays in memory until the change.
-const (
-	maxUpload         = 10_000    // packages
-	maxUploadMetadata = 256 << 20 // bytes of their metadata
-)
+// maxUpload is the number of packages that one change may bring.
+const maxUpload = 10_000
+
+// maxUploadMetadata are the bytes of metadata that they may have, which are in memory until the change. Tests lower it.
+var maxUploadMetadata = 256 << 20
 
 // Package is one package of a repository.
 type Package struct {
@@ -179,6 +179,9 @@ func (r *repository) add(u *uploaded, force bool) (bool, error) {
 		return false, fmt.Errorf("%.200s: the repository has %s with other content: give it another version, or "+
 			"replace it with --force: %w", u.file, u.label(), fs.ErrExist)
 	}
+	was := r.packages[i]
+	was.Metadata = nil
+	r.Replaced = append(r.Replaced, replaced{was, keptGenerations})
 	r.packages[i] = u.entry
 	return true, nil
 }
@@ -233,6 +236,11 @@ func (s *Store) removePackages(
 		if len(removed) == 0 {
 			return false, notExist(repo, what)
 		}
+		r.Replaced = slices.DeleteFunc(r.Replaced, func(p replaced) bool {
+			return slices.ContainsFunc(removed, func(q Package) bool {
+				return q.Name == p.Name && q.Version == p.Version && q.Arch == p.Arch
+			})
+		})
 		return true, nil
 	})
 	if err != nil {
