@@ -65,7 +65,8 @@ func (s *Store) writeRPM(_ string, r *repository, keys []*signingKey) (documents
 	}
 	md.WriteString("</repomd>\n")
 	repomd := []byte(md.String())
-	// One signature: a librepo that verifies with rpm's library instead of GPGME takes a file with two for an error. While the key is being rotated it is that of the old one, which every node has.
+	// One signature: a librepo that verifies with rpm's library instead of GPGME refuses a file with two. While the
+	// key is being rotated it is that of the old one, which every node has.
 	detached, err := detached(repomd, keys[:1], s.cfg.Now)
 	docs.rest["repodata/repomd.xml"] = repomd
 	docs.rest["repodata/repomd.xml.asc"] = detached
