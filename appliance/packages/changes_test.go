@@ -3,6 +3,7 @@ package packages
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"strings"
@@ -189,4 +190,19 @@ func TestUploadBound(t *testing.T) {
 	if !errors.As(err, new(*usage.Error)) || !strings.Contains(err.Error(), "in several steps") || n > 20 {
 		t.Errorf("%d packages: %v", n, err)
 	}
+}
+
+// Each architecture is an index that every change writes.
+func TestManyArchitectures(t *testing.T) {
+	f := start(t)
+	f.add("tools", DEB)
+	var many [][]byte
+	for i := range maxArchs {
+		many = append(many, app("a", "1", fmt.Sprintf("arch%d", i), "x"))
+	}
+	_, err := f.Put(t.Context(), "tools", false, files(many...))
+	if !errors.As(err, new(*usage.Error)) || !strings.Contains(err.Error(), "architectures") || f.labels("tools") != nil {
+		t.Errorf("%v, %q", err, f.labels("tools"))
+	}
+	f.put("tools", many[:maxArchs-len(usualArchs)]...)
 }
