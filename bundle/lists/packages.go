@@ -41,8 +41,8 @@ var (
 )
 
 // Packages reads a list of packages of an operating system, one a line: NAME, NAME=VERSION, NAME:ARCH,
-// NAME:ARCH=VERSION, and @ID for a group of dnf; in a name * is any text and ? one character, and * alone is every package. name is the list's name
-// in messages.
+// NAME:ARCH=VERSION, and @ID for a group of dnf; in a name * is any text and ? one character, and * alone is every
+// package. name is the list's name in messages.
 func (l *Parser) Packages(name string, r io.Reader) {
 	l.eachLine(name, r, func(where, line string) error {
 		p, err := ParsePackage(line)
