@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"casemate/appliance/usage"
 	"casemate/bundle/ospackages/deb"
 )
 
@@ -19,6 +20,9 @@ const (
 	Suite     = "stable"
 	Component = "main"
 )
+
+// maxArchs bounds the indices of a repository: each architecture has one. Debian had less than 20 at any time.
+const maxArchs = 50
 
 // usualArchs are listed even without packages, so that apt on such nodes has no notice about them.
 var usualArchs = []string{"all", "amd64", "arm64"}
@@ -60,6 +64,10 @@ func (s *Store) writeDEB(name string, r *repository, keys []*signingKey) (docume
 		lists[p.Arch].WriteString(p.Metadata[0])
 	}
 	archs := slices.Sorted(maps.Keys(lists))
+	if len(archs) > maxArchs {
+		return docs, usage.Errorf("the repository would have packages of %d architectures, more than %d", len(archs),
+			maxArchs)
+	}
 	var sums strings.Builder
 	for _, arch := range archs {
 		dir := Component + "/binary-" + arch

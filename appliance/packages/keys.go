@@ -181,8 +181,8 @@ func (s *Store) Keys() ([]Key, error) {
 	return list, nil
 }
 
-// Rotate makes a second key: all repositories are signed with both from then on. If there are two already, it only
-// completes what an interrupted rotation has left, and says so with fs.ErrExist.
+// Rotate makes a second key: from then on DEB repositories are signed with both, and RPM repositories with the old one.
+// If there are two already, it only completes what an interrupted rotation has left, and says so with fs.ErrExist.
 func (s *Store) Rotate(ctx context.Context) error {
 	numbers, err := s.keyNumbers()
 	if err != nil {

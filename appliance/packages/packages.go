@@ -188,22 +188,31 @@ func (s *Store) Remove(ctx context.Context, name string, force bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.retry(func() error {
-		r, err := s.load(ctx, name)
+		if _, err := s.Get(name); err != nil {
+			return err
+		}
+		fi, err := s.cfg.Tree.Stat(indexOf(name))
 		if err != nil {
 			return err
 		}
-		if n := len(r.packages); n > 0 && !force {
-			return fmt.Errorf("the repository %s has %d packages: casemate repo remove --force %s removes them too: %w",
-				name, n, name, fs.ErrExist)
+		if !force { // else one that cannot be read is removed too
+			r, err := s.load(ctx, name)
+			if err != nil {
+				return err
+			}
+			if n := len(r.packages); n > 0 {
+				return fmt.Errorf("the repository %s has %d packages: casemate repo remove --force %s removes them "+
+					"too: %w", name, n, name, fs.ErrExist)
+			}
 		}
 		err = s.cfg.Tree.Update(ctx, func(b tree.Batch) error {
-			b.Expect(indexOf(name), r.version)
+			b.Expect(indexOf(name), tree.VersionOf(fi))
 			b.Remove(s.dir(name))
 			b.Remove(path.Dir(indexOf(name)))
 			return nil
 		})
 		if err == nil {
-			s.cfg.Log.Info("package repository removed", "repository", name, "packages", len(r.packages))
+			s.cfg.Log.Info("package repository removed", "repository", name)
 		}
 		return lost(err)
 	})

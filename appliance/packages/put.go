@@ -15,6 +15,9 @@ import (
 // maxUpload is the number of packages that one change may bring.
 const maxUpload = 10_000
 
+// maxUploadMetadata are the bytes of metadata that they may have, which are in memory until the change. Tests lower it.
+var maxUploadMetadata = 256 << 20
+
 // Package is one package of a repository.
 type Package struct {
 	Repository string    `json:"repository"`
@@ -52,6 +55,7 @@ func (s *Store) Put(ctx context.Context, repo string, force bool, next Source) (
 		return nil, err
 	}
 	var all []*uploaded
+	size := 0
 	for {
 		name, body, err := next()
 		if err == io.EOF {
@@ -67,6 +71,13 @@ func (s *Store) Put(ctx context.Context, repo string, force bool, next Source) (
 		if err != nil {
 			return nil, fmt.Errorf("%.200s: %w", name, err)
 		}
+		for _, text := range u.Metadata {
+			size += len(text)
+		}
+		if size > maxUploadMetadata {
+			return nil, usage.Errorf("the metadata of these packages has more than %d MiB: put them in several steps",
+				maxUploadMetadata>>20)
+		}
 		for _, other := range all {
 			if u.same(&other.entry) && u.Digest != other.Digest {
 				return nil, usage.Errorf("%.200s and %.200s are both %s, with different content", other.file, u.file,
@@ -79,6 +90,10 @@ func (s *Store) Put(ctx context.Context, repo string, force bool, next Source) (
 		return nil, usage.Errorf("no package was sent")
 	}
 	err = s.change(ctx, repo, func(have *repository) (changed bool, err error) {
+		if have.Format != r.Format { // it was removed and added again during the upload
+			return false, fmt.Errorf("the repository %s was replaced by one of the format %s meanwhile: %w", repo,
+				have.Format, fs.ErrExist)
+		}
 		for _, u := range all {
 			added, err := have.add(u, force)
 			if err != nil {
@@ -164,6 +179,9 @@ func (r *repository) add(u *uploaded, force bool) (bool, error) {
 		return false, fmt.Errorf("%.200s: the repository has %s with other content: give it another version, or "+
 			"replace it with --force: %w", u.file, u.label(), fs.ErrExist)
 	}
+	was := r.packages[i]
+	was.Metadata = nil
+	r.Replaced = append(r.Replaced, replaced{was, keptGenerations})
 	r.packages[i] = u.entry
 	return true, nil
 }
@@ -218,6 +236,11 @@ func (s *Store) removePackages(
 		if len(removed) == 0 {
 			return false, notExist(repo, what)
 		}
+		r.Replaced = slices.DeleteFunc(r.Replaced, func(p replaced) bool {
+			return slices.ContainsFunc(removed, func(q Package) bool {
+				return q.Name == p.Name && q.Version == p.Version && q.Arch == p.Arch
+			})
+		})
 		return true, nil
 	})
 	if err != nil {

@@ -41,9 +41,11 @@ type repository struct {
 	Files map[string]string `json:"files"`
 	// Generations are the paths of indices that change with their content, the newest first.
 	Generations [][]string `json:"generations"`
+	// Replaced are the files of replaced packages that those generations list.
+	Replaced []replaced `json:"replaced,omitempty"`
 
 	packages []entry
-	before   []entry // those in the tree
+	before   []entry // files in the tree
 	version  uint64  // in the tree; 0: it is new
 }
 
@@ -58,6 +60,13 @@ type entry struct {
 	Time    time.Time `json:"time"` // when it was put
 	// Metadata is what the indices say of it: one paragraph, or an element of each of the three documents.
 	Metadata []string `json:"metadata"`
+}
+
+// replaced is a package that was replaced by one with other content. Its file is served as long as the indices that
+// list it. What is removed is not kept: it is removed so that nobody gets it any more, or to free the disk.
+type replaced struct {
+	entry
+	Changes int `json:"changes"` // of the indices, until it goes
 }
 
 func (e *entry) same(f *entry) bool {
@@ -95,8 +104,17 @@ func (s *Store) load(ctx context.Context, name string) (*repository, error) {
 	if err := r.decode(blob); err != nil {
 		return nil, fmt.Errorf("the repository %s cannot be read: %w", name, err)
 	}
-	r.before = slices.Clone(r.packages)
+	r.before = r.files()
 	return r, nil
+}
+
+// files are the packages whose files are served.
+func (r *repository) files() []entry {
+	list := slices.Clone(r.packages)
+	for i := range r.Replaced {
+		list = append(list, r.Replaced[i].entry)
+	}
+	return list
 }
 
 func (r *repository) decode(in io.Reader) error {
@@ -122,6 +140,8 @@ func (r *repository) decode(in io.Reader) error {
 	return lines.Err()
 }
 
+var errLarge = usage.Errorf("the repository's metadata has more than %d MiB: use another repository", maxState>>20)
+
 func (r *repository) encode() ([]byte, error) {
 	var plain bytes.Buffer
 	enc := json.NewEncoder(&plain)
@@ -134,8 +154,7 @@ func (r *repository) encode() ([]byte, error) {
 			return nil, err
 		}
 		if plain.Len() > maxState {
-			return nil, usage.Errorf("the repository's metadata has more than %d MiB: use another repository",
-				maxState>>20)
+			return nil, errLarge
 		}
 	}
 	return compressed(plain.Bytes())
@@ -164,6 +183,15 @@ func (s *Store) publish(ctx context.Context, name string, r *repository) error {
 	if len(r.packages) > maxPackages {
 		return usage.Errorf("the repository %s would have %d packages, more than %d: use another repository", name,
 			len(r.packages), maxPackages)
+	}
+	size := 0
+	for i := range r.packages {
+		for _, text := range r.packages[i].Metadata {
+			size += len(text)
+		}
+	}
+	if size > maxState {
+		return errLarge
 	}
 	keys, err := s.keys()
 	if err != nil {
@@ -224,6 +252,10 @@ func (s *Store) store(ctx context.Context, r *repository, docs documents) error 
 	names := slices.Sorted(maps.Keys(docs.indices))
 	if len(r.Generations) == 0 || !slices.Equal(r.Generations[0], names) {
 		r.Generations = slices.Insert(r.Generations, 0, names)
+		r.Replaced = slices.DeleteFunc(r.Replaced, func(p replaced) bool { return p.Changes <= 1 })
+		for i := range r.Replaced {
+			r.Replaced[i].Changes--
+		}
 	}
 	r.Generations = r.Generations[:min(len(r.Generations), keptGenerations)]
 	files := map[string]string{}
@@ -268,8 +300,8 @@ func (s *Store) edits(name string, r *repository, before map[string]string) (map
 	for i := range r.before {
 		was[r.before[i].File] = r.before[i].Digest
 	}
-	for i := range r.packages {
-		is[r.packages[i].File] = r.packages[i].Digest
+	for _, e := range r.files() {
+		is[e.File] = e.Digest
 	}
 	edits := map[string]string{}
 	for _, files := range []map[string]string{was, is} {

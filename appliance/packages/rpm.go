@@ -35,7 +35,9 @@ var rpmDocuments = []struct{ kind, element, namespaces string }{
 
 const xmlHead = `<?xml version="1.0" encoding="UTF-8"?>` + "\n"
 
-// writeRPM writes repodata/, as createrepo_c does.
+// writeRPM writes repodata/, as createrepo_c does. dnf reads repomd.xml and its signature in two requests: if a change
+// comes between them, it reports a bad signature, and works when it is run again. A file with the signatures of both
+// documents would avoid that, but not every dnf takes a second one.
 func (s *Store) writeRPM(_ string, r *repository, keys []*signingKey) (documents, error) {
 	docs := documents{indices: map[string][]byte{}, rest: map[string][]byte{}}
 	var md strings.Builder
@@ -63,7 +65,9 @@ func (s *Store) writeRPM(_ string, r *repository, keys []*signingKey) (documents
 	}
 	md.WriteString("</repomd>\n")
 	repomd := []byte(md.String())
-	detached, err := detached(repomd, keys, s.cfg.Now)
+	// One signature: a librepo that verifies with rpm's library instead of GPGME refuses a file with two. While the
+	// key is being rotated it is that of the old one, which every node has.
+	detached, err := detached(repomd, keys[:1], s.cfg.Now)
 	docs.rest["repodata/repomd.xml"] = repomd
 	docs.rest["repodata/repomd.xml.asc"] = detached
 	return docs, err

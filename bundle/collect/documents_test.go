@@ -99,13 +99,45 @@ func TestKnownSizes(t *testing.T) {
 	}
 }
 
-// A file of another size than the lists say is an error, even before its digest is known to be wrong.
-func TestWrongSize(t *testing.T) {
-	s := tree(t, map[string]string{"/a.deb": "abc"})
-	w := &lists.Wanted{Files: []lists.File{{URL: s.URL + "/a.deb", Digest: digests.SHA256([]byte("abc")), Size: 4}}}
-	if _, err := Collect(context.Background(), w, s.options(t)); err == nil || !strings.Contains(err.Error(),
-		"/a.deb") {
-		t.Errorf("got %v", err)
+// A package's file that is not the one of its index, by its size, its sum or its signature, is a finding with the line
+// of the list and the index that say otherwise.
+func TestWrongPackage(t *testing.T) {
+	right := "abc"
+	for _, c := range []struct {
+		name, served string
+		size         int64
+		check        func(io.Reader) error
+		says         string
+	}{
+		{"a longer one", "abcd", 3, nil, "4 bytes"},
+		{"a shorter one", "ab", 3, nil, "2 bytes"},
+		{"nothing", "", 3, nil, "0 bytes"},
+		{"the index lies about the size", right, 4, nil, "4"},
+		{"another one of the same size", "abd", 3, nil, "the index of stable"},
+		{"another one, of no known size", "abcd", -1, nil, "the index of stable"},
+		{"a wrong signature", right, 3, func(io.Reader) error { return errors.New("it is not signed") },
+			"it is not signed"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			for _, name := range []string{"/pool/a.deb", "/Packages/a.rpm"} {
+				s := tree(t, map[string]string{name: c.served, "/good": "good"})
+				w := wantFiles(s.URL + "/good")
+				w.Files = append(w.Files, lists.File{URL: s.URL + name, Digest: digests.SHA256([]byte(right)),
+					Known: "the index of stable", Size: c.size, Where: "p.list:3", Check: c.check})
+				opt := s.options(t)
+				_, err := Collect(context.Background(), w, opt)
+				if err == nil || !strings.Contains(err.Error(), "p.list:3") || !strings.Contains(err.Error(), name) ||
+					!strings.Contains(err.Error(), c.says) {
+					t.Errorf("got %v, want %q", err, c.says)
+				}
+				opt.KeepGoing = true
+				part := collect(t, w, opt)
+				if len(part.Index.Absent) != 1 || part.Index.Absent[0].Name != s.URL+name || len(part.Index.Files) != 1 {
+					t.Errorf("in the bundle: absent %v, files %v", part.Index.Absent, part.Index.Files)
+				}
+				part.Close()
+			}
+		})
 	}
 }
 

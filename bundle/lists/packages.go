@@ -9,7 +9,8 @@ import (
 
 // Package is one package of an operating system, by the name that its repository knows.
 type Package struct {
-	// Name is the package's name. It may have * and ?, for any text and any character; "*" alone is every package.
+	// Name is the package's name. It may have * and ?, for any text and any character; "*" alone is every package. @ID
+	// is a group of RPM repositories.
 	Name    string `json:"name"`
 	Version string `json:"version,omitempty"` // "": the newest
 	Arch    string `json:"arch,omitempty"`    // in the repository's own names; "": those of the nodes
@@ -35,12 +36,13 @@ var (
 	packageName = regexp.MustCompile(`^[A-Za-z0-9*?][A-Za-z0-9+._*?-]{0,254}$`)
 	// packageVersion matches the versions of both ([epoch:]version[-revision]).
 	packageVersion = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.+:~^_-]{0,254}$`)
+	groupID        = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+-]{0,254}$`)
 	packageArch    = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,63}$`)
 )
 
 // Packages reads a list of packages of an operating system, one a line: NAME, NAME=VERSION, NAME:ARCH,
-// NAME:ARCH=VERSION; in a name * is any text and ? one character, and * alone is every package. name is the list's name
-// in messages.
+// NAME:ARCH=VERSION, and @ID for a group of dnf; in a name * is any text and ? one character, and * alone is every
+// package. name is the list's name in messages.
 func (l *Parser) Packages(name string, r io.Reader) {
 	l.eachLine(name, r, func(where, line string) error {
 		p, err := ParsePackage(line)
@@ -65,9 +67,14 @@ func ParsePackage(line string) (Package, error) {
 	name, arch, other := strings.Cut(name, ":")
 	p = Package{Name: name, Version: version, Arch: arch}
 	switch {
+	case strings.HasPrefix(line, "@^"):
+		return p, fmt.Errorf("%s is an environment: write its groups, which dnf group info %s prints on a node",
+			shown(line), shown(strings.TrimPrefix(line, "@^")))
 	case strings.HasPrefix(line, "@"):
-		return p, fmt.Errorf("%s is a group: write the names of its packages, which dnf group info %s prints on a node",
-			shown(line), shown(strings.TrimPrefix(line, "@")))
+		if id := strings.TrimPrefix(line, "@"); !groupID.MatchString(id) {
+			return p, fmt.Errorf("%s is not a group: write @ID, which dnf group list --ids prints on a node", shown(line))
+		}
+		return p, nil
 	case strings.Contains(line, "://"):
 		return p, fmt.Errorf("%s is a URL: it belongs in a list of files (--files)", shown(line))
 	case strings.HasSuffix(line, ".deb"), strings.HasSuffix(line, ".rpm"):

@@ -18,6 +18,7 @@ linux-image-*
 g++
 conntrack
 a=1:2.0~rc1-1
+@core
 `))
 	w, err := l.Wanted()
 	if err != nil {
@@ -28,7 +29,7 @@ a=1:2.0~rc1-1
 		got = append(got, p.Where+" "+p.Label())
 	}
 	want := "[p.list:2 conntrack p.list:3 socat=1.7.4.4-2 p.list:4 libc6:arm64 p.list:5 libc6:arm64=2.36-9+deb12u13 " +
-		"p.list:6 * p.list:7 linux-image-* p.list:8 g++ p.list:10 a=1:2.0~rc1-1]"
+		"p.list:6 * p.list:7 linux-image-* p.list:8 g++ p.list:10 a=1:2.0~rc1-1 p.list:11 @core]"
 	if fmt.Sprint(got) != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
@@ -37,7 +38,10 @@ a=1:2.0~rc1-1
 func TestBadPackages(t *testing.T) {
 	for line, want := range map[string]string{
 		"a b":                           "one a line",
-		"@core":                         "dnf group info",
+		"@^minimal":                     "dnf group info",
+		"@":                             "dnf group list",
+		"@core=1":                       "dnf group list",
+		"@*":                            "dnf group list",
 		"https://x/a.deb":               "--files",
 		"a_1.0_amd64.deb":               "the name of the package",
 		"a/bookworm-backports":          "NAME=VERSION",

@@ -29,7 +29,7 @@ func (r *repositoryFlags) add(cmd *cobra.Command, l *listFlags) {
 	f := cmd.Flags()
 	f.StringArrayVar(&l.packages, "packages", nil,
 		"`LIST` of packages of an operating system, one per line: NAME, NAME=VERSION or NAME:ARCH, * for every "+
-			"package; with everything that they need; - reads standard input; may be repeated")
+			"package, @ID for a group of dnf; with everything that they need; - reads standard input; may be repeated")
 	f.StringArrayVar(&l.systems, "os", nil,
 		"operating system `NAME` of the nodes, like debian12, ubuntu24.04 or rocky9: the packages that the release of "+
 			"--kubespray installs on it are selected like those of --packages; may be repeated")

@@ -113,9 +113,10 @@ func repoKeyRotate(o *options) *cobra.Command {
 	var finish bool
 	cmd := &cobra.Command{
 		Use: "rotate", Short: "replace the key that signs your repositories", Args: cobra.NoArgs,
-		Long: `Make a new key. From then on the repositories are signed with both keys, so that
-nodes that have only the old one go on. When all nodes have the new one, from the
-line of "casemate enroll", --finish removes the old key.`,
+		Long: `Make a new key. From then on repositories of DEB packages are signed with both
+keys, those of RPM packages still with the old one, so that nodes that have only
+the old one go on. When all nodes have the new one, from the line of "casemate
+enroll", --finish removes the old key.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var k repositoryKey
 			in := map[string]bool{"finish": finish}
@@ -125,7 +126,7 @@ line of "casemate enroll", --finish removes the old key.`,
 			if finish {
 				return o.changedTo(cmd, k, "the old key is removed")
 			}
-			return o.changedTo(cmd, k, "there is a new key, and the old one signs too: run the line of casemate "+
+			return o.changedTo(cmd, k, "there is a new key, and the old one still signs: run the line of casemate "+
 				"enroll on every node, then casemate repo key rotate --finish")
 		},
 	}

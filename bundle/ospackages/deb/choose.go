@@ -128,6 +128,9 @@ func (m *machine) requested(r lists.Package) (list []*Package, err error) {
 	if arch == "" || arch == "any" || arch == "native" || arch == "all" {
 		arch = m.native
 	}
+	if strings.HasPrefix(r.Name, "@") {
+		return nil, errors.New("only RPM repositories have groups: write the names of packages")
+	}
 	if !strings.ContainsAny(r.Name, "*?") {
 		p, err := m.find(r.Name, arch, r.Version)
 		return []*Package{p}, err

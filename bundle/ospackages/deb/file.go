@@ -37,8 +37,9 @@ type File struct {
 // The forms of names (Debian policy, 5.6.1, 5.6.8 and 5.6.12).
 var (
 	nameForm    = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]{0,199}$`)
-	versionForm = regexp.MustCompile(`^([0-9]{1,9}:)?[0-9][A-Za-z0-9.+~-]{0,199}$`)
+	versionForm = regexp.MustCompile(`^([0-9]{1,9}:)?[0-9]([A-Za-z0-9.+~-]{0,198}[A-Za-z0-9.+~])?$`)
 	archForm    = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,39}$`)
+	fieldForm   = regexp.MustCompile(`^[!-9;-~]{1,200}$`) // 5.1
 )
 
 // ofIndices are fields that an index adds to a package: a package that brings its own would speak for the index.
@@ -199,6 +200,8 @@ func readControl(text string) (*File, error) {
 		name = strings.TrimSpace(name)
 		field := strings.ToLower(name)
 		switch {
+		case !fieldForm.MatchString(name):
+			return nil, fmt.Errorf("its control file has %.100q, which is not a field: write NAME: VALUE", line)
 		case slices.Contains(ofIndices, field):
 			return nil, fmt.Errorf("its control file has the field %s, which only an index may have", name)
 		case seen[field]:
@@ -224,5 +227,5 @@ func readControl(text string) (*File, error) {
 	if _, err := version.Parse(f.Version); err != nil {
 		return nil, fmt.Errorf("its control file has the field Version: %.100q: %w", f.Version, err)
 	}
-	return f, nil
+	return f, checkFields(fields)
 }

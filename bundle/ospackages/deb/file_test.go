@@ -136,6 +136,9 @@ func TestReadFileRefuses(t *testing.T) {
 		"architecture any":  {with("amd64", "any"), "Architecture"},
 		"source":            {with("amd64", "source"), "Architecture"},
 		"two architectures": {with("amd64", "amd64 arm64"), "Architecture"},
+		"an empty revision": {with("x-1", "x-"), "Version"},
+		"a field's name":    {debFile(control + "A B: x\n"), "not a field"},
+		"a wide name":       {debFile(control + "\u202eegapemoH: x\n"), "not a field"},
 		"a NUL":             {with("Description: x", "Description: x\x00"), "control character"},
 		"a CR":              {with("Description: x", "Description: x\r"), "control character"},
 		"not UTF-8":         {with("Description: x", "Description: \xff"), "UTF-8"},
@@ -153,6 +156,35 @@ func TestReadFileRefuses(t *testing.T) {
 		_, err := ReadFile(io.MultiReader(io.LimitReader(bytes.NewReader(debFile(control)), n), failing{broken}))
 		if !errors.Is(err, broken) {
 			t.Errorf("a reader that breaks after %d bytes: %v", n, err)
+		}
+	}
+}
+
+// What apt cannot read in one package makes all its lists unusable on every node. What is refused here is what real apt
+// refuses or warns about, and dpkg too.
+func TestControlFields(t *testing.T) {
+	for field, good := range map[string]bool{
+		"Depends:": true, "Depends: a": true, "Depends: a,": true, "Depends: a(>=1)": true, "Depends: a ( >= 1 )": true,
+		"Depends: a (< 1) | b:any,\n c\n  (<< 2:3~x-1)": true, "Suggests: a\t|\tb (== 1)": true, "Pre-Depends: A_b": true,
+		"Provides: a (= 1), b": true, "Breaks: a (<= 1)": true, "Multi-Arch: foreign": true, "Essential: no": true,
+
+		"Depends: a (>>> 1)": false, "Depends: a (": false, "Depends: a (>= 1": false, "Depends: a b": false,
+		"Depends: ,": false, "Depends: , a": false, "Depends: a, , b": false, "Depends: a,,": false, "Depends: (x)": false,
+		"Depends: a (1)": false, "Depends: a (= )": false, "Depends: a (= 1)b": false, "Depends: a (= 1 2)": false,
+		"Depends: a [amd64]": false, "Depends: a <!x>": false, "Depends: ${x}": false, "Depends: |a": false,
+		"Depends: a|": false, "Depends: a ; b": false, "Depends: a:any:any": false, "Pre-Depends: a (": false,
+		"Recommends: a (": false, "Suggests: a (((": false, "Enhances: a (= 1": false, "Conflicts: a b": false,
+		"Breaks: a | b": false, "Replaces: a (": false, "Provides: a (=": false, "Provides: a (>= 1)": false,
+		"Provides: a | b": false, "depends: a\n b": false, "Multi-Arch: bogus": false, "Essential: maybe": false,
+		"Protected: 1": false,
+	} {
+		_, err := ReadFile(bytes.NewReader(debFile(control + field + "\n")))
+		if (err == nil) != good {
+			t.Errorf("%q: %v", field, err)
+		}
+		name, _, _ := strings.Cut(field, ":")
+		if err != nil && !strings.Contains(strings.ToLower(err.Error()), "the field "+strings.ToLower(name)) {
+			t.Errorf("%q: the error does not name the field: %v", field, err)
 		}
 	}
 }

@@ -74,6 +74,7 @@ type repository struct {
 	redirects []lists.Redirect
 	packages  []*Package
 	modules   modules
+	groups    groups // nil unless a group is requested
 	notes     []string
 	// checked says that the signature of each package is checked.
 	checked bool
@@ -116,6 +117,7 @@ func Collect(ctx context.Context, fetch Fetcher, opt Options) (*ospackages.Resul
 		return nil, errors.Join(bad...)
 	}
 	c.pool = nil // what was shared is in the packages
+	c.expand(repos, res)
 	u, err := c.universe(ctx, repos)
 	if err != nil {
 		return nil, err

@@ -33,7 +33,8 @@ const typeInt16, typeInt64, typeI18N = 3, 5, 9
 
 const (
 	maxFiles      = 1_000_000 // of one package
-	maxFileNames  = 64 << 20  // bytes of all its files' names
+	maxFileNames  = 16 << 20  // bytes of all its files' names
+	maxValues     = maxFiles  // of one tag
 	maxChangelogs = 10        // as createrepo_c writes them by default
 )
 
@@ -122,11 +123,11 @@ func first(list []int64) int64 {
 	return list[0]
 }
 
-// integers are the values of a tag, of any width; nil if it is absent or not complete.
+// integers are the values of a tag, of any width; nil if it is absent, not complete, or has more than maxValues.
 func (h *header) integers(tag uint32) []int64 {
 	e := h.entries[tag]
 	width := map[uint32]int64{typeInt16: 2, typeInt32: 4, typeInt64: 8}[e.kind]
-	if width == 0 || int64(e.offset)+int64(e.count)*width > int64(len(h.data)) {
+	if width == 0 || e.count > maxValues || int64(e.offset)+int64(e.count)*width > int64(len(h.data)) {
 		return nil
 	}
 	list := make([]int64, e.count)
@@ -144,10 +145,11 @@ func (h *header) integers(tag uint32) []int64 {
 	return list
 }
 
-// all are the strings of a tag. An array that is not complete is cut off.
+// all are the strings of a tag; nil if it has more than maxValues. An array that is not complete is cut off.
 func (h *header) all(tag uint32) (list []string) {
 	e := h.entries[tag]
-	if e.kind != typeStrings && e.kind != typeI18N && e.kind != typeString || int64(e.offset) >= int64(len(h.data)) {
+	if e.kind != typeStrings && e.kind != typeI18N && e.kind != typeString || e.count > maxValues ||
+		int64(e.offset) >= int64(len(h.data)) {
 		return nil
 	}
 	rest := h.data[e.offset:]
@@ -173,7 +175,8 @@ func (h *header) english(tag uint32) string {
 func (h *header) files() ([]fileEntry, error) {
 	names := h.all(tagOldFileNames)
 	bases, dirs, in := h.all(tagBaseNames), h.all(tagDirNames), h.integers(tagDirIndexes)
-	if len(bases) != len(in) || len(bases) > maxFiles || len(names) > maxFiles {
+	if len(bases) != len(in) || len(bases) == 0 && h.entries[tagBaseNames].count > 0 ||
+		len(names) == 0 && h.entries[tagOldFileNames].count > 0 {
 		return nil, errors.New("its header lists files in a way that cannot be read")
 	}
 	size := 0

@@ -89,6 +89,8 @@ func TestReadFileRefuses(t *testing.T) {
 			return append(v, tagValue{tagBaseNames, typeStrings, "x"}, tagValue{tagDirIndexes, typeInt32, uint32(7)},
 				tagValue{tagDirNames, typeStrings, "/"})
 		}), "directory that it does not list"},
+		"many files": {having(tagOldFileNames, typeStrings, claimed{"/x", 1 << 31}), "lists files"},
+		"many names": {having(tagBaseNames, typeStrings, claimed{"x", 1 << 31}), "lists files"},
 	} {
 		f, err := ReadFile(bytes.NewReader(c.file))
 		if err == nil || !strings.Contains(err.Error(), c.says) {
@@ -108,6 +110,36 @@ func TestReadFileRefuses(t *testing.T) {
 	}
 	if _, err := f.Metadata(Stored{}); err == nil {
 		t.Error("versions without names are accepted")
+	}
+}
+
+// What a header claims to have, or refers to many times, does not become memory.
+func TestClaims(t *testing.T) {
+	for _, tag := range []uint32{1047, 1049, 1090} { // names of provides, requires, obsoletes
+		f, err := ReadFile(bytes.NewReader(having(tag, typeStrings, claimed{"x", 1 << 31})))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.Metadata(Stored{}); err == nil || !strings.Contains(err.Error(), "lists dependencies") {
+			t.Errorf("tag %d: %v", tag, err)
+		}
+	}
+	x := escaper{left: 3}
+	if got := x.text("<a") + x.text("bc") + x.text("d"); got != "&lt;a" || x.left >= 0 {
+		t.Errorf("%q, %d left", got, x.left)
+	}
+	text := strings.Repeat("x", maxMetadata/4)
+	f, err := ReadFile(bytes.NewReader(ownFile(func(v []tagValue) []tagValue {
+		for _, tag := range []uint32{tagDescription, tagPackager, tagURL, tagVendor} {
+			v = append(v, tagValue{tag, typeString, text})
+		}
+		return v
+	})))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m, err := f.Metadata(Stored{}); err == nil || m != (Metadata{}) {
+		t.Errorf("large texts: %d bytes, %v", len(m.Primary), err)
 	}
 }
 

@@ -48,15 +48,16 @@ const (
 // Metadata returns the elements for the package's file.
 func (f *File) Metadata(at Stored) (Metadata, error) {
 	var m Metadata
-	version := fmt.Sprintf(`<version epoch="%d" ver="%s" rel="%s"/>`, f.evr.epoch, text(f.evr.version),
-		text(f.evr.release))
+	x := &escaper{left: maxMetadata}
+	version := fmt.Sprintf(`<version epoch="%d" ver="%s" rel="%s"/>`, f.evr.epoch, x.text(f.evr.version),
+		x.text(f.evr.release))
 	var b strings.Builder
 	b.WriteString(`<package type="rpm">` + "\n")
-	element := func(name, value string) { b.WriteString("  <" + name + ">" + text(value) + "</" + name + ">\n") }
+	element := func(name, value string) { b.WriteString("  <" + name + ">" + x.text(value) + "</" + name + ">\n") }
 	element("name", f.Name)
 	element("arch", f.Arch)
 	b.WriteString("  " + version + "\n")
-	fmt.Fprintf(&b, "  <checksum type=\"sha256\" pkgid=\"YES\">%s</checksum>\n", text(at.SHA256))
+	fmt.Fprintf(&b, "  <checksum type=\"sha256\" pkgid=\"YES\">%s</checksum>\n", x.text(at.SHA256))
 	element("summary", f.main.english(tagSummary))
 	element("description", f.main.english(tagDescription))
 	element("packager", f.main.text(tagPackager))
@@ -64,7 +65,7 @@ func (f *File) Metadata(at Stored) (Metadata, error) {
 	fmt.Fprintf(&b, "  <time file=\"%d\" build=\"%d\"/>\n", at.Time.Unix(), f.built().Unix())
 	installed := max(first(f.main.integers(tagLongSize)), first(f.main.integers(tagSize)))
 	fmt.Fprintf(&b, "  <size package=\"%d\" installed=\"%d\" archive=\"%d\"/>\n", at.Size, installed, f.archive)
-	b.WriteString("  <location href=\"" + text(at.Location) + "\"/>\n  <format>\n")
+	b.WriteString("  <location href=\"" + x.text(at.Location) + "\"/>\n  <format>\n")
 	for _, e := range []struct {
 		name string
 		tag  uint32
@@ -77,10 +78,10 @@ func (f *File) Metadata(at Stored) (Metadata, error) {
 	fmt.Fprintf(&b, "  <rpm:header-range start=\"%d\" end=\"%d\"/>\n", f.start, f.end)
 	own := map[string]bool{} // what the package provides to itself
 	for _, file := range f.files {
-		own[`    <rpm:entry name="`+text(file.name)+`"`] = true
+		own[`    <rpm:entry name="`+escape(file.name)+`"`] = true
 	}
 	for _, l := range dependencyLists {
-		entries, err := f.dependencies(l.element, l.name, l.version, l.flags, own)
+		entries, err := f.dependencies(x, l.element, l.name, l.version, l.flags, own)
 		if err != nil {
 			return m, err
 		}
@@ -90,40 +91,41 @@ func (f *File) Metadata(at Stored) (Metadata, error) {
 	}
 	for _, file := range f.files {
 		if primaryFiles.MatchString(file.name) {
-			b.WriteString(file.xml())
+			b.WriteString(file.xml(x))
 		}
 	}
 	b.WriteString("  </format>\n</package>\n")
 	m.Primary = b.String()
 
-	head := fmt.Sprintf("<package pkgid=\"%s\" name=\"%s\" arch=\"%s\">\n  %s\n", text(at.SHA256), text(f.Name),
-		text(f.Arch), version)
+	head := fmt.Sprintf("<package pkgid=\"%s\" name=\"%s\" arch=\"%s\">\n  %s\n", x.text(at.SHA256), x.text(f.Name),
+		x.text(f.Arch), version)
 	b.Reset()
 	b.WriteString(head)
 	for _, file := range f.files {
-		b.WriteString(file.xml())
+		b.WriteString(file.xml(x))
 	}
 	m.Filelists = b.String() + "</package>\n"
-	m.Other = head + f.changelogs() + "</package>\n"
-	if len(m.Primary)+len(m.Filelists)+len(m.Other) > maxMetadata {
-		return m, fmt.Errorf("its metadata has more than %d MiB", maxMetadata>>20)
+	m.Other = head + f.changelogs(x) + "</package>\n"
+	if x.left < 0 || len(m.Primary)+len(m.Filelists)+len(m.Other) > maxMetadata {
+		return Metadata{}, fmt.Errorf("its metadata has more than %d MiB", maxMetadata>>20)
 	}
 	return m, nil
 }
 
-func (e fileEntry) xml() string {
+func (e fileEntry) xml(x *escaper) string {
 	if e.kind != "" {
-		return `  <file type="` + e.kind + `">` + text(e.name) + "</file>\n"
+		return `  <file type="` + e.kind + `">` + x.text(e.name) + "</file>\n"
 	}
-	return "  <file>" + text(e.name) + "</file>\n"
+	return "  <file>" + x.text(e.name) + "</file>\n"
 }
 
 // dependencies are the entries of one kind, each once. Provides are added to own; requires that are in it are left out.
 func (f *File) dependencies(
-	element string, nameTag, versionTag, flagTag uint32, own map[string]bool,
+	x *escaper, element string, nameTag, versionTag, flagTag uint32, own map[string]bool,
 ) (list []string, err error) {
 	names, versions, flags := f.main.all(nameTag), f.main.all(versionTag), f.main.integers(flagTag)
-	if len(names) > maxDeps || len(versions) != len(flags) || len(versions) != 0 && len(versions) != len(names) {
+	if f.main.entries[nameTag].count > maxDeps || len(versions) != len(flags) ||
+		len(versions) != 0 && len(versions) != len(names) {
 		return nil, errors.New("its header lists dependencies in a way that cannot be read")
 	}
 	requires := element == "requires"
@@ -136,12 +138,12 @@ func (f *File) dependencies(
 		if requires && (flag&senseRPMLib != 0 || strings.HasPrefix(name, "rpmlib(")) {
 			continue // what rpm itself must support
 		}
-		entry := `    <rpm:entry name="` + text(name) + `"`
+		entry := `    <rpm:entry name="` + x.text(name) + `"`
 		if relation := relationOf(flag); relation != "" && version != "" {
 			v := parseEVR(version)
-			entry += fmt.Sprintf(` flags="%s" epoch="%d" ver="%s"`, relation, v.epoch, text(v.version))
+			entry += fmt.Sprintf(` flags="%s" epoch="%d" ver="%s"`, relation, v.epoch, x.text(v.version))
 			if v.release != "" {
-				entry += ` rel="` + text(v.release) + `"`
+				entry += ` rel="` + x.text(v.release) + `"`
 			}
 		}
 		switch {
@@ -178,19 +180,30 @@ func relationOf(flags int64) string {
 }
 
 // changelogs are the newest entries, the oldest of them first.
-func (f *File) changelogs() string {
+func (f *File) changelogs(x *escaper) string {
 	times, names, texts := f.main.integers(tagChangeTime), f.main.all(tagChangeName), f.main.all(tagChangeText)
 	var list []string
 	for i := range min(len(times), len(names), len(texts), maxChangelogs) {
-		list = append(list, fmt.Sprintf("  <changelog author=\"%s\" date=\"%s\">%s</changelog>\n", text(names[i]),
-			number(times[i]), text(texts[i])))
+		list = append(list, fmt.Sprintf("  <changelog author=\"%s\" date=\"%s\">%s</changelog>\n", x.text(names[i]),
+			number(times[i]), x.text(texts[i])))
 	}
 	slices.Reverse(list)
 	return strings.Join(list, "")
 }
 
-// text is s as XML's character data or the value of an attribute. What XML cannot express becomes U+FFFD.
-func text(s string) string {
+// escaper writes values as XML. A header may refer to the same bytes in all its values, so they are bounded together.
+type escaper struct{ left int }
+
+// text is s as XML's character data or the value of an attribute; "" when there is nothing left.
+func (x *escaper) text(s string) string {
+	if x.left -= len(s); x.left < 0 {
+		return ""
+	}
+	return escape(s)
+}
+
+// escape is s as XML. What XML cannot express becomes U+FFFD.
+func escape(s string) string {
 	var b strings.Builder
 	_ = xml.EscapeText(&b, []byte(s)) // a strings.Builder does not fail
 	return b.String()

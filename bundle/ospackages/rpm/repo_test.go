@@ -349,6 +349,12 @@ type tagValue struct {
 	value any
 }
 
+// claimed is a string whose tag says that there are count of them.
+type claimed struct {
+	text  string
+	count int
+}
+
 // buildHeader writes a header as readHeader reads it.
 func buildHeader(_ uint32, values []tagValue) []byte {
 	slices.SortFunc(values, func(a, b tagValue) int { return int(a.tag) - int(b.tag) })
@@ -362,6 +368,9 @@ func buildHeader(_ uint32, values []tagValue) []byte {
 		switch x := v.value.(type) {
 		case string:
 			data.WriteString(x + "\x00")
+		case claimed:
+			data.WriteString(x.text + "\x00")
+			count = x.count
 		case []byte:
 			data.Write(x)
 			count = len(x)

@@ -84,6 +84,11 @@ func (c *Collector) readOnce(ctx context.Context, repo *Repo, base string, m *mi
 			err = c.read(ctx, d, func(in io.Reader) error { return c.pool.readPrimary(in, r.add) })
 		case "modules":
 			err = c.read(ctx, d, r.modules.read)
+		case "group", "group_gz": // the same document
+			if r.groups == nil && c.wantsGroups() {
+				r.groups = groups{}
+				err = c.read(ctx, d, r.groups.read)
+			}
 		}
 		if err != nil {
 			return nil, err
