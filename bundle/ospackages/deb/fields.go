@@ -52,7 +52,8 @@ func checkFields(fields map[string]string) error {
 				m := relationForm.FindStringSubmatch(strings.Trim(one, " \t\n"))
 				if m == nil {
 					return fmt.Errorf("its control file has the field %s with %.100q, which apt cannot read: write "+
-						"NAME, NAME:ARCH or NAME (>= VERSION), with commas between them", f.name, strings.TrimSpace(one))
+						"NAME, NAME:ARCH or NAME (>= VERSION), with commas between them", f.name,
+						strings.TrimSpace(one))
 				}
 				if f.exact && m[3] != "" && m[3] != "=" {
 					return fmt.Errorf("its control file has the field %s with %.100q: only (= VERSION) is allowed",
