@@ -201,7 +201,8 @@ func TestManyArchitectures(t *testing.T) {
 		many = append(many, app("a", "1", fmt.Sprintf("arch%d", i), "x"))
 	}
 	_, err := f.Put(t.Context(), "tools", false, files(many...))
-	if !errors.As(err, new(*usage.Error)) || !strings.Contains(err.Error(), "architectures") || f.labels("tools") != nil {
+	if !errors.As(err, new(*usage.Error)) || !strings.Contains(err.Error(), "architectures") ||
+		f.labels("tools") != nil {
 		t.Errorf("%v, %q", err, f.labels("tools"))
 	}
 	f.put("tools", many[:maxArchs-len(usualArchs)]...)

@@ -132,7 +132,8 @@ func TestWrongPackage(t *testing.T) {
 				}
 				opt.KeepGoing = true
 				part := collect(t, w, opt)
-				if len(part.Index.Absent) != 1 || part.Index.Absent[0].Name != s.URL+name || len(part.Index.Files) != 1 {
+				if len(part.Index.Absent) != 1 || part.Index.Absent[0].Name != s.URL+name ||
+					len(part.Index.Files) != 1 {
 					t.Errorf("in the bundle: absent %v, files %v", part.Index.Absent, part.Index.Files)
 				}
 				part.Close()

@@ -72,7 +72,8 @@ func ParsePackage(line string) (Package, error) {
 			shown(line), shown(strings.TrimPrefix(line, "@^")))
 	case strings.HasPrefix(line, "@"):
 		if id := strings.TrimPrefix(line, "@"); !groupID.MatchString(id) {
-			return p, fmt.Errorf("%s is not a group: write @ID, which dnf group list --ids prints on a node", shown(line))
+			return p, fmt.Errorf("%s is not a group: write @ID, which dnf group list --ids prints on a node",
+				shown(line))
 		}
 		return p, nil
 	case strings.Contains(line, "://"):

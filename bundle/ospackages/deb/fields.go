@@ -45,17 +45,18 @@ func checkFields(fields map[string]string) error {
 		for text := range strings.SplitSeq(strings.TrimSuffix(value, ","), ",") {
 			alternatives := strings.Split(text, "|")
 			if len(alternatives) > 1 && !f.alternatives {
-				return fmt.Errorf("its control file has the field %s with %.100q, but alternatives are not allowed there",
+				return fmt.Errorf("its control file has the field %s with %.100q: alternatives are not allowed there",
 					f.name, strings.TrimSpace(text))
 			}
 			for _, one := range alternatives {
 				m := relationForm.FindStringSubmatch(strings.Trim(one, " \t\n"))
 				if m == nil {
-					return fmt.Errorf("its control file has the field %s with %.100q, which apt cannot read: write NAME, "+
-						"NAME:ARCH or NAME (>= VERSION), with commas between them", f.name, strings.TrimSpace(one))
+					return fmt.Errorf("its control file has the field %s with %.100q, which apt cannot read: write "+
+						"NAME, NAME:ARCH or NAME (>= VERSION), with commas between them", f.name,
+						strings.TrimSpace(one))
 				}
 				if f.exact && m[3] != "" && m[3] != "=" {
-					return fmt.Errorf("its control file has the field %s with %.100q: only (= VERSION) is allowed there",
+					return fmt.Errorf("its control file has the field %s with %.100q: only (= VERSION) is allowed",
 						f.name, strings.TrimSpace(one))
 				}
 			}

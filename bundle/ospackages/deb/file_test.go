@@ -165,11 +165,13 @@ func TestReadFileRefuses(t *testing.T) {
 func TestControlFields(t *testing.T) {
 	for field, good := range map[string]bool{
 		"Depends:": true, "Depends: a": true, "Depends: a,": true, "Depends: a(>=1)": true, "Depends: a ( >= 1 )": true,
-		"Depends: a (< 1) | b:any,\n c\n  (<< 2:3~x-1)": true, "Suggests: a\t|\tb (== 1)": true, "Pre-Depends: A_b": true,
+		"Depends: a (< 1) | b:any,\n c\n  (<< 2:3~x-1)": true, "Suggests: a\t|\tb (== 1)": true,
+		"Pre-Depends: A_b":     true,
 		"Provides: a (= 1), b": true, "Breaks: a (<= 1)": true, "Multi-Arch: foreign": true, "Essential: no": true,
 
 		"Depends: a (>>> 1)": false, "Depends: a (": false, "Depends: a (>= 1": false, "Depends: a b": false,
-		"Depends: ,": false, "Depends: , a": false, "Depends: a, , b": false, "Depends: a,,": false, "Depends: (x)": false,
+		"Depends: ,": false, "Depends: , a": false, "Depends: a, , b": false, "Depends: a,,": false,
+		"Depends: (x)":   false,
 		"Depends: a (1)": false, "Depends: a (= )": false, "Depends: a (= 1)b": false, "Depends: a (= 1 2)": false,
 		"Depends: a [amd64]": false, "Depends: a <!x>": false, "Depends: ${x}": false, "Depends: |a": false,
 		"Depends: a|": false, "Depends: a ; b": false, "Depends: a:any:any": false, "Pre-Depends: a (": false,
