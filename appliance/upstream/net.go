@@ -22,6 +22,9 @@ import (
 const (
 	dialTimeout    = 10 * time.Second
 	resolveTimeout = 5 * time.Second
+	// headerTimeout is how long a server may take to begin its answer, also one whose connection was kept and has
+	// died. A client waits for it, and containerd gives up after 30 seconds.
+	headerTimeout = 15 * time.Second
 )
 
 // transport makes the HTTP client: the system's roots and those of the settings, the proxies of the environment, and
@@ -33,6 +36,7 @@ func (u *Upstream) transport(set *Settings) (*http.Transport, error) {
 		return u.dial(ctx, network, addr, slices.Contains(through, addr))
 	}
 	t.TLSHandshakeTimeout = dialTimeout
+	t.ResponseHeaderTimeout = headerTimeout
 	if set.CA != "" {
 		roots, err := x509.SystemCertPool()
 		if err != nil {
