@@ -308,6 +308,3 @@ func (b *Book) followTree() {
 		b.follow(dir)
 	}
 }
-
-func (b *Book) save() error                       { return b.notes.WriteDisk() }
-func (b *Book) publish(ctx context.Context) error { return b.notes.WriteTree(ctx) }

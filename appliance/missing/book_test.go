@@ -151,7 +151,7 @@ func TestForgedQuestionsEvictNobodyElse(t *testing.T) {
 			from := netip.AddrFrom4([4]byte{10, 3, byte(i % c.clients >> 8), byte(i % c.clients)})
 			b.add(c.kind, fmt.Sprintf("f%d.forged.example", i), "", from, now.Add(time.Second))
 		}
-		if err := b.publish(t.Context()); err != nil {
+		if err := b.notes.WriteTree(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		other := open(t, Config{Tree: m, Node: "n2"})
@@ -362,7 +362,7 @@ func TestOtherNodesSeeTheBookAndClearIt(t *testing.T) {
 	n2.Add(Image, "quay.io/a:1", "", node2)
 	n2.Add(File, "https://dl.k8s.io/x", "", node2)
 	for _, b := range []*Book{n1, n2, n2} {
-		if err := b.publish(ctx); err != nil {
+		if err := b.notes.WriteTree(ctx); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -403,7 +403,7 @@ func TestForgettingIsForAllNodes(t *testing.T) {
 	n2.Add(DNS, "www.nowhere.example", "", node2)
 	n2.Add(DNS, "node1", "A", node2)
 	for _, b := range []*Book{n1, n2} {
-		if err := b.publish(ctx); err != nil {
+		if err := b.notes.WriteTree(ctx); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -419,7 +419,7 @@ func TestForgettingIsForAllNodes(t *testing.T) {
 		if list, _ := b.All(); len(list) != 1 || list[0].Name != "quay.io/a:1" {
 			t.Errorf("%s: %+v", b.cfg.Node, list)
 		}
-		if err := b.publish(ctx); err != nil {
+		if err := b.notes.WriteTree(ctx); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -481,16 +481,16 @@ func TestVersionsReadEachOther(t *testing.T) {
 	b.Note(Question{Kind: Image, Name: "quay.io/b:1", Client: node1, User: "ops"})
 	b.Add(DNS, "node1", "A", node1)
 	b.Add(File, "https://dl.k8s.io/x", "", node1)
-	if err := b.publish(ctx); err != nil {
+	if err := b.notes.WriteTree(ctx); err != nil {
 		t.Fatal(err)
 	}
 	if err := b.Forget(ctx, "https://dl.k8s.io/x"); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.publish(ctx); err != nil {
+	if err := b.notes.WriteTree(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.save(); err != nil {
+	if err := b.notes.WriteDisk(); err != nil {
 		t.Fatal(err)
 	}
 	// It takes every file of the directory for a node's, but its own and _cleared.
@@ -570,7 +570,7 @@ func TestPublishingIsBoundedAndOnlyWhenChanged(t *testing.T) {
 		}
 	}
 	ctx := context.Background()
-	if err := b.publish(ctx); err != nil {
+	if err := b.notes.WriteTree(ctx); err != nil {
 		t.Fatal(err)
 	}
 	info, err := m.Stat("n1")
@@ -578,15 +578,15 @@ func TestPublishingIsBoundedAndOnlyWhenChanged(t *testing.T) {
 		t.Fatalf("%v, %d bytes", err, info.Size())
 	}
 	m.Fail = func(string) (error, bool) { return syscall.EAGAIN, false }
-	if err := b.publish(ctx); err != nil {
+	if err := b.notes.WriteTree(ctx); err != nil {
 		t.Errorf("an unchanged book was written: %v", err)
 	}
 	b.Add(DNS, "new.example", "", node1)
-	if err := b.publish(ctx); !errors.Is(err, syscall.EAGAIN) {
+	if err := b.notes.WriteTree(ctx); !errors.Is(err, syscall.EAGAIN) {
 		t.Errorf("got %v", err)
 	}
 	m.Fail = nil
-	if err := b.publish(ctx); err != nil {
+	if err := b.notes.WriteTree(ctx); err != nil {
 		t.Error(err)
 	}
 }

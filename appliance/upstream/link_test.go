@@ -107,7 +107,9 @@ func TestProxyToInside(t *testing.T) {
 	w := newWorld(t)
 	for i, to := range []string{"169.254.169.254", "192.0.2.99", "10.0.0.1", "[fd00::1]", "[::ffff:169.254.169.254]",
 		"100.64.0.1"} {
-		w.internet(func(rw http.ResponseWriter, r *http.Request) { http.Redirect(rw, r, "https://"+to+"/latest", 302) })
+		w.internet(func(rw http.ResponseWriter, r *http.Request) {
+			http.Redirect(rw, r, "https://"+to+"/latest", http.StatusFound)
+		})
 		w.want(w.get(fileHost, fmt.Sprint("/", i)), 502, "")
 	}
 }
@@ -139,7 +141,7 @@ func TestRedirectToInside(t *testing.T) {
 			}
 			w.internet(func(rw http.ResponseWriter, r *http.Request) {
 				if r.Host == fileHost {
-					http.Redirect(rw, r, "https://"+c.to+"/content", 302)
+					http.Redirect(rw, r, "https://"+c.to+"/content", http.StatusFound)
 					return
 				}
 				io.WriteString(rw, "content")
@@ -164,7 +166,7 @@ func TestManyRedirects(t *testing.T) {
 	w := newWorld(t)
 	w.internet(func(rw http.ResponseWriter, r *http.Request) {
 		if r.Host == fileHost {
-			http.Redirect(rw, r, "https://"+cdn+r.URL.Path, 302)
+			http.Redirect(rw, r, "https://"+cdn+r.URL.Path, http.StatusFound)
 			return
 		}
 		io.WriteString(rw, "content")

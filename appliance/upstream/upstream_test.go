@@ -330,10 +330,10 @@ func TestRefusals(t *testing.T) {
 		{"500", status(500), 502, fileHost + ": the server answered 500", "", 2},
 		{"418", status(418), 502, "418", "", 2},
 		{"loop", func(w http.ResponseWriter, r *http.Request) {
-			http.Redirect(w, r, "https://"+foreign+"/loop", 302)
+			http.Redirect(w, r, "https://"+foreign+"/loop", http.StatusFound)
 		}, 502, "redirects", "", 22},
 		{"to http", func(w http.ResponseWriter, r *http.Request) {
-			http.Redirect(w, r, "http://"+foreign+"/x", 302)
+			http.Redirect(w, r, "http://"+foreign+"/x", http.StatusFound)
 		}, 502, "plain http", "", 2},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -466,9 +466,9 @@ func TestRedirects(t *testing.T) {
 	w.internet(func(rw http.ResponseWriter, r *http.Request) {
 		switch r.Host + r.URL.Path {
 		case fileHost + "/asset":
-			http.Redirect(rw, r, fmt.Sprintf("https://%s/blob?sig=%d", cdn, signature.Add(1)), 302)
+			http.Redirect(rw, r, fmt.Sprintf("https://%s/blob?sig=%d", cdn, signature.Add(1)), http.StatusFound)
 		case fileHost + "/elsewhere":
-			http.Redirect(rw, r, "https://"+foreign+"/content", 307)
+			http.Redirect(rw, r, "https://"+foreign+"/content", http.StatusTemporaryRedirect)
 		default:
 			io.WriteString(rw, "content of "+r.Host+r.URL.RequestURI())
 		}
@@ -572,7 +572,7 @@ func (p *picture) serve(rw http.ResponseWriter, r *http.Request) {
 		rw.Header().Set("Content-Type", "application/vnd.oci.image.manifest.v1+json")
 		http.ServeContent(rw, r, "", time.Time{}, strings.NewReader(p.manifest))
 	case strings.HasSuffix(r.URL.Path, "/blobs/"+d(p.layer)):
-		http.Redirect(rw, r, "https://"+foreign+"/signed?x=1", 307)
+		http.Redirect(rw, r, "https://"+foreign+"/signed?x=1", http.StatusTemporaryRedirect)
 	case strings.HasSuffix(r.URL.Path, "/blobs/"+d(p.config)):
 		http.ServeContent(rw, r, "", time.Time{}, strings.NewReader(p.config))
 	case r.URL.Path == "/v2/":
