@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"time"
 
+	"casemate/appliance/address"
 	"casemate/appliance/egress"
 	"casemate/appliance/usage"
 	"casemate/cluster/share"
@@ -63,10 +64,10 @@ func clients(text string) (netip.Prefix, error) {
 	if text == "" {
 		return netip.Prefix{}, nil
 	}
-	if a, err := netip.ParseAddr(text); err == nil {
+	if a, err := address.Parse(text); err == nil {
 		return share.Net(a), nil
 	}
-	p, err := netip.ParsePrefix(text)
+	p, err := address.ParsePrefix(text)
 	if err != nil {
 		return p, usage.Errorf("client must be an address or a network like 10.0.0.0/8, got %.80q", text)
 	}

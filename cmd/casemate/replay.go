@@ -4,8 +4,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"net"
-	"net/netip"
 
 	"github.com/spf13/cobra"
 
@@ -98,12 +96,9 @@ Exit code 0: all questions have the same answers. 3: some do not.`,
 
 // resolverAddr returns a DNS server's address with its port.
 func resolverAddr(s string) (string, error) {
-	if a, err := address.Parse(s); err == nil {
-		return net.JoinHostPort(a.String(), "53"), nil
-	}
-	at, err := netip.ParseAddrPort(s)
+	at, err := address.ParsePort(s, 53)
 	if err != nil {
-		return "", usageError{fmt.Errorf("--resolver must be an address with or without a port, got %q", s)}
+		return "", usageError{fmt.Errorf("--resolver %w", err)}
 	}
 	return at.String(), nil
 }
