@@ -85,13 +85,11 @@ func applianceLayers() []layer {
 			"who changes how requests are routed never opens the admin API, the settings or DNS"},
 		{a + "/pages", []string{a + "/doctor", a + "/nodeconf", a + "/reply", a + "/routing"},
 			"pages show their arguments"},
-		{a + "/admin", []string{a + "/change", a + "/config", a + "/content", a + "/current",
-			a + "/egress", a + "/handover", a + "/hostname", a + "/lookup",
-			a + "/missing", a + "/names", a + "/nodeconf", a + "/nodes", a + "/origin", a + "/packages",
-			a + "/pages", a + "/reply",
+		{a + "/admin", []string{a + "/address", a + "/change", a + "/config", a + "/content", a + "/current",
+			a + "/egress", a + "/handover", a + "/hostname", a + "/lookup", a + "/missing", a + "/names",
+			a + "/nodeconf", a + "/nodes", a + "/origin", a + "/packages", a + "/pages", a + "/reply",
 			a + "/repositories", a + "/rotation", a + "/secret", a + "/settings", a + "/status", a + "/upstream",
-			a + "/usage",
-			a + "/user"},
+			a + "/usage", a + "/user"},
 			"operators come by their own socket: the admin API never opens the edge, connections or the DNS process"},
 	}
 }

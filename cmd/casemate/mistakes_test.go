@@ -79,8 +79,8 @@ func TestStatusExitCodes(t *testing.T) {
 	}
 }
 
-// TestLineOptions: casemate enroll knows every option of the line that it prints, and has none of them itself but --repo,
-// which it puts into the line.
+// TestLineOptions: casemate enroll knows every option of the line that it prints, and has none of them itself but
+// --repo, which it puts into the line.
 func TestLineOptions(t *testing.T) {
 	script, err := os.ReadFile("../../appliance/nodeconf/enroll.sh")
 	if err != nil {
