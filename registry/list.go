@@ -147,12 +147,12 @@ func (r *Registry) serveTags(w http.ResponseWriter, req *http.Request, rt route)
 		writeError(w, req, fail)
 		return
 	}
-	tags, more, found := r.tagsOf(r.exactRepositories(rt.place), p)
+	tags, more, found := r.tagsOf(rt.readableOf(r.exactRepositories(rt.place)), p)
 	if !found {
 		for repos, namesakes := range r.tolerated(rt.place) {
 			var have []string
 			for _, repo := range repos {
-				if r.isRepository(repo) {
+				if rt.readable(repo) && r.isRepository(repo) {
 					have = append(have, repo)
 				}
 			}
@@ -230,7 +230,7 @@ func (r *Registry) serveCatalog(w http.ResponseWriter, req *http.Request, rt rou
 	if origin == "" && rt.ns != "" && !r.own(rt.ns, rt.view) {
 		origin, _ = r.fold(rt.ns)
 	}
-	repos := r.read.names.fresh().repos
+	repos := rt.readableOf(r.read.names.fresh().repos)
 	prefix := ""
 	if origin != "" {
 		prefix = origin + "/"
