@@ -104,7 +104,7 @@ func (r *Registry) permit(w http.ResponseWriter, req *http.Request, rt *route, c
 		return errDenied.with(sentence(err))
 	}
 	if c != nil && !c.may(rt.asked, rt.action(req.Method)...) {
-		return r.challenge(w, req, *rt, "insufficient_scope", errUnauthorized.with("the token does not allow this"))
+		return r.challenge(w, req, *rt, "insufficient_scope", errScope)
 	}
 	return nil
 }

@@ -60,7 +60,7 @@ func (r *Registry) authorize(w http.ResponseWriter, req *http.Request, rt *route
 	case fail != nil:
 		return nil, r.challenge(w, req, *rt, code, fail)
 	case account == nil && write, account == nil && !r.cfg.Anonymous():
-		return nil, r.challenge(w, req, *rt, "insufficient_scope", errUnauthorized.with("the token does not allow this"))
+		return nil, r.challenge(w, req, *rt, "insufficient_scope", errScope)
 	}
 	rt.account = account
 	return c, nil
@@ -134,5 +134,7 @@ func (r *Registry) authenticate(req *http.Request, user, password string) (*Acco
 	}
 	return nil, errUnauthorized.with(wrongPassword)
 }
+
+var errScope = errUnauthorized.with("the token does not allow this")
 
 const wrongPassword = "wrong user or password"

@@ -300,6 +300,6 @@ func (a *Access) loggedIn(s Subject) {
 	}
 }
 
-// errMixed refuses records that a node of an earlier version would not obey.
+// errMixed refuses records that a node of an earlier version would not apply.
 var errMixed = fmt.Errorf("a node of the cluster runs another version, which may not know roles: upgrade it first, "+
 	"see casemate member list: %w", syscall.EAGAIN)

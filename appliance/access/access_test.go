@@ -271,8 +271,8 @@ func TestKeys(t *testing.T) {
 	}
 	for _, user := range []string{"ci", "anything", "ada", ""} {
 		s, err := h.Authenticate(ctx, user, text)
-		if err != nil || s.Name != "key/ci" || s.How != "key" || s.From != "10.0.0.9" || !s.May(Push, Image("team/x")) ||
-			s.May(Push, Image("other")) {
+		if err != nil || s.Name != "key/ci" || s.How != "key" || s.From != "10.0.0.9" ||
+			!s.May(Push, Image("team/x")) || s.May(Push, Image("other")) {
 			t.Errorf("as %q: %+v, %v", user, s, err)
 		}
 	}
@@ -399,7 +399,7 @@ func TestLoginsAndFailuresAreReported(t *testing.T) {
 	}
 }
 
-// TestMixedClusters: what a node of an earlier version would not obey is not stored while there may be one.
+// TestMixedClusters: what a node of an earlier version would not apply is not stored while there may be one.
 func TestMixedClusters(t *testing.T) {
 	h := open(t)
 	h.cfg.MayStore = func() bool { return false }

@@ -193,8 +193,8 @@ func (a *Access) Accounts() ([]Account, error) {
 func (a *Access) place(account string) (dir, name string, err error) {
 	if group, ok := strings.CutPrefix(account, groupPrefix); ok {
 		if user.CheckName(group) != nil {
-			return "", "", usage.Errorf("a group's name has 1 to 64 characters of a-z, A-Z, 0-9, '.', '_' and '-', got "+
-				"%.100q", group)
+			return "", "", usage.Errorf("a group's name has 1 to 64 characters of a-z, A-Z, 0-9, '.', '_' and '-', "+
+				"got %.100q", group)
 		}
 		return groupsDir, group, nil
 	}

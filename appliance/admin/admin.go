@@ -1,6 +1,6 @@
-// Package admin is the admin API, docs/admin-api.md. Whoever can connect to its socket is an administrator: the socket's
-// mode is the access control. Over https an account and its roles decide. Every route says what it asks for (asks), and
-// is answered only if appliance/access allows that.
+// Package admin is the admin API, docs/admin-api.md. Whoever can connect to its socket is an administrator: the
+// socket's mode is the access control. Over https an account and its roles decide. Every route says what it asks for
+// (asks), and is answered only if appliance/access allows that.
 package admin
 
 import (

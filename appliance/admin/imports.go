@@ -17,7 +17,8 @@ import (
 // importRoutes serves imports.
 func (a *API) importRoutes(on *routes) {
 	on.stream("POST "+handover.Path,
-		to(access.Import).here("the command passes the files that it has opened; import --server sends them"), a.postImport)
+		to(access.Import).here("the command passes the files that it has opened; import --server sends them"),
+		a.postImport)
 	on.json("GET /v1/imports", to(access.List),
 		func(r *http.Request) (any, error) { return a.Imports.ListFor(r.Context()) })
 	on.json("GET /v1/imports/{name}", to(access.List).named("import", "name"),
