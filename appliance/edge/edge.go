@@ -49,7 +49,7 @@ type Edge struct {
 	// handshake, and has requested nothing; nil: it is not.
 	Unasked func(name string, client netip.Addr)
 	Stall   time.Duration // see clientconn.StallTimeout
-	Node     string
+	Node    string
 	// Pass connects to other nodes; nil: there are none.
 	Pass http.RoundTripper
 	// MostFree names another node that accepts uploads for which this one has no room, "" if this one has room or
