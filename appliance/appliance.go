@@ -352,7 +352,7 @@ func (a *Appliance) wire() {
 			Roots: a.ca.Roots, Revocation: a.ca.CRL, Ready: a.ready, Metrics: a.metrics.Handler(), Front: a.front,
 			Site: a.site, Samples: a.samples, Executable: a.executable,
 		},
-		Miss: a.miss, Observe: a.requested, Stall: clientconn.StallTimeout, Node: a.cfg.Node,
+		Miss: a.miss, Observe: a.requested, Unasked: a.unasked, Stall: clientconn.StallTimeout, Node: a.cfg.Node,
 		Pass: a.cluster, MostFree: a.cluster.MostFree, Large: clientconn.NewLarge(clientconn.LargeAnswers),
 		Log: a.log.With("room", "edge"),
 	}

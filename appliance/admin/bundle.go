@@ -113,7 +113,8 @@ func (a *API) unasked() (notes []string) {
 	}
 	asked := map[string]bool{}
 	for _, e := range entries {
-		asked[e.Name] = asked[e.Name] || e.Kind != egress.DNS || e.Verdict != egress.Answered
+		asked[e.Name] = asked[e.Name] || e.Kind != egress.DNS && e.Kind != egress.Handshake ||
+			e.Verdict != egress.Answered
 	}
 	domain := a.Current.State().Settings.Domain
 	for _, name := range slices.Sorted(maps.Keys(asked)) {

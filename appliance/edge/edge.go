@@ -47,8 +47,11 @@ type Edge struct {
 	Observe func(service string, r *http.Request, status int, bytes int64, took time.Duration)
 	// Answered is called with the header of each response; nil: it is not.
 	Answered func(service string, r *http.Request, status int, header http.Header)
-	Stall    time.Duration // see clientconn.StallTimeout
-	Node     string
+	// Unasked is called at the end of a connection on which a client has named a host that is served, in the TLS
+	// handshake, and has requested nothing; nil: it is not.
+	Unasked func(name string, client netip.Addr)
+	Stall   time.Duration // see clientconn.StallTimeout
+	Node    string
 	// Pass connects to other nodes; nil: there are none.
 	Pass http.RoundTripper
 	// MostFree names another node that accepts uploads for which this one has no room, "" if this one has room or
