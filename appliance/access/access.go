@@ -38,7 +38,8 @@ type Tree interface {
 const (
 	usersDir  = "access/users"  // NAME: record of a user
 	groupsDir = "access/groups" // NAME: record of a directory's group
-	keysDir   = "access/keys"   // NAME: Key
+	keysDir   = "access/keys"   // NAME: keyRecord
+	usedDir   = "access/used"   // NAME: when the key was last used, RFC 3339
 )
 
 // ErrCredentials is the error of Authenticate for credentials that are wrong, expired or revoked. It does not tell

@@ -108,6 +108,7 @@ func (a *Access) AddUser(ctx context.Context, by Subject, name, password string,
 	if err != nil {
 		return err
 	}
+	ctx = tree.WithEvent(ctx, tree.Event{Verb: "user.add", Object: name, New: describe(wanted)})
 	return a.cfg.Users.Add(ctx, name, password, func(b tree.Batch) {
 		b.Remove(usersDir + "/" + name)
 		if grants != nil {
@@ -126,6 +127,7 @@ func (a *Access) SetPassword(ctx context.Context, by Subject, name, password str
 			return err
 		}
 	}
+	ctx = tree.WithEvent(ctx, tree.Event{Verb: "user.password", Object: name})
 	return a.cfg.Users.SetPassword(ctx, name, password)
 }
 
@@ -141,11 +143,12 @@ func (a *Access) RemoveUser(ctx context.Context, by Subject, name string) error 
 	if err != nil {
 		return err
 	}
+	ctx = tree.WithEvent(ctx, tree.Event{Verb: "user.remove", Object: name})
 	return a.cfg.Users.Remove(ctx, name, func(b tree.Batch) {
 		b.Remove(usersDir + "/" + name)
 		for _, k := range keys {
 			if k.Owner == name {
-				b.Remove(keysDir + "/" + k.Name)
+				dropKey(b, k.Name)
 			}
 		}
 	})
@@ -273,6 +276,7 @@ func (a *Access) change(ctx context.Context, by Subject, account string,
 	if err != nil {
 		return nil, err
 	}
+	ctx = tree.WithEvent(ctx, tree.Event{Verb: "role.set", Object: account, Old: describe(before), New: describe(after)})
 	err = a.cfg.Tree.Update(ctx, func(b tree.Batch) error {
 		b.Expect(dir+"/"+name, version)
 		b.Put(dir+"/"+name, data)

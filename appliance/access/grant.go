@@ -166,6 +166,15 @@ func (g Grant) String() string {
 	return g.Role + " (" + strings.Join(where, "; ") + ")"
 }
 
+// describe returns grants as one text.
+func describe(list []Grant) string {
+	var texts []string
+	for _, g := range list {
+		texts = append(texts, g.String())
+	}
+	return strings.Join(texts, ", ")
+}
+
 // encode returns a record, which must fit into the tree.
 func encode(v any) ([]byte, error) {
 	data, err := json.Marshal(v)

@@ -39,7 +39,8 @@ type Key struct {
 	Created time.Time `json:"created"`
 	By      string    `json:"by,omitempty"`     // who created it
 	Expires time.Time `json:"expires,omitzero"` // zero: never
-	Used    time.Time `json:"used,omitzero"`    // sampled: at most an hour old; zero: not yet
+	// Used is when the key was last used, as of at most an hour ago; zero: not yet.
+	Used time.Time `json:"used,omitzero"`
 }
 
 // keyRecord is a key as it is stored.
@@ -94,7 +95,16 @@ func (a *Access) key(name string) (k keyRecord, version uint64, err error) {
 	if err != nil {
 		return k, 0, fmt.Errorf("API key %s: %w", name, err)
 	}
+	if used, err := a.cfg.Tree.ReadFile(usedDir + "/" + name); err == nil {
+		k.Used, _ = time.Parse(time.RFC3339, string(used)) // it is only shown
+	}
 	return k, tree.VersionOf(info), nil
+}
+
+// dropKey removes a key.
+func dropKey(b tree.Batch, name string) {
+	b.Remove(keysDir + "/" + name)
+	b.Remove(usedDir + "/" + name)
 }
 
 // byKey returns the subject of a key.
@@ -231,11 +241,16 @@ func (a *Access) storeKey(ctx context.Context, k Key, life time.Duration, gone [
 		return "", Key{}, err
 	}
 	file := keysDir + "/" + k.Name
+	event := tree.Event{Verb: "apikey.create", Object: k.Name, New: describe(k.Grants)}
+	if k.Owner != "" {
+		event = tree.Event{Verb: "login.key", Object: k.Name}
+	}
+	ctx = tree.WithEvent(ctx, event)
 	err = a.cfg.Tree.Update(ctx, func(b tree.Batch) error {
 		b.Expect(file, 0)
 		b.Put(file, data)
 		for _, name := range gone {
-			b.Remove(keysDir + "/" + name)
+			dropKey(b, name)
 		}
 		return nil
 	})
@@ -262,7 +277,8 @@ func (a *Access) RevokeKey(ctx context.Context, by Subject, name string) error {
 		err = a.covers(by, k.Grants)
 	}
 	if err == nil {
-		err = a.cfg.Tree.Update(ctx, func(b tree.Batch) error { b.Remove(keysDir + "/" + name); return nil })
+		ctx = tree.WithEvent(ctx, tree.Event{Verb: "apikey.revoke", Object: name, Old: describe(k.Grants)})
+		err = a.cfg.Tree.Update(ctx, func(b tree.Batch) error { dropKey(b, name); return nil })
 	}
 	return err
 }
@@ -301,8 +317,8 @@ func (a *Access) Run(ctx context.Context) {
 	}
 }
 
-// flush records the last uses since it was called last, of each key at most once in usedEvery. It skips a key that
-// changes meanwhile; without a majority the uses are lost, as they are only a sample.
+// flush records the last uses since it was called last, of each key at most once in usedEvery. It skips a key that is
+// revoked meanwhile; without a majority the uses are lost, as they are only a sample.
 func (a *Access) flush(ctx context.Context) {
 	a.mu.Lock()
 	used := a.used
@@ -316,15 +332,11 @@ func (a *Access) flush(ctx context.Context) {
 		if err != nil || at.Sub(k.Used) < usedEvery {
 			continue
 		}
-		k.Used = at.UTC().Truncate(time.Second)
-		data, err := encode(k)
-		if err == nil {
-			err = a.cfg.Tree.Update(ctx, func(b tree.Batch) error {
-				b.Expect(keysDir+"/"+name, version)
-				b.Put(keysDir+"/"+name, data)
-				return nil
-			})
-		}
+		err = a.cfg.Tree.Update(ctx, func(b tree.Batch) error {
+			b.Expect(keysDir+"/"+name, version)
+			b.Put(usedDir+"/"+name, []byte(at.UTC().Format(time.RFC3339)))
+			return nil
+		})
 		if err != nil && !errors.Is(err, fs.ErrExist) {
 			a.cfg.Log.Debug("the last use of an API key is not recorded", "key", name, "err", err)
 		}
