@@ -42,6 +42,7 @@ import (
 	"casemate/appliance/nodes"
 	"casemate/appliance/packages"
 	"casemate/appliance/pages"
+	"casemate/appliance/parts"
 	"casemate/appliance/repositories"
 	"casemate/appliance/resolver"
 	"casemate/appliance/rotation"
@@ -373,7 +374,7 @@ func (a *Appliance) wire() {
 	a.admin = &admin.API{
 		Node: a.cfg.Node, Cluster: a.cluster, Tree: a.tree, CA: a.ca, Access: a.access,
 		Registry: a.registry, Files: a.files, Imports: a.imports, Book: a.book, Egress: a.egress, Rotation: a.rotation,
-		Repositories: a.repositories, Upstream: a.upstream, Packages: a.packages,
+		Repositories: a.repositories, Upstream: a.upstream, Packages: a.packages, Parts: parts.New(),
 		Current:    a.current,
 		Transcript: a.transcript(),
 		Changes:    a.changes, Lookup: a.lookup, Status: a.status, Executable: a.executable, Site: a.site,

@@ -22,6 +22,7 @@ import (
 	"casemate/appliance/nodeconf"
 	"casemate/appliance/packages"
 	"casemate/appliance/pages"
+	"casemate/appliance/parts"
 	"casemate/appliance/repositories"
 	"casemate/appliance/rotation"
 	"casemate/appliance/status"
@@ -42,6 +43,7 @@ type API struct {
 	Registry     *registry.Registry
 	Files        *fileserver.Server
 	Imports      *content.Engine
+	Parts        *parts.Sessions
 	Repositories *repositories.Index
 	Upstream     *upstream.Upstream
 	Packages     *packages.Store
@@ -89,6 +91,7 @@ func (a *API) register(on *routes) {
 		a.imageRoutes,
 		a.fileRoutes,
 		a.importRoutes,
+		a.partRoutes,
 		a.enrollRoutes,
 		a.originRoutes,
 		a.nameRoutes,
