@@ -32,7 +32,8 @@ func (a *Appliance) openRehearsal() error {
 		return usage.Errorf("the domain of a rehearsal is %s, got %s: begin one in an empty directory", pki.LabDomain,
 			domain)
 	}
-	book, err := rehearsal.Open(a.opt.Rehearsal, domain, a.log.With("room", "rehearsal"))
+	book, err := rehearsal.Open(rehearsal.Config{Path: a.opt.Rehearsal, Domain: domain,
+		Log: a.log.With("room", "rehearsal")})
 	if err != nil {
 		return err
 	}

@@ -143,7 +143,7 @@ T (or KiB, …; powers of 1024) or KB, MB, GB, TB (powers of 1000).`,
 			to := target{args[0], out, force}
 			if stored.from {
 				if stored.rehearsal != "" {
-					o.socket = rehearsalSocket(stored.rehearsal)
+					o.socket = rehearsalDir(stored.rehearsal).socket()
 				}
 				return o.createStored(cmd, stored, &lists, to, opt, w, quiet)
 			}
