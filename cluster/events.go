@@ -60,7 +60,7 @@ func (c *Cluster) events(ctx context.Context, ops []state.Op) []state.Op {
 	default:
 		return nil
 	}
-	return []state.Op{c.event(Occurrence{Event: e, Actor: tree.ActorIn(ctx)})}
+	return []state.Op{eventOf(Occurrence{Event: e, Actor: tree.ActorIn(ctx)}, c.cfg.Node)}
 }
 
 // deed is what the change of a name means: the kind of thing, and which.
@@ -119,10 +119,10 @@ func (d *deeds) event() tree.Event {
 	return e
 }
 
-// event returns the edit that records an occurrence.
-func (c *Cluster) event(o Occurrence) *state.Event {
+// eventOf returns the edit that records an occurrence on a node.
+func eventOf(o Occurrence, node string) *state.Event {
 	if o.Actor == (tree.Actor{}) {
-		o.Actor = tree.Actor{Name: "node/" + c.cfg.Node, How: state.ByNode}
+		o.Actor = tree.Actor{Name: "node/" + node, How: state.ByNode}
 	}
 	e := &state.Event{
 		Actor: cleanText(o.Actor.Name, state.MaxEventActor), How: cleanText(o.Actor.How, state.MaxEventWord),
@@ -162,7 +162,7 @@ func (c *Cluster) Record(ctx context.Context, list []Occurrence) error {
 	}
 	ops := make([]state.Op, 0, len(list))
 	for _, o := range list[:min(len(list), MaxOccurrences)] {
-		ops = append(ops, c.event(o))
+		ops = append(ops, eventOf(o, c.cfg.Node))
 	}
 	_, err := c.proposeRecorded(ctx, false, nil, ops)
 	return err
@@ -170,6 +170,14 @@ func (c *Cluster) Record(ctx context.Context, list []Occurrence) error {
 
 // MaxOccurrences is how many events fit into one command of Record.
 const MaxOccurrences = 64
+
+// SealEvents moves the oldest count events, the first of which is number first, from memory into the file name. The
+// blob of their lines, each with a newline, must have been committed. fs.ErrExist: another node has sealed them.
+// fs.ErrNotExist: the blob is not known, or has other lines.
+func (c *Cluster) SealEvents(ctx context.Context, name string, first, count uint64) error {
+	_, err := c.proposeRecorded(ctx, false, []state.Op{&state.SealEvents{Name: name, First: first, Count: count}}, nil)
+	return err
+}
 
 // EventLog is the log of events at one log entry of the tree.
 type EventLog struct{ s *state.State }

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"sync"
 
+	"casemate/appliance/audit"
 	"casemate/appliance/change"
 	"casemate/appliance/content"
 	"casemate/appliance/current"
@@ -49,6 +50,7 @@ type API struct {
 	Current      *current.Reader
 	Changes      *change.Changes
 	Lookup       *lookup.Lookup
+	Audit        *audit.Log
 	// Transcript is what was rehearsed here; nil: nothing was.
 	Transcript Transcript
 	Status     *status.Page
@@ -92,6 +94,7 @@ func (a *API) Handler() http.Handler {
 		a.bundleRoutes,
 		a.memberRoutes,
 		a.upkeepRoutes,
+		a.auditRoutes,
 	} {
 		add(on)
 	}
