@@ -149,7 +149,11 @@ func (u *Users) put(ctx context.Context, name, password string, there bool) erro
 	if err != nil {
 		return err
 	}
-	err = u.tree.Update(ctx, func(b tree.Batch) error {
+	told := tree.Event{Verb: "user.add", Object: name}
+	if there {
+		told.Verb = "user.password"
+	}
+	err = u.tree.Update(tree.WithEvent(ctx, told), func(b tree.Batch) error {
 		b.Expect(name, version)
 		b.Put(name, data)
 		return nil

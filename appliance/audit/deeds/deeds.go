@@ -10,8 +10,8 @@ import (
 type Rule struct {
 	// Dir is the directory; the rule with the longest one applies.
 	Dir string
-	// Kind is the thing that changes, the first word of the event's verb. "": its changes are no events.
-	Kind string
+	// Set and Remove are the verbs of events in which a name is written, and removed. "": such a change is no event.
+	Set, Remove string
 	// Why says why changes are no events.
 	Why string
 	// object names the thing; nil: the name below Dir.
@@ -21,26 +21,28 @@ type Rule struct {
 // Rules are the directories of the tree. A directory without a rule is told by its own name, so that nothing new stays
 // out of the log because it was forgotten here.
 var Rules = []Rule{
-	{Dir: "registry/repositories", Kind: "image", object: image},
-	{Dir: "files", Kind: "file", object: func(below string) string { return "https://" + strings.TrimSuffix(below, "?") }},
-	{Dir: "packages/repositories", Kind: "repository", object: first},
-	{Dir: "packages/keys", Kind: "repository-key"},
-	{Dir: "pki/issued", Kind: "certificate"},
-	{Dir: "pki", Kind: "ca"},
-	{Dir: "origins", Kind: "origin"},
-	{Dir: "users", Kind: "user"},
-	{Dir: "names", Kind: "name", object: func(below string) string { return strings.ReplaceAll(below, "/", " ") }},
-	{Dir: "settings", Kind: "setting"},
-	{Dir: "secrets", Kind: "secret"},
-	{Dir: "nodes", Kind: "node"},
-	{Dir: "imports", Kind: "import", object: first},
-	{Dir: "redirects", Kind: "redirect"},
-	{Dir: "upstream/logins", Kind: "origin-login"},
-	{Dir: "cluster/members", Kind: "member"},
-	{Dir: "cluster/removed", Kind: "member"},
-	{Dir: "cluster/tokens", Kind: "token"},
-	{Dir: "cluster/ca", Kind: "nodes-ca"},
-	{Dir: "cluster/keys", Kind: "sealing-key"},
+	{Dir: "registry/repositories", Set: "image.push", Remove: "image.delete", object: image},
+	{Dir: "files", Set: "file.put", Remove: "file.delete",
+		object: func(below string) string { return "https://" + strings.TrimSuffix(below, "?") }},
+	{Dir: "packages/repositories", Set: "repository.set", Remove: "repository.remove", object: first},
+	{Dir: "packages/keys", Set: "repository.key", Remove: "repository.key"},
+	{Dir: "pki/issued", Set: "certificate.issue", Remove: "certificate.forget"},
+	{Dir: "pki", Set: "ca.set", Remove: "ca.remove"},
+	{Dir: "origins", Set: "origin.set", Remove: "origin.remove"},
+	{Dir: "users", Set: "user.set", Remove: "user.remove"},
+	{Dir: "names", Set: "name.set", Remove: "name.delete",
+		object: func(below string) string { return strings.ReplaceAll(below, "/", " ") }},
+	{Dir: "settings", Set: "setting.set", Remove: "setting.reset"},
+	{Dir: "secrets", Set: "secret.set", Remove: "secret.remove"},
+	{Dir: "nodes", Set: "node.address", Remove: "node.remove"},
+	{Dir: "imports", Set: "import.publish", Remove: "import.remove", object: first},
+	{Dir: "redirects", Set: "redirect.set", Remove: "redirect.remove"},
+	{Dir: "upstream/logins", Set: "upstream.login", Remove: "upstream.logout"},
+	{Dir: "cluster/members", Set: "member.set", Remove: "member.remove"},
+	{Dir: "cluster/removed", Set: "member.remove", Remove: "member.forget"},
+	{Dir: "cluster/tokens", Set: "token.create", Remove: "token.expire", object: nothing},
+	{Dir: "cluster/ca", Set: "member.ca", Remove: "member.ca"},
+	{Dir: "cluster/keys", Set: "member.keys", Remove: "member.keys"},
 
 	{Dir: "upstream/answers", Why: "says only when an origin has last confirmed what is stored"},
 	{Dir: "upstream", Why: "what is fetched is told by the names of images and files"},
@@ -51,8 +53,9 @@ var Rules = []Rule{
 	{Dir: "audit/segments", Why: "holds the events themselves"},
 }
 
-// Of returns the kind of thing that a name of the tree stands for, and which one it is. The kind is "" for bookkeeping.
-func Of(name string) (kind, object string) {
+// Of returns the verb for a change of a name of the tree, and what it is done to, by the name that people know. The
+// verb is "" for bookkeeping.
+func Of(name string, removed bool) (verb, object string) {
 	var best *Rule
 	var below string
 	for i := range Rules {
@@ -64,23 +67,32 @@ func Of(name string) (kind, object string) {
 			best, below = r, strings.TrimPrefix(rest, "/")
 		}
 	}
-	switch {
-	case best == nil:
-		kind, object, _ = strings.Cut(name, "/")
-		return kind, object
-	case best.object != nil:
-		if object = best.object(below); object == "" {
+	if best == nil {
+		best = &Rule{}
+		best.Dir, below, _ = strings.Cut(name, "/")
+		best.Set, best.Remove = best.Dir+".set", best.Dir+".remove"
+	}
+	object = below
+	if best.object != nil {
+		if object = best.object(below); object == hidden {
 			return "", ""
 		}
-		return best.Kind, object
 	}
-	return best.Kind, below
+	if removed {
+		return best.Remove, object
+	}
+	return best.Set, object
 }
+
+// hidden is the object of a name that is bookkeeping in a directory whose other names are not.
+const hidden = "\x00"
 
 func first(below string) string {
 	below, _, _ = strings.Cut(below, "/")
 	return below
 }
+
+func nothing(string) string { return "" }
 
 // image names a tag or a manifest. It returns "" for the registry's other names, which come and go with a manifest:
 // layers, referrers, summaries.
@@ -88,7 +100,7 @@ func image(below string) string {
 	repo, rest, ok := strings.Cut(below, "/_manifests")
 	if !ok {
 		if strings.Contains(below, "/_") {
-			return ""
+			return hidden
 		}
 		return below // the whole repository
 	}

@@ -8,27 +8,30 @@ import (
 )
 
 func TestOf(t *testing.T) {
+	if verb, object := Of("users/alice", true); verb != "user.remove" || object != "alice" {
+		t.Errorf("%s %s", verb, object)
+	}
 	for name, want := range map[string]string{
-		"registry/repositories/team/app/_manifests/tags/1.0/current/link":      "image team/app:1.0",
-		"registry/repositories/team/app/_manifests/tags/1.0":                   "image team/app:1.0",
-		"registry/repositories/team/app/_manifests/revisions/sha256/00ff/link": "image team/app@sha256:00ff",
-		"registry/repositories/team/app":                                       "image team/app",
+		"registry/repositories/team/app/_manifests/tags/1.0/current/link":      "image.push team/app:1.0",
+		"registry/repositories/team/app/_manifests/tags/1.0":                   "image.push team/app:1.0",
+		"registry/repositories/team/app/_manifests/revisions/sha256/00ff/link": "image.push team/app@sha256:00ff",
+		"registry/repositories/team/app":                                       "image.push team/app",
 		"registry/repositories/team/app/_layers/sha256/00ff/link":              " ",
 		"registry/repositories/team/app/_referrers/sha256/00/sha256/01/link":   " ",
-		"files/dl.k8s.io/v1.32.0/kubeadm":                                      "file https://dl.k8s.io/v1.32.0/kubeadm",
-		"names/web.example/A":                                                  "name web.example A",
-		"users/alice":                                                          "user alice",
-		"imports/base/record":                                                  "import base",
+		"files/dl.k8s.io/v1.32.0/kubeadm":                                      "file.put https://dl.k8s.io/v1.32.0/kubeadm",
+		"names/web.example/A":                                                  "name.set web.example A",
+		"users/alice":                                                          "user.set alice",
+		"imports/base/record":                                                  "import.publish base",
 		"imports/pending/x/record":                                             " x/record",
-		"pki/issued/01":                                                        "certificate 01",
-		"pki/root/1/cert":                                                      "ca root/1/cert",
+		"pki/issued/01":                                                        "certificate.issue 01",
+		"pki/root/1/cert":                                                      "ca.set root/1/cert",
 		"missing/n1":                                                           " n1",
 		"audit/segments/0":                                                     " 0",
-		"new/thing":                                                            "new thing",
-		"usersx/alice":                                                         "usersx alice",
+		"new/thing":                                                            "new.set thing",
+		"usersx/alice":                                                         "usersx.set alice",
 	} {
-		kind, object := Of(name)
-		if got := kind + " " + object; got != want {
+		verb, object := Of(name, false)
+		if got := verb + " " + object; got != want {
 			t.Errorf("%s: %q, want %q", name, got, want)
 		}
 	}
@@ -57,8 +60,8 @@ func TestRulesAreThoseOfTheDocumentedDirectories(t *testing.T) {
 		}
 	}
 	for _, r := range Rules {
-		if (r.Kind == "") != (r.Why != "") {
-			t.Errorf("%s: kind %q, why %q", r.Dir, r.Kind, r.Why)
+		if (r.Set == "") != (r.Why != "") || (r.Remove == "") != (r.Why != "") {
+			t.Errorf("%s: verbs %q and %q, why %q", r.Dir, r.Set, r.Remove, r.Why)
 		}
 	}
 }
