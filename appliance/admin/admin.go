@@ -12,6 +12,7 @@ import (
 	"sync"
 
 	"casemate/appliance/access"
+	"casemate/appliance/audit"
 	"casemate/appliance/change"
 	"casemate/appliance/content"
 	"casemate/appliance/current"
@@ -50,6 +51,7 @@ type API struct {
 	Current      *current.Reader
 	Changes      *change.Changes
 	Lookup       *lookup.Lookup
+	Audit        *audit.Log
 	// Transcript is what was rehearsed here; nil: nothing was.
 	Transcript Transcript
 	Status     *status.Page
@@ -99,6 +101,7 @@ func (a *API) register(on *routes) {
 		a.bundleRoutes,
 		a.memberRoutes,
 		a.upkeepRoutes,
+		a.auditRoutes,
 	} {
 		add(on)
 	}
