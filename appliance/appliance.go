@@ -108,6 +108,7 @@ type Appliance struct {
 	samples      *pages.Samples
 	status       *status.Page
 	admin        *admin.API
+	remote       http.Handler // admin over https
 
 	places   *share.Places  // for client connections
 	turns    *share.Turns   // for large responses
@@ -355,7 +356,7 @@ func (a *Appliance) wire() {
 	}
 	a.edge = &edge.Edge{
 		Hosts: hosts, Registry: a.registry.Serve, Files: a.files.Serve,
-		Packages: a.packages.Write,
+		Packages: a.packages.Write, Admin: http.HandlerFunc(a.serveAdmin),
 		Pages: &pages.Pages{
 			Roots: a.ca.Roots, Revocation: a.ca.CRL, Ready: a.ready, Metrics: a.metrics.Handler(), Front: a.front,
 			Site: a.site, Samples: a.samples, Executable: a.executable,
@@ -387,6 +388,7 @@ func (a *Appliance) wire() {
 		RefreshNames: a.dns.RefreshNames, Reload: a.Reread,
 		PeerAddrs: a.peerAddrs, Log: a.log,
 	}
+	a.remote = a.admin.Remote()
 }
 
 // Addrs returns the addresses that are listened on.
