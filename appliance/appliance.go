@@ -28,6 +28,7 @@ import (
 
 	"casemate/appliance/access"
 	"casemate/appliance/admin"
+	"casemate/appliance/audit"
 	"casemate/appliance/change"
 	"casemate/appliance/clientconn"
 	"casemate/appliance/clock"
@@ -100,6 +101,8 @@ type Appliance struct {
 	repositories *repositories.Index
 	packages     *packages.Store
 	changes      *change.Changes
+	audit        *audit.Log
+	journal      *audit.Journal
 	lookup       *lookup.Lookup
 	metrics      *metrics.Metrics
 	edge         *edge.Edge
@@ -327,6 +330,10 @@ func (a *Appliance) wire() {
 		Tree: a.tree, CA: a.ca, Current: a.current, Refresh: a.dns.Refresh,
 		DNSAddrs: func() []netip.AddrPort { return a.Addrs().DNS }, Log: a.log,
 	}
+	a.audit = audit.New(audit.Config{
+		Cluster: a.cluster, Tree: a.tree, Sealer: a.cluster, Origin: a.current.State().Settings.Domain + "/audit",
+		Now: a.opt.Now, Log: a.log.With("room", "audit"),
+	})
 	a.imports = a.newImports()
 	a.lookup = &lookup.Lookup{
 		Tree: a.tree, Current: a.current, Images: a.registry, Files: a.files, DNSHolds: a.dns.Holds,
@@ -377,7 +384,7 @@ func (a *Appliance) wire() {
 		Repositories: a.repositories, Upstream: a.upstream, Packages: a.packages, Parts: parts.New(),
 		Current:    a.current,
 		Transcript: a.transcript(),
-		Changes:    a.changes, Lookup: a.lookup, Status: a.status, Executable: a.executable, Site: a.site,
+		Changes:    a.changes, Lookup: a.lookup, Audit: a.audit, Status: a.status, Executable: a.executable, Site: a.site,
 		RefreshNames: a.dns.RefreshNames, Reload: a.Reread,
 		PeerAddrs: a.peerAddrs, Log: a.log,
 	}

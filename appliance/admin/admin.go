@@ -13,6 +13,7 @@ import (
 	"sync"
 
 	"casemate/appliance/access"
+	"casemate/appliance/audit"
 	"casemate/appliance/change"
 	"casemate/appliance/content"
 	"casemate/appliance/current"
@@ -53,6 +54,7 @@ type API struct {
 	Current      *current.Reader
 	Changes      *change.Changes
 	Lookup       *lookup.Lookup
+	Audit        *audit.Log
 	// Transcript is what was rehearsed here; nil: nothing was.
 	Transcript Transcript
 	Status     *status.Page
@@ -103,6 +105,7 @@ func (a *API) register(on *routes) {
 		a.bundleRoutes,
 		a.memberRoutes,
 		a.upkeepRoutes,
+		a.auditRoutes,
 	} {
 		add(on)
 	}
