@@ -94,6 +94,7 @@ func (a *API) register(on *routes) {
 		a.fileRoutes,
 		a.importRoutes,
 		a.partRoutes,
+		a.openapiRoutes,
 		a.enrollRoutes,
 		a.originRoutes,
 		a.nameRoutes,
