@@ -89,8 +89,8 @@ func newStaff(t *testing.T, anonymous *bool) (*pusher, *staff) {
 	return p, s
 }
 
-// TestRolesDecide walks account × request: what is refused is refused with Basic, with a token and with a key, and says
-// why.
+// TestRolesDecide walks account × request: what is refused is refused with Basic, with a token and with a key, and
+// says why.
 func TestRolesDecide(t *testing.T) {
 	anonymous := true
 	s, _ := newStaff(t, &anonymous)
