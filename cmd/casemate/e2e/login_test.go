@@ -69,11 +69,11 @@ func TestLogins(t *testing.T) {
 	checkScopedKeys(t, b, n, docker, auth)
 }
 
-// checkScopedKeys: with an API key of a pusher below a prefix, clients push there and nowhere else, and not any more when
-// the key was revoked, although their tokens would be valid for minutes.
+// checkScopedKeys: with an API key of a pusher below a prefix, clients push there and nowhere else, and not any more
+// when the key was revoked, although their tokens would be valid for minutes.
 func checkScopedKeys(t *testing.T, b *bastion, n *host, docker, auth []string) {
 	t.Helper()
-	key := strings.TrimSpace(b.casemate(t, "apikey", "create", "ci", "--role", "pusher", "--images", "team"))
+	key := strings.TrimSpace(b.casemate(t, "apikey", "create", "ci", "--role", "pusher", "--images-below", "team"))
 	const own = "registry.casemate.internal"
 	run := func(command []string, more ...string) (string, error) {
 		return n.try(append(append([]string{}, command...), more...)...)
