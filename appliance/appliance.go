@@ -383,7 +383,8 @@ func (a *Appliance) wire() {
 		Repositories: a.repositories, Upstream: a.upstream, Packages: a.packages,
 		Current:    a.current,
 		Transcript: a.transcript(),
-		Changes:    a.changes, Lookup: a.lookup, Audit: a.audit, Status: a.status, Executable: a.executable, Site: a.site,
+		Changes:    a.changes, Lookup: a.lookup, Audit: a.audit,
+		Status: a.status, Executable: a.executable, Site: a.site,
 		RefreshNames: a.dns.RefreshNames, Reload: a.Reread,
 		PeerAddrs: a.peerAddrs, Log: a.log,
 	}

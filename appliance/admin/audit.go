@@ -27,7 +27,8 @@ func (a *API) getAudit(r *http.Request) (any, error) {
 	}
 	if text := q.Get("until"); text != "" {
 		if f.Until, err = parseTime(text); err != nil {
-			return nil, usage.Errorf("until must be a time (UTC) like 2026-01-31 or 2026-01-31T15:04:05Z, got %.80q", text)
+			return nil, usage.Errorf("until must be a time (UTC) like 2026-01-31 or 2026-01-31T15:04:05Z, got %.80q",
+				text)
 		}
 	}
 	if text := q.Get("before"); text != "" {

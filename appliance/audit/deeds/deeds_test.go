@@ -18,7 +18,7 @@ func TestOf(t *testing.T) {
 		"registry/repositories/team/app":                                       "image.push team/app",
 		"registry/repositories/team/app/_layers/sha256/00ff/link":              " ",
 		"registry/repositories/team/app/_referrers/sha256/00/sha256/01/link":   " ",
-		"files/dl.k8s.io/v1.32.0/kubeadm":                                      "file.put https://dl.k8s.io/v1.32.0/kubeadm",
+		"files/dl.k8s.io/kubeadm":                                              "file.put https://dl.k8s.io/kubeadm",
 		"names/web.example/A":                                                  "name.set web.example A",
 		"users/alice":                                                          "user.set alice",
 		"imports/base/record":                                                  "import.publish base",
