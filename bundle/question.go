@@ -45,24 +45,6 @@ var recordable = []int{http.StatusOK, http.StatusMovedPermanently, http.StatusFo
 	http.StatusNotModified, http.StatusTemporaryRedirect, http.StatusPermanentRedirect, http.StatusNotFound,
 	http.StatusGone}
 
-// signed are parameters of queries that carry credentials, in lower case, and how names of such parameters begin.
-var (
-	signed      = []string{"sig", "signature", "token", "access_token", "key", "apikey", "api_key", "password", "auth"}
-	signedBegin = []string{"x-amz-", "x-goog-"}
-)
-
-// Signed reports whether a URL has a parameter that carries a credential. Such a URL is not written into a transcript.
-func Signed(u *url.URL) bool {
-	for name := range u.Query() {
-		name = strings.ToLower(name)
-		if slices.Contains(signed, name) ||
-			slices.ContainsFunc(signedBegin, func(p string) bool { return strings.HasPrefix(name, p) }) {
-			return true
-		}
-	}
-	return false
-}
-
 // Check reports why a question cannot stand in a transcript.
 func (q *Question) Check() error {
 	if q.Method != http.MethodGet && q.Method != http.MethodHead {

@@ -5,16 +5,17 @@ import (
 	"strconv"
 	"time"
 
+	"casemate/appliance/access"
 	"casemate/appliance/audit"
 	"casemate/appliance/audit/proof"
 	"casemate/appliance/usage"
 )
 
 // auditRoutes serves the audit log.
-func (a *API) auditRoutes(on routes) {
-	on.json("GET /v1/audit", a.getAudit)
-	on.json("GET /v1/audit/checkpoint", func(r *http.Request) (any, error) { return a.Audit.Checkpoint(r.Context()) })
-	on.stream("GET /v1/audit/export", a.getAuditExport)
+func (a *API) auditRoutes(on *routes) {
+	on.json("GET /v1/audit", to(access.Inspect), a.getAudit)
+	on.json("GET /v1/audit/checkpoint", to(access.Inspect), func(r *http.Request) (any, error) { return a.Audit.Checkpoint(r.Context()) })
+	on.stream("GET /v1/audit/export", to(access.Inspect), a.getAuditExport)
 }
 
 // getAudit lists events.

@@ -6,13 +6,12 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"maps"
 	"net/http"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 
+	"casemate/appliance/access"
 	"casemate/appliance/content"
 	"casemate/appliance/egress"
 	"casemate/appliance/hostname"
@@ -23,9 +22,9 @@ import (
 )
 
 // bundleRoutes serves what a bundle of this cluster contains.
-func (a *API) bundleRoutes(on routes) {
-	on.json("POST /v1/bundle", a.postBundle)
-	on.stream("GET /v1/blobs/{digest}", a.getBlob)
+func (a *API) bundleRoutes(on *routes) {
+	on.json("POST /v1/bundle", to(access.List), a.postBundle)
+	on.stream("GET /v1/blobs/{digest}", to(access.Pull), a.getBlob)
 }
 
 // BundleRequest selects content of this cluster: everything, or any of imports and lists.
@@ -104,24 +103,14 @@ type Transcript interface {
 	Notes() []string
 }
 
-// unasked names what was resolved and never asked for over HTTP: other ports and protocols are not recorded.
-func (a *API) unasked() (notes []string) {
+// unasked names what clients used in other ways than by requests, which are not recorded.
+func (a *API) unasked() []string {
 	entries, _, err := a.Egress.List(egress.Filter{})
 	if err != nil {
 		return []string{"names that were only resolved are not known: " + err.Error()}
 	}
-	asked := map[string]bool{}
-	for _, e := range entries {
-		asked[e.Name] = asked[e.Name] || e.Kind != egress.DNS || e.Verdict != egress.Answered
-	}
 	domain := a.Current.State().Settings.Domain
-	for _, name := range slices.Sorted(maps.Keys(asked)) {
-		if !asked[name] && !hostname.Overlap(name, domain) {
-			notes = append(notes, name+
-				" was resolved and never asked for over HTTP: what used it is not in the transcript")
-		}
-	}
-	return notes
+	return egress.Unrecorded(entries, func(name string) bool { return hostname.Overlap(name, domain) })
 }
 
 // complete adds the digests of files whose end was not known when their first client was answered.

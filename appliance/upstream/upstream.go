@@ -63,6 +63,7 @@ type Images interface {
 	NewBlob() (tree.BlobWriter, error)
 	KeepBlob(ctx context.Context, w tree.BlobWriter, repo, digest string) error
 	KeepManifest(ctx context.Context, repo, reference, mediaType string, data []byte) error
+	HasManifest(repo, digest string) bool
 }
 
 // Files is where files are kept.
@@ -88,7 +89,7 @@ type Sealer interface {
 // Event is the end of a fetch: who asked for what, and what the origin answered.
 type Event struct {
 	Client string // who asked first, as share.Of names it
-	Kind   string // "manifest", "blob" or "file"
+	Kind   string // "manifest", "blob", "file", "tags" or "referrers"
 	Name   string // repository and reference, or URL
 	Host   string // the origin
 	Status int    // of the origin, 0 if it did not answer
@@ -148,6 +149,7 @@ type Upstream struct {
 	turns   map[string]*share.Turns   // by origin
 	failed  *share.Recent[failure]    // by what was asked
 	stale   *share.Recent[stale]      // by name
+	tags    *share.Recent[tagList]    // by repository
 	stats   map[string]*Stat          // by origin
 	loops   map[netip.AddrPort]string // resolvers that give our own answers, with the reason
 	waiting int64                     // bytes that running fetches have still to store
@@ -193,6 +195,7 @@ func New(cfg Config) *Upstream {
 	u := &Upstream{
 		cfg: cfg, flights: map[string]*flight{}, turns: map[string]*share.Turns{},
 		failed: share.NewRecent[failure](maxFailed, nil), stale: share.NewRecent[stale](maxStale, nil),
+		tags:  share.NewRecent[tagList](maxTagLists, nil),
 		stats: map[string]*Stat{}, loops: map[netip.AddrPort]string{}, servers: circuit{now: cfg.Now},
 	}
 	u.ctx, u.stop = context.WithCancel(context.Background())
