@@ -2,12 +2,18 @@ package appliance
 
 import (
 	"context"
+	"crypto/x509"
 	"net"
 	"net/http"
+	"strings"
+	"time"
 
 	"casemate/appliance/access"
 	"casemate/appliance/admin"
+	"casemate/appliance/audit"
+	"casemate/appliance/audit/syslog"
 	"casemate/appliance/user"
+	"casemate/cluster/tree"
 	"casemate/registry"
 )
 
@@ -19,8 +25,50 @@ func (a *Appliance) openAccess() {
 	a.access = access.New(access.Config{
 		Tree: a.tree, Users: a.users, MayStore: a.oneVersion, Now: a.opt.Now,
 		Anonymous: func() bool { return a.current.State().Settings.Anonymous },
+		Event:     a.noteAccess,
 		Log:       a.log.With("room", "access"),
 	})
+}
+
+// noteAccess records a login or a refusal in the audit log.
+func (a *Appliance) noteAccess(e access.Event) {
+	told := tree.Event{Verb: string(e.Verb), Object: strings.TrimSpace(e.Object.Kind + " " + e.Object.Name)}
+	if e.Verb != access.Login {
+		told.Verb = "refused." + told.Verb
+	}
+	if e.Refused != "" {
+		told.Outcome = "refused: " + e.Refused
+	}
+	a.journal.Note(e.Actor, told)
+}
+
+// openAudit opens the audit log.
+func (a *Appliance) openAudit() {
+	set := a.current.State().Settings
+	a.journal = &audit.Journal{Cluster: a.cluster, Now: a.opt.Now}
+	a.audit = audit.New(audit.Config{
+		Cluster: a.cluster, Tree: a.tree, Sealer: a.cluster, Origin: set.Domain + "/audit", Now: a.opt.Now,
+		Retain: func() time.Duration { return a.current.State().Settings.Audit.Retain },
+		Log:    a.log.With("room", "audit"),
+	})
+	a.forwarder = &audit.Forwarder{
+		Log: a.audit,
+		Target: func() (syslog.Target, bool) {
+			if t := a.current.State().Settings.Audit.Forward; t != nil {
+				return *t, true
+			}
+			return syslog.Target{}, false
+		},
+		Roots: func() *x509.CertPool {
+			roots, err := x509.SystemCertPool()
+			if err != nil {
+				roots = x509.NewCertPool()
+			}
+			roots.AppendCertsFromPEM(a.ca.Roots())
+			roots.AppendCertsFromPEM([]byte(a.current.State().Settings.Audit.ForwardCA))
+			return roots
+		},
+	}
 }
 
 // accountOf converts a subject for the registry.

@@ -14,7 +14,12 @@ import (
 // auditRoutes serves the audit log.
 func (a *API) auditRoutes(on *routes) {
 	on.json("GET /v1/audit", to(access.Inspect), a.getAudit)
-	on.json("GET /v1/audit/checkpoint", to(access.Inspect), func(r *http.Request) (any, error) { return a.Audit.Checkpoint(r.Context()) })
+	on.json("GET /v1/audit/checkpoint", to(access.Inspect), func(r *http.Request) (any, error) {
+		return a.Audit.Checkpoint(r.Context())
+	})
+	on.json("GET /v1/audit/forward", to(access.Inspect), func(*http.Request) (any, error) {
+		return a.Forwarder.Status(), nil
+	})
 	on.stream("GET /v1/audit/export", to(access.Inspect), a.getAuditExport)
 }
 

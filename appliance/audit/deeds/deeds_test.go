@@ -26,7 +26,7 @@ func TestOf(t *testing.T) {
 		"pki/issued/01":                                                        "certificate.issue 01",
 		"pki/root/1/cert":                                                      "ca.set root/1/cert",
 		"missing/n1":                                                           " n1",
-		"audit/segments/0":                                                     " 0",
+		"audit/segments/0":                                                     " segments/0",
 		"new/thing":                                                            "new.set thing",
 		"usersx/alice":                                                         "usersx.set alice",
 	} {
