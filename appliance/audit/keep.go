@@ -130,7 +130,8 @@ func (l *Log) Drop(ctx context.Context) error {
 		}
 		last := begin + uint64(len(digests))*proof.SegmentEvents - 1
 		told := tree.Event{
-			Verb: "audit.drop", Object: fmt.Sprintf("events %d to %d", begin, last), Old: "older than " + retain.String(),
+			Verb: "audit.drop", Object: fmt.Sprintf("events %d to %d", begin, last),
+			Old: fmt.Sprintf("older than %d days", retain/(24*time.Hour)),
 		}
 		err := l.cfg.Tree.Update(tree.WithEvent(ctx, told), func(b cluster.Batch) error {
 			for i, d := range digests {
