@@ -249,7 +249,7 @@ func TestNobodyGivesMoreThanItHas(t *testing.T) {
 	}
 }
 
-func second[T any](_ T, err error) error       { return err }
+func second[T any](_ T, err error) error        { return err }
 func third[T, U any](_ T, _ U, err error) error { return err }
 
 func from(ctx context.Context, addr string) context.Context {

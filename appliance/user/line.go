@@ -56,8 +56,8 @@ type line struct {
 	clients *share.Recent[*client]
 	// accounts are known by the names that clients give, whether or not there is such a user.
 	accounts *share.Recent[*account]
-	turns   []*client   // clients with waiting requests, in the order of their turns
-	wake    *time.Timer // nil: no client is delayed
+	turns    []*client   // clients with waiting requests, in the order of their turns
+	wake     *time.Timer // nil: no client is delayed
 }
 
 // client is the state of one client (share.Of).
@@ -91,8 +91,8 @@ func (a *account) waits(c *client, now time.Time) time.Time {
 
 type waiter struct {
 	account *account
-	turn chan struct{} // closed when its turn has come, or when it is rejected
-	gone bool
+	turn    chan struct{} // closed when its turn has come, or when it is rejected
+	gone    bool
 }
 
 var errBusy = fmt.Errorf("too many passwords are being checked: %w", syscall.EAGAIN)
