@@ -103,6 +103,7 @@ type Appliance struct {
 	changes      *change.Changes
 	audit        *audit.Log
 	journal      *audit.Journal
+	forwarder    *audit.Forwarder
 	lookup       *lookup.Lookup
 	metrics      *metrics.Metrics
 	edge         *edge.Edge
@@ -246,6 +247,7 @@ func (a *Appliance) openTree() (err error) {
 
 // openServices opens the services, each with its part of the tree.
 func (a *Appliance) openServices() (err error) {
+	a.openAudit()
 	a.openAccess()
 	set := a.current.State().Settings
 	a.ca, err = pki.Open(context.Background(), pki.Config{
@@ -330,10 +332,6 @@ func (a *Appliance) wire() {
 		Tree: a.tree, CA: a.ca, Current: a.current, Refresh: a.dns.Refresh,
 		DNSAddrs: func() []netip.AddrPort { return a.Addrs().DNS }, Log: a.log,
 	}
-	a.audit = audit.New(audit.Config{
-		Cluster: a.cluster, Tree: a.tree, Sealer: a.cluster, Origin: a.current.State().Settings.Domain + "/audit",
-		Now: a.opt.Now, Log: a.log.With("room", "audit"),
-	})
 	a.imports = a.newImports()
 	a.lookup = &lookup.Lookup{
 		Tree: a.tree, Current: a.current, Images: a.registry, Files: a.files, DNSHolds: a.dns.Holds,
@@ -384,7 +382,8 @@ func (a *Appliance) wire() {
 		Repositories: a.repositories, Upstream: a.upstream, Packages: a.packages, Parts: parts.New(),
 		Current:    a.current,
 		Transcript: a.transcript(),
-		Changes:    a.changes, Lookup: a.lookup, Audit: a.audit, Status: a.status, Executable: a.executable, Site: a.site,
+		Changes:    a.changes, Lookup: a.lookup, Audit: a.audit, Forwarder: a.forwarder,
+		Status: a.status, Executable: a.executable, Site: a.site,
 		RefreshNames: a.dns.RefreshNames, Reload: a.Reread,
 		PeerAddrs: a.peerAddrs, Log: a.log,
 	}

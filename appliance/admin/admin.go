@@ -55,6 +55,7 @@ type API struct {
 	Changes      *change.Changes
 	Lookup       *lookup.Lookup
 	Audit        *audit.Log
+	Forwarder    *audit.Forwarder
 	// Transcript is what was rehearsed here; nil: nothing was.
 	Transcript Transcript
 	Status     *status.Page
