@@ -6,18 +6,12 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"maps"
 	"net/http"
-	"slices"
 	"strconv"
-	"strings"
 	"syscall"
 
 	"casemate/appliance/content"
-	"casemate/appliance/egress"
-	"casemate/appliance/hostname"
 	"casemate/appliance/usage"
-	"casemate/bundle"
 	"casemate/bundle/oci"
 	"casemate/cluster/tree"
 )
@@ -55,6 +49,9 @@ func (a *API) postBundle(r *http.Request) (any, error) {
 		return nil, usage.Errorf("nothing is selected: name an import, a list or everything")
 	}
 	sel := content.Selection{Everything: req.Everything, Imports: req.Imports}
+	if a.Transcript != nil {
+		sel.Fetch = a.Upstream.FetchBlob // clients look at manifests whose layers they do not pull
+	}
 	for _, p := range req.Platforms {
 		platform, err := oci.ParsePlatform(p)
 		if err != nil {
@@ -85,7 +82,7 @@ func (a *API) postBundle(r *http.Request) (any, error) {
 	}
 	if req.Everything && a.Transcript != nil {
 		out.Index.Questions = a.Transcript.Questions()
-		complete(out.Index)
+		a.settle(r.Context(), out.Index)
 		notes = append(append(notes, a.Transcript.Notes()...), a.unasked()...)
 	}
 	own := "https://" + a.Current.State().Settings.PackagesHost() + "/"
@@ -95,49 +92,6 @@ func (a *API) postBundle(r *http.Request) (any, error) {
 	}
 	out.Notes = append(out.Notes, notes...)
 	return out, nil
-}
-
-// Transcript is the record of a rehearsal.
-type Transcript interface {
-	Questions() []bundle.Question
-	// Notes say what is not recorded, one sentence each.
-	Notes() []string
-}
-
-// unasked names what was resolved and never asked for over HTTP: other ports and protocols are not recorded.
-func (a *API) unasked() (notes []string) {
-	entries, _, err := a.Egress.List(egress.Filter{})
-	if err != nil {
-		return []string{"names that were only resolved are not known: " + err.Error()}
-	}
-	asked := map[string]bool{}
-	for _, e := range entries {
-		asked[e.Name] = asked[e.Name] || e.Kind != egress.DNS && e.Kind != egress.Handshake ||
-			e.Verdict != egress.Answered
-	}
-	domain := a.Current.State().Settings.Domain
-	for _, name := range slices.Sorted(maps.Keys(asked)) {
-		if !asked[name] && !hostname.Overlap(name, domain) {
-			notes = append(notes, name+
-				" was resolved and never asked for over HTTP: what used it is not in the transcript")
-		}
-	}
-	return notes
-}
-
-// complete adds the digests of files whose end was not known when their first client was answered.
-func complete(ix *bundle.Index) {
-	files := map[string]*bundle.File{}
-	for i := range ix.Files {
-		files[ix.Files[i].URL] = &ix.Files[i]
-	}
-	for i := range ix.Questions {
-		q := &ix.Questions[i]
-		f := files["https://"+strings.TrimPrefix(strings.TrimPrefix(q.URL, "https://"), "http://")]
-		if f != nil && q.Status == http.StatusOK && q.Digest == "" {
-			q.Digest, q.Size = f.Digest, f.Size
-		}
-	}
 }
 
 // getBlob sends the bytes of a blob. Their digest is for the client to verify.

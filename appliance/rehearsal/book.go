@@ -36,10 +36,9 @@ const (
 
 // Reasons why a request is not in the transcript.
 const (
-	NotRead    = "only GET and HEAD can be asked again: it needs the server itself (git, for example)"
-	Credential = "its address carries a credential"
-	NotServed  = "its name is not an origin"
-	Invalid    = "its address is not a valid one"
+	NotRead   = "only GET and HEAD can be asked again: it needs the server itself (git, for example)"
+	NotServed = "its name is not an origin"
+	Invalid   = "its address is not a valid one"
 )
 
 // Gap is something that was asked and is not recorded.
@@ -145,9 +144,6 @@ func (b *Book) Record(service string, r *http.Request, status int, answer http.H
 	case r.Method != http.MethodGet && r.Method != http.MethodHead:
 		b.miss(r, NotRead)
 		return
-	case bundle.Signed(r.URL):
-		b.miss(r, Credential)
-		return
 	}
 	q, ok := question(r, host, status, answer)
 	if !ok {
@@ -193,7 +189,7 @@ func question(r *http.Request, host string, status int, answer http.Header) (q b
 		scheme = "https"
 	}
 	q = bundle.Question{
-		Method: r.Method, URL: scheme + "://" + host + r.URL.RequestURI(), Client: clientOf(r.UserAgent()),
+		Method: r.Method, URL: bundle.WithoutCredentials(scheme + "://" + host + r.URL.RequestURI()), Client: clientOf(r.UserAgent()),
 		Status: status,
 	}
 	q.Digest = bundle.DigestIn(answer)

@@ -35,12 +35,20 @@ func (n *internet) resolver(t *testing.T) string {
 	return n.ip
 }
 
-// strict makes a registry of the internet want a token, and send its blobs from another host.
+// strict makes a registry of the internet want a token, and send its blobs from another host, at signed addresses. The
+// first answer from there breaks off.
 func (n *internet) strict(host string, pulls *atomic.Int64) {
 	inner := n.registry(host)
-	n.files["auth.example/token"] = []byte(`{"token":"anonymous"}`)
+	n.sites["auth.example"] = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		user, password, _ := r.BasicAuth()
+		if n.login != "" && user+":"+password != n.login {
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		io.WriteString(w, `{"token":"s3crettoken"}`)
+	})
 	n.registries[host] = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Header.Get("Authorization") != "Bearer anonymous" {
+		if r.Header.Get("Authorization") != "Bearer s3crettoken" {
 			w.Header().Set("WWW-Authenticate", `Bearer realm="https://auth.example/token",service="`+host+`"`)
 			w.WriteHeader(http.StatusUnauthorized)
 			return
@@ -55,9 +63,11 @@ func (n *internet) strict(host string, pulls *atomic.Int64) {
 		inner.ServeHTTP(rec, r)
 		at := "cdn.example/" + strings.ReplaceAll(digest, ":", "/")
 		n.mu.Lock()
-		n.files[at] = rec.body.Bytes()
+		if n.files[at] == nil {
+			n.files[at], n.cut[at] = rec.body.Bytes(), true
+		}
 		n.mu.Unlock()
-		http.Redirect(w, r, "https://"+at+"?signed=yes", http.StatusTemporaryRedirect)
+		http.Redirect(w, r, "https://"+at+"?X-Amz-Signature=s3cretquery", http.StatusTemporaryRedirect)
 	})
 }
 

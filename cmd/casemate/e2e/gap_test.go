@@ -26,6 +26,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -44,8 +45,11 @@ type internet struct {
 	ca    *x509.Certificate
 	key   *ecdsa.PrivateKey
 	pem   string
-	files map[string][]byte // by host and path
-	moved map[string]string // redirects, by host and path
+	files map[string][]byte       // by host and path
+	moved map[string]string       // redirects, by host and path
+	sites map[string]http.Handler // by host; they answer for everything but registries
+	cut   map[string]bool         // by host and path: the first answer breaks off
+	login string                  // "USER:PASSWORD" that registries want (strict)
 
 	distribution http.Handler // a registry of that make
 
@@ -93,6 +97,7 @@ func newInternet(t testing.TB, l *lab) *internet {
 func newInternetWithout(t testing.TB, l *lab) *internet {
 	t.Helper()
 	n := &internet{host: l.host("internet", ""), files: map[string][]byte{}, moved: map[string]string{},
+		sites: map[string]http.Handler{}, cut: map[string]bool{},
 		registries: map[string]http.Handler{}, certs: map[string]*tls.Certificate{}}
 	var err error
 	if n.key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
@@ -175,14 +180,26 @@ func (n *internet) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	at := r.Host + r.URL.Path
-	if to := n.moved[at]; to != "" {
+	n.mu.Lock()
+	to, site, cut := n.moved[at], n.sites[r.Host], n.cut[at]
+	body, ok := n.files[at]
+	delete(n.cut, at)
+	n.mu.Unlock()
+	switch {
+	case to != "":
 		http.Redirect(w, r, to, http.StatusFound)
 		return
-	}
-	body, ok := n.files[at]
-	if !ok {
+	case site != nil:
+		site.ServeHTTP(w, r)
+		return
+	case !ok:
 		http.NotFound(w, r)
 		return
+	case cut:
+		w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+		w.Write(body[:len(body)/2])
+		w.(http.Flusher).Flush()
+		panic(http.ErrAbortHandler)
 	}
 	http.ServeContent(w, r, "", time.Unix(1700000000, 0), bytes.NewReader(body))
 }
