@@ -11,6 +11,7 @@ import (
 // TestEgress: what a node used names for is listed with dig and curl as its programs, and doctor tells whether it can
 // leave the site past the bastions.
 func TestEgress(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	resolver := l.host("corp", "") // it does not answer
 	b := newBastion(t, l, "n1", "--set", "dns.forward=corp.example="+resolver.ip)

@@ -22,6 +22,7 @@ import (
 // cluster, which has no route to the internet, answers every question that was asked, and the same clients install the
 // same there. What is taken out there is named. The rehearsal survives kill -9 in the middle of a fetch.
 func TestRehearsal(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	up := newInternetWithout(t, l)
 	in := up.publish(t)
