@@ -58,9 +58,10 @@ type Book struct {
 	size      int64
 	questions map[key]bundle.Question
 	gaps      map[string]*Gap
-	moved     map[string]bool // URLs whose content was another one before
-	lost      int             // questions that found no place
-	err       error           // of the file
+	contents  map[string]string // the newest content of each URL, whatever the method and Accept
+	moved     map[string]bool   // URLs whose content was another one before
+	lost      int               // questions that found no place
+	err       error             // of the file
 }
 
 type key struct{ url, method, accept, held string }
@@ -75,7 +76,7 @@ func Open(path, domain string, log *slog.Logger) (*Book, error) {
 		return nil, err
 	}
 	b := &Book{own: domain, log: log, file: f, questions: map[key]bundle.Question{}, gaps: map[string]*Gap{},
-		moved: map[string]bool{}}
+		contents: map[string]string{}, moved: map[string]bool{}}
 	if err := b.read(); err != nil {
 		f.Close()
 		return nil, fmt.Errorf("the record of the rehearsal, %s: %w", path, err)
@@ -124,9 +125,12 @@ func (b *Book) keep(q bundle.Question) bool {
 		if q.Digest == "" && q.Status == old.Status {
 			q.Digest, q.Size = old.Digest, old.Size // the answer was sent before its end was known
 		}
-		if old.Digest != "" && q.Digest != "" && old.Digest != q.Digest {
+	}
+	if q.Digest != "" {
+		if before := b.contents[q.URL]; before != "" && before != q.Digest {
 			b.moved[q.URL] = true
 		}
+		b.contents[q.URL] = q.Digest
 	}
 	b.questions[keyOf(&q)] = q
 	return !known || old != q
