@@ -6,34 +6,12 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
-
-	"github.com/miekg/dns"
 )
-
-// resolver answers every name with the internet's address, from inside it.
-func (n *internet) resolver(t *testing.T) string {
-	t.Helper()
-	var conn net.PacketConn
-	n.inside(t, func() (err error) { conn, err = net.ListenPacket("udp", net.JoinHostPort(n.ip, "53")); return err })
-	s := &dns.Server{PacketConn: conn, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
-		m := new(dns.Msg).SetReply(q)
-		if q.Question[0].Qtype == dns.TypeA {
-			m.Answer = []dns.RR{&dns.A{A: net.ParseIP(n.ip), Hdr: dns.RR_Header{Name: q.Question[0].Name,
-				Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 60}}}
-		}
-		w.WriteMsg(m)
-	})}
-	done := make(chan struct{})
-	go func() { s.ActivateAndServe(); close(done) }()
-	t.Cleanup(func() { s.Shutdown(); <-done })
-	return n.ip
-}
 
 // strict makes a registry of the internet want a token, and send its blobs from another host, at signed addresses. The
 // first answer from there breaks off.
