@@ -26,7 +26,7 @@ func hostOf(repo string) string {
 }
 
 // Manifest implements registry.Upstream.
-func (u images) Manifest(req *http.Request, repo, reference, held string) error {
+func (u images) Manifest(req *http.Request, repo, reference, held string) (asked bool, err error) {
 	name := repo + ":" + reference
 	tag := !tree.ValidDigest(reference)
 	if !tag {
@@ -34,12 +34,12 @@ func (u images) Manifest(req *http.Request, repo, reference, held string) error 
 	}
 	known, ours := u.record(name)
 	if held != "" && (!ours || known.Digest != held || u.fresh(known)) {
-		return nil
+		return false, nil
 	}
 	key := "manifest " + name
 	if held == "" {
 		if err := u.known(key); err != nil {
-			return err
+			return true, err
 		}
 	}
 	f, err := u.fly(key, share.OfText(req.RemoteAddr), nil, func(ctx context.Context, f *flight) error {
@@ -62,9 +62,9 @@ func (u images) Manifest(req *http.Request, repo, reference, held string) error 
 		return nil
 	})
 	if err != nil {
-		return err
+		return true, err
 	}
-	return f.wait(req.Context())
+	return true, f.wait(req.Context())
 }
 
 // manifest makes sure that a manifest is here, and returns its digest.
