@@ -8,6 +8,7 @@ import (
 	"casemate/appliance/missing"
 	"casemate/appliance/origin"
 	"casemate/appliance/rehearsal"
+	"casemate/appliance/upstream"
 	"casemate/appliance/usage"
 	"casemate/pki"
 )
@@ -32,7 +33,8 @@ func (a *Appliance) openRehearsal() error {
 		return usage.Errorf("the domain of a rehearsal is %s, got %s: begin one in an empty directory", pki.LabDomain,
 			domain)
 	}
-	book, err := rehearsal.Open(a.opt.Rehearsal, domain, a.log.With("room", "rehearsal"))
+	book, err := rehearsal.Open(rehearsal.Config{Path: a.opt.Rehearsal, Domain: domain,
+		Log: a.log.With("room", "rehearsal")})
 	if err != nil {
 		return err
 	}
@@ -46,6 +48,13 @@ func (a *Appliance) transcript() admin.Transcript {
 		return nil
 	}
 	return a.rehearsal.book
+}
+
+// fetched is called at the end of each fetch.
+func (l *learner) fetched(e upstream.Event) {
+	if l != nil && e.Kind == "file" && e.Err == nil && e.Digest != "" {
+		l.book.Fetched(e.Name, e.Digest, e.Size)
+	}
 }
 
 // missing is called for each name that clients did not get. It does not wait.

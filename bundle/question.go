@@ -45,48 +45,6 @@ var recordable = []int{http.StatusOK, http.StatusMovedPermanently, http.StatusFo
 	http.StatusNotModified, http.StatusTemporaryRedirect, http.StatusPermanentRedirect, http.StatusNotFound,
 	http.StatusGone}
 
-// signed are parameters of queries that carry credentials, in lower case, and how names of such parameters begin.
-var (
-	signed      = []string{"sig", "signature", "token", "access_token", "key", "apikey", "api_key", "password", "auth", "jwt"}
-	signedBegin = []string{"x-amz-", "x-goog-"}
-)
-
-// Signed reports whether a URL has a parameter that carries a credential. Such a URL is not written into a transcript.
-func Signed(u *url.URL) bool {
-	for name := range u.Query() {
-		if isCredential(name) {
-			return true
-		}
-	}
-	return false
-}
-
-func isCredential(parameter string) bool {
-	name := strings.ToLower(parameter)
-	return slices.Contains(signed, name) ||
-		slices.ContainsFunc(signedBegin, func(p string) bool { return strings.HasPrefix(name, p) })
-}
-
-// WithoutCredentials returns a URL without the parameters of its query that carry credentials. What is served under the
-// signed address is found under this one: object stores sign an address anew for each request.
-func WithoutCredentials(rawURL string) string {
-	at, query, _ := strings.Cut(rawURL, "?")
-	var kept []string
-	for part := range strings.SplitSeq(query, "&") {
-		name, _, _ := strings.Cut(part, "=")
-		if plain, err := url.QueryUnescape(name); err == nil {
-			name = plain
-		}
-		if part != "" && !isCredential(name) {
-			kept = append(kept, part)
-		}
-	}
-	if len(kept) == 0 {
-		return at
-	}
-	return at + "?" + strings.Join(kept, "&")
-}
-
 // Check reports why a question cannot stand in a transcript.
 func (q *Question) Check() error {
 	if q.Method != http.MethodGet && q.Method != http.MethodHead {

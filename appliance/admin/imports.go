@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strings"
 
+	"casemate/appliance/access"
 	"casemate/appliance/content"
 	"casemate/appliance/handover"
 	"casemate/appliance/reply"
@@ -14,17 +15,22 @@ import (
 )
 
 // importRoutes serves imports.
-func (a *API) importRoutes(on routes) {
-	on.stream("POST "+handover.Path, a.postImport)
-	on.json("GET /v1/imports", func(r *http.Request) (any, error) { return a.Imports.ListFor(r.Context()) })
-	on.json("GET /v1/imports/{name}", func(r *http.Request) (any, error) { return a.Imports.Show(r.PathValue("name")) })
-	on.json("DELETE /v1/imports/{name}", func(r *http.Request) (any, error) {
-		removed, err := a.Imports.Remove(r.Context(), r.PathValue("name"))
-		if err == nil {
-			err = a.Changes.Refresh() // its redirects no longer exist
-		}
-		return removed, err
-	})
+func (a *API) importRoutes(on *routes) {
+	on.stream("POST "+handover.Path,
+		to(access.Import).here("the command passes the files that it has opened; import --server sends them"),
+		a.postImport)
+	on.json("GET /v1/imports", to(access.List),
+		func(r *http.Request) (any, error) { return a.Imports.ListFor(r.Context()) })
+	on.json("GET /v1/imports/{name}", to(access.List).named("import", "name"),
+		func(r *http.Request) (any, error) { return a.Imports.Show(r.PathValue("name")) })
+	on.json("DELETE /v1/imports/{name}", to(access.Import).named("import", "name"),
+		func(r *http.Request) (any, error) {
+			removed, err := a.Imports.Remove(r.Context(), r.PathValue("name"))
+			if err == nil {
+				err = a.Changes.Refresh() // its redirects no longer exist
+			}
+			return removed, err
+		})
 }
 
 // postImport takes over the connection: the command passes the files that it opened, and waits for the end of the
@@ -40,7 +46,7 @@ func (a *API) postImport(w http.ResponseWriter, r *http.Request) {
 		a.Log.Info("an import could not start", "err", err)
 		return
 	}
-	res, err := a.runImport(s)
+	res, err := a.runImport(s, subject(r))
 	status, text := http.StatusOK, error(nil)
 	if err != nil {
 		status, text = importStatus(err), errors.New(reply.Sentence(err))
@@ -59,15 +65,25 @@ func importStatus(err error) int {
 	return status
 }
 
-func (a *API) runImport(s *handover.Session) (*content.Result, error) {
-	q := s.Request()
+func (a *API) runImport(s *handover.Session, by access.Subject) (*content.Result, error) {
+	run, err := a.newImport(s.Request())
+	if err != nil {
+		return nil, err
+	}
+	run.Inputs = s.Inputs()
+	run.Progress = func(p content.Progress) { s.Progress(p.Done, p.Total, p.Phase) }
+	return a.Imports.Import(WithSubject(s.Context(), by), run)
+}
+
+// newImport checks an operator's request for an import, and returns it without inputs.
+func (a *API) newImport(q handover.Request) (content.Request, error) {
 	keys, err := content.ParseKeys(strings.Join(q.Keys, "\n"))
 	if err != nil {
-		return nil, &usage.Error{Err: err}
+		return content.Request{}, &usage.Error{Err: err}
 	}
 	if q.Name != "" {
 		if err := content.CheckName(q.Name); err != nil {
-			return nil, &usage.Error{Err: err}
+			return content.Request{}, &usage.Error{Err: err}
 		}
 	}
 	index := q.PythonIndex
@@ -75,11 +91,9 @@ func (a *API) runImport(s *handover.Session) (*content.Result, error) {
 		index = "https://" + a.Current.State().Settings.PackagesHost() + "/simple/"
 	}
 	if index, err = python.CheckIndex(index); err != nil {
-		return nil, &usage.Error{Err: err}
+		return content.Request{}, &usage.Error{Err: err}
 	}
-	return a.Imports.Import(s.Context(), content.Request{
-		Name: q.Name, Inputs: s.Inputs(), Keys: keys, Repository: q.Repository, PythonIndex: index, DryRun: q.DryRun,
-		Partial:  q.Partial,
-		Progress: func(p content.Progress) { s.Progress(p.Done, p.Total, p.Phase) },
-	})
+	return content.Request{
+		Name: q.Name, Keys: keys, Repository: q.Repository, PythonIndex: index, DryRun: q.DryRun, Partial: q.Partial,
+	}, nil
 }

@@ -2,10 +2,8 @@ package admin
 
 import (
 	"context"
-	"maps"
 	"net/http"
 	"net/url"
-	"slices"
 	"strings"
 
 	"casemate/appliance/egress"
@@ -21,25 +19,14 @@ type Transcript interface {
 	Notes() []string
 }
 
-// unasked names what was resolved and never asked for over HTTP: other ports and protocols are not recorded.
-func (a *API) unasked() (notes []string) {
+// unasked names what clients used in other ways than by requests, which are not recorded.
+func (a *API) unasked() []string {
 	entries, _, err := a.Egress.List(egress.Filter{})
 	if err != nil {
 		return []string{"names that were only resolved are not known: " + err.Error()}
 	}
-	asked := map[string]bool{}
-	for _, e := range entries {
-		asked[e.Name] = asked[e.Name] || e.Kind != egress.DNS && e.Kind != egress.Handshake ||
-			e.Verdict != egress.Answered
-	}
 	domain := a.Current.State().Settings.Domain
-	for _, name := range slices.Sorted(maps.Keys(asked)) {
-		if !asked[name] && !hostname.Overlap(name, domain) {
-			notes = append(notes, name+
-				" was resolved and never asked for over HTTP: what used it is not in the transcript")
-		}
-	}
-	return notes
+	return egress.Unrecorded(entries, func(name string) bool { return hostname.Overlap(name, domain) })
 }
 
 // settle makes the answers of a transcript those of the content that the bundle has. A client may have been answered

@@ -2,13 +2,16 @@ package rehearsal
 
 import (
 	"crypto/tls"
-	"log/slog"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"casemate/bundle"
 )
@@ -19,9 +22,11 @@ const (
 	zone = "rehearsal.casemate.internal"
 )
 
+var noon = time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
+
 func open(t *testing.T, path string) *Book {
 	t.Helper()
-	b, err := Open(path, zone, slog.New(slog.DiscardHandler))
+	b, err := Open(Config{Path: path, Domain: zone, Now: func() time.Time { return noon }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,10 +91,12 @@ func TestRecord(t *testing.T) {
 		"redirect elsewhere": {"files", request("GET", "https://a.example/f"), 307,
 			header("Location: https://u:s3cret@b.example/g#x"), bundle.Question{Method: "GET",
 				URL: "https://a.example/f", Status: 307, Location: "https://b.example/g"}, ""},
-		"signed": {"files", request("GET", "https://a.example/f?sig=s3cret&id=2"), 200, header(), bundle.Question{
-			Method: "GET", URL: "https://a.example/f?id=2", Status: 200}, ""},
+		"signed": {"files", request("GET", "https://a.example/f?sig=s3cret&se=1"), 200, header(), bundle.Question{
+			Method: "GET", URL: "https://a.example/f", Status: 200}, ""},
 		"post": {"files", request("POST", "https://git.example/r/git-upload-pack"), 405, header(), bundle.Question{},
-			"POST git.example/r/git-upload-pack is not in the transcript: " + NotRead},
+			"POST git.example/r/git-upload-pack is not in the transcript: " + NeedsGit},
+		"put": {"files", request("PUT", "https://a.example/f?token=s3cret"), 405, header(), bundle.Question{},
+			"PUT a.example/f is not in the transcript: " + NotRead},
 		"unknown host":   {"none", request("GET", "https://x.example/"), 421, header(), bundle.Question{}, NotServed},
 		"login":          {"registry", request("GET", manifest), 401, header(), bundle.Question{}, ""},
 		"limit":          {"registry", request("GET", manifest), 429, header(), bundle.Question{}, ""},
@@ -147,13 +154,9 @@ func TestLastAnswer(t *testing.T) {
 	if len(b.Notes()) > 0 {
 		t.Errorf("notes: %v", b.Notes())
 	}
-	b.Record("files", request("HEAD", url), 200, header(`ETag: "`+sumB+`"`)) // another question for the same
-	if notes := strings.Join(b.Notes(), ""); !strings.Contains(notes, "several contents") {
-		t.Errorf("notes %v", b.Notes())
-	}
 	record(200, header(`ETag: "`+sumB+`"`))
 	notes := strings.Join(b.Notes(), "")
-	if got := b.Questions(); got[0].Digest != sumB || got[1].Digest != sumB || !strings.Contains(notes, "several contents") {
+	if got := b.Questions(); got[0].Digest != sumB || !strings.Contains(notes, "several contents") {
 		t.Errorf("got %+v, notes %v", got, b.Notes())
 	}
 }
@@ -164,6 +167,7 @@ func TestCrash(t *testing.T) {
 	b := open(t, path)
 	b.Record("files", request("GET", "https://a.example/1"), 404, header())
 	b.Record("files", request("GET", "https://a.example/2"), 404, header())
+	b.Close()
 	whole, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
@@ -180,7 +184,11 @@ func TestCrash(t *testing.T) {
 		if n >= first {
 			want = 2
 		}
-		if got := len(open(t, path).Questions()); got != want {
+		r, err := Read(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := len(r.Questions()); got != want {
 			t.Fatalf("cut after %d bytes: %d questions, want %d", n, got, want)
 		}
 	}
@@ -195,7 +203,7 @@ func FuzzOpen(f *testing.F) {
 		if err := os.WriteFile(path, text, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		b, err := Open(path, zone, slog.New(slog.DiscardHandler))
+		b, err := Open(Config{Path: path, Domain: zone})
 		if err != nil {
 			return
 		}
@@ -205,4 +213,186 @@ func FuzzOpen(f *testing.F) {
 			t.Error(err)
 		}
 	})
+}
+
+// TestEntries: who asked for what, how often and when, is known while the rehearsal runs, after it has ended, and after
+// the file was written anew.
+func TestEntries(t *testing.T) {
+	path := filepath.Join(t.TempDir(), FileName)
+	at := noon
+	b, err := Open(Config{Path: path, Domain: zone, Now: func() time.Time { at = at.Add(time.Minute); return at }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	for _, agent := range []string{"curl/8", "Wget/1", "curl/7", "secret/1"} {
+		b.Record("files", request("GET", "https://a.example/f", "User-Agent: "+agent), 200, header(`ETag: "`+sumA+`"`))
+	}
+	b.Record("files", request("GET", "https://a.example/f"), 200, header(`ETag: "`+sumB+`"`))
+	b.Record("files", request("POST", "https://a.example/f"), 405, header())
+	b.Record("files", request("POST", "https://a.example/f"), 405, header())
+	minute := func(n int) time.Time { return noon.Add(time.Duration(n) * time.Minute) }
+	want := Entry{
+		Question: bundle.Question{Method: "GET", URL: "https://a.example/f", Client: "curl", Status: 200, Digest: sumB},
+		Clients:  []string{"curl", "wget"}, First: minute(1), Last: minute(5), Count: 5, Moved: true,
+	}
+	gap := Gap{Name: "POST a.example/f", Why: NotRead, First: minute(6), Last: minute(7), Count: 2}
+	check := func(when string) {
+		t.Helper()
+		r, err := Read(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := r.Entries(); len(got) != 1 || !reflect.DeepEqual(got[0], want) {
+			t.Errorf("%s: got %+v, want %+v", when, got, want)
+		}
+		if got := r.Gaps(); len(got) != 1 || got[0] != gap {
+			t.Errorf("%s: got %+v, want %+v", when, got, gap)
+		}
+	}
+	check("while it runs")
+	if _, err := Open(Config{Path: path, Domain: zone}); !errors.Is(err, ErrRuns) {
+		t.Errorf("a second process: %v", err)
+	}
+	if running, err := Running(path); !running || err != nil {
+		t.Errorf("it does not run: %v", err)
+	}
+	b.mu.Lock()
+	err = b.rewrite()
+	b.mu.Unlock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	check("after it was written anew")
+	if _, err := Open(Config{Path: path, Domain: zone}); !errors.Is(err, ErrRuns) {
+		t.Errorf("a second process beside the new file: %v", err)
+	}
+	b.Record("files", request("GET", "https://a.example/f", "User-Agent: curl/8"), 200, header(`ETag: "`+sumB+`"`))
+	want.Count, want.Last = 6, minute(8)
+	check("after one more")
+	b.Close()
+	check("after its end")
+	if running, err := Running(path); running || err != nil {
+		t.Errorf("it runs: %v", err)
+	}
+}
+
+// TestFetched: the digest of a file whose first client was answered before it was known is that of the whole file, in
+// whichever order both are told.
+func TestFetched(t *testing.T) {
+	path := filepath.Join(t.TempDir(), FileName)
+	b := open(t, path)
+	b.Record("files", request("GET", "https://a.example/1"), 200, header("Content-Length: 4"))
+	b.Fetched("https://a.example/1?sig=s3cret", sumA, 4)
+	b.Fetched("https://a.example/2", sumB, 5)
+	b.Fetched("https://a.example/3", "no digest", 5)
+	b.Record("files", request("GET", "https://a.example/2"), 200, header())
+	b.Record("files", request("HEAD", "https://a.example/2"), 404, header())
+	for _, again := range []bool{false, true} {
+		if again {
+			b.mu.Lock()
+			err := b.rewrite()
+			b.mu.Unlock()
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		r, err := Read(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		list := r.Questions()
+		if len(list) != 3 || list[0].Digest != sumA || list[0].Size != 4 || list[1].Digest != sumB || list[1].Size != 5 ||
+			list[2].Digest != "" {
+			t.Errorf("%+v", list)
+		}
+	}
+}
+
+// TestCrowded: a file that is asked the same again and again is written anew, and stays small.
+func TestCrowded(t *testing.T) {
+	path := filepath.Join(t.TempDir(), FileName)
+	b := open(t, path)
+	b.compact = 2000
+	for range 1000 {
+		b.Record("files", request("GET", "https://a.example/f"), 404, header())
+		b.compact = min(b.compact, 2000)
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := Read(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e := r.Entries(); info.Size() > 2500 || len(e) != 1 || e[0].Count != 1000 {
+		t.Errorf("%d bytes, %+v", info.Size(), e)
+	}
+}
+
+// TestOldFile: the record of a version that kept neither times nor gaps means the same.
+func TestOldFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), FileName)
+	old := `{"method":"GET","url":"https://a.example/1","client":"curl","status":404}` + "\n"
+	if err := os.WriteFile(path, []byte(old), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r, err := Read(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e := r.Entries(); len(e) != 1 || e[0].Count != 1 || !e[0].First.IsZero() || e[0].Client != "curl" {
+		t.Errorf("%+v", e)
+	}
+}
+
+// TestLists: a transcript as lists of what it has.
+func TestLists(t *testing.T) {
+	q := func(url string, status int, digest string) bundle.Question {
+		return bundle.Question{Method: "GET", URL: url, Status: status, Digest: digest}
+	}
+	list := []bundle.Question{
+		q("https://deb.example/pool/a/apt_2.6_amd64.deb", 200, sumA),
+		q("https://deb.example/pool/t/tzdata_1%3a2_all.deb", 200, ""),
+		q("https://dl.k8s.io/absent", 404, ""), q("https://dl.k8s.io/f", 302, ""), q("https://dl.k8s.io/f", 200, ""),
+		q("http://dl.k8s.io/f", 200, sumB),
+		q("https://registry-1.docker.io/v2/", 200, ""),
+		q("https://registry-1.docker.io/v2/library/nginx/manifests/1", 200, sumA),
+		q("https://registry-1.docker.io/v2/library/nginx/manifests/"+sumA, 200, sumA),
+		q("https://registry-1.docker.io/v2/library/nginx/manifests/"+sumB, 200, sumB),
+		q("https://registry-1.docker.io/v2/library/nginx/blobs/"+sumB, 200, sumB),
+		q("https://quay.io/v2/a/b/manifests/none", 404, ""),
+	}
+	for name, c := range map[string]struct{ got, want []string }{
+		"images": {Images(list), []string{"docker.io/library/nginx:1@" + sumA, "docker.io/library/nginx@" + sumB}},
+		"files": {Files(list), []string{"http://dl.k8s.io/f " + sumB,
+			"https://deb.example/pool/a/apt_2.6_amd64.deb " + sumA,
+			"https://deb.example/pool/t/tzdata_1%3a2_all.deb", "https://dl.k8s.io/f"}},
+		"packages": {Packages(list), []string{"apt:amd64 # 2.6", "tzdata # 2"}},
+	} {
+		if !slices.Equal(c.got, c.want) {
+			t.Errorf("%s: got %q, want %q", name, c.got, c.want)
+		}
+	}
+}
+
+// TestDiff: what only one rehearsal has asked, and what was answered differently.
+func TestDiff(t *testing.T) {
+	q := func(url string, status int, digest string) bundle.Question {
+		return bundle.Question{Method: "GET", URL: "https://a.example/" + url, Status: status, Digest: digest}
+	}
+	a := []bundle.Question{q("1", 200, sumA), q("2", 200, sumA), q("3", 200, ""), q("4", 404, "")}
+	b := []bundle.Question{q("2", 200, sumB), q("3", 200, sumA), q("4", 200, sumA), q("5", 404, "")}
+	var got []string
+	for _, d := range Diff(a, b) {
+		got = append(got, d.URL[len("https://a.example/"):]+"|"+d.A+"|"+d.B)
+	}
+	want := []string{"1|200 " + sumA + "|", "2|200 " + sumA + "|200 " + sumB, "4|404|200 " + sumA, "5||404"}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if d := Diff(a, a); len(d) > 0 {
+		t.Errorf("%+v", d)
+	}
 }

@@ -85,7 +85,8 @@ func TestEventsAreRecordedWithTheirCommand(t *testing.T) {
 	want := []string{
 		`{"n":0,"time":"1970-01-01T00:00:02Z","index":2,"how":"node","verb":"audit.begin"}`,
 		`{"n":1,"time":"2001-09-09T01:46:40.000000001Z","index":4,` + who + `}`,
-		`{"n":2,"time":"2001-09-09T01:46:40Z","index":6,` + who + `,"outcome":"refused: a file is in place of a directory"}`,
+		`{"n":2,"time":"2001-09-09T01:46:40Z","index":6,` + who +
+			`,"outcome":"refused: a file is in place of a directory"}`,
 		`{"n":3,"time":"1970-01-01T00:00:00.5Z","index":10,"node":"n1","actor":"bob","verb":"login",` +
 			`"outcome":"wrong password"}`,
 	}
@@ -220,7 +221,7 @@ func FuzzEventLine(f *testing.F) {
 		var got struct{ Verb, Object, Outcome string }
 		if err := json.Unmarshal(line, &got); err != nil || got.Verb != verb || got.Object != object ||
 			got.Outcome != outcome || bytes.ContainsAny(line, "\n\r") || !utf8.Valid(line) || len(line) > maxEventLine {
-			t.Errorf("%q: %q, %v", e, line, err)
+			t.Errorf("%+v: %q, %v", e, line, err)
 		}
 	})
 }

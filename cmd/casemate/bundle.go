@@ -28,7 +28,8 @@ func bundleInspect(o *options) *cobra.Command {
 		Use: "inspect FILE…", Short: "show what a bundle contains", Args: cobra.MinimumNArgs(1),
 		Long: `Show what a bundle contains, from its documents alone; any one part of a split
 bundle is enough. The signature is verified. The content is not read: "casemate
-bundle verify" does that.`,
+bundle verify" does that. With -o transcript it prints the transcript of rehearsals,
+which "casemate replay" and "casemate check" take.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			inputs, done, err := openBundle(cmd, args)
 			if err != nil {
@@ -42,10 +43,16 @@ bundle verify" does that.`,
 				}
 				return err
 			}
+			if o.output == "transcript" {
+				if len(c.Index.Questions) == 0 {
+					return errNoTranscript
+				}
+				return printTranscript(cmd, c.Index.Questions)
+			}
 			return o.print(cmd, c, func(t *table) { showContents(t, c, true) })
 		},
 	}
-	o.prints(cmd, &bundle.Contents{})
+	o.prints(cmd, &bundle.Contents{}, "transcript")
 	return cmd
 }
 

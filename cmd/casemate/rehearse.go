@@ -28,9 +28,6 @@ const maxSocket = 107
 // allows.
 const pinned = "720h"
 
-// rehearsalSocket is the admin socket of the rehearsal in a directory.
-func rehearsalSocket(dir string) string { return filepath.Join(dir, "admin.sock") }
-
 func rehearseCommand(o *options) *cobra.Command {
 	var (
 		advertise             []netip.Addr
@@ -62,7 +59,7 @@ Ctrl-C ends it. The same command continues; --resolvers, --permit, --set and
 			if err != nil {
 				return err
 			}
-			if len(rehearsalSocket(dir)) > maxSocket {
+			if len(rehearsalDir(dir).socket()) > maxSocket {
 				return usageError{fmt.Errorf("%s is too long for the path of a socket: choose a shorter directory",
 					dir)}
 			}
@@ -78,7 +75,7 @@ Ctrl-C ends it. The same command continues; --resolvers, --permit, --set and
 			for _, s := range set {
 				opt.Set[s[0]] = s[1]
 			}
-			file, err := prepareRehearsal(cmd, dir, advertise, opt)
+			file, err := prepareRehearsal(cmd, rehearsalDir(dir), advertise, opt)
 			if err != nil {
 				return err
 			}
@@ -100,18 +97,18 @@ Ctrl-C ends it. The same command continues; --resolvers, --permit, --set and
 }
 
 // prepareRehearsal makes the node of a rehearsal, unless it was made before, and returns its config file.
-func prepareRehearsal(cmd *cobra.Command, dir string, advertise []netip.Addr, opt setup.InitOptions) (string, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+func prepareRehearsal(cmd *cobra.Command, dir rehearsalDir, advertise []netip.Addr, opt setup.InitOptions) (string, error) {
+	if err := os.MkdirAll(string(dir), 0o700); err != nil {
 		return "", err
 	}
-	file := filepath.Join(dir, "casemate.yaml")
+	file := dir.config()
 	if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
-		text := fmt.Sprintf("listen:\n  admin: %q\n", rehearsalSocket(dir))
+		text := fmt.Sprintf("listen:\n  admin: %q\n", dir.socket())
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			return "", err
 		}
 	}
-	cfg, given, err := initConfig(file, "rehearsal", filepath.Join(dir, "data"), advertise)
+	cfg, given, err := initConfig(file, "rehearsal", dir.data(), advertise)
 	if err != nil {
 		return "", err
 	}
@@ -139,7 +136,7 @@ func (o *options) rehearse(cmd *cobra.Command, dir, file string) error {
 	a, err := appliance.Open(cfg, appliance.Options{
 		Version: version, Commit: commit, Log: log, Level: level,
 		Load:      func() (config.Config, error) { return loadConfig(file) },
-		Rehearsal: filepath.Join(dir, "questions.jsonl"),
+		Rehearsal: rehearsalDir(dir).record(),
 	})
 	if err != nil {
 		return err

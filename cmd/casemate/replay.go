@@ -2,14 +2,12 @@ package main
 
 import (
 	"crypto/x509"
-	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
 
 	"casemate/appliance/address"
 	"casemate/appliance/replay"
-	"casemate/bundle/format"
 )
 
 // replayed is the result of replay.
@@ -50,18 +48,9 @@ Exit code 0: all questions have the same answers. 3: some do not.`,
 					return usageError{fmt.Errorf("--ca %s has no certificate in PEM", roots)}
 				}
 			}
-			inputs, done, err := openBundle(cmd, args)
+			questions, err := readQuestions(cmd, args)
 			if err != nil {
 				return err
-			}
-			defer done()
-			contents, err := format.Inspect(inputs)
-			if err != nil {
-				return err
-			}
-			questions := contents.Index.Questions
-			if len(questions) == 0 {
-				return errors.New("the bundle has no transcript: make it with casemate bundle create --rehearsal")
 			}
 			res := replayed{Questions: len(questions)}
 			if res.Differences, err = replay.Ask(cmd.Context(), questions, cfg); err != nil {
