@@ -75,8 +75,17 @@ func newLine(slots int) *line {
 
 func (c *client) idle() bool { return len(c.queue) == 0 && c.running == 0 }
 
+// verdict is what came out of a verification.
+type verdict int
+
+const (
+	verdictNone verdict = iota // the password could not be verified
+	verdictRight
+	verdictWrong
+)
+
 // enter waits for a turn; leave must be called after the verification. syscall.EAGAIN: too many are waiting.
-func (l *line) enter(ctx context.Context, from netip.Addr) (leave func(right bool), err error) {
+func (l *line) enter(ctx context.Context, from netip.Addr) (leave func(verdict), err error) {
 	l.mu.Lock()
 	c := l.client(from)
 	if len(c.queue) >= maxOfOne || l.waiting >= maxWaiting && !l.shed(len(c.queue)) {
@@ -101,7 +110,7 @@ func (l *line) enter(ctx context.Context, from netip.Addr) (leave func(right boo
 		if w.gone {
 			return nil, errBusy
 		}
-		return func(right bool) { l.leave(c, right) }, nil
+		return func(v verdict) { l.leave(c, v) }, nil
 	default:
 		l.drop(c, w)
 		return nil, ctx.Err()
@@ -193,14 +202,28 @@ func (l *line) wakeAt(d time.Duration) {
 }
 
 // leave ends a verification.
-func (l *line) leave(c *client, right bool) {
+func (l *line) leave(c *client, v verdict) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.busy--
 	c.running--
-	if right {
+	l.judge(c, v)
+	l.serve()
+}
+
+// count is what a verification in another line means for a client here: guesses are counted together.
+func (l *line) count(from netip.Addr, v verdict) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.judge(l.client(from), v)
+}
+
+// judge counts a wrong password, or ends the count.
+func (l *line) judge(c *client, v verdict) {
+	switch {
+	case v == verdictRight:
 		c.wrong = 0
-	} else if c.known {
+	case v == verdictWrong && c.known:
 		c.wrong++
 		c.last = time.Now()
 		if c.wrong >= freeTries {
@@ -210,5 +233,4 @@ func (l *line) leave(c *client, right bool) {
 	if c.wrong == 0 && c.idle() {
 		l.clients.Forget(c.name)
 	}
-	l.serve()
 }

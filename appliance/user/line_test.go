@@ -44,7 +44,11 @@ func TestOneGuesserKeepsNobodyOut(t *testing.T) {
 					return
 				}
 				order = append(order, from)
-				leave(right)
+				if right {
+					leave(verdictRight)
+				} else {
+					leave(verdictWrong)
+				}
 			})
 			synctest.Wait()
 		}
@@ -55,7 +59,7 @@ func TestOneGuesserKeepsNobodyOut(t *testing.T) {
 			come(fmt.Sprintf("10.1.0.%d", i), true)
 		}
 		come("2001:db8::1", true)
-		hold(true)
+		hold(verdictRight)
 		synctest.Wait()
 		if len(refused) != 1 || refused["10.0.0.1"] != 64-maxOfOne {
 			t.Errorf("refused: %v", refused)
@@ -181,13 +185,13 @@ func TestTheLineIsShared(t *testing.T) {
 		if l.waiting != 0 || len(l.turns) != 0 {
 			t.Errorf("%d wait after they have gone", l.waiting)
 		}
-		hold(false)
+		hold(verdictWrong)
 		for i := range 2 * maxTracked {
 			leave, err := l.enter(t.Context(), netip.AddrFrom4([4]byte{11, byte(i >> 16), byte(i >> 8), byte(i)}))
 			if err != nil {
 				t.Fatal(err)
 			}
-			leave(false)
+			leave(verdictWrong)
 		}
 		if l.clients.Len() > maxTracked {
 			t.Errorf("%d clients are remembered", l.clients.Len())
