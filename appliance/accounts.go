@@ -2,15 +2,21 @@ package appliance
 
 import (
 	"context"
+	"crypto/x509"
 	"net"
 	"net/http"
+	"strings"
+	"time"
 
 	"casemate/appliance/access"
 	"casemate/appliance/admin"
+	"casemate/appliance/audit"
+	"casemate/appliance/audit/syslog"
 	"casemate/appliance/directory"
 	"casemate/appliance/oidc"
 	"casemate/appliance/secret"
 	"casemate/appliance/user"
+	"casemate/cluster/tree"
 	"casemate/registry"
 )
 
@@ -33,6 +39,7 @@ func (a *Appliance) openAccess() {
 	a.access = access.New(access.Config{
 		Tree: a.tree, Users: a.users, Directory: groupsOf{a.directory}, MayStore: a.oneVersion, Now: a.opt.Now,
 		Anonymous: func() bool { return a.current.State().Settings.Anonymous },
+		Event:     a.occurred,
 		Log:       a.log.With("room", "access"),
 	})
 }
@@ -49,6 +56,47 @@ func (g groupsOf) Find(ctx context.Context, name string) (canonical string, grou
 func (a *Appliance) enter(ctx context.Context, u oidc.User) (oidc.Login, error) {
 	text, k, err := a.access.Enter(ctx, u.Name, u.Groups)
 	return oidc.Login{Key: text, Expires: k.Expires}, err
+}
+
+// occurred notes a login or a refusal for the audit log.
+func (a *Appliance) occurred(e access.Event) {
+	told := tree.Event{Verb: "user.login"}
+	if e.Refused != "" {
+		told.Outcome = "refused: " + e.Refused
+	}
+	if e.Verb != access.Login {
+		told.Verb, told.Object = "access.refuse", strings.TrimSpace(string(e.Verb)+" "+e.Object.String())
+	}
+	a.journal.Note(e.Actor, told)
+}
+
+// openAudit opens the audit log.
+func (a *Appliance) openAudit() {
+	set := a.current.State().Settings
+	a.journal = &audit.Journal{Cluster: a.cluster, Now: a.opt.Now}
+	a.audit = audit.New(audit.Config{
+		Cluster: a.cluster, Tree: a.tree, Sealer: a.cluster, Origin: set.Domain + "/audit", Now: a.opt.Now,
+		Retain: func() time.Duration { return a.current.State().Settings.Audit.Retain },
+		Log:    a.log.With("room", "audit"),
+	})
+	a.forwarder = &audit.Forwarder{
+		Log: a.audit,
+		Target: func() (syslog.Target, bool) {
+			if t := a.current.State().Settings.Audit.Forward; t != nil {
+				return *t, true
+			}
+			return syslog.Target{}, false
+		},
+		Roots: func() *x509.CertPool {
+			roots, err := x509.SystemCertPool()
+			if err != nil {
+				roots = x509.NewCertPool()
+			}
+			roots.AppendCertsFromPEM(a.ca.Roots())
+			roots.AppendCertsFromPEM([]byte(a.current.State().Settings.Audit.ForwardCA))
+			return roots
+		},
+	}
 }
 
 // accountOf converts a subject for the registry.

@@ -45,6 +45,7 @@ import (
 	"casemate/appliance/oidc"
 	"casemate/appliance/packages"
 	"casemate/appliance/pages"
+	"casemate/appliance/parts"
 	"casemate/appliance/repositories"
 	"casemate/appliance/resolver"
 	"casemate/appliance/rotation"
@@ -106,6 +107,7 @@ type Appliance struct {
 	changes      *change.Changes
 	audit        *audit.Log
 	journal      *audit.Journal
+	forwarder    *audit.Forwarder
 	lookup       *lookup.Lookup
 	metrics      *metrics.Metrics
 	edge         *edge.Edge
@@ -249,6 +251,7 @@ func (a *Appliance) openTree() (err error) {
 
 // openServices opens the services, each with its part of the tree.
 func (a *Appliance) openServices() (err error) {
+	a.openAudit()
 	a.openAccess()
 	set := a.current.State().Settings
 	a.ca, err = pki.Open(context.Background(), pki.Config{
@@ -333,11 +336,6 @@ func (a *Appliance) wire() {
 		Tree: a.tree, CA: a.ca, Current: a.current, Refresh: a.dns.Refresh,
 		DNSAddrs: func() []netip.AddrPort { return a.Addrs().DNS }, Log: a.log,
 	}
-	a.audit = audit.New(audit.Config{
-		Cluster: a.cluster, Tree: a.tree, Sealer: a.cluster, Origin: a.current.State().Settings.Domain + "/audit",
-		Now: a.opt.Now, Log: a.log.With("room", "audit"),
-	})
-	a.journal = &audit.Journal{Cluster: a.cluster, Now: a.opt.Now}
 	a.imports = a.newImports()
 	a.lookup = &lookup.Lookup{
 		Tree: a.tree, Current: a.current, Images: a.registry, Files: a.files, DNSHolds: a.dns.Holds,
@@ -385,10 +383,11 @@ func (a *Appliance) wire() {
 	a.admin = &admin.API{
 		Node: a.cfg.Node, Cluster: a.cluster, Tree: a.tree, CA: a.ca, Access: a.access, Directory: a.directory, OIDC: a.oidc,
 		Registry: a.registry, Files: a.files, Imports: a.imports, Book: a.book, Egress: a.egress, Rotation: a.rotation,
-		Repositories: a.repositories, Upstream: a.upstream, Packages: a.packages,
+		Repositories: a.repositories, Upstream: a.upstream, Packages: a.packages, Parts: parts.New(),
 		Current:    a.current,
 		Transcript: a.transcript(),
-		Changes:    a.changes, Lookup: a.lookup, Audit: a.audit, Status: a.status, Executable: a.executable, Site: a.site,
+		Changes:    a.changes, Lookup: a.lookup, Audit: a.audit, Forwarder: a.forwarder,
+		Status: a.status, Executable: a.executable, Site: a.site,
 		RefreshNames: a.dns.RefreshNames, Reload: a.Reread,
 		PeerAddrs: a.peerAddrs, Log: a.log,
 	}

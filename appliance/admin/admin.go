@@ -25,6 +25,7 @@ import (
 	"casemate/appliance/oidc"
 	"casemate/appliance/packages"
 	"casemate/appliance/pages"
+	"casemate/appliance/parts"
 	"casemate/appliance/repositories"
 	"casemate/appliance/rotation"
 	"casemate/appliance/status"
@@ -47,6 +48,7 @@ type API struct {
 	Registry     *registry.Registry
 	Files        *fileserver.Server
 	Imports      *content.Engine
+	Parts        *parts.Sessions
 	Repositories *repositories.Index
 	Upstream     *upstream.Upstream
 	Packages     *packages.Store
@@ -57,6 +59,7 @@ type API struct {
 	Changes      *change.Changes
 	Lookup       *lookup.Lookup
 	Audit        *audit.Log
+	Forwarder    *audit.Forwarder
 	// Transcript is what was rehearsed here; nil: nothing was.
 	Transcript Transcript
 	Status     *status.Page
@@ -96,6 +99,8 @@ func (a *API) register(on *routes) {
 		a.imageRoutes,
 		a.fileRoutes,
 		a.importRoutes,
+		a.partRoutes,
+		a.openapiRoutes,
 		a.enrollRoutes,
 		a.originRoutes,
 		a.nameRoutes,

@@ -2,7 +2,8 @@
 // events that accompany no change.
 //
 // The events themselves are appended by cluster/state, with the commands that they tell. The newest ones are in memory;
-// segments of proof.SegmentEvents are files of the tree at audit/segments/NUMBER, named by their first event.
+// segments of proof.SegmentEvents are files of the tree at audit/segments/NUMBER, named by their first event. Of
+// segments that were dropped, the hashes of the events are at audit/hashes/NUMBER.
 package audit
 
 import (
@@ -62,6 +63,18 @@ func New(cfg Config) *Log { return &Log{cfg: cfg} }
 
 // segmentName is the file of the segment whose first event has the number first.
 func segmentName(first uint64) string { return fmt.Sprintf("audit/segments/%016d", first) }
+
+// hashesName is the file of the hashes of a segment that was dropped.
+func hashesName(first uint64) string { return fmt.Sprintf("audit/hashes/%016d", first) }
+
+// part reads what there is of the segment that begins with the event first: its events or, if it was dropped, their
+// hashes.
+func (l *Log) part(first uint64) ([]byte, error) {
+	if first < l.dropped() {
+		return l.cfg.Tree.ReadFile(hashesName(first))
+	}
+	return l.segment(first)
+}
 
 // segment reads the segment that begins with the event first.
 func (l *Log) segment(first uint64) ([]byte, error) {
@@ -125,7 +138,7 @@ func (l *Log) Export(ctx context.Context, w io.Writer) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		data, err := l.segment(first)
+		data, err := l.part(first)
 		if err == nil {
 			_, err = w.Write(data)
 		}
@@ -220,7 +233,8 @@ func (l *Log) List(ctx context.Context, f Filter) (p Page, err error) {
 	if err := take(newest); err != nil || p.Before > 0 {
 		return p, err
 	}
-	for first := log.First(); first > 0 && p.Before == 0; {
+	dropped := l.dropped()
+	for first := log.First(); first > dropped && p.Before == 0; {
 		first -= proof.SegmentEvents
 		if f.Before > 0 && first >= f.Before {
 			continue
@@ -238,9 +252,6 @@ func (l *Log) List(ctx context.Context, f Filter) (p Page, err error) {
 		data, err := l.segment(first)
 		if err != nil {
 			return p, err
-		}
-		if proof.IsHashes(data) {
-			break // it and all before it were dropped
 		}
 		if err := take(splitLines(data)); err != nil {
 			return p, err

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"casemate/appliance/address"
+	"casemate/appliance/audit/syslog"
 	"casemate/appliance/content"
 	"casemate/appliance/directory"
 	"casemate/appliance/hostname"
@@ -64,6 +65,12 @@ type Settings struct {
 	ImportKeys       []ed25519.PublicKey
 	// ScrubInterval is the time in which each node verifies every blob once in the background, 0 for never.
 	ScrubInterval time.Duration
+	// Audit is how long events of the audit log are kept, 0 for ever, and where they are sent; nil: nowhere.
+	Audit struct {
+		Retain    time.Duration
+		Forward   *syslog.Target
+		ForwardCA string // PEM
+	}
 	// Upstream is what may be fetched from origins, and how.
 	Upstream Upstream
 	// Overlap is the minimum time for which the two roots of a rotation overlap, 0 for none.
@@ -319,6 +326,32 @@ var defs = slices.Concat([]def{
 		func(s *Settings, v string) (err error) {
 			s.ScrubInterval, err = parseInterval(v, 365)
 			return err
+		}},
+	{"audit.retain", "off",
+		"for how many days, like 400d, events of the audit log are kept; then only their hashes are, which prove the " +
+			"others; off: for ever",
+		func(s *Settings, v string) (err error) {
+			s.Audit.Retain, err = parseInterval(v, 3650)
+			return err
+		}},
+	{"audit.forward", "",
+		"syslog receiver that gets every event of the audit log, tls://HOST:PORT or tcp://HOST:PORT",
+		func(s *Settings, v string) error {
+			if v == "" {
+				return nil
+			}
+			t, err := syslog.ParseTarget(v)
+			s.Audit.Forward = &t
+			return err
+		}},
+	{"audit.forward_ca", "",
+		"roots that are trusted for the syslog receiver besides the system's and this cluster's, PEM",
+		func(s *Settings, v string) error {
+			s.Audit.ForwardCA = v
+			if strings.TrimSpace(v) != "" && !x509.NewCertPool().AppendCertsFromPEM([]byte(v)) {
+				return errors.New("must be certificates in PEM")
+			}
+			return nil
 		}},
 	{"pki.overlap", "7d",
 		"how many days, like 7d, both roots are handed out at least before ca rotate --finish drops the old one; " +

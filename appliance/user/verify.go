@@ -82,7 +82,7 @@ func (u *Users) verify(ctx context.Context, turns, other *line, name string, sal
 		return true, nil
 	}
 	client := clientIn(ctx)
-	leave, err := turns.enter(ctx, client)
+	leave, err := turns.enter(ctx, client, fmt.Sprintf("%.64s", name))
 	if err != nil {
 		return false, err
 	}
