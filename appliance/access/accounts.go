@@ -273,7 +273,9 @@ func (a *Access) change(ctx context.Context, by Subject, account string,
 	if err != nil {
 		return nil, err
 	}
-	ctx = tree.WithEvent(ctx, tree.Event{Verb: "role.set", Object: account, Old: describe(before), New: describe(after)})
+	ctx = tree.WithEvent(ctx, tree.Event{
+		Verb: "role.set", Object: account, Old: describe(before), New: describe(after),
+	})
 	err = a.cfg.Tree.Update(ctx, func(b tree.Batch) error {
 		b.Expect(dir+"/"+name, version)
 		b.Put(dir+"/"+name, data)
