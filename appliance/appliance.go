@@ -35,12 +35,14 @@ import (
 	"casemate/appliance/config"
 	"casemate/appliance/content"
 	"casemate/appliance/current"
+	"casemate/appliance/directory"
 	"casemate/appliance/edge"
 	"casemate/appliance/egress"
 	"casemate/appliance/lookup"
 	"casemate/appliance/metrics"
 	"casemate/appliance/missing"
 	"casemate/appliance/nodes"
+	"casemate/appliance/oidc"
 	"casemate/appliance/packages"
 	"casemate/appliance/pages"
 	"casemate/appliance/parts"
@@ -96,6 +98,8 @@ type Appliance struct {
 	current      *current.Reader
 	users        *user.Users
 	access       *access.Access
+	directory    *directory.Directory
+	oidc         *oidc.Provider
 	files        *fileserver.Server
 	imports      *content.Engine
 	repositories *repositories.Index
@@ -354,7 +358,7 @@ func (a *Appliance) wire() {
 	}
 	a.edge = &edge.Edge{
 		Hosts: hosts, Registry: a.registry.Serve, Files: a.files.Serve,
-		Packages: a.packages.Write, Admin: http.HandlerFunc(a.serveAdmin),
+		Packages: a.packages.Write, Admin: http.HandlerFunc(a.serveAdmin), Login: a.oidc,
 		Pages: &pages.Pages{
 			Roots: a.ca.Roots, Revocation: a.ca.CRL, Ready: a.ready, Metrics: a.metrics.Handler(), Front: a.front,
 			Site: a.site, Samples: a.samples, Executable: a.executable,
@@ -377,7 +381,7 @@ func (a *Appliance) wire() {
 		Ready: a.ready, Now: a.opt.Now, Counts: func() (images, files int) { return setup.Counts(a.cluster) },
 	}
 	a.admin = &admin.API{
-		Node: a.cfg.Node, Cluster: a.cluster, Tree: a.tree, CA: a.ca, Access: a.access,
+		Node: a.cfg.Node, Cluster: a.cluster, Tree: a.tree, CA: a.ca, Access: a.access, Directory: a.directory, OIDC: a.oidc,
 		Registry: a.registry, Files: a.files, Imports: a.imports, Book: a.book, Egress: a.egress, Rotation: a.rotation,
 		Repositories: a.repositories, Upstream: a.upstream, Packages: a.packages, Parts: parts.New(),
 		Current:    a.current,
