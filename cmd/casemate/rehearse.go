@@ -146,7 +146,7 @@ func (o *options) rehearse(cmd *cobra.Command, dir, file string) error {
 	said := make(chan struct{})
 	go func() {
 		defer close(said)
-		o.printLine(ctx, cmd, dir)
+		o.printEnrolment(ctx, cmd, dir)
 	}()
 	err = a.Run(ctx)
 	cancel()
@@ -154,8 +154,8 @@ func (o *options) rehearse(cmd *cobra.Command, dir, file string) error {
 	return cmp.Or(err, a.Close())
 }
 
-// printLine prints how lab nodes are enrolled as soon as the daemon serves: its socket is open already.
-func (o *options) printLine(ctx context.Context, cmd *cobra.Command, dir string) {
+// printEnrolment prints how lab nodes are enrolled as soon as the daemon serves: its socket is open already.
+func (o *options) printEnrolment(ctx context.Context, cmd *cobra.Command, dir string) {
 	var files []nodeconf.File
 	err := o.client().call(ctx, "GET", "enroll", url.Values{"format": {"line"}}, nil, &files)
 	if ctx.Err() != nil {
