@@ -138,6 +138,8 @@ type Options struct {
 	// Rehearsal is the file in which the questions of clients are recorded; names that they ask for become origins.
 	// "": nothing is recorded.
 	Rehearsal string
+	// Watch is told each request and each fetch of a rehearsal, from any goroutine; it must not block. nil: nobody is.
+	Watch func(Traffic)
 	// Dial and Resolve replace the network that origins are fetched from, see upstream.Config.
 	Dial    func(ctx context.Context, network, addr string) (net.Conn, error)
 	Resolve func(ctx context.Context, resolver netip.AddrPort, host string) ([]netip.Addr, error)
@@ -418,6 +420,7 @@ func maxConnections() int {
 func (a *Appliance) requested(service string, r *http.Request, status int, bytes int64, took time.Duration) {
 	a.metrics.Request(service, r, status, bytes, took)
 	a.used(service, r)
+	a.rehearsal.answered(service, r, status, bytes)
 	if r.TLS != nil {
 		a.rotation.Seen(clientconn.AddrOf(r))
 	}

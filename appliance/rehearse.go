@@ -3,6 +3,8 @@ package appliance
 import (
 	"context"
 	"errors"
+	"net/http"
+	"time"
 
 	"casemate/appliance/admin"
 	"casemate/appliance/missing"
@@ -10,6 +12,7 @@ import (
 	"casemate/appliance/rehearsal"
 	"casemate/appliance/upstream"
 	"casemate/appliance/usage"
+	"casemate/bundle/credentials"
 	"casemate/pki"
 )
 
@@ -22,6 +25,33 @@ const (
 type learner struct {
 	book  *rehearsal.Book
 	names chan string
+	watch func(Traffic) // nil: nobody does
+	now   func() time.Time
+}
+
+// Traffic is what a rehearsal tells of one request of a client, or of one fetch from an origin.
+type Traffic struct {
+	Time time.Time `json:"time"`
+	Host string    `json:"host"`
+	// Fetch says that it is a fetch: Name is then what was fetched, otherwise method and URL of a request.
+	Fetch  bool   `json:"fetch,omitempty"`
+	Name   string `json:"name"`
+	Status int    `json:"status"`          // 0: the origin did not answer
+	Bytes  int64  `json:"bytes"`           // of the content
+	Error  string `json:"error,omitempty"` // why a fetch failed
+}
+
+// answered tells of a request. It has no address of a client.
+func (l *learner) answered(service string, r *http.Request, status int, bytes int64) {
+	if l == nil || l.watch == nil || service == "pages" {
+		return
+	}
+	scheme := "http://"
+	if r.TLS != nil {
+		scheme = "https://"
+	}
+	l.watch(Traffic{Time: l.now().UTC(), Host: origin.Fold(r.Host), Status: status, Bytes: bytes,
+		Name: r.Method + " " + credentials.Strip(scheme+r.Host+r.URL.RequestURI())})
 }
 
 func (a *Appliance) openRehearsal() error {
@@ -38,7 +68,7 @@ func (a *Appliance) openRehearsal() error {
 	if err != nil {
 		return err
 	}
-	a.rehearsal = &learner{book: book, names: make(chan string, maxLearning)}
+	a.rehearsal = &learner{book: book, names: make(chan string, maxLearning), watch: a.opt.Watch, now: a.opt.Now}
 	return nil
 }
 
@@ -52,7 +82,17 @@ func (a *Appliance) transcript() admin.Transcript {
 
 // fetched is called at the end of each fetch.
 func (l *learner) fetched(e upstream.Event) {
-	if l != nil && e.Kind == "file" && e.Err == nil && e.Digest != "" {
+	if l == nil {
+		return
+	}
+	if l.watch != nil {
+		t := Traffic{Time: l.now().UTC(), Host: e.Host, Fetch: true, Name: e.Name, Status: e.Status, Bytes: e.Size}
+		if e.Err != nil {
+			t.Error = e.Err.Error()
+		}
+		l.watch(t)
+	}
+	if e.Kind == "file" && e.Err == nil && e.Digest != "" {
 		l.book.Fetched(e.Name, e.Digest, e.Size)
 	}
 }
