@@ -311,6 +311,9 @@ func (a *Appliance) openDNS() (err error) {
 		Problems: func(list []string) { a.problems.Set("dns", list) },
 		Version:  a.opt.Version, LogConfig: a.cfg.Log, Level: a.opt.Level, Log: a.log.With("room", "dns"),
 	}
+	if a.rehearsal != nil {
+		cfg.Unknown = a.rehearsal.unknown.LocalAddr().(*net.UDPAddr).AddrPort()
+	}
 	if startDNS != nil {
 		cfg.Start = func(peer *os.File, files []*os.File, names []string) (process.Process, error) {
 			return startDNS(cfg.Log, peer, files, names)
@@ -467,6 +470,7 @@ func (a *Appliance) Close() error {
 		closeIf(a.ca, a.ca != nil)
 		if a.rehearsal != nil {
 			errs = append(errs, a.rehearsal.book.Close())
+			a.rehearsal.unknown.Close()
 		}
 		closeIf(a.cluster, a.cluster != nil)
 		closeIf(a.executable, a.executable != nil)
