@@ -26,7 +26,9 @@ import (
 	"github.com/coreos/go-systemd/v22/activation"
 	"golang.org/x/sys/unix"
 
+	"casemate/appliance/access"
 	"casemate/appliance/admin"
+	"casemate/appliance/audit"
 	"casemate/appliance/change"
 	"casemate/appliance/clientconn"
 	"casemate/appliance/clock"
@@ -92,17 +94,21 @@ type Appliance struct {
 
 	current      *current.Reader
 	users        *user.Users
+	access       *access.Access
 	files        *fileserver.Server
 	imports      *content.Engine
 	repositories *repositories.Index
 	packages     *packages.Store
 	changes      *change.Changes
+	audit        *audit.Log
+	journal      *audit.Journal
 	lookup       *lookup.Lookup
 	metrics      *metrics.Metrics
 	edge         *edge.Edge
 	samples      *pages.Samples
 	status       *status.Page
 	admin        *admin.API
+	remote       http.Handler // admin over https
 
 	places   *share.Places  // for client connections
 	turns    *share.Turns   // for large responses
@@ -241,9 +247,7 @@ func (a *Appliance) openTree() (err error) {
 
 // openServices opens the services, each with its part of the tree.
 func (a *Appliance) openServices() (err error) {
-	a.users = user.New(a.tree.Sub("users"))
-	a.users.Sealer, a.users.MaySeal = a.cluster, a.oneVersion
-	a.users.Log = a.log.With("room", "users")
+	a.openAccess()
 	set := a.current.State().Settings
 	a.ca, err = pki.Open(context.Background(), pki.Config{
 		Tree: a.tree.Sub("pki"), Sealer: a.cluster, Dir: filepath.Join(a.cfg.Data, setup.CertsDir),
@@ -269,7 +273,7 @@ func (a *Appliance) openServices() (err error) {
 	a.registry, err = registry.Open(registry.Config{
 		Upstream: a.upstream.Registry(),
 		Tree:     a.tree.Sub("registry"), Origins: origins, Canonical: canonical, Domain: set.Domain,
-		Authenticate: a.users.Authenticate, TokenKey: token, Secret: upload, Node: a.cfg.Node,
+		Authenticate: a.authenticate, Account: a.account, TokenKey: token, Secret: upload, Node: a.cfg.Node,
 		PassOn: func(w http.ResponseWriter, r *http.Request, node string) bool {
 			return a.edge.PassOn(w, r, node)
 		},
@@ -286,14 +290,14 @@ func (a *Appliance) openServices() (err error) {
 	a.files = fileserver.New(fileserver.Config{
 		Upstream: a.upstream.FileServer(),
 		Tree:     files, Claims: claimsIn(files), Origins: origins, Canonical: canonical,
-		OwnIndex:     set.PackagesHost,
-		Redirects:    func() map[string]string { return a.current.State().Redirects },
-		Defaults:     func() map[string]string { return a.current.State().Settings.Defaults },
-		AliasArch:    func() string { return a.current.State().Settings.AliasArch },
-		Authenticate: a.users.Authenticate, Miss: a.missed, Luck: a.lucky, Log: a.log.With("room", "files"),
+		OwnIndex:  set.PackagesHost,
+		Redirects: func() map[string]string { return a.current.State().Redirects },
+		Defaults:  func() map[string]string { return a.current.State().Settings.Defaults },
+		AliasArch: func() string { return a.current.State().Settings.AliasArch },
+		Allow:     a.allowFile, Miss: a.missed, Luck: a.lucky, Log: a.log.With("room", "files"),
 	})
 	a.packages = packages.New(packages.Config{
-		Tree: a.tree, Sealer: a.cluster, Host: set.PackagesHost(), Authenticate: a.users.Authenticate, Now: a.opt.Now,
+		Tree: a.tree, Sealer: a.cluster, Host: set.PackagesHost(), Allow: a.allowFile, Now: a.opt.Now,
 		Log: a.log.With("room", "packages"),
 	})
 	return nil
@@ -330,6 +334,11 @@ func (a *Appliance) wire() {
 		Tree: a.tree, CA: a.ca, Current: a.current, Refresh: a.dns.Refresh,
 		DNSAddrs: func() []netip.AddrPort { return a.Addrs().DNS }, Log: a.log,
 	}
+	a.audit = audit.New(audit.Config{
+		Cluster: a.cluster, Tree: a.tree, Sealer: a.cluster, Origin: a.current.State().Settings.Domain + "/audit",
+		Now: a.opt.Now, Log: a.log.With("room", "audit"),
+	})
+	a.journal = &audit.Journal{Cluster: a.cluster, Now: a.opt.Now}
 	a.imports = a.newImports()
 	a.lookup = &lookup.Lookup{
 		Tree: a.tree, Current: a.current, Images: a.registry, Files: a.files, DNSHolds: a.dns.Holds,
@@ -352,12 +361,12 @@ func (a *Appliance) wire() {
 	}
 	a.edge = &edge.Edge{
 		Hosts: hosts, Registry: a.registry.Serve, Files: a.files.Serve,
-		Packages: a.packages.Write,
+		Packages: a.packages.Write, Admin: http.HandlerFunc(a.serveAdmin),
 		Pages: &pages.Pages{
 			Roots: a.ca.Roots, Revocation: a.ca.CRL, Ready: a.ready, Metrics: a.metrics.Handler(), Front: a.front,
 			Site: a.site, Samples: a.samples, Executable: a.executable,
 		},
-		Miss: a.miss, Observe: a.requested, Stall: clientconn.StallTimeout, Node: a.cfg.Node,
+		Miss: a.miss, Observe: a.requested, Unasked: a.unasked, Stall: clientconn.StallTimeout, Node: a.cfg.Node,
 		Pass: a.cluster, MostFree: a.cluster.MostFree, Large: clientconn.NewLarge(clientconn.LargeAnswers),
 		Log: a.log.With("room", "edge"),
 	}
@@ -375,15 +384,16 @@ func (a *Appliance) wire() {
 		Ready: a.ready, Now: a.opt.Now, Counts: func() (images, files int) { return setup.Counts(a.cluster) },
 	}
 	a.admin = &admin.API{
-		Node: a.cfg.Node, Cluster: a.cluster, Tree: a.tree, CA: a.ca, Users: a.users,
+		Node: a.cfg.Node, Cluster: a.cluster, Tree: a.tree, CA: a.ca, Access: a.access,
 		Registry: a.registry, Files: a.files, Imports: a.imports, Book: a.book, Egress: a.egress, Rotation: a.rotation,
 		Repositories: a.repositories, Upstream: a.upstream, Packages: a.packages,
 		Current:    a.current,
 		Transcript: a.transcript(),
-		Changes:    a.changes, Lookup: a.lookup, Status: a.status, Executable: a.executable, Site: a.site,
+		Changes:    a.changes, Lookup: a.lookup, Audit: a.audit, Status: a.status, Executable: a.executable, Site: a.site,
 		RefreshNames: a.dns.RefreshNames, Reload: a.Reread,
 		PeerAddrs: a.peerAddrs, Log: a.log,
 	}
+	a.remote = a.admin.Remote()
 }
 
 // Addrs returns the addresses that are listened on.

@@ -54,3 +54,9 @@ func (a *Appliance) used(service string, r *http.Request) {
 	}
 	a.egress.Note(clientconn.AddrOf(r), kind, origin.Fold(r.Host), verdict, 1)
 }
+
+// unasked records a handshake without a request: the client does not trust the certificate, only looks whether the name
+// answers, or speaks another protocol than HTTP.
+func (a *Appliance) unasked(name string, client netip.Addr) {
+	a.egress.Note(client, egress.Handshake, origin.Fold(name), egress.Answered, 1)
+}

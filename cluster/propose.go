@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -109,8 +110,17 @@ func (c *Cluster) propose(ctx context.Context, ops ...state.Op) (r state.Result,
 	return c.proposeAll(ctx, false, ops)
 }
 
-// proposeAll is propose; with patient, only the context bounds it (Tree.Patient).
+// proposeAll is propose; with patient, only the context bounds it (Tree.Patient). What the edits change is recorded with
+// them.
 func (c *Cluster) proposeAll(ctx context.Context, patient bool, ops []state.Op) (r state.Result, err error) {
+	return c.proposeRecorded(ctx, patient, ops, c.events(ctx, ops))
+}
+
+// proposeRecorded is proposeAll for edits that these events tell.
+func (c *Cluster) proposeRecorded(
+	ctx context.Context, patient bool, ops, events []state.Op,
+) (r state.Result, err error) {
+	ops = slices.Concat(ops, events)
 	for range 3 {
 		n, finished := c.seqs.take()
 		r, err = c.proposeAs(ctx, n, finished, patient, ops)

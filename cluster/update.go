@@ -140,7 +140,8 @@ func (c *Cluster) commit(ctx context.Context, patient bool, ops []state.Op) (uin
 			return 0, c.dropStage(ctx, id, err)
 		}
 	}
-	r, err := c.proposeAll(ctx, patient, []state.Op{&state.Publish{ID: id}})
+	// The whole batch is one act, which happens now.
+	r, err := c.proposeRecorded(ctx, patient, []state.Op{&state.Publish{ID: id}}, c.events(ctx, ops))
 	if err != nil {
 		return 0, c.dropStage(ctx, id, err)
 	}

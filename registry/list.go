@@ -2,7 +2,9 @@ package registry
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"iter"
 	"net/http"
 	"net/url"
@@ -140,19 +142,28 @@ func (p page) link(w http.ResponseWriter, req *http.Request, last string) {
 }
 
 // serveTags lists the tags of every repository that would answer a pull by this name exactly, under the name that the
-// client used. For a name that only a tolerance resolves, it lists the tags that the tolerance finds.
+// client used. For a name that only a tolerance resolves, it lists the tags that the tolerance finds. Where content is
+// fetched from the origin, it lists what the origin has too: all of them can be pulled.
 func (r *Registry) serveTags(w http.ResponseWriter, req *http.Request, rt route) {
 	p, fail := pageOf(req.URL.Query(), maxTagPage)
 	if fail != nil {
 		writeError(w, req, fail)
 		return
 	}
-	tags, more, found := r.tagsOf(r.exactRepositories(rt.place), p)
+	theirs, err := r.fetchTags(req, &rt, p.last)
+	tags, more, found := r.tagsOf(rt.readableOf(r.exactRepositories(rt.place)), p)
+	if err == nil && theirs != nil {
+		tags, more, found = p.merge(tags, theirs, more)
+	}
+	if !found && err != nil && !errors.Is(err, fs.ErrNotExist) {
+		r.refused(w, req, &rt, errNameUnknown, err)
+		return
+	}
 	if !found {
 		for repos, namesakes := range r.tolerated(rt.place) {
 			var have []string
 			for _, repo := range repos {
-				if r.isRepository(repo) {
+				if rt.readable(repo) && r.isRepository(repo) {
 					have = append(have, repo)
 				}
 			}
@@ -177,6 +188,17 @@ func (r *Registry) serveTags(w http.ResponseWriter, req *http.Request, rt route)
 		Name string   `json:"name"`
 		Tags []string `json:"tags"`
 	}{rt.asked, tags})
+}
+
+// merge adds the tags that an origin has to a page of those that are here, both sorted, and returns whether more
+// follow.
+func (p page) merge(ours, theirs []string, more bool) (tags []string, follow, found bool) {
+	tags = append(ours, theirs...)
+	slices.Sort(tags)
+	if tags = slices.Compact(tags); len(tags) > p.n {
+		return tags[:p.n], p.n > 0, true
+	}
+	return tags, more, true
 }
 
 // isRepository reports whether anything is stored under the canonical name repo itself.
@@ -230,7 +252,7 @@ func (r *Registry) serveCatalog(w http.ResponseWriter, req *http.Request, rt rou
 	if origin == "" && rt.ns != "" && !r.own(rt.ns, rt.view) {
 		origin, _ = r.fold(rt.ns)
 	}
-	repos := r.read.names.fresh().repos
+	repos := rt.readableOf(r.read.names.fresh().repos)
 	prefix := ""
 	if origin != "" {
 		prefix = origin + "/"

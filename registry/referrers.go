@@ -43,6 +43,10 @@ func (r *Registry) serveReferrers(w http.ResponseWriter, req *http.Request, rt r
 		writeError(w, req, errDigestInvalid.with("last is the digest at which the previous page ended"))
 		return
 	}
+	if err := r.fetchReferrers(req, &rt); err != nil {
+		r.refused(w, req, &rt, errManifestUnknown, err)
+		return
+	}
 	var body bytes.Buffer
 	body.WriteString(`{"schemaVersion":2,"mediaType":"` + typeOCIIndex + `","manifests":[`)
 	page := referrersPage{r: r, subject: rt.digest, want: want}

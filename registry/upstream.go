@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
@@ -26,6 +27,10 @@ type Upstream interface {
 	Blob(req *http.Request, repo, digest string) (Incoming, error)
 	// BlobSize returns the number of bytes of a blob.
 	BlobSize(req *http.Request, repo, digest string) (int64, error)
+	// Referrers makes sure that the manifests are here that refer to a digest, as far as that is known.
+	Referrers(req *http.Request, repo, digest string) error
+	// Tags returns the tags of a repository, as they were a short time ago, in any order.
+	Tags(req *http.Request, repo string) ([]string, error)
 }
 
 // Incoming is content that is being fetched. A read waits until its bytes are there.
@@ -67,6 +72,7 @@ func (r *Registry) KeepManifest(ctx context.Context, repo, reference, mediaType 
 	} else {
 		tags = []string{reference}
 	}
+	ctx = tree.WithEvent(ctx, tree.Event{Verb: "image.fetch"})
 	_, _, err := r.storeManifest(ctx, repo, d, tags, mediaType, data, true)
 	var fail *apiError
 	if errors.As(err, &fail) {
@@ -75,9 +81,15 @@ func (r *Registry) KeepManifest(ctx context.Context, repo, reference, mediaType 
 	return err
 }
 
+// HasManifest reports whether the canonical repository repo has the manifest d.
+func (r *Registry) HasManifest(repo, d string) bool {
+	return hasLink(r.tree, revisionPath(repo, digest.Digest(d)))
+}
+
 // fetches reports whether what rt names may be fetched from its origin.
 func (r *Registry) fetches(rt *route) bool {
-	return r.cfg.Upstream != nil && rt.place.origin != "" && rt.place.known && r.cfg.Upstream.For(rt.place.origin)
+	return r.cfg.Upstream != nil && rt.readable(rt.place.canonical()) && rt.place.origin != "" && rt.place.known &&
+		r.cfg.Upstream.For(rt.place.origin)
 }
 
 // fetchManifest brings the manifest that rt names here, if it is not here or a tag may have moved. It returns the error
@@ -98,13 +110,50 @@ func (r *Registry) fetchManifest(req *http.Request, rt *route) error {
 	return err
 }
 
+// fetchReferrers brings the manifests here that refer to the digest of rt. It returns the error of the origin where
+// none is here: an empty list would say that there are no signatures.
+func (r *Registry) fetchReferrers(req *http.Request, rt *route) error {
+	if !r.fetches(rt) {
+		return nil
+	}
+	err := r.cfg.Upstream.Referrers(req, rt.place.canonical(), rt.digest.String())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		for range r.referrers(*rt, "") {
+			return nil
+		}
+	}
+	return err
+}
+
+// fetchTags returns the tags that the origin has after last, sorted by bytes.
+func (r *Registry) fetchTags(req *http.Request, rt *route, last string) ([]string, error) {
+	if !r.fetches(rt) {
+		return nil, nil
+	}
+	all, err := r.cfg.Upstream.Tags(req, rt.place.canonical())
+	if err != nil {
+		return nil, err
+	}
+	var list []string
+	for _, t := range all {
+		if t > last && validTag(t) {
+			list = append(list, t)
+		}
+	}
+	slices.Sort(list)
+	return slices.Compact(list), nil
+}
+
 // fetchBlob answers a request for a blob that is not here with that of its origin, and reports whether it has answered.
 func (r *Registry) fetchBlob(w http.ResponseWriter, req *http.Request, rt *route) bool {
 	if !r.fetches(rt) || r.pushing(req, rt) {
 		return false
 	}
 	repo := rt.place.canonical()
-	if _, err := r.tree.HasBlob(req.Context(), rt.digest.String()); err == nil {
+	if _, err := r.tree.HasBlob(req.Context(), rt.digest.String()); err == nil && rt.reads == nil {
 		// Another repository has it: it gets its name here too.
 		if err := r.nameBlob(req.Context(), repo, rt.digest); err == nil {
 			h, ok := r.hitIn(repo, rt)

@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -36,6 +37,7 @@ type Conn struct {
 	place    *share.Place
 	budget   stall.Budget // of writes
 	deadline stall.Deadline
+	asked    atomic.Bool // a request has begun
 
 	// For large copies (turns.go). The writer owns turn and raw.
 	turns  *share.Turns // nil: unlimited
@@ -161,8 +163,18 @@ func Of(ctx context.Context) *Conn {
 // Begin records that a request begins on the connection. The returned function records its end, and whether the
 // request was permitted.
 func (c *Conn) Begin() (end func(good bool)) {
+	c.asked.Store(true)
 	c.place.Begin()
 	return c.place.End
+}
+
+// Asked reports whether a request has begun on a connection that came through a Listener.
+func Asked(c net.Conn) bool {
+	if t, ok := c.(*tls.Conn); ok {
+		c = t.NetConn()
+	}
+	p, ok := c.(*Conn)
+	return ok && p.asked.Load()
 }
 
 // InTurns reports whether large copies on the connection wait for a turn.

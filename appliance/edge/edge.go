@@ -3,6 +3,7 @@
 package edge
 
 import (
+	"context"
 	"crypto/tls"
 	"fmt"
 	"io"
@@ -22,6 +23,7 @@ import (
 	"casemate/appliance/routing"
 	"casemate/appliance/user"
 	"casemate/cluster/share"
+	"casemate/cluster/tree"
 	"casemate/fileserver"
 	"casemate/registry"
 )
@@ -38,15 +40,20 @@ type Edge struct {
 	Files    func(http.ResponseWriter, *http.Request, fileserver.View)
 	// Packages answers the writes to repositories of packages.
 	Packages func(http.ResponseWriter, *http.Request)
-	// Pages serves the bastions' own names, except for images and files.
+	// Pages serves the bastions' own names, except for images, files and the admin API.
 	Pages http.Handler
+	// Admin serves /v1/ of the bastions' own names, over TLS only.
+	Admin http.Handler
 	Miss  func(kind, name, detail string, client netip.Addr)
 	// Observe is called with the outcome of each request.
 	Observe func(service string, r *http.Request, status int, bytes int64, took time.Duration)
 	// Answered is called with the header of each response; nil: it is not.
 	Answered func(service string, r *http.Request, status int, header http.Header)
-	Stall    time.Duration // see clientconn.StallTimeout
-	Node     string
+	// Unasked is called at the end of a connection on which a client has named a host that is served, in the TLS
+	// handshake, and has requested nothing; nil: it is not.
+	Unasked func(name string, client netip.Addr)
+	Stall   time.Duration // see clientconn.StallTimeout
+	Node    string
 	// Pass connects to other nodes; nil: there are none.
 	Pass http.RoundTripper
 	// MostFree names another node that accepts uploads for which this one has no room, "" if this one has room or
@@ -86,12 +93,22 @@ func (e *Edge) handler(plain bool) http.Handler {
 			defer rec.body.Finish()
 		}
 		// A copy, since the server inspects the body that it created itself.
-		in := r.WithContext(user.WithClient(r.Context(), clientconn.AddrOf(r)))
+		in := r.WithContext(fromClient(r.Context(), clientconn.AddrOf(r)))
 		if rec.body != nil {
 			in.Body = rec.body
 		}
 		return e.serve(rec, in, plain)
 	})
+}
+
+// fromClient adds the client's address to the context of its request: for the delays of passwords, and as where changes
+// come from. Who makes them is known when its credentials have been checked.
+func fromClient(ctx context.Context, addr netip.Addr) context.Context {
+	var actor tree.Actor
+	if addr.IsValid() {
+		actor.From = addr.String()
+	}
+	return tree.WithActor(user.WithClient(ctx, addr), actor)
 }
 
 // recorded calls Observe with the outcome of each request.
@@ -180,6 +197,13 @@ func (e *Edge) serve(w *recorder, r *http.Request, plain bool) (service string) 
 		}
 		e.Files(w, below(r, "/files"), fileserver.View{Plain: plain})
 		return "files"
+	case at == routing.Self && strings.HasPrefix(r.URL.Path, "/v1/"):
+		if plain {
+			reply.Refuse(w, r, http.StatusForbidden, "DENIED", "the admin API is served over https only")
+			return "none"
+		}
+		e.Admin.ServeHTTP(w, r)
+		return "admin"
 	case at == routing.Self:
 		e.Pages.ServeHTTP(w, r)
 		return "pages"
@@ -258,7 +282,7 @@ func (e *Edge) PassedOn() http.Handler {
 		for _, name := range []string{passedBy, passedClient, passedPlain} {
 			in.Header.Del(name)
 		}
-		e.Registry(w, in.WithContext(user.WithClient(r.Context(), clientconn.AddrOf(&in))),
+		e.Registry(w, in.WithContext(fromClient(r.Context(), clientconn.AddrOf(&in))),
 			registry.View{Origin: o, Plain: plain, Host: r.Host, Passed: true})
 		return "registry"
 	})

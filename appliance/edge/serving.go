@@ -1,12 +1,16 @@
 package edge
 
 import (
+	"crypto/tls"
 	"log"
+	"net"
 	"net/http"
 	"sync/atomic"
 	"time"
 
 	"casemate/appliance/clientconn"
+	"casemate/appliance/routing"
+	"casemate/cluster/share"
 )
 
 // Server returns one of the two HTTP servers; plain means the one without TLS. The limits for clients that make no
@@ -18,7 +22,21 @@ func (e *Edge) Server(plain bool, errorLog *log.Logger) *http.Server {
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    MaxHeader,
 		ConnContext:       clientconn.WithConn,
+		ConnState:         e.closed,
 		ErrorLog:          errorLog,
+	}
+}
+
+// closed calls Unasked for a connection that ends without a request. Handshakes for names that are not served have
+// failed before, and are reported there.
+func (e *Edge) closed(c net.Conn, state http.ConnState) {
+	secure, ok := c.(*tls.Conn)
+	if !ok || state != http.StateClosed || e.Unasked == nil || clientconn.Asked(c) {
+		return
+	}
+	name := secure.ConnectionState().ServerName
+	if at, _ := e.Hosts().Find(name); name != "" && at != routing.Unknown {
+		e.Unasked(name, share.AddrOf(c.RemoteAddr()))
 	}
 }
 

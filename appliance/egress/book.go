@@ -29,9 +29,10 @@ import (
 
 // Kinds of uses of a name.
 const (
-	DNS  = "dns"  // a question
-	TLS  = "tls"  // the name in a TLS handshake, counted by requests, or by refused handshakes
-	HTTP = "http" // the Host of a request without TLS
+	DNS       = "dns"       // a question
+	TLS       = "tls"       // the name in a TLS handshake, counted by requests, or by refused handshakes
+	Handshake = "handshake" // the name in a TLS handshake that no request followed
+	HTTP      = "http"      // the Host of a request without TLS
 )
 
 // Verdicts.

@@ -21,7 +21,7 @@ func keyOf(e Entry) (key, bool) {
 	if a, aerr := netip.ParseAddr(e.Client); aerr == nil {
 		p, err = share.Net(a), nil
 	}
-	known := slices.Contains([]string{DNS, TLS, HTTP}, e.Kind) &&
+	known := slices.Contains([]string{DNS, TLS, Handshake, HTTP}, e.Kind) &&
 		slices.Contains([]string{Answered, Forwarded, Refused}, e.Verdict)
 	return key{p, e.Kind, clean(e.Name), e.Verdict}, err == nil && known && e.Name != ""
 }

@@ -34,12 +34,12 @@ func Unrecorded(entries []Entry, ours func(name string) bool) (sentences []strin
 		switch {
 		case e.Verdict == Forwarded:
 			u.forwarded = true
+		case (e.Kind == DNS || e.Kind == Handshake) && e.Verdict == Answered:
+			u.resolved = true
 		case e.Kind != DNS && e.Verdict == Answered:
 			u.asked = true
 		case e.Kind != DNS:
 			u.refused = true
-		case e.Verdict == Answered:
-			u.resolved = true
 		}
 		by[e.Name] = u
 	}

@@ -27,6 +27,7 @@ type flight struct {
 	create func() (tree.BlobWriter, error) // nil: nothing is read while it arrives
 	done   chan struct{}                   // closed when it is here, or err is set
 	event  Event
+	tags   []string // of a list; readable when done is closed
 
 	mu       sync.Mutex // guards the fields below
 	changed  chan struct{}

@@ -66,6 +66,7 @@ type Images interface {
 	NewBlob() (tree.BlobWriter, error)
 	KeepBlob(ctx context.Context, w tree.BlobWriter, repo, digest string) error
 	KeepManifest(ctx context.Context, repo, reference, mediaType string, data []byte) error
+	HasManifest(repo, digest string) bool
 }
 
 // Files is where files are kept.
@@ -91,7 +92,7 @@ type Sealer interface {
 // Event is the end of a fetch: who asked for what, and what the origin answered.
 type Event struct {
 	Client string // who asked first, as share.Of names it
-	Kind   string // "manifest", "blob" or "file"
+	Kind   string // "manifest", "blob", "file", "tags" or "referrers"
 	Name   string // repository and reference, or URL
 	Host   string // the origin
 	Status int    // of the origin, 0 if it did not answer
@@ -154,6 +155,7 @@ type Upstream struct {
 	failed  *share.Recent[failure]    // by what was asked
 	stale   *share.Recent[stale]      // by name
 	signed  *share.Recent[string]     // addresses of redirects with their credentials, by the same without
+	tags    *share.Recent[tagList]    // by repository
 	stats   map[string]*Stat          // by origin
 	loops   map[netip.AddrPort]string // resolvers that give our own answers, with the reason
 	waiting int64                     // bytes that running fetches have still to store
@@ -199,8 +201,8 @@ func New(cfg Config) *Upstream {
 	u := &Upstream{
 		cfg: cfg, flights: map[string]*flight{}, turns: map[string]*share.Turns{},
 		failed: share.NewRecent[failure](maxFailed, nil), stale: share.NewRecent[stale](maxStale, nil),
-		signed: share.NewRecent[string](maxSigned, nil),
-		stats:  map[string]*Stat{}, loops: map[netip.AddrPort]string{}, servers: circuit{now: cfg.Now},
+		signed: share.NewRecent[string](maxSigned, nil), tags: share.NewRecent[tagList](maxTagLists, nil),
+		stats: map[string]*Stat{}, loops: map[netip.AddrPort]string{}, servers: circuit{now: cfg.Now},
 	}
 	u.ctx, u.stop = context.WithCancel(context.Background())
 	if u.cfg.Resolve == nil {

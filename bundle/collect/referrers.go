@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strings"
 
+	"casemate/bundle/collect/remote"
 	"casemate/bundle/collect/transport"
 	"casemate/bundle/digests"
 	"casemate/bundle/oci"
@@ -81,8 +82,7 @@ func (p *imageResolver) referrer(ctx context.Context, d oci.Descriptor, subject 
 // fallback adds the index that lists referrers under a tag (OCI distribution specification 1.1, "Referrers Tag
 // Schema").
 func (p *imageResolver) fallback(ctx context.Context, digest string) ([]oci.Descriptor, error) {
-	algorithm, hex, _ := strings.Cut(digest, ":")
-	top, err := p.attach(ctx, algorithm+"-"+hex[:64], "", -1)
+	top, err := p.attach(ctx, remote.ReferrersTag(digest), "", -1)
 	if err != nil || top == nil {
 		return nil, err
 	}

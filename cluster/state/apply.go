@@ -37,6 +37,7 @@ type tx struct {
 	s      *State
 	index  uint64
 	time   int64
+	node   string
 	result *Result
 }
 
@@ -65,6 +66,9 @@ func (o *SetFormat) apply(tx *tx) error {
 			"casemate on this node", o.Version, MaxFormat)
 	case o.Version < tx.s.format:
 		return refuse(CodeInvalid, "set format", fmt.Sprint(o.Version), "the format is %d and only grows", tx.s.format)
+	}
+	if tx.s.format < eventFormat && o.Version >= eventFormat {
+		(&Event{How: ByNode, Verb: "audit.begin"}).apply(tx)
 	}
 	tx.s.format = o.Version
 	return nil
@@ -99,7 +103,7 @@ func (s *State) execute(index uint64, c *Command) Result {
 		return r
 	}
 	r := Result{Index: index}
-	err := s.run(&tx{s: s, index: index, time: c.Time, result: &r}, c.Ops)
+	err := s.run(&tx{s: s, index: index, time: c.Time, node: c.Node, result: &r}, c.Ops)
 	if err == nil {
 		s.remember(c, index, nil)
 		s.commit()
@@ -114,6 +118,7 @@ func (s *State) execute(index uint64, c *Command) Result {
 	s.index = index
 	s.admit(c)
 	s.remember(c, index, refused)
+	s.recordRefused(index, c, refused)
 	s.commit()
 	return Result{Index: index, Err: refused}
 }

@@ -26,8 +26,8 @@ type Command struct {
 const version = 1
 
 // MaxFormat is the newest format that this program understands: 1 is the first; with 2 the state keeps a running sum
-// (see [State.Sum]), and so do its snapshots.
-const MaxFormat = 2
+// (see [State.Sum]), with 3 a log of events (see [Event]), and so do its snapshots.
+const MaxFormat = 3
 
 // opKind numbers the edits in the log. Numbers are never reused.
 type opKind uint64
@@ -47,6 +47,8 @@ const (
 	kindDropStage  opKind = 12
 	kindDropClaims opKind = 13
 	kindSetFormat  opKind = 14
+	kindEvent      opKind = 15
+	kindSealEvents opKind = 16
 )
 
 func (*Put) kind() opKind        { return kindPut }
@@ -63,6 +65,8 @@ func (*Publish) kind() opKind    { return kindPublish }
 func (*DropStage) kind() opKind  { return kindDropStage }
 func (*DropClaims) kind() opKind { return kindDropClaims }
 func (*SetFormat) kind() opKind  { return kindSetFormat }
+func (*Event) kind() opKind      { return kindEvent }
+func (*SealEvents) kind() opKind { return kindSealEvents }
 
 // newOp returns an empty edit of the kind and the lowest format in which it is allowed; nil for an unknown kind.
 func newOp(k opKind) (op Op, since uint64) {
@@ -95,6 +99,10 @@ func newOp(k opKind) (op Op, since uint64) {
 		return new(DropClaims), 1
 	case kindSetFormat:
 		return new(SetFormat), 1
+	case kindEvent:
+		return new(Event), eventFormat
+	case kindSealEvents:
+		return new(SealEvents), eventFormat
 	}
 	return nil, 0
 }

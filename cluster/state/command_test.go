@@ -30,6 +30,16 @@ func everyOp() []Op {
 	}
 }
 
+// laterOps are the edits of newer formats than the first.
+func laterOps() []Op {
+	return []Op{
+		&Event{Time: 9, Actor: "alice", How: "password", From: "10.0.0.1", Verb: "file.put", Object: "a", Old: "b",
+			New: "c", Outcome: "d"},
+		&Event{Verb: "gc"},
+		&SealEvents{Name: "s", First: 3, Count: 4},
+	}
+}
+
 func TestCommandRoundTrip(t *testing.T) {
 	ops := everyOp()
 	seen := map[opKind]bool{}
@@ -37,6 +47,19 @@ func TestCommandRoundTrip(t *testing.T) {
 	for _, op := range ops {
 		seen[op.kind()] = true
 		size += Size(op)
+	}
+	for _, op := range laterOps() {
+		seen[op.kind()] = true
+		data, err := (&Command{Ops: []Op{op}}).Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if out, err := Decode(data, eventFormat); err != nil || !reflect.DeepEqual(out.Ops[0], op) {
+			t.Errorf("%+v: %+v, %v", op, out, err)
+		}
+		if _, err := Decode(data, eventFormat-1); err == nil || !strings.Contains(err.Error(), "needs format 3") {
+			t.Errorf("%T before its format: %v", op, err)
+		}
 	}
 	for k := opKind(0); k < 64; k++ {
 		op, _ := newOp(k)
@@ -116,7 +139,7 @@ func TestFatalLeavesTheStateAlone(t *testing.T) {
 	l.must(everyOp()...)
 	before := snapshot(t, l.s)
 	cases := notUnderstood(t)
-	cases["the cluster went to format 3"] = unchecked(t, &Put{Name: "before"}, &SetFormat{Version: MaxFormat + 1})
+	cases["the cluster went to format 4"] = unchecked(t, &Put{Name: "before"}, &SetFormat{Version: MaxFormat + 1})
 	for want, data := range cases {
 		r := l.s.Apply(l.s.Index()+1, data)
 		if r.Fatal == nil || !strings.Contains(r.Fatal.Error(), want) || r.Err != nil || r.Changed != nil {

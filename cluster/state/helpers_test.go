@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"crypto/sha512"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -11,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"casemate/cluster/merkle"
 )
 
 // log is a log that feeds one state.
@@ -199,6 +202,18 @@ func audit(s *State) error {
 		}
 		return true
 	})
+	tree, n := s.sealed, s.sealed.Size()
+	s.events.from("", func(k, line string) bool {
+		if k != eventKey(n) || !strings.HasPrefix(line, fmt.Sprintf(`{"n":%d,"time":"`, n)) || !json.Valid([]byte(line)) ||
+			len(line) > maxEventLine {
+			fail("event %d is %q at %q", n, line, k)
+		}
+		tree, n = tree.Add(merkle.LeafHash([]byte(line))), n+1
+		return true
+	})
+	if tree.Root() != s.recorded.Root() || n != s.recorded.Size() || s.format < eventFormat && n > 0 {
+		fail("%d events have the root %s, the state says %d and %s", n, tree.Root(), s.recorded.Size(), s.recorded.Root())
+	}
 	var bytes int64
 	pins := 0
 	s.blobs.from("", func(d Digest, b blob) bool {

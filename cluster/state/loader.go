@@ -6,6 +6,8 @@ import (
 	"math"
 	"slices"
 	"strings"
+
+	"casemate/cluster/merkle"
 )
 
 // loader builds a state from the records of a snapshot. They come in the order of the tables, so each table is packed
@@ -27,6 +29,7 @@ type loader struct {
 	readNode snapNode
 	claims   map[string]int
 	edits    map[string]uint64 // of each stage so far
+	events   *snapEvents       // nil before the section of events
 }
 
 func newLoader(version byte) *loader {
@@ -120,7 +123,7 @@ func (l *loader) keep(d Digest) bool {
 func (l *loader) frame(p []byte) error {
 	l.whole = string(p) // one copy for the texts of all records; what outlives the frame's records is copied again
 	sec, p := p[0], p[1:]
-	if sec < l.sec || sec > secEnd || l.sec == 0 && sec != secHead || sec == secEnd && len(p) != 0 {
+	if place(sec) < place(l.sec) || sec > secEvents || sec == secEvents && l.version < eventVersion || l.sec == 0 && sec != secHead || sec == secEnd && len(p) != 0 {
 		return damaged("section %d after section %d", sec, l.sec)
 	}
 	l.sec = sec
@@ -132,6 +135,14 @@ func (l *loader) frame(p []byte) error {
 		p = rest
 	}
 	return nil
+}
+
+// place is a section's position in the order of the sections.
+func place(sec byte) int {
+	if sec == secEnd {
+		return 1 << 8
+	}
+	return int(sec)
 }
 
 // read reads a record at p, the end of the current frame.
@@ -197,6 +208,11 @@ func (l *loader) record(sec byte, p []byte) ([]byte, error) {
 		})
 	case secOutcomes:
 		return read(l, p, new(snapOutcome), l.useOutcome)
+	case secEvents:
+		if l.events == nil {
+			return read(l, p, new(snapEvents), l.beginEvents)
+		}
+		return read(l, p, new(string), l.useEvent)
 	}
 	return nil, damaged("section %d", sec)
 }
@@ -216,7 +232,7 @@ func (l *loader) readHead(p []byte) ([]byte, error) {
 }
 
 func (l *loader) useHead(h *snapHead) string {
-	if l.s.index != 0 || h.Format == 0 || h.Floor > h.Index || l.version == plainVersion && h.Format == sumFormat {
+	if l.s.index != 0 || h.Format == 0 || h.Floor > h.Index || h.Format <= MaxFormat && l.version != versionOf(h.Format) {
 		return "a second or wrong header"
 	}
 	l.s.index, l.s.format, l.s.floor, l.s.cursor = h.Index, h.Format, h.Floor, h.Cursor
@@ -358,6 +374,26 @@ func (l *loader) useOutcome(r *snapOutcome) string {
 	return ""
 }
 
+func (l *loader) beginEvents(e *snapEvents) string {
+	sealed, err := merkle.Parse(e.Sealed, e.Peaks)
+	if err != nil {
+		return err.Error()
+	}
+	l.events, l.s.sealed, l.s.recorded = e, sealed, sealed
+	return ""
+}
+
+// useEvent hashes the event again, like references are counted again.
+func (l *loader) useEvent(line *string) string {
+	s := l.s
+	if len(*line) > maxEventLine {
+		return "an event that is too long"
+	}
+	s.events.m.Set(eventKey(s.recorded.Size()), *line)
+	s.recorded = s.recorded.Add(merkle.LeafHash([]byte(*line)))
+	return ""
+}
+
 // finish compares the tables with the counts in the header.
 func (l *loader) finish() error {
 	l.flushName()
@@ -382,6 +418,12 @@ func (l *loader) finish() error {
 		if c.want != uint64(c.got) {
 			return damaged("it has %d %s instead of %d", c.got, c.what, c.want)
 		}
+	}
+	if (l.events != nil) != (l.version >= eventVersion) {
+		return damaged("it has no events")
+	}
+	if l.events != nil && l.events.Size != s.recorded.Size() {
+		return damaged("it has %d events instead of %d", s.recorded.Size(), l.events.Size)
 	}
 	var err error
 	s.stages.from("", func(id string, st stage) bool {

@@ -18,9 +18,9 @@ import (
 // consistent.
 const (
 	magic = "CMSTATE"
-	// The version selects the header: version 2 adds the sum. It is written from format 2 on only, so that older
-	// programs can read the snapshots of older formats.
-	plainVersion, sumVersion = 1, 2
+	// Version 2 adds the sum to the header, version 3 the section of events. They are written from the formats 2 and 3
+	// on only, so that older programs can read the snapshots of older formats.
+	plainVersion, sumVersion, eventVersion = 1, 2, 3
 
 	frameWanted = 256 << 10 // bytes at which a frame is closed
 	frameMost   = 32 << 20  // far above the largest possible record (a stage's edit with all of its holds)
@@ -36,6 +36,7 @@ const (
 	secSessions
 	secOutcomes
 	secEnd
+	secEvents // before secEnd; the numbers of the others are older
 )
 
 type (
@@ -97,6 +98,14 @@ type (
 		Boot     uint64
 		Finished uint64
 	}
+	// snapEvents is the first record of the section of events: the tree of those that are in files, and the number of
+	// all. The lines of the others follow.
+	snapEvents struct {
+		_      struct{} `cbor:",toarray"`
+		Sealed uint64
+		Peaks  []byte
+		Size   uint64
+	}
 	snapOutcome struct {
 		_     struct{} `cbor:",toarray"`
 		Node  string
@@ -114,15 +123,23 @@ var ErrDamaged = errors.New("the snapshot is damaged")
 // Snapshot returns the current state as a stream, in constant time. The same state always gives the same bytes.
 func (s *State) Snapshot() io.WriterTo { return s.Clone() }
 
+// versionOf is the version of the snapshots of a format.
+func versionOf(format uint64) byte {
+	switch {
+	case format >= eventFormat:
+		return eventVersion
+	case format >= sumFormat:
+		return sumVersion
+	}
+	return plainVersion
+}
+
 // WriteTo writes a snapshot of s, to which nothing may be applied meanwhile (Snapshot makes a clone for that). It holds
 // one frame in memory.
 func (s *State) WriteTo(w io.Writer) (int64, error) {
 	f := &frames{w: w}
 	f.write([]byte(magic))
-	version := byte(plainVersion)
-	if s.format >= sumFormat {
-		version = sumVersion
-	}
+	version := versionOf(s.format)
 	f.write([]byte{version})
 	f.section(secHead)
 	head := snapHead{
@@ -181,6 +198,11 @@ func (s *State) WriteTo(w io.Writer) (int64, error) {
 		node, seq := splitKey(k)
 		return f.record(&snapOutcome{Node: node, Seq: seq, Index: o.index, Err: o.err})
 	})
+	if version >= eventVersion {
+		f.section(secEvents)
+		f.record(&snapEvents{Sealed: s.sealed.Size(), Peaks: s.sealed.Append(nil), Size: s.recorded.Size()})
+		s.events.from("", func(_, line string) bool { return f.record(line) })
+	}
 	f.section(secEnd)
 	f.flush()
 	return f.n, f.err
@@ -291,9 +313,9 @@ func Restore(r io.Reader) (*State, error) {
 		return nil, damaged("it does not begin like a snapshot")
 	}
 	v := head[len(magic)]
-	if v != plainVersion && v != sumVersion {
+	if v < plainVersion || v > eventVersion {
 		return nil, fmt.Errorf("snapshot version %d is not understood, only up to %d: install the newer casemate on "+
-			"this node", v, sumVersion)
+			"this node", v, eventVersion)
 	}
 	l := newLoader(v)
 	var buf bytes.Buffer

@@ -294,10 +294,10 @@ func TestForgedSnapshots(t *testing.T) {
 
 func TestNewerSnapshotsAreRefused(t *testing.T) {
 	data := snapshot(t, New())
-	data[len(magic)] = sumVersion + 1
+	data[len(magic)] = eventVersion + 1
 	for what, data := range map[string][]byte{
-		"snapshot version 3": data,
-		"format 3":           forge(t, secHead, &snapHead{Index: 1, Format: MaxFormat + 1}, secEnd),
+		"snapshot version 4": data,
+		"format 4":           forge(t, secHead, &snapHead{Index: 1, Format: MaxFormat + 1}, secEnd),
 	} {
 		_, err := Restore(bytes.NewReader(data))
 		if err == nil || errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), what) ||
@@ -313,6 +313,7 @@ func FuzzRestore(f *testing.F) {
 	data := snapshot(f, full(f).s)
 	f.Add(data)
 	f.Add(snapshot(f, New()))
+	f.Add(snapshot(f, eventful(f).s))
 	for _, frame := range split(f, data) {
 		f.Add(frame)
 	}

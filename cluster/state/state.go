@@ -12,6 +12,8 @@
 // It knows no directories on disks, files or peers: of a blob it has the size and the references.
 package state
 
+import "casemate/cluster/merkle"
+
 // State is the tree at one log index. One goroutine at a time may call Apply and Clone. The other methods only read,
 // and may be called concurrently on a State that nothing is applied to, that is, on a clone.
 type State struct {
@@ -26,6 +28,7 @@ type State struct {
 	staged   table[string, Op]        // stage, NUL, number (8 bytes, big endian) → edit
 	sessions table[string, session]   // node → its newest boot and finished sequence
 	outcomes table[string, *outcome]  // node, NUL, sequence (8 bytes, big endian) → first outcome
+	events   table[string, string]    // number (8 bytes, big endian) → event, for those from sealed on
 }
 
 // scalars is what a rollback restores by assignment.
@@ -39,6 +42,9 @@ type scalars struct {
 	weak   int    // weak links, including stale ones
 	stale  int    // weak links whose blob was collected
 	sum    Sum    // of all that was applied; zero before format 2
+
+	recorded merkle.Frontier // of all events
+	sealed   merkle.Frontier // of the events that are in files
 }
 
 // New returns the state before the first log entry, at format 1.
@@ -54,6 +60,7 @@ func New() *State {
 		staged:   newTable[string, Op](),
 		sessions: newTable[string, session](),
 		outcomes: newTable[string, *outcome](),
+		events:   newTable[string, string](),
 	}
 }
 
@@ -71,6 +78,7 @@ func (s *State) Clone() *State {
 		staged:   s.staged.clone(),
 		sessions: s.sessions.clone(),
 		outcomes: s.outcomes.clone(),
+		events:   s.events.clone(),
 	}
 }
 
@@ -84,6 +92,7 @@ func (s *State) commit() {
 	s.staged.commit()
 	s.sessions.commit()
 	s.outcomes.commit()
+	s.events.commit()
 }
 
 func (s *State) rollback(saved scalars) {
@@ -97,6 +106,7 @@ func (s *State) rollback(saved scalars) {
 	s.staged.rollback()
 	s.sessions.rollback()
 	s.outcomes.rollback()
+	s.events.rollback()
 }
 
 // Index is the log index of the last command applied, 0 before the first.
@@ -119,6 +129,7 @@ type Stats struct {
 	Stages        int
 	Staged        int // edits in stages
 	Outcomes      int // outcomes stored for repeats
+	Events        int // events in memory
 }
 
 // Stats returns the counts.
@@ -127,5 +138,6 @@ func (s *State) Stats() Stats {
 		Index: s.index, Format: s.format, Entries: s.names.len(), Weak: s.weak, Stale: s.stale,
 		Blobs: s.blobs.len(), Bytes: s.bytes, Pins: s.pins.len(), Tombstones: s.tombs.len(), Claims: s.claims.len(),
 		Stages: s.stages.len(), Staged: s.staged.len(), Outcomes: s.outcomes.len(),
+		Events: s.events.len(),
 	}
 }

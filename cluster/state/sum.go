@@ -54,6 +54,9 @@ func (s *State) addUp(index uint64, cmd []byte, r *Result) {
 		numbers = binary.BigEndian.AppendUint64(numbers, n)
 	}
 	h.Write(numbers)
+	if s.format >= eventFormat {
+		h.Write(s.recorded.Append(nil))
+	}
 	h.Write(cmd)
 	copy(s.sum[:], h.Sum(nil))
 }

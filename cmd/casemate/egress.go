@@ -23,8 +23,8 @@ func egressCommand(o *options) *cobra.Command {
 here, "forwarded" to the resolvers of the site (dns.forward), or "refused". This is
 the evidence of what left the nodes for the outside: only what was forwarded did.
 
-KIND is dns for questions, tls for names in TLS handshakes and http for hosts of
-requests without TLS. CLASS marks names that are known: telemetry, time, certificate
+KIND is dns for questions, tls for names in TLS handshakes, handshake for those
+without a request, and http for hosts of requests without TLS. CLASS marks names that are known: telemetry, time, certificate
 status, update check, connectivity check, resolver. A client is an address, or the
 /64 of an IPv6 address. Other bastions' part may be 15 minutes old.
 

@@ -36,6 +36,7 @@ Contents-deb { MetaKey "$(COMPONENT)/Contents-$(ARCHITECTURE)"; ShortDescription
 // compression, for its sources, also after the repository has changed; and nothing that it asks for on the way is taken
 // for a miss.
 func TestAptHabits(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	b := newBastion(t, l, "n1", "--permit", "example.org")
 	b.serve(t)

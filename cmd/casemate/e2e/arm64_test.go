@@ -44,6 +44,7 @@ func emulateArm64(t *testing.T) {
 // TestArm64 runs the binary that is built for arm64: a bastion, DNS in its own process, an import, a pull by upstream
 // name, and doctor on the node.
 func TestArm64(t *testing.T) {
+	t.Parallel()
 	emulateArm64(t)
 	arm := filepath.Join(t.TempDir(), "casemate")
 	build := exec.Command("go", "build", "-trimpath", "-o", arm, "./cmd/casemate")

@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -25,6 +26,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"golang.org/x/crypto/bcrypt"
 )
 
 // HTTP and TLS beside nginx and zot. Every row is measured in turns within a few seconds of its peer's, because other
@@ -45,8 +47,9 @@ func peerCert(t testing.TB, b *bench, dir string) (cert, key string) {
 	return certs[0], keys[0]
 }
 
-// zot starts zot over http or, with a certificate, over https. Without the program the rows have no peer.
-func zot(t testing.TB, port int, cert, key string) (s server, ok bool) {
+// zot starts zot over http or, with a certificate, over https; with a password it has the user "bench" and nobody else.
+// Without the program the rows have no peer.
+func zot(t testing.TB, port int, cert, key, password string) (s server, ok bool) {
 	t.Helper()
 	bin := client(t, "zot")
 	if _, err := os.Stat(bin); err != nil {
@@ -58,13 +61,27 @@ func zot(t testing.TB, port int, cert, key string) (s server, ok bool) {
 	if cert != "" {
 		secure, scheme = fmt.Sprintf(`, "tls": {"cert": %q, "key": %q}`, cert, key), "https"
 	}
+	name := "zot"
+	if password != "" {
+		// zot checks the hash at each request. The cost is the default of htpasswd -B.
+		hash, err := bcrypt.GenerateFromPassword([]byte(password), 5)
+		if err != nil {
+			t.Fatal(err)
+		}
+		users := filepath.Join(dir, "htpasswd")
+		if err := os.WriteFile(users, fmt.Appendf(nil, "bench:%s\n", hash), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		secure += fmt.Sprintf(`, "auth": {"htpasswd": {"path": %q}}`, users)
+		name = "zot, a user"
+	}
 	conf := filepath.Join(dir, "zot.json")
 	text := fmt.Sprintf(`{"distSpecVersion": "1.1.1", "storage": {"rootDirectory": %q},
  "http": {"address": "127.0.0.1", "port": "%d"%s}, "log": {"level": "error"}}`, dir+"/data", port, secure)
 	if err := os.WriteFile(conf, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	s = server{name: "zot", http: fmt.Sprintf("%s://127.0.0.1:%d", scheme, port)}
+	s = server{name: name, http: fmt.Sprintf("%s://127.0.0.1:%d", scheme, port)}
 	s.pid = start(t, dir, bin, "serve", conf)
 	until(t, "zot answers", func() error {
 		c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port))
@@ -122,7 +139,7 @@ func TestBenchManifestsZot(t *testing.T) {
 	img := keep(t, randomImage(t, 1024, 8))
 	push(t, img, "registry.casemate.internal/bench/m:1", remote.WithTransport(b.transport()), remote.WithAuth(auth))
 	servers := []server{b.server}
-	if z, ok := zot(t, 28700, "", ""); ok {
+	if z, ok := zot(t, 28700, "", "", ""); ok {
 		oci := mutate.MediaType(img, "application/vnd.oci.image.manifest.v1+json")
 		push(t, oci, strings.TrimPrefix(z.http, "http://")+"/bench/m:1")
 		servers = append(servers, z)
@@ -315,7 +332,7 @@ func TestBenchHandshakes(t *testing.T) {
 }
 
 // TestBenchSkopeo compares pushing 50 images that share four layers with skopeo, and then once more with crane into
-// other repositories, over https with a user (zot has none).
+// other repositories, over https with a user. zot without one is shown too: it answers anybody.
 func TestBenchSkopeo(t *testing.T) {
 	b := newBench(t)
 	b.start(t)
@@ -339,10 +356,12 @@ func TestBenchSkopeo(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(certs, "ca.crt"), pem, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	targets := []target{{b.server, strings.TrimPrefix(b.tls, "https://"),
-		[]string{"--dest-creds", "bench:a long password"}}}
-	if z, ok := zot(t, 28743, cert, key); ok {
-		targets = append(targets, target{z, strings.TrimPrefix(z.http, "https://"), nil})
+	creds := []string{"--dest-creds", "bench:a long password"}
+	targets := []target{{b.server, strings.TrimPrefix(b.tls, "https://"), creds}}
+	if z, ok := zot(t, 28743, cert, key, "a long password"); ok {
+		targets = append(targets, target{z, strings.TrimPrefix(z.http, "https://"), creds})
+		open, _ := zot(t, 28744, cert, key, "")
+		targets = append(targets, target{open, strings.TrimPrefix(open.http, "https://"), nil})
 	}
 	base := keep(t, randomImage(t, 8<<20, 4))
 	shared, err := base.Layers()
@@ -376,18 +395,29 @@ func TestBenchSkopeo(t *testing.T) {
 		}
 	}
 	for _, s := range targets {
-		fmt.Printf("BENCH skopeo, 50 images  %-9s %5.1f s  %5.2f s CPU  time/zot %.2f  cpu/zot %.2f\n", s.name,
+		fmt.Printf("BENCH skopeo, 50 images  %-11s %5.1f s  %5.2f s CPU  time/zot %.2f  cpu/zot %.2f\n", s.name,
 			median(wall[s.name]), median(cpu[s.name]),
 			median(wall[s.name])/median(wall["zot"]), median(cpu[s.name])/median(cpu["zot"]))
 	}
 	if len(targets) > 1 {
+		delete(wall, "zot") // the row's peer has a user, as Casemate has
+		delete(cpu, "zot")
 		less("skopeo pushes 50 images, https", "s", medians(wall), 0.8)
 		less("skopeo pushes 50 images, https", "s CPU", medians(cpu), 0.8)
 	}
 
 	// Four at a time, into repositories that are new, of blobs that are here.
-	login := fmt.Sprintf(`{"auths":{%q:{"username":"bench","password":"a long password"}}}`, targets[0].repo)
-	if err := os.WriteFile(filepath.Join(root, "config.json"), []byte(login), 0o600); err != nil {
+	logins := map[string]any{}
+	for _, s := range targets {
+		if s.args != nil {
+			logins[s.repo] = map[string]string{"username": "bench", "password": "a long password"}
+		}
+	}
+	login, err := json.Marshal(map[string]any{"auths": logins})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(root, "config.json"), login, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	wall, cpu = map[string][]float64{}, map[string][]float64{}
@@ -413,7 +443,7 @@ func TestBenchSkopeo(t *testing.T) {
 		}
 	}
 	for _, s := range targets {
-		fmt.Printf("BENCH crane x4, 50 images, blobs are here  %-9s %5.1f s  %5.2f s CPU\n", s.name,
+		fmt.Printf("BENCH crane x4, 50 images, blobs are here  %-11s %5.1f s  %5.2f s CPU\n", s.name,
 			median(wall[s.name]), median(cpu[s.name]))
 	}
 	if len(targets) > 1 {

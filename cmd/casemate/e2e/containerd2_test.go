@@ -12,6 +12,7 @@ import (
 // tag, by digest, from an origin, by an alias of one and by a bastion's own name. What nobody has is a clean miss,
 // also of a registry that nobody named, and no other host is asked.
 func TestContainerd2(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	b := newBastion(t, l, "n1")
 	b.serve(t)

@@ -23,6 +23,7 @@ const rpmHost = "rpm.example.com"
 // it, carries them across, and installs them with the same .repo file and the real dnf, which verifies the signatures
 // of the repository and of each package.
 func TestDNFAcrossTheGap(t *testing.T) {
+	t.Parallel()
 	for _, tool := range []string{"dnf", "createrepo_c", "rpmbuild", "rpmsign", "gpg"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			t.Fatalf("there is no %s: cmd/casemate/e2e/prepare installs it", tool)

@@ -114,6 +114,7 @@ func (b *bastion) line(t *testing.T) string {
 // TestEnroll: the line that a bastion prints makes a node, as it was installed, pull and fetch by upstream names; and
 // undo leaves no trace.
 func TestEnroll(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	b := newBastion(t, l, "n1")
 	b.serve(t)

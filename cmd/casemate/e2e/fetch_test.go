@@ -64,6 +64,7 @@ func (n *internet) strict(host string, pulls *atomic.Int64) {
 // TestFetchOnMiss: a bastion with a link fetches what nodes ask for, once; without the link they get the same again.
 // A bastion that is not told to fetch has a counter of zero.
 func TestFetchOnMiss(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	up := newInternetWithout(t, l)
 	b := newBastion(t, l, "n1")

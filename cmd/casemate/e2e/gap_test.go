@@ -256,6 +256,7 @@ func (w *recorder) response(r *http.Request) *http.Response {
 // TestAcrossTheGap tests the whole path: lists become a bundle on the connected side, the bundle's parts are carried,
 // and inside the gap containerd pulls by upstream name.
 func TestAcrossTheGap(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	up := newInternet(t, l)
 	b := newBastion(t, l, "n1")
@@ -449,6 +450,7 @@ func TestAcrossTheGap(t *testing.T) {
 // TestPackagesAsFiles takes real files over a real network: packages of this machine's own distribution, from the
 // mirror that it is set up with.
 func TestPackagesAsFiles(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	b := newBastion(t, l, "n1")
 	b.serve(t)

@@ -425,6 +425,7 @@ func (b *bastion) missedNothing(t *testing.T) {
 // Ansible's get_url and with containerd. Once with only the bastions as resolvers, once without them and with the
 // generated variables; in the middle of that the bastion that is first everywhere dies.
 func TestKubespray(t *testing.T) {
+	t.Parallel()
 	if _, err := exec.LookPath("ansible-playbook"); err != nil {
 		t.Fatalf("%v: cmd/casemate/e2e/prepare installs it", err)
 	}

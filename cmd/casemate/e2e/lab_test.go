@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -29,7 +30,10 @@ const (
 	deadIPv6 // both families, and whatever is sent over IPv6 gets lost on the way
 )
 
-// lab is a switch with hosts on it, all in network namespaces named after this process.
+// labs counts the labs, because tests run at the same time.
+var labs atomic.Int32
+
+// lab is a switch with hosts on it, all in network namespaces named after this process and the lab's number.
 type lab struct {
 	t      testing.TB
 	name   string
@@ -59,7 +63,7 @@ func newLabOf(t testing.TB, f family) *lab {
 	if os.Getuid() != 0 {
 		t.Fatal("end-to-end tests need root")
 	}
-	l := &lab{t: t, name: fmt.Sprintf("cm%d", os.Getpid()), family: f, dir: t.TempDir()}
+	l := &lab{t: t, name: fmt.Sprintf("cm%d-%d", os.Getpid(), labs.Add(1)), family: f, dir: t.TempDir()}
 	must(t, "ip", "netns", "add", l.name+"sw")
 	t.Cleanup(func() { run("ip", "netns", "del", l.name+"sw") })
 	must(t, "ip", "-n", l.name+"sw", "link", "add", "br0", "type", "bridge")

@@ -12,6 +12,7 @@ import (
 // send no password, since pulling needs none, and say that they are logged in; what they have stored, as they have the
 // password of the real registry on many nodes, keeps nobody from pulling.
 func TestLogins(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	b := newBastion(t, l, "n1")
 	b.serve(t)

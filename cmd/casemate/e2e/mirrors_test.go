@@ -66,6 +66,7 @@ var waited = regexp.MustCompile(`(?i)time-?out|timed out|deadline exceeded`)
 // TestMirrors gives nodes that do not use the bastions as resolvers the files that casemate mirrors writes, ends the
 // bastion that is first in all of them, and pulls.
 func TestMirrors(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	tr := newTrio(t, l)
 	n1, n2 := tr.nodes[0], tr.nodes[1]

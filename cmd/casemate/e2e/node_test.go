@@ -16,13 +16,20 @@ import (
 
 // TestUnmodifiedNode is the reason why casemate exists: a node that knows nothing but a resolver and a CA pulls and
 // fetches by upstream names.
-func TestUnmodifiedNode(t *testing.T) { unmodifiedNode(t, onlyIPv4) }
+func TestUnmodifiedNode(t *testing.T) {
+	t.Parallel()
+	unmodifiedNode(t, onlyIPv4)
+}
 
 // The same over IPv6 alone.
-func TestUnmodifiedNodeIPv6(t *testing.T) { unmodifiedNode(t, onlyIPv6) }
+func TestUnmodifiedNodeIPv6(t *testing.T) {
+	t.Parallel()
+	unmodifiedNode(t, onlyIPv6)
+}
 
 // The same where every host has an IPv6 address that leads nowhere: dns.families keeps clients from it.
 func TestUnmodifiedNodeDeadIPv6(t *testing.T) {
+	t.Parallel()
 	unmodifiedNode(t, deadIPv6, "--set", "dns.families=ipv4")
 }
 

@@ -12,6 +12,7 @@ import (
 // TestOwnPackagesApt: packages of one's own are put, by the command and over https, and a real apt verifies the
 // cluster's signature, sees a change, and goes on with an old key file while the key is being rotated.
 func TestOwnPackagesApt(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	b := newBastion(t, l, "n1")
 	b.serve(t)
@@ -98,6 +99,7 @@ Dir::Etc::sourcelist "/etc/apt/sources.list.d/casemate-tools.sources";
 // TestOwnPackagesDNF: a real dnf verifies the signature of the metadata of packages of one's own, also with an old key
 // file while the key is being rotated, and finds what createrepo_c would have told it.
 func TestOwnPackagesDNF(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	b := newBastion(t, l, "n1")
 	b.serve(t)

@@ -53,6 +53,7 @@ func makeWheel(t testing.TB, name, version, tag string, metadata ...string) (fil
 // TestPythonAcrossTheGap imports a directory of wheels and installs them with Debian's pip from the original index by
 // DNS and the system's trust, in both forms of the index, and from the bastions' own name.
 func TestPythonAcrossTheGap(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	b := newBastion(t, l, "n1")
 	b.serve(t)

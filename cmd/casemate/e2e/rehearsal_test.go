@@ -13,6 +13,7 @@ import (
 // TestRehearsal: what is installed against a rehearsal is carried in one bundle, and a closed cluster answers every
 // question that was asked. What is taken out there is named. The rehearsal survives kill -9.
 func TestRehearsal(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	up := newInternetWithout(t, l)
 	up.put(t, "registry.k8s.io/pause:3.10", pauseImage(t))

@@ -122,6 +122,7 @@ func (p *publisher) release(t *testing.T, dir, name, content string, until time.
 // TestAptByHash: apt that asks for indices by their sums only is served while the repository is updated, also when it
 // has read the older Release file; what is not stored is in the missing book as a package.
 func TestAptByHash(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	b := newBastion(t, l, "n1", "--permit", "example.org")
 	b.serve(t)
@@ -220,6 +221,7 @@ func buildRPM(t *testing.T, name, version string) string {
 // TestDnfMirrors: dnf finds a repository by the publisher's metalink and mirrorlist, whose packages are elsewhere on
 // the host, and verifies the publisher's signature of its metadata.
 func TestDnfMirrors(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	b := newBastion(t, l, "n1", "--permit", "example.org")
 	b.serve(t)

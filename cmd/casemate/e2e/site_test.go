@@ -18,10 +18,16 @@ import (
 // TestSiteIPv6: a site without IPv4. Three bastions join over IPv6, a node is enrolled as it was installed, doctor
 // finds nothing, containerd, docker, podman, curl and apt find everything under its upstream name; then a bastion is
 // killed.
-func TestSiteIPv6(t *testing.T) { wholeSite(t, onlyIPv6) }
+func TestSiteIPv6(t *testing.T) {
+	t.Parallel()
+	wholeSite(t, onlyIPv6)
+}
 
 // TestSiteDeadIPv6: the same in a site whose hosts have IPv6 addresses that lead nowhere.
-func TestSiteDeadIPv6(t *testing.T) { wholeSite(t, deadIPv6, "--set", "dns.families=ipv4") }
+func TestSiteDeadIPv6(t *testing.T) {
+	t.Parallel()
+	wholeSite(t, deadIPv6, "--set", "dns.families=ipv4")
+}
 
 func wholeSite(t *testing.T, f family, initArgs ...string) {
 	l := newLabOf(t, f)

@@ -236,6 +236,7 @@ func (n *host) pullLoop(ctx context.Context, wg *sync.WaitGroup, p *pulls, sock,
 // TestThreeBastions lets each kind of loss happen while containerd pulls and files are written, and prints how long it
 // was noticed.
 func TestThreeBastions(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	tr := newTrio(t, l)
 	n1 := tr.nodes[0]

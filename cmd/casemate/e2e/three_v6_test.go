@@ -67,6 +67,7 @@ func (tr *trio) writeEverywhere(tag string) {
 
 // TestThreeBastionsV6: three bastions on a network without IPv4.
 func TestThreeBastionsV6(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	tr := &trio{t: t, lab: l, procs: map[*bastion]*exec.Cmd{}}
 	add := func(name string) (b *bastion, flags []string) {
@@ -139,6 +140,7 @@ func TestThreeBastionsV6(t *testing.T) {
 // TestBastionsOfTwoFamilies: a bastion that has both families, one with IPv6 alone, and a third one with both. Then
 // IPv4 between the two of them dies without a word.
 func TestBastionsOfTwoFamilies(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	tr := &trio{t: t, lab: l, procs: map[*bastion]*exec.Cmd{}}
 	for i, name := range []string{"n1", "n2", "n3"} {
@@ -177,6 +179,7 @@ func TestBastionsOfTwoFamilies(t *testing.T) {
 // TestJoinOutsideOfTheRoot: a bastion joins with a public address in another network than the first one's. Init and
 // join say what that needs, and the command that join prints does it.
 func TestJoinOutsideOfTheRoot(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	tr := &trio{t: t, lab: l, procs: map[*bastion]*exec.Cmd{}}
 	public := func(h *host, addr string) *host {
@@ -241,6 +244,7 @@ func TestJoinOutsideOfTheRoot(t *testing.T) {
 // TestInitChoosesALastingAddress: the kernel prefers a temporary address (RFC 8981) for the default route, init does
 // not.
 func TestInitChoosesALastingAddress(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	h, v6 := l.hostV6("n1", false)
 	must(t, "ip", "-n", h.ns, "addr", "del", v6+"/64", "dev", "eth0")
