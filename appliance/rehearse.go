@@ -84,7 +84,8 @@ func (a *Appliance) openRehearsal() error {
 	if err != nil {
 		return errors.Join(err, book.Close())
 	}
-	a.rehearsal = &learner{unknown: unknown, book: book, names: make(chan string, maxLearning), watch: a.opt.Watch, now: a.opt.Now}
+	a.rehearsal = &learner{book: book, names: make(chan string, maxLearning), watch: a.opt.Watch, now: a.opt.Now,
+		unknown: unknown}
 	return nil
 }
 
@@ -138,10 +139,10 @@ func (a *Appliance) learn(ctx context.Context) error {
 
 // serveNames answers DNS's questions for names that are no origins yet, once they are.
 func (a *Appliance) serveNames(ctx context.Context) error {
-	n := rehearsal.Names{Log: a.log.With("room", "rehearsal"), Learn: func(ctx context.Context, name string) ([]netip.Addr,
-		bool) {
+	n := rehearsal.Names{Log: a.log.With("room", "rehearsal")}
+	n.Learn = func(ctx context.Context, name string) ([]netip.Addr, bool) {
 		return a.socks.Reachable(a.cfg.Advertise), a.learnt(ctx, name)
-	}}
+	}
 	return n.Serve(ctx, a.rehearsal.unknown)
 }
 

@@ -18,8 +18,8 @@ func (ix *Index) DropCredentials() error {
 		url := credentials.Strip(f.URL)
 		digest, known := files[url]
 		if known && digest != f.Digest {
-			err = fmt.Errorf("%s has two contents, which only a credential in its address tells apart: leave one of them "+
-				"out", url)
+			err = fmt.Errorf("%s has two contents, which only a credential in its address tells apart: leave one of "+
+				"them out", url)
 		}
 		files[url] = f.Digest
 		return known

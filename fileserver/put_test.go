@@ -266,8 +266,8 @@ type readerFunc func([]byte) (int, error)
 
 func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
-// TestCredentials: what of a query is a credential is no part of a file's name, and files that an earlier version stored
-// with it are still found and deleted.
+// TestCredentials: what of a query is a credential is no part of a file's name, and files that an earlier version
+// stored with it are still found and deleted.
 func TestCredentials(t *testing.T) {
 	f := start(t)
 	f.put(t, "https://files.test/f?v=1&token=s3cret", "content")

@@ -16,8 +16,8 @@ type queries struct {
 	n  int
 }
 
-// Queries counts the files whose URL has a query: those at the path of a URL, and all. The second number may be a minute
-// old.
+// Queries counts the files whose URL has a query: those at the path of a URL, and all. The second number may be a
+// minute old.
 func (s *Server) Queries(rawURL string) (path, all int) {
 	if a, err := parseURL(rawURL); err == nil {
 		a, _ = s.canonical(a)

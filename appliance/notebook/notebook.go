@@ -151,9 +151,9 @@ type Published[T any] struct {
 	Book T
 }
 
-// Others returns the copies of the other nodes' books, none without a tree. isBook tells the nodes' files from others in
-// the directory; nil: all are books. One that cannot be read is logged and left out. Unlike the methods of a Notebook it
-// may be called from any goroutine.
+// Others returns the copies of the other nodes' books, none without a tree. isBook tells the nodes' files from others
+// in the directory; nil: all are books. One that cannot be read is logged and left out. Unlike the methods of a
+// Notebook it may be called from any goroutine.
 func Others[T any](n *Notebook, isBook func(name string) bool) (list []Published[T], err error) {
 	if n.Tree == nil {
 		return nil, nil

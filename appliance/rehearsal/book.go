@@ -136,8 +136,8 @@ func (b *Book) Record(service string, r *http.Request, status int, answer http.H
 	}
 }
 
-// Fetched tells the digest of a file that was fetched. The client that asked first was answered before it was known, and
-// its answer is completed, whichever of both is told first.
+// Fetched tells the digest of a file that was fetched. The client that asked first was answered before it was known,
+// and its answer is completed, whichever of both is told first.
 func (b *Book) Fetched(url, digest string, size int64) {
 	f := File{credentials.Strip(url), digest, size}
 	if f.check() == nil {

@@ -138,8 +138,9 @@ func Listed(w *lists.Wanted) (questions []bundle.Question) {
 		}
 		for _, reference := range []string{i.Tag, i.Digest} {
 			if reference != "" {
-				questions = append(questions, bundle.Question{Method: http.MethodGet, Accept: Manifest, Status: http.StatusOK,
-					URL: "https://" + host + "/v2/" + repository + "/manifests/" + reference, Digest: i.Digest})
+				questions = append(questions, bundle.Question{
+					Method: http.MethodGet, URL: "https://" + host + "/v2/" + repository + "/manifests/" + reference,
+					Accept: Manifest, Status: http.StatusOK, Digest: i.Digest})
 			}
 		}
 	}

@@ -146,8 +146,8 @@ func TestListed(t *testing.T) {
 	wanted := &lists.Wanted{
 		Images: []lists.Image{{Repository: "docker.io/library/nginx", Tag: "1", Digest: sumA},
 			{Repository: "example.com/app", Tag: "2"}},
-		Files: []lists.File{{URL: "https://example.com/moved", Digest: sumA}, {URL: "https://example.com/f", Digest: sumB},
-			{URL: "https://example.com/absent", Digest: "sha512:00"}},
+		Files: []lists.File{{URL: "https://example.com/moved", Digest: sumA},
+			{URL: "https://example.com/f", Digest: sumB}, {URL: "https://example.com/absent", Digest: "sha512:00"}},
 	}
 	questions := Listed(wanted)
 	var urls []string

@@ -70,8 +70,8 @@ func (u files) File(req *http.Request, rawURL string, plain, here bool) (fileser
 	case err == nil:
 		return in, nil
 	case untrusted:
-		return nil, &refusal{http.StatusBadGateway, 0, rawURL + " was fetched without TLS, for a client without it, and " +
-			"cannot be fetched by TLS: " + err.Error(), err}
+		return nil, &refusal{http.StatusBadGateway, 0, rawURL + " was fetched without TLS, for a client without it, " +
+			"and cannot be fetched by TLS: " + err.Error(), err}
 	case here:
 		return nil, nil
 	}
@@ -134,8 +134,8 @@ func (u files) roomFor(rawURL string) error {
 	case all < maxQueries:
 		return nil
 	}
-	return &refusal{status: http.StatusInsufficientStorage, text: fmt.Sprintf("%d files %s differ in the query of their "+
-		"address alone, which is the limit: import the ones that are needed, or delete others", most, what)}
+	return &refusal{status: http.StatusInsufficientStorage, text: fmt.Sprintf("%d files %s differ in the query of "+
+		"their address alone, which is the limit: import the ones that are needed, or delete others", most, what)}
 }
 
 // schemes are those that a URL is asked by. TLS is tried first whatever the client used; without it a file is only
@@ -253,7 +253,8 @@ func isRedirect(e *transport.StatusError) bool {
 
 // redirected records a redirect, without the credentials in its target: object stores sign addresses anew for each
 // answer. The client that waits is sent to the signed one, see Target.
-func (u files) redirected(ctx context.Context, f *flight, known record, status *transport.StatusError, plain bool) error {
+func (u files) redirected(ctx context.Context, f *flight, known record, status *transport.StatusError,
+	plain bool) error {
 	to := credentials.Strip(status.Location)
 	// What is held is the same content, whatever else differs in the query.
 	if withoutQuery(to) == withoutQuery(known.Redirect) && u.cfg.Held(known.Redirect) != "" {

@@ -728,7 +728,8 @@ func TestQueries(t *testing.T) {
 	w.ofPath.Store(1000)
 	rec := w.get(fileHost, "/f?page=2")
 	w.want(rec, 507, "")
-	if want := "1000 files at https://" + fileHost + "/f differ in the query"; !strings.Contains(rec.Body.String(), want) {
+	want := "1000 files at https://" + fileHost + "/f differ in the query"
+	if !strings.Contains(rec.Body.String(), want) {
 		t.Errorf("got %q", rec.Body)
 	}
 	w.want(w.get(fileHost, "/f?page=1"), 200, "content")

@@ -92,8 +92,8 @@ Exit code 0: everything is here. 3: something is missing or differs.`,
 		},
 	}
 	lists.add(cmd)
-	cmd.Flags().StringArrayVar(&lists.transcripts, "transcript", nil, "transcript `FILE` of a rehearsal, or a bundle with "+
-		"one; may be repeated")
+	cmd.Flags().StringArrayVar(&lists.transcripts, "transcript", nil,
+		"transcript `FILE` of a rehearsal, or a bundle with one; may be repeated")
 	repos.add(cmd, &lists)
 	py.add(cmd, &lists)
 	o.prints(cmd, content.Report{})

@@ -19,8 +19,8 @@ type fence struct {
 	why    string
 }
 
-// leaves are packages that every room may import; bundle, which is built without any other room, only its own. They need
-// the standard library alone.
+// leaves are packages that every room may import; bundle, which is built without any other room, only its own. They
+// need the standard library alone.
 var leaves = []string{
 	"casemate/cluster/tree",       // the types of the tree are the same in all rooms, and do not depend on its storage
 	"casemate/cluster/byterange",  // a Range header has the same rules for every content

@@ -212,8 +212,8 @@ func (l *listFlags) wanted(cmd *cobra.Command) (*lists.Wanted, *lists.Checksums,
 // leaveOut removes the names that --exclude matches.
 func (l *listFlags) leaveOut(cmd *cobra.Command, w *lists.Wanted) error {
 	if len(w.Images)+len(w.Files)+len(w.Charts)+len(w.Git)+len(w.Unavailable) == 0 {
-		all := slices.Concat(l.transcripts, l.images, l.files, l.charts, l.manifests, l.git, l.packages, l.requirements, l.kubespray,
-			l.kubesprayInventories)
+		all := slices.Concat(l.transcripts, l.images, l.files, l.charts, l.manifests, l.git, l.packages, l.requirements,
+			l.kubespray, l.kubesprayInventories)
 		return usageError{errors.New("the lists contain no names: " + strings.Join(all, ", "))}
 	}
 	gone, idle := lists.Exclude(w, l.exclude)

@@ -189,9 +189,8 @@ Begin with "casemate init", then "systemctl enable --now casemate" or
 	add("setup", initCommand(o), joinCommand(o), restoreCommand(o), serveCommand(o), socketsCommand(o))
 	add("content", imageCommand(o), fileCommand(o), repoCommand(o), packageCommand(o), originCommand(o), nameCommand(o),
 		userCommand(o), upstreamCommand(o))
-	add("gap", rehearseCommand(o), rehearsalCommand(o), replayCommand(o), bundleCommand(o), importCommand(o), checkCommand(o),
-		missingCommand(o), inventoryCommand(o),
-		egressCommand(o))
+	add("gap", rehearseCommand(o), rehearsalCommand(o), replayCommand(o), bundleCommand(o), importCommand(o),
+		checkCommand(o), missingCommand(o), inventoryCommand(o), egressCommand(o))
 	add("nodes", enrollCommand(o), doctorCommand(o), mirrorsCommand(o), kubesprayCommand(o))
 	add("cluster", configCommand(o), memberCommand(o), tokenCommand(o), clusterCommand(o), caCommand(o), certCommand(o))
 	add("upkeep", statusCommand(o), auditCommand(o), gcCommand(o), scrubCommand(o), backupCommand(o), reloadCommand(o),

@@ -48,7 +48,7 @@ that was fetched, and the transcript, which "casemate replay" asks again inside.
 
 On a terminal it shows for each host how often it was asked, how much was sent, how
 much came from upstream, and what failed. --log writes each request and each fetch
-as a line of JSON. At the end it says what is not in the transcript.
+as a line of JSON. At the end it lists what is not in the transcript.
 
 The CA is one of its own, called a rehearsal's, and permits most public names: only
 lab nodes may trust it. A public name that is no origin yet becomes one when it is
@@ -103,7 +103,8 @@ Ctrl-C ends it. The same command continues; --resolvers, --permit, --set and
 }
 
 // prepareRehearsal makes the node of a rehearsal, unless it was made before, and returns its config file.
-func prepareRehearsal(cmd *cobra.Command, dir rehearsalDir, advertise []netip.Addr, opt setup.InitOptions) (string, error) {
+func prepareRehearsal(cmd *cobra.Command, dir rehearsalDir, advertise []netip.Addr,
+	opt setup.InitOptions) (string, error) {
 	if err := os.MkdirAll(string(dir), 0o700); err != nil {
 		return "", err
 	}

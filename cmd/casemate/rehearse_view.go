@@ -25,8 +25,8 @@ type hostTraffic struct {
 }
 
 func (h *hostTraffic) line() string {
-	s := fmt.Sprintf("%-*s  %s, %s; %s fetched in %d", labelWidth, tail(h.name, labelWidth), count(h.requests, "request"),
-		size(h.sent), size(h.fetched), h.fetches)
+	s := fmt.Sprintf("%-*s  %s, %s; %s fetched in %d", labelWidth, tail(h.name, labelWidth),
+		count(h.requests, "request"), size(h.sent), size(h.fetched), h.fetches)
 	if h.failures > 0 {
 		s += fmt.Sprintf(", %d failed", h.failures)
 	}
@@ -120,7 +120,8 @@ func (v *rehearsalView) paint(h *hostTraffic) {
 		defer v.mu.Unlock()
 		return cut(h.line(), s.AvailableWidth)
 	})
-	bar := v.meter.bars.New(0, mpb.NopStyle(), mpb.BarFillerTrim(), mpb.BarRemoveOnComplete(), mpb.PrependDecorators(line))
+	bar := v.meter.bars.New(0, mpb.NopStyle(), mpb.BarFillerTrim(), mpb.BarRemoveOnComplete(),
+		mpb.PrependDecorators(line))
 	v.meter.mu.Lock()
 	defer v.meter.mu.Unlock()
 	v.meter.running = append(v.meter.running, &gauge{meter: v.meter, bar: bar})
@@ -160,8 +161,8 @@ func (d rehearsalDir) summarize(out io.Writer) {
 	if more := len(lines) + len(s.Notes) - maxSaid; more > 0 {
 		fmt.Fprintf(out, "and %s more: casemate rehearsal show %s\n", count(more, "sentence"), d)
 	}
-	fmt.Fprintf(out, "%s recorded; casemate rehearsal show %s lists them, casemate bundle create FILE --rehearsal %s makes "+
-		"the bundle\n", count(len(s.Questions), "question"), d, d)
+	fmt.Fprintf(out, "%s recorded; casemate rehearsal show %s lists them, casemate bundle create FILE --rehearsal %s "+
+		"makes the bundle\n", count(len(s.Questions), "question"), d, d)
 }
 
 func times(n int) string {

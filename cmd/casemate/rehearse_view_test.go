@@ -24,10 +24,12 @@ func TestRehearsalView(t *testing.T) {
 		t.Fatal(err)
 	}
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	v.watch(appliance.Traffic{Time: at, Host: "dl.k8s.io", Fetch: true, Name: "https://dl.k8s.io/f", Status: 200, Bytes: 2048})
+	v.watch(appliance.Traffic{Time: at, Host: "dl.k8s.io", Fetch: true, Name: "https://dl.k8s.io/f", Status: 200,
+		Bytes: 2048})
 	v.watch(appliance.Traffic{Time: at, Host: "dl.k8s.io", Name: "GET https://dl.k8s.io/f", Status: 200, Bytes: 2048})
 	v.watch(appliance.Traffic{Time: at, Host: "dl.k8s.io", Fetch: true, Name: "https://dl.k8s.io/g", Error: "refused"})
-	if got := v.hosts["dl.k8s.io"].line(); !strings.HasSuffix(got, "1 request, 2.0 KiB; 2.0 KiB fetched in 2, 1 failed") {
+	got := v.hosts["dl.k8s.io"].line()
+	if !strings.HasSuffix(got, "1 request, 2.0 KiB; 2.0 KiB fetched in 2, 1 failed") {
 		t.Errorf("got %q", got)
 	}
 	for i := range 100 {
@@ -43,8 +45,8 @@ func TestRehearsalView(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := `{"time":"2026-01-02T03:04:05Z","host":"dl.k8s.io","fetch":true,"name":"https://dl.k8s.io/f","status":200,` +
-		`"bytes":2048}` + "\n"
+	want := `{"time":"2026-01-02T03:04:05Z","host":"dl.k8s.io","fetch":true,"name":"https://dl.k8s.io/f",` +
+		`"status":200,"bytes":2048}` + "\n"
 	if !strings.HasPrefix(string(text), want) || strings.Count(string(text), "\n") != 103 {
 		t.Errorf("%s", text)
 	}

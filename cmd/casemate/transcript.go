@@ -74,8 +74,8 @@ func readTranscript(cmd *cobra.Command, name string) (text []byte, ok bool, err 
 	if _, err := io.ReadFull(in, begin); err != nil || !bytes.Equal(begin, []byte("{")) {
 		if f, isFile := in.(*os.File); isFile && name == "-" {
 			if _, err := f.Seek(0, io.SeekStart); err != nil {
-				return nil, false, usageError{errors.New("standard input is no transcript, and a bundle cannot be read " +
-					"from a pipe here: name its file")}
+				return nil, false, usageError{errors.New("standard input is no transcript, and a bundle cannot be " +
+					"read from a pipe here: name its file")}
 			}
 		}
 		return nil, false, nil // openBundle says what it is

@@ -73,6 +73,7 @@ func TestEveryCommandPrintsJSON(t *testing.T) {
 // one name: a flag that is missing here is either an old thing under a new name, or has to be added.
 var meanings = map[string][]string{
 	"advertise":           {"addresses"},
+	"against":             {"stringArray"},
 	"alias":               {"stringSlice"},
 	"all":                 {"bool"},
 	"allow-unsigned":      {"stringArray"},
@@ -124,6 +125,7 @@ var meanings = map[string][]string{
 	"kubespray-vars":      {"stringArray"},
 	"leave-issuer":        {"bool"},
 	"line":                {"bool"},
+	"log":                 {"string"},
 	"manifests":           {"stringArray"},
 	"mode":                {"word"},
 	"name":                {"string", "stringSlice"}, // cert issue takes several
@@ -167,6 +169,7 @@ var meanings = map[string][]string{
 	"socket":              {"string"},
 	"split":               {"size"},
 	"token":               {"string"},
+	"transcript":          {"stringArray"},
 	"ttl":                 {"duration"},
 	"undo":                {"bool"},
 	"upstream-ca":         {"string"},
