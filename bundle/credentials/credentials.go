@@ -56,7 +56,6 @@ func StripQuery(query string) string {
 	return strings.Join(kept, "&")
 }
 
-
 // parameter returns the name of a part of a query, in lower case.
 func parameter(part string) string {
 	name, _, _ := strings.Cut(part, "=")

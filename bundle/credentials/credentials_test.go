@@ -25,7 +25,6 @@ func TestStrip(t *testing.T) {
 	}
 }
 
-
 // FuzzStrip: what is stripped once has nothing left to strip.
 func FuzzStrip(f *testing.F) {
 	f.Add("https://u:p@a.example/f?x=1&token=s#y")
