@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"casemate/bundle"
+	"casemate/bundle/credentials"
 	"casemate/bundle/oci"
 	"casemate/cluster/tree"
 )
@@ -167,7 +168,7 @@ func (x *exporter) add(path string, info fs.FileInfo, text string) (k manifestKe
 	switch {
 	case !ok:
 	case n.Kind == KindRedirect:
-		x.redirects[bundle.WithoutCredentials(n.Name)] = bundle.WithoutCredentials(text)
+		x.redirects[credentials.Strip(n.Name)] = credentials.Strip(text)
 	case n.Digest == "":
 	case n.Kind == KindFile:
 		x.addFile(n.Name, n.Digest, info.Size())
@@ -186,7 +187,7 @@ func (x *exporter) add(path string, info fs.FileInfo, text string) (k manifestKe
 
 // addFile selects a file. A signed address becomes the one without its credentials, for which redirects are changed too.
 func (x *exporter) addFile(name, digest string, size int64) {
-	at := bundle.WithoutCredentials(name)
+	at := credentials.Strip(name)
 	old, there := x.files[at]
 	if there && old.Digest != digest {
 		x.out.Notes = append(x.out.Notes, at+" had several contents at signed addresses: the bundle has one of them")
