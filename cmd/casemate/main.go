@@ -184,8 +184,8 @@ Begin with "casemate init", then "systemctl enable --now casemate" or
 		"admin socket `PATH` of the daemon, or CASEMATE_SOCKET")
 	root.PersistentFlags().StringVar(&o.server, "server", "",
 		"bastion at `URL` instead of the local daemon, or CASEMATE_SERVER (see casemate login)")
-	root.PersistentFlags().StringVar(&o.ca, "ca", "", "PEM `FILE` with what vouches for the server besides what this host "+
-		"trusts")
+	root.PersistentFlags().StringVar(&o.ca, "ca", "",
+		"PEM `FILE` with what vouches for the server besides what this host trusts")
 	root.SetFlagErrorFunc(flagError)
 	root.SetUsageFunc(usage)
 	root.AddGroup(groups...)
@@ -199,8 +199,7 @@ Begin with "casemate init", then "systemctl enable --now casemate" or
 	add("content", imageCommand(o), fileCommand(o), repoCommand(o), packageCommand(o), originCommand(o), nameCommand(o),
 		upstreamCommand(o))
 	add("gap", rehearseCommand(o), rehearsalCommand(o), replayCommand(o), bundleCommand(o), importCommand(o),
-		checkCommand(o), missingCommand(o), inventoryCommand(o),
-		egressCommand(o))
+		checkCommand(o), missingCommand(o), inventoryCommand(o), egressCommand(o))
 	add("nodes", enrollCommand(o), doctorCommand(o), mirrorsCommand(o), kubesprayCommand(o))
 	add("cluster", configCommand(o), memberCommand(o), tokenCommand(o), clusterCommand(o), caCommand(o), certCommand(o))
 	add("access", loginCommand(o), logoutCommand(o), whoamiCommand(o), userCommand(o), roleCommand(o),

@@ -46,16 +46,16 @@ func describeGrants(list []grant) string {
 
 // limits adds the flags that limit a role to prefixes.
 func (g *grant) limits(cmd *cobra.Command) {
-	cmd.Flags().StringSliceVar(&g.Images, "images", nil,
+	cmd.Flags().StringArrayVar(&g.Images, "images-below", nil,
 		"limit the role to images below `PREFIX`, like team/app; may be repeated")
-	cmd.Flags().StringSliceVar(&g.Files, "files", nil,
+	cmd.Flags().StringArrayVar(&g.Files, "files-below", nil,
 		"limit the role to files below `PREFIX`, like dl.example.com/tools; may be repeated")
 }
 
-// roles returns the roles of the flags --role, --images and --files: none without --role.
+// roles returns the roles of the flags --role, --images-below and --files-below: none without --role.
 func (g *grant) roles() ([]grant, error) {
 	if g.Role == "" && len(g.Images)+len(g.Files) > 0 {
-		return nil, usageError{errors.New("--images and --files limit a role: name it with --role")}
+		return nil, usageError{errors.New("--images-below and --files-below limit a role: name it with --role")}
 	}
 	if g.Role == "" {
 		return nil, nil
@@ -139,10 +139,10 @@ func roleGrant(o *options) *cobra.Command {
 		Use: "grant ACCOUNT ROLE", Short: "give a role to a user or a group", Args: cobra.ExactArgs(2),
 		Long: `Give a role to a user, or to a group of a directory (group:NAME). The first role
 that a user is given takes the place of the one that users without a role have,
-pusher of everything. With --images or --files a reader or pusher is limited to
-what is below these prefixes; prefixes of the same role add up.`,
+pusher of everything. With --images-below or --files-below a reader or pusher is
+limited to what is below these prefixes; prefixes of the same role add up.`,
 		Example: `  casemate role grant ada operator
-  casemate role grant ci pusher --images team/app --files dl.example.com/tools
+  casemate role grant ci pusher --images-below team/app --files-below dl.example.com/tools
   casemate role grant group:auditors auditor`,
 		ValidArgsFunction: o.completeRole,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -255,7 +255,7 @@ shown this once: only a hash of it is stored. It is used as the password of
 "docker login", with any user name, for files and packages like a password, or as
 "Authorization: Bearer KEY". It may do what its role allows until it expires or is
 revoked.`,
-		Example: `  casemate apikey create ci --role pusher --images team --ttl 90d > ci.key
+		Example: `  casemate apikey create ci --role pusher --images-below team --ttl 90d > ci.key
   docker login --username ci --password-stdin registry.casemate.internal < ci.key`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			roles, err := g.roles()
