@@ -333,7 +333,8 @@ func TestExportOfSignedAddresses(t *testing.T) {
 		len(out.Index.Redirects) != 1 || out.Index.Redirects[0].To != want[1] {
 		t.Errorf("files %v, redirects %v", files, out.Index.Redirects)
 	}
-	if notes := strings.Join(out.Notes, "\n"); !strings.Contains(notes, "githubusercontent.com/2 had several contents") {
+	if notes := strings.Join(out.Notes, "\n"); !strings.Contains(notes,
+		"githubusercontent.com/2 had several contents") {
 		t.Errorf("notes: %s", notes)
 	}
 }
