@@ -35,14 +35,17 @@ import (
 	"casemate/appliance/config"
 	"casemate/appliance/content"
 	"casemate/appliance/current"
+	"casemate/appliance/directory"
 	"casemate/appliance/edge"
 	"casemate/appliance/egress"
 	"casemate/appliance/lookup"
 	"casemate/appliance/metrics"
 	"casemate/appliance/missing"
 	"casemate/appliance/nodes"
+	"casemate/appliance/oidc"
 	"casemate/appliance/packages"
 	"casemate/appliance/pages"
+	"casemate/appliance/parts"
 	"casemate/appliance/repositories"
 	"casemate/appliance/resolver"
 	"casemate/appliance/rotation"
@@ -95,6 +98,8 @@ type Appliance struct {
 	current      *current.Reader
 	users        *user.Users
 	access       *access.Access
+	directory    *directory.Directory
+	oidc         *oidc.Provider
 	files        *fileserver.Server
 	imports      *content.Engine
 	repositories *repositories.Index
@@ -145,6 +150,8 @@ type Options struct {
 	// Rehearsal is the file in which the questions of clients are recorded; names that they ask for become origins.
 	// "": nothing is recorded.
 	Rehearsal string
+	// Watch is told each request and each fetch of a rehearsal, from any goroutine; it must not block. nil: nobody is.
+	Watch func(Traffic)
 	// Dial and Resolve replace the network that origins are fetched from, see upstream.Config.
 	Dial    func(ctx context.Context, network, addr string) (net.Conn, error)
 	Resolve func(ctx context.Context, resolver netip.AddrPort, host string) ([]netip.Addr, error)
@@ -315,6 +322,9 @@ func (a *Appliance) openDNS() (err error) {
 		Problems: func(list []string) { a.problems.Set("dns", list) },
 		Version:  a.opt.Version, LogConfig: a.cfg.Log, Level: a.opt.Level, Log: a.log.With("room", "dns"),
 	}
+	if a.rehearsal != nil {
+		cfg.Unknown = a.rehearsal.unknown.LocalAddr().(*net.UDPAddr).AddrPort()
+	}
 	if startDNS != nil {
 		cfg.Start = func(peer *os.File, files []*os.File, names []string) (process.Process, error) {
 			return startDNS(cfg.Log, peer, files, names)
@@ -353,7 +363,7 @@ func (a *Appliance) wire() {
 	}
 	a.edge = &edge.Edge{
 		Hosts: hosts, Registry: a.registry.Serve, Files: a.files.Serve,
-		Packages: a.packages.Write, Admin: http.HandlerFunc(a.serveAdmin),
+		Packages: a.packages.Write, Admin: http.HandlerFunc(a.serveAdmin), Login: a.oidc,
 		Pages: &pages.Pages{
 			Roots: a.ca.Roots, Revocation: a.ca.CRL, Ready: a.ready, Metrics: a.metrics.Handler(), Front: a.front,
 			Site: a.site, Samples: a.samples, Executable: a.executable,
@@ -376,9 +386,9 @@ func (a *Appliance) wire() {
 		Ready: a.ready, Now: a.opt.Now, Counts: func() (images, files int) { return setup.Counts(a.cluster) },
 	}
 	a.admin = &admin.API{
-		Node: a.cfg.Node, Cluster: a.cluster, Tree: a.tree, CA: a.ca, Access: a.access,
+		Node: a.cfg.Node, Cluster: a.cluster, Tree: a.tree, CA: a.ca, Access: a.access, Directory: a.directory, OIDC: a.oidc,
 		Registry: a.registry, Files: a.files, Imports: a.imports, Book: a.book, Egress: a.egress, Rotation: a.rotation,
-		Repositories: a.repositories, Upstream: a.upstream, Packages: a.packages,
+		Repositories: a.repositories, Upstream: a.upstream, Packages: a.packages, Parts: parts.New(),
 		Current:    a.current,
 		Transcript: a.transcript(),
 		Changes:    a.changes, Lookup: a.lookup, Audit: a.audit, Forwarder: a.forwarder,
@@ -426,6 +436,7 @@ func maxConnections() int {
 func (a *Appliance) requested(service string, r *http.Request, status int, bytes int64, took time.Duration) {
 	a.metrics.Request(service, r, status, bytes, took)
 	a.used(service, r)
+	a.rehearsal.answered(service, r, status, bytes)
 	if r.TLS != nil {
 		a.rotation.Seen(clientconn.AddrOf(r))
 	}
@@ -472,6 +483,7 @@ func (a *Appliance) Close() error {
 		closeIf(a.ca, a.ca != nil)
 		if a.rehearsal != nil {
 			errs = append(errs, a.rehearsal.book.Close())
+			a.rehearsal.unknown.Close()
 		}
 		closeIf(a.cluster, a.cluster != nil)
 		closeIf(a.executable, a.executable != nil)

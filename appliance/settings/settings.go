@@ -18,7 +18,9 @@ import (
 	"casemate/appliance/address"
 	"casemate/appliance/audit/syslog"
 	"casemate/appliance/content"
+	"casemate/appliance/directory"
 	"casemate/appliance/hostname"
+	"casemate/appliance/oidc"
 	"casemate/appliance/origin"
 	"casemate/appliance/usage"
 	"casemate/dnssrv"
@@ -73,6 +75,9 @@ type Settings struct {
 	Upstream Upstream
 	// Overlap is the minimum time for which the two roots of a rotation overlap, 0 for none.
 	Overlap time.Duration
+	// Directory is the LDAP directory, and OIDC the OpenID provider, whose users may log in.
+	Directory directory.Settings
+	OIDC      oidc.Settings
 }
 
 // Upstream are the settings of fetching.
@@ -113,7 +118,7 @@ const namesakesHelp = "off, local or all: whose repositories may answer by the l
 	"all lets another publisher's answer in an origin's name"
 
 // defs are all settings, in the order of the list.
-var defs = []def{
+var defs = slices.Concat([]def{
 	{"domain", "casemate.internal", "the own zone; fixed at init", func(s *Settings, v string) error {
 		folded, err := hostname.Fold(v)
 		if err == nil {
@@ -355,7 +360,7 @@ var defs = []def{
 			s.Overlap, err = parseInterval(v, 365)
 			return err
 		}},
-}
+}, directoryDefs)
 
 // parseRedirects reads pairs separated by white space.
 func parseRedirects(s *Settings, v string) error {

@@ -46,7 +46,7 @@ func (o *options) openRehearsals(cmd *cobra.Command, dirs []string) (list opened
 			return nil, nil, err
 		}
 		local := *o
-		local.socket = d.socket()
+		local.socket, local.server = d.socket(), ""
 		r := &openedRehearsal{dir: dir, client: local.client(), stop: func() {}, blobs: map[string]bool{}}
 		running, err := rehearsal.Running(d.record())
 		if err == nil && !running {
@@ -123,12 +123,12 @@ func (list openedRehearsals) contents(ctx context.Context) (*content.Exported, e
 			more = fmt.Sprintf("; and %d more", n-maxConflicts)
 			conflicts = conflicts[:maxConflicts]
 		}
-		return nil, fmt.Errorf("the rehearsals do not go into one bundle: %s%s: make a bundle of each and import both, or "+
-			"rehearse the older one again", strings.Join(conflicts, "; "), more)
+		return nil, fmt.Errorf("the rehearsals do not go into one bundle: %s%s: make a bundle of each and import both, "+
+			"or rehearse the older one again", strings.Join(conflicts, "; "), more)
 	}
 	for _, url := range differ {
-		all.Notes = append(all.Notes, url+" was answered differently in the rehearsals: the transcript has the answer of "+
-			"the first one")
+		all.Notes = append(all.Notes, url+" was answered differently in the rehearsals: the transcript has the answer "+
+			"of the first one")
 	}
 	all.Index = ix
 	return all, nil
