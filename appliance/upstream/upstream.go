@@ -205,7 +205,7 @@ func New(cfg Config) *Upstream {
 		failed: share.NewRecent[failure](maxFailed, nil), stale: share.NewRecent[stale](maxStale, nil),
 		signed: share.NewRecent[string](maxSigned, nil), tags: share.NewRecent[tagList](maxTagLists, nil),
 		parsed: share.NewRecent[parsed](maxParsed, nil),
-		stats: map[string]*Stat{}, loops: map[netip.AddrPort]string{}, servers: circuit{now: cfg.Now},
+		stats:  map[string]*Stat{}, loops: map[netip.AddrPort]string{}, servers: circuit{now: cfg.Now},
 	}
 	u.ctx, u.stop = context.WithCancel(context.Background())
 	if u.cfg.Resolve == nil {
