@@ -25,7 +25,8 @@ type Inventory struct {
 	Domain  string    `json:"domain"` // of the cluster
 	Time    time.Time `json:"time"`   // when it was made, in seconds
 	Blobs   []Blob    `json:"blobs"`  // Omitted is not used
-	// Checkpoint is a signed checkpoint of the cluster's audit log, which leaves the gap with the inventory; "" for none.
+	// Checkpoint is a signed checkpoint of the cluster's audit log, which leaves the gap with the inventory; "" for
+	// none.
 	Checkpoint string `json:"checkpoint,omitempty"`
 }
 
@@ -48,7 +49,8 @@ func (inv *Inventory) document() ([]byte, error) {
 		return nil, fmt.Errorf("inventory: version must be %d, got %d", want, inv.Version)
 	}
 	if len(inv.Checkpoint) > maxCheckpoint {
-		return nil, fmt.Errorf("inventory: the checkpoint has %d bytes, more than %d", len(inv.Checkpoint), maxCheckpoint)
+		return nil, fmt.Errorf("inventory: the checkpoint has %d bytes, more than %d", len(inv.Checkpoint),
+			maxCheckpoint)
 	}
 	if !domainForm.MatchString(inv.Domain) {
 		return nil, fmt.Errorf("inventory: %.260q is not a domain", inv.Domain)
