@@ -207,7 +207,7 @@ func TestWrongInputs(t *testing.T) {
 	for what, text := range map[string]string{
 		"nothing": "", "a long line": strings.Repeat("x", 2*maxLine), "another file": "hello\n",
 		"half an event": `{"n":0` + "\n",
-		"long hashes": `{"first":0,"hashes":"` + strings.Repeat("A", 60_000) + `"}` + "\n",
+		"long hashes":   `{"first":0,"hashes":"` + strings.Repeat("A", 60_000) + `"}` + "\n",
 	} {
 		if r := verify(t, []byte(text), Options{}); len(r.Faults) == 0 {
 			t.Errorf("%s: %+v", what, r)
