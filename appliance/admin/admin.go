@@ -17,12 +17,15 @@ import (
 	"casemate/appliance/change"
 	"casemate/appliance/content"
 	"casemate/appliance/current"
+	"casemate/appliance/directory"
 	"casemate/appliance/egress"
 	"casemate/appliance/lookup"
 	"casemate/appliance/missing"
 	"casemate/appliance/nodeconf"
+	"casemate/appliance/oidc"
 	"casemate/appliance/packages"
 	"casemate/appliance/pages"
+	"casemate/appliance/parts"
 	"casemate/appliance/repositories"
 	"casemate/appliance/rotation"
 	"casemate/appliance/status"
@@ -40,9 +43,12 @@ type API struct {
 	Tree         *cluster.Tree
 	CA           *pki.CA
 	Access       *access.Access
+	Directory    *directory.Directory
+	OIDC         *oidc.Provider
 	Registry     *registry.Registry
 	Files        *fileserver.Server
 	Imports      *content.Engine
+	Parts        *parts.Sessions
 	Repositories *repositories.Index
 	Upstream     *upstream.Upstream
 	Packages     *packages.Store
@@ -53,6 +59,7 @@ type API struct {
 	Changes      *change.Changes
 	Lookup       *lookup.Lookup
 	Audit        *audit.Log
+	Forwarder    *audit.Forwarder
 	// Transcript is what was rehearsed here; nil: nothing was.
 	Transcript Transcript
 	Status     *status.Page
@@ -87,10 +94,13 @@ func (a *API) register(on *routes) {
 		a.settingRoutes,
 		a.certRoutes,
 		a.accountRoutes,
+		a.directoryRoutes,
 		a.upstreamRoutes,
 		a.imageRoutes,
 		a.fileRoutes,
 		a.importRoutes,
+		a.partRoutes,
+		a.openapiRoutes,
 		a.enrollRoutes,
 		a.originRoutes,
 		a.nameRoutes,
@@ -103,6 +113,7 @@ func (a *API) register(on *routes) {
 		a.memberRoutes,
 		a.upkeepRoutes,
 		a.auditRoutes,
+		a.showRoutes,
 	} {
 		add(on)
 	}
@@ -161,6 +172,7 @@ type Route struct {
 	Method, Path string // the path as in http.ServeMux: /v1/names/{name}
 	Verb         access.Verb
 	Local        string // why only the admin socket answers it; "": https does, too
+	Public       string // why it needs no account; "": it needs one
 }
 
 // Routes returns all requests that the API answers, in the order of their registration.
@@ -170,7 +182,7 @@ func (a *API) Routes() []Route {
 	var list []Route
 	for _, r := range on.all {
 		if method, path, ok := strings.Cut(r.pattern, " "); ok {
-			list = append(list, Route{method, path, r.asks.verb, r.asks.local})
+			list = append(list, Route{method, path, r.asks.verb, r.asks.local, r.asks.public})
 		}
 	}
 	return list

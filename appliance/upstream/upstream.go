@@ -45,6 +45,7 @@ const (
 	maxQueries = 50_000          // files whose address has a query
 	maxSigned  = 4096            // signed addresses of redirects
 	maxLogins  = 256             // repositories that stay logged in
+	maxParsed  = 4096            // records that are remembered
 	keepFor    = 5 * time.Minute // how long a fetch waits for a majority to store what it has
 )
 
@@ -156,6 +157,7 @@ type Upstream struct {
 	stale   *share.Recent[stale]      // by name
 	signed  *share.Recent[string]     // addresses of redirects with their credentials, by the same without
 	tags    *share.Recent[tagList]    // by repository
+	parsed  *share.Recent[parsed]     // records, by name
 	stats   map[string]*Stat          // by origin
 	loops   map[netip.AddrPort]string // resolvers that give our own answers, with the reason
 	waiting int64                     // bytes that running fetches have still to store
@@ -202,6 +204,7 @@ func New(cfg Config) *Upstream {
 		cfg: cfg, flights: map[string]*flight{}, turns: map[string]*share.Turns{},
 		failed: share.NewRecent[failure](maxFailed, nil), stale: share.NewRecent[stale](maxStale, nil),
 		signed: share.NewRecent[string](maxSigned, nil), tags: share.NewRecent[tagList](maxTagLists, nil),
+		parsed: share.NewRecent[parsed](maxParsed, nil),
 		stats: map[string]*Stat{}, loops: map[netip.AddrPort]string{}, servers: circuit{now: cfg.Now},
 	}
 	u.ctx, u.stop = context.WithCancel(context.Background())

@@ -123,7 +123,8 @@ func (l *loader) keep(d Digest) bool {
 func (l *loader) frame(p []byte) error {
 	l.whole = string(p) // one copy for the texts of all records; what outlives the frame's records is copied again
 	sec, p := p[0], p[1:]
-	if place(sec) < place(l.sec) || sec > secEvents || sec == secEvents && l.version < eventVersion || l.sec == 0 && sec != secHead || sec == secEnd && len(p) != 0 {
+	if place(sec) < place(l.sec) || sec > secEvents || sec == secEvents && l.version < eventVersion ||
+		l.sec == 0 && sec != secHead || sec == secEnd && len(p) != 0 {
 		return damaged("section %d after section %d", sec, l.sec)
 	}
 	l.sec = sec
@@ -232,7 +233,8 @@ func (l *loader) readHead(p []byte) ([]byte, error) {
 }
 
 func (l *loader) useHead(h *snapHead) string {
-	if l.s.index != 0 || h.Format == 0 || h.Floor > h.Index || h.Format <= MaxFormat && l.version != versionOf(h.Format) {
+	if l.s.index != 0 || h.Format == 0 || h.Floor > h.Index ||
+		h.Format <= MaxFormat && l.version != versionOf(h.Format) {
 		return "a second or wrong header"
 	}
 	l.s.index, l.s.format, l.s.floor, l.s.cursor = h.Index, h.Format, h.Floor, h.Cursor

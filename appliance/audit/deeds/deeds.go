@@ -30,6 +30,10 @@ var Rules = []Rule{
 	{Dir: "pki", Set: "ca.set", Remove: "ca.remove"},
 	{Dir: "origins", Set: "origin.set", Remove: "origin.remove"},
 	{Dir: "users", Set: "user.set", Remove: "user.remove"},
+	{Dir: "access/users", Set: "role.set", Remove: "role.remove"},
+	{Dir: "access/groups", Set: "role.set", Remove: "role.remove",
+		object: func(below string) string { return "group:" + below }},
+	{Dir: "access/keys", Set: "apikey.create", Remove: "apikey.revoke"},
 	{Dir: "names", Set: "name.set", Remove: "name.delete",
 		object: func(below string) string { return strings.ReplaceAll(below, "/", " ") }},
 	{Dir: "settings", Set: "setting.set", Remove: "setting.reset"},
@@ -46,11 +50,13 @@ var Rules = []Rule{
 
 	{Dir: "upstream/answers", Why: "says only when an origin has last confirmed what is stored"},
 	{Dir: "upstream", Why: "what is fetched is told by the names of images and files"},
+	{Dir: "access/used", Why: "says only when an API key was last used"},
 	{Dir: "missing", Why: "a copy of what clients asked for, written every few minutes"},
 	{Dir: "egress", Why: "a copy of which names clients used, written every few minutes"},
 	{Dir: "rotation", Why: "counts clients that have fetched a root, written every few minutes"},
 	{Dir: "imports/pending", Why: "protects what is being read; nothing is visible until the import is published"},
-	{Dir: "audit/segments", Why: "holds the events themselves"},
+	{Dir: "access/used", Why: "says only when an API key was last used"},
+	{Dir: "audit", Remove: "audit.remove", Why: "holds the events themselves, their hashes, and how far they were forwarded"},
 }
 
 // Of returns the verb for a change of a name of the tree, and what it is done to, by the name that people know. The
