@@ -26,6 +26,7 @@ import (
 	"github.com/coreos/go-systemd/v22/activation"
 	"golang.org/x/sys/unix"
 
+	"casemate/appliance/access"
 	"casemate/appliance/admin"
 	"casemate/appliance/change"
 	"casemate/appliance/clientconn"
@@ -92,6 +93,7 @@ type Appliance struct {
 
 	current      *current.Reader
 	users        *user.Users
+	access       *access.Access
 	files        *fileserver.Server
 	imports      *content.Engine
 	repositories *repositories.Index
@@ -239,9 +241,7 @@ func (a *Appliance) openTree() (err error) {
 
 // openServices opens the services, each with its part of the tree.
 func (a *Appliance) openServices() (err error) {
-	a.users = user.New(a.tree.Sub("users"))
-	a.users.Sealer, a.users.MaySeal = a.cluster, a.oneVersion
-	a.users.Log = a.log.With("room", "users")
+	a.openAccess()
 	set := a.current.State().Settings
 	a.ca, err = pki.Open(context.Background(), pki.Config{
 		Tree: a.tree.Sub("pki"), Sealer: a.cluster, Dir: filepath.Join(a.cfg.Data, setup.CertsDir),
@@ -267,7 +267,7 @@ func (a *Appliance) openServices() (err error) {
 	a.registry, err = registry.Open(registry.Config{
 		Upstream: a.upstream.Registry(),
 		Tree:     a.tree.Sub("registry"), Origins: origins, Canonical: canonical, Domain: set.Domain,
-		Authenticate: a.users.Authenticate, TokenKey: token, Secret: upload, Node: a.cfg.Node,
+		Authenticate: a.authenticate, Account: a.account, TokenKey: token, Secret: upload, Node: a.cfg.Node,
 		PassOn: func(w http.ResponseWriter, r *http.Request, node string) bool {
 			return a.edge.PassOn(w, r, node)
 		},
@@ -284,14 +284,14 @@ func (a *Appliance) openServices() (err error) {
 	a.files = fileserver.New(fileserver.Config{
 		Upstream: a.upstream.FileServer(),
 		Tree:     files, Claims: claimsIn(files), Origins: origins, Canonical: canonical,
-		OwnIndex:     set.PackagesHost,
-		Redirects:    func() map[string]string { return a.current.State().Redirects },
-		Defaults:     func() map[string]string { return a.current.State().Settings.Defaults },
-		AliasArch:    func() string { return a.current.State().Settings.AliasArch },
-		Authenticate: a.users.Authenticate, Miss: a.missed, Luck: a.lucky, Log: a.log.With("room", "files"),
+		OwnIndex:  set.PackagesHost,
+		Redirects: func() map[string]string { return a.current.State().Redirects },
+		Defaults:  func() map[string]string { return a.current.State().Settings.Defaults },
+		AliasArch: func() string { return a.current.State().Settings.AliasArch },
+		Allow:     a.allowFile, Miss: a.missed, Luck: a.lucky, Log: a.log.With("room", "files"),
 	})
 	a.packages = packages.New(packages.Config{
-		Tree: a.tree, Sealer: a.cluster, Host: set.PackagesHost(), Authenticate: a.users.Authenticate, Now: a.opt.Now,
+		Tree: a.tree, Sealer: a.cluster, Host: set.PackagesHost(), Allow: a.allowFile, Now: a.opt.Now,
 		Log: a.log.With("room", "packages"),
 	})
 	return nil
@@ -370,7 +370,7 @@ func (a *Appliance) wire() {
 		Ready: a.ready, Now: a.opt.Now, Counts: func() (images, files int) { return setup.Counts(a.cluster) },
 	}
 	a.admin = &admin.API{
-		Node: a.cfg.Node, Cluster: a.cluster, Tree: a.tree, CA: a.ca, Users: a.users,
+		Node: a.cfg.Node, Cluster: a.cluster, Tree: a.tree, CA: a.ca, Access: a.access,
 		Registry: a.registry, Files: a.files, Imports: a.imports, Book: a.book, Egress: a.egress, Rotation: a.rotation,
 		Repositories: a.repositories, Upstream: a.upstream, Packages: a.packages,
 		Current:    a.current,

@@ -48,6 +48,7 @@ func (a *Appliance) Run(ctx context.Context) error {
 	start("clock", func(ctx context.Context) error { a.clock.Run(ctx, a.log.With("room", "clock")); return nil })
 	start("rotation", func(ctx context.Context) error { a.rotation.Run(ctx); return nil })
 	start("users", a.sealUsers)
+	start("access", func(ctx context.Context) error { a.access.Run(ctx); return nil })
 	start("upstream", a.probeUpstream)
 	if a.rehearsal != nil {
 		start("learn", a.learn)
@@ -86,6 +87,7 @@ func (a *Appliance) Run(ctx context.Context) error {
 	operators := &http.Server{
 		Handler: a.admin.Handler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute,
 		MaxHeaderBytes: edge.MaxHeader, ErrorLog: slog.NewLogLogger(a.log.Handler(), slog.LevelDebug),
+		ConnContext: a.withPeer,
 	}
 	serveAdmin := func(context.Context) error {
 		if err := operators.Serve(a.socks.Admin); !errors.Is(err, http.ErrServerClosed) {

@@ -3,7 +3,9 @@ package fileserver
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -60,11 +62,15 @@ func (f *fixture) config(t testing.TB) Config {
 		Redirects: func() map[string]string { return f.redirects },
 		Defaults:  func() map[string]string { return f.defaults },
 		AliasArch: func() string { return f.arch },
-		Authenticate: func(_ context.Context, user, password string) error {
-			if user == "ann" && password == "secret" {
-				return nil
+		Allow: func(r *http.Request, action, url string) (context.Context, error) {
+			user, password, _ := r.BasicAuth()
+			switch {
+			case user != "ann" && user != "eve" || password != "secret":
+				return nil, errors.New("wrong user or password")
+			case user == "eve" && (action != "push" || url != "https://dl.k8s.io/eve"):
+				return nil, fmt.Errorf("user eve may not %s %s: %w", action, url, fs.ErrPermission)
 			}
-			return errors.New("wrong user or password")
+			return r.Context(), nil
 		},
 		Miss: func(_ *http.Request, kind, name, detail string) {
 			f.mu.Lock()

@@ -134,16 +134,20 @@ func (s *Server) delete(ctx context.Context, key string, version *uint64) error 
 
 // write answers PUT and DELETE under the server's own name over TLS.
 func (s *Server) write(w http.ResponseWriter, r *http.Request, a address, isOrigin bool) {
-	user, password, ok := r.BasicAuth()
-	err := fs.ErrPermission
-	if ok && s.cfg.Authenticate != nil {
-		err = s.cfg.Authenticate(r.Context(), user, password)
+	action := "push"
+	if r.Method == http.MethodDelete {
+		action = "delete"
 	}
-	if errors.Is(err, syscall.EAGAIN) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+	c, known := s.canonical(a)
+	ctx, err := s.cfg.Allow(r, action, c.url())
+	switch {
+	case errors.Is(err, syscall.EAGAIN), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		s.fail(w, r, err)
 		return
-	}
-	if err != nil {
+	case errors.Is(err, fs.ErrPermission):
+		answer(w, http.StatusForbidden, err.Error()+".")
+		return
+	case err != nil:
 		w.Header().Set("WWW-Authenticate", `Basic realm="casemate", charset="UTF-8"`)
 		answer(w, http.StatusUnauthorized, "writing files needs a user and the password, see `casemate user add`.")
 		return
@@ -161,6 +165,7 @@ func (s *Server) write(w http.ResponseWriter, r *http.Request, a address, isOrig
 		answer(w, http.StatusBadRequest, "the URL is too long.")
 		return
 	}
+	r = r.WithContext(ctx)
 	version, ok := s.precondition(w, r, key)
 	if !ok {
 		return
@@ -173,7 +178,7 @@ func (s *Server) write(w http.ResponseWriter, r *http.Request, a address, isOrig
 		w.WriteHeader(http.StatusNoContent)
 		return
 	}
-	if _, known := s.canonical(a); !known {
+	if !known {
 		answer(w, http.StatusForbidden, a.host+" is not an origin here, add it with `casemate origin add "+a.host+"`.")
 		return
 	}

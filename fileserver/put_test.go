@@ -21,6 +21,7 @@ import (
 )
 
 const ann = "Authorization: Basic YW5uOnNlY3JldA==" // ann:secret
+const eve = "Authorization: Basic ZXZlOnNlY3JldA==" // eve:secret, who may only put one file
 
 func TestPutGoAPI(t *testing.T) {
 	f := start(t)
@@ -152,6 +153,8 @@ func TestPutHTTP(t *testing.T) {
 		{"/files.test/6", []string{ann, "Content-Digest: sha-256=" + b256}, 400},
 		{"/files.test/6", []string{ann, "Content-Digest: sha-256=:" + b512 + ":"}, 400},
 		{"/files.test/6", []string{ann, "X-Checksum-Sha256: xyz"}, 400},
+		{"/dl.k8s.io/eve", []string{eve}, 201}, {"/dl.k8s.io/eve/", []string{eve}, 403},
+		{"/files.test/f", []string{eve}, 403},
 		{"/files.test/f", []string{ann, "If-None-Match: *"}, 412},
 		{"/files.test/7", []string{ann, "If-None-Match: *"}, 201},
 		{"/files.test/f", []string{ann, `If-Match: "sha256:` + hex.EncodeToString(sum256[:]) + `"`}, 200},
@@ -214,10 +217,10 @@ func TestPutErrors(t *testing.T) {
 	}
 	f.tree.Fail = nil
 	c := f.config(t)
-	c.Authenticate = func(context.Context, string, string) error { return syscall.EAGAIN }
+	c.Allow = func(*http.Request, string, string) (context.Context, error) { return nil, syscall.EAGAIN }
 	f.Server = New(c)
 	want(t, f.do(View{}, "PUT", "/files.test/f", strings.NewReader("x"), ann), 503, "*")
-	c.Authenticate = nil
+	c.Allow = nil
 	f.Server = New(c)
 	want(t, f.do(View{}, "PUT", "/files.test/f", strings.NewReader("x"), ann), 401, "*")
 	f.Server = New(f.config(t))

@@ -12,6 +12,7 @@ package fileserver
 
 import (
 	"context"
+	"errors"
 	"io"
 	"io/fs"
 	"iter"
@@ -75,9 +76,10 @@ type Config struct {
 	Defaults func() map[string]string
 	// AliasArch is the setting files.alias_arch ("amd64"); nil or "": none.
 	AliasArch func() string
-	// Authenticate returns nil for a user who may write. syscall.EAGAIN and a context's errors are answered with 503,
-	// every other error with 401. nil: writing is disabled.
-	Authenticate func(ctx context.Context, user, password string) error
+	// Allow decides whether the sender of a request may "push" or "delete" the file at url, and returns the context of
+	// the change. fs.ErrPermission is answered with 403, syscall.EAGAIN and a context's errors with 503, every other
+	// error with 401. nil: writing is disabled.
+	Allow func(r *http.Request, action, url string) (context.Context, error)
 	// Miss is called for every request that was answered with 404: kind is "file", name the URL that would have to be
 	// put (or the path of an alias for which there is no single URL), detail the reason, or "". nil: nothing is called.
 	Miss func(r *http.Request, kind, name, detail string)
@@ -123,6 +125,9 @@ func New(cfg Config) *Server {
 	}
 	if cfg.AliasArch == nil {
 		cfg.AliasArch = func() string { return "" }
+	}
+	if cfg.Allow == nil {
+		cfg.Allow = func(*http.Request, string, string) (context.Context, error) { return nil, errors.New("no users") }
 	}
 	if cfg.Miss == nil {
 		cfg.Miss = func(*http.Request, string, string, string) {}

@@ -27,84 +27,56 @@ func (rt route) writes(method string) bool {
 // are answered nevertheless. Origins' names never ask for credentials, and plain HTTP accepts no credentials and no
 // writes. A password that a client sends to an origin's GET /v2/ is treated as a login, which fails if it is wrong. On
 // other paths of an origin credentials are ignored, since they may be those of the real origin.
-func (r *Registry) authorize(w http.ResponseWriter, req *http.Request, rt route) *apiError {
-	header := req.Header.Get("Authorization")
+//
+// It sets the route's account where credentials were needed, and returns the token's claims; permit then decides about
+// the repository.
+func (r *Registry) authorize(w http.ResponseWriter, req *http.Request, rt *route) (*claims, *apiError) {
 	write := rt.writes(req.Method)
 	if rt.view.Plain {
 		switch {
-		case header != "" || rt.kind == kindToken && req.Method == http.MethodPost:
-			return errDenied.with("credentials are refused over plain http: use https")
+		case req.Header.Get("Authorization") != "" || rt.kind == kindToken && req.Method == http.MethodPost:
+			return nil, errDenied.with("credentials are refused over plain http: use https")
 		case write:
-			return errUnsupported.with("the plain http port only reads: use https")
+			return nil, errUnsupported.with("the plain http port only reads: use https")
 		}
 	}
 	switch {
 	case rt.kind == kindToken:
-		return nil // checks the credentials itself
+		return nil, nil // checks the credentials itself
 	case write && rt.view.Origin != "":
-		return nil // the name is refused for every user
+		return nil, nil // the name is refused for every user
 	case !write && r.cfg.Anonymous():
 		_, _, login := req.BasicAuth()
 		if rt.kind != kindPing || rt.view.Origin != "" && !login || rt.view.Plain {
-			return nil
+			return nil, nil
 		}
 	case rt.view.Plain:
-		return errDenied.with("reading needs a user here, and credentials are refused over plain http: use https")
+		return nil, errDenied.with("reading needs a user here, and credentials are refused over plain http: use https")
 	}
-	scheme, value, _ := strings.Cut(header, " ")
+	account, c, code, fail := r.credentials(req)
 	switch {
-	case strings.EqualFold(scheme, "Basic"):
-		user, password, ok := req.BasicAuth()
-		if !ok {
-			return r.challenge(w, req, rt, "", errUnauthorized.with("the credentials cannot be read"))
-		}
-		if err := r.authenticate(req, user, password); err != nil {
-			if err.status != http.StatusUnauthorized {
-				return err
-			}
-			return r.challenge(w, req, rt, "", err)
-		}
-		return nil
-	case strings.EqualFold(scheme, "Bearer"):
-		c, err := readToken(r.cfg.TokenKey, strings.TrimSpace(value), r.cfg.Domain, r.now())
-		if err != nil {
-			return r.challenge(w, req, rt, "invalid_token", errUnauthorized.with(err.Error()))
-		}
-		switch {
-		case rt.kind == kindPing:
-			return nil
-		case write && c.Subject != "" && c.may(rt.asked, rt.action(req.Method)...):
-			return nil
-		case !write && (c.Subject != "" || c.may(rt.asked, "pull")):
-			return nil
-		}
-		return r.challenge(w, req, rt, "insufficient_scope", errUnauthorized.with("the token does not allow this"))
+	case fail != nil && fail.status != http.StatusUnauthorized:
+		return nil, fail
+	case fail != nil:
+		return nil, r.challenge(w, req, *rt, code, fail)
+	case account == nil && write, account == nil && !r.cfg.Anonymous():
+		return nil, r.challenge(w, req, *rt, "insufficient_scope", errScope)
 	}
-	return r.challenge(w, req, rt, "", errUnauthorized)
+	rt.account = account
+	return c, nil
 }
 
-// Reader returns the user whose credentials a read carries, "" if no credentials were checked: where anonymous reads
+// Reader returns the account whose credentials a read carries, "" if no credentials were checked: where anonymous reads
 // are allowed, passwords are not checked.
 func (r *Registry) Reader(req *http.Request) string {
 	scheme, _, _ := strings.Cut(req.Header.Get("Authorization"), " ")
 	if scheme == "" || strings.EqualFold(scheme, "Basic") && r.cfg.Anonymous() {
 		return ""
 	}
-	return r.userOf(req)
-}
-
-// userOf returns the user whose credentials a request carries; admit has checked them.
-func (r *Registry) userOf(req *http.Request) string {
-	scheme, value, _ := strings.Cut(req.Header.Get("Authorization"), " ")
-	if strings.EqualFold(scheme, "Basic") {
-		user, _, _ := req.BasicAuth()
-		return user
+	if account, _, _, _ := r.credentials(req); account != nil {
+		return account.Name
 	}
-	c, err := readToken(r.cfg.TokenKey, strings.TrimSpace(value), r.cfg.Domain, r.now())
-	if err != nil {
-		return ""
-	}
-	return c.Subject
+	return ""
 }
 
 // action lists the actions of which a token must allow one. A user who pushes may also delete; some clients ask for
@@ -147,18 +119,22 @@ func (r *Registry) challenge(w http.ResponseWriter, req *http.Request, rt route,
 	return e
 }
 
-// authenticate checks user and password: UNAUTHORIZED if they are wrong, the tree's errors if they could not be
-// checked.
-func (r *Registry) authenticate(req *http.Request, user, password string) *apiError {
-	if user == "" || len(user) > 255 || len(password) > 1024 {
-		return errUnauthorized.with("wrong user or password")
+// authenticate checks user and password, or a key without a user: UNAUTHORIZED if they are wrong, the tree's errors if
+// they could not be checked.
+func (r *Registry) authenticate(req *http.Request, user, password string) (*Account, *apiError) {
+	if len(user) > 255 || len(password) > 1024 {
+		return nil, errUnauthorized.with(wrongPassword)
 	}
-	err := r.cfg.Authenticate(req.Context(), user, password)
+	account, err := r.cfg.Authenticate(req.Context(), user, password)
 	switch {
 	case err == nil:
-		return nil
+		return account, nil
 	case errors.Is(err, syscall.EAGAIN), req.Context().Err() != nil:
-		return errUnavailable
+		return nil, errUnavailable
 	}
-	return errUnauthorized.with("wrong user or password")
+	return nil, errUnauthorized.with(wrongPassword)
 }
+
+var errScope = errUnauthorized.with("the token does not allow this")
+
+const wrongPassword = "wrong user or password"

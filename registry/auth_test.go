@@ -228,7 +228,7 @@ func TestTokenForms(t *testing.T) {
 	}
 
 	// A user store that cannot answer now is not a wrong password.
-	s.reg.cfg.Authenticate = func(context.Context, string, string) error { return syscall.EAGAIN }
+	s.reg.cfg.Authenticate = func(context.Context, string, string) (*Account, error) { return nil, syscall.EAGAIN }
 	if res := s.ask(s.own, "GET", "/token", "Authorization", basic("ann", "secret")); res.StatusCode != 503 {
 		t.Errorf("no answer about users: %d", res.StatusCode)
 	}
@@ -292,6 +292,7 @@ func TestToken(t *testing.T) {
 }
 
 func TestScopes(t *testing.T) {
+	s := newPusher(t)
 	many := strings.Repeat("repository:a:pull ", 100)
 	for _, c := range []struct {
 		in   []string
@@ -309,7 +310,11 @@ func TestScopes(t *testing.T) {
 		{[]string{"", ":", "::", "repository", "repository:a", "repository:../x:pull", "repository:A:pull",
 			"user:a:pull", "repository:a:fly"}, "ann", "[]"},
 	} {
-		if got := fmt.Sprint(grant(scopes(c.in), c.user, true)); got != c.want {
+		var account *Account
+		if c.user != "" {
+			account = mayAll(c.user)
+		}
+		if got := fmt.Sprint(s.reg.grant(scopes(c.in), account, s.own)); got != c.want {
 			t.Errorf("%q for %q: %s, want %s", c.in, c.user, got, c.want)
 		}
 	}
@@ -329,11 +334,12 @@ func FuzzToken(f *testing.F) {
 	f.Add(good, "repository:a:pull")
 	f.Add("a.b.c", "repository:a:pull,push registry:catalog:*")
 	f.Add(tokenHeader+"..", ":::")
+	s := newPusher(f)
 	f.Fuzz(func(t *testing.T, token, scope string) {
 		if got, err := readToken(key, token, "d", now); (err == nil) != (token == good) {
 			t.Errorf("%q: %+v, %v", token, got, err)
 		}
-		for _, a := range grant(scopes([]string{scope}), "", true) {
+		for _, a := range s.reg.grant(scopes([]string{scope}), nil, s.own) {
 			if a.Type == "repository" && (!validName(a.Name) || !slices.Equal(a.Actions, []string{"pull"})) {
 				t.Errorf("%q gives %+v to nobody", scope, a)
 			}

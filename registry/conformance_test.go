@@ -1,10 +1,8 @@
 package registry
 
 import (
-	"context"
 	"encoding/pem"
 	"encoding/xml"
-	"errors"
 	"flag"
 	"fmt"
 	"net/http"
@@ -70,12 +68,7 @@ func TestConformance(t *testing.T) {
 				Canonical: func(h string) (string, bool) {
 					return h, h == "docker.io" || h == "registry.k8s.io"
 				},
-				Authenticate: func(_ context.Context, user, password string) error {
-					if user != "ann" || password != "secret" {
-						return errors.New("wrong password")
-					}
-					return nil
-				},
+				Authenticate: onlyAnn, Account: annsAccount,
 			})
 			if err != nil {
 				t.Fatal(err)

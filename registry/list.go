@@ -151,7 +151,7 @@ func (r *Registry) serveTags(w http.ResponseWriter, req *http.Request, rt route)
 		return
 	}
 	theirs, err := r.fetchTags(req, &rt, p.last)
-	tags, more, found := r.tagsOf(r.exactRepositories(rt.place), p)
+	tags, more, found := r.tagsOf(rt.readableOf(r.exactRepositories(rt.place)), p)
 	if err == nil && theirs != nil {
 		tags, more, found = p.merge(tags, theirs, more)
 	}
@@ -163,7 +163,7 @@ func (r *Registry) serveTags(w http.ResponseWriter, req *http.Request, rt route)
 		for repos, namesakes := range r.tolerated(rt.place) {
 			var have []string
 			for _, repo := range repos {
-				if r.isRepository(repo) {
+				if rt.readable(repo) && r.isRepository(repo) {
 					have = append(have, repo)
 				}
 			}
@@ -252,7 +252,7 @@ func (r *Registry) serveCatalog(w http.ResponseWriter, req *http.Request, rt rou
 	if origin == "" && rt.ns != "" && !r.own(rt.ns, rt.view) {
 		origin, _ = r.fold(rt.ns)
 	}
-	repos := r.read.names.fresh().repos
+	repos := rt.readableOf(r.read.names.fresh().repos)
 	prefix := ""
 	if origin != "" {
 		prefix = origin + "/"

@@ -2,9 +2,10 @@ package registry
 
 import (
 	"net/http"
-	"strings"
 	"sync"
 	"time"
+
+	"casemate/cluster/tree"
 )
 
 const (
@@ -72,7 +73,9 @@ func (r *Registry) pinForPush(req *http.Request, rt *route) {
 	if !r.pushing(req, rt) {
 		return
 	}
+	held := true
 	if _, err := statLink(r.tree, name); err != nil {
+		held = false
 		if _, err := r.tree.HasBlob(req.Context(), rt.digest.String()); err != nil || r.pins.wasDeleted(name, r.now()) {
 			return
 		}
@@ -81,15 +84,14 @@ func (r *Registry) pinForPush(req *http.Request, rt *route) {
 	if !r.pins.due(name, r.now()) {
 		return
 	}
-	// A token has been checked; a password has not, because reading needs none.
-	if scheme, _, _ := strings.Cut(req.Header.Get("Authorization"), " "); strings.EqualFold(scheme, "Basic") {
-		user, password, ok := req.BasicAuth()
-		if !ok || r.authenticate(req, user, password) != nil {
-			r.pins.forget(name)
-			return
-		}
+	// Reading needs no credentials where anonymous reads are allowed, so they have not been checked.
+	account, _, _, fail := r.credentials(req)
+	readsAll := r.cfg.Anonymous() || account != nil && account.May(actionPull, "")
+	if fail != nil || account == nil || !account.May(actionPush, rt.repo) || !held && !readsAll {
+		r.pins.forget(name)
+		return
 	}
-	if err := r.nameBlob(req.Context(), rt.repo, rt.digest); err != nil {
+	if err := r.nameBlob(tree.WithActor(req.Context(), account.Actor), rt.repo, rt.digest); err != nil {
 		r.pins.forget(name)
 		r.log.Debug("a layer could not be pinned for a push", "repository", rt.repo, "digest", rt.digest, "err", err)
 	}

@@ -144,7 +144,8 @@ func (r *Registry) pushing(req *http.Request, rt *route) bool {
 		return false
 	}
 	scheme, token, _ := strings.Cut(req.Header.Get("Authorization"), " ")
-	if strings.EqualFold(scheme, "Basic") {
+	token = strings.TrimSpace(token)
+	if strings.EqualFold(scheme, "Basic") || strings.EqualFold(scheme, "Bearer") && isKey(token) {
 		// Basic credentials do not tell a push from a pull; but a client that pulls gets blobs and does not ask whether
 		// they exist.
 		return rt.kind == kindBlob
@@ -152,7 +153,7 @@ func (r *Registry) pushing(req *http.Request, rt *route) bool {
 	if !strings.EqualFold(scheme, "Bearer") {
 		return false
 	}
-	c, err := readToken(r.cfg.TokenKey, strings.TrimSpace(token), r.cfg.Domain, r.now())
+	c, err := readToken(r.cfg.TokenKey, token, r.cfg.Domain, r.now())
 	return err == nil && c.Subject != "" && c.may(rt.asked, "push", "*")
 }
 
@@ -240,6 +241,9 @@ const (
 // unstagedPlatform explains why a manifest requested by digest is missing, if an index that is here lists it: the
 // import left that platform out. It returns "" if it finds no index that lists it. Its cost is bounded.
 func (r *Registry) unstagedPlatform(ctx context.Context, rt *route) string {
+	if rt.reads != nil {
+		return "" // the index may be one that the account may not read
+	}
 	index, child, ok := r.read.manifests.parent(rt.digest)
 	repo := rt.place.canonical()
 	if !ok {

@@ -58,8 +58,12 @@ type Config struct {
 	Canonical func(host string) (origin string, ok bool)
 	// Domain is the appliance's own domain, which is the audience of tokens. "": "casemate.internal".
 	Domain string
-	// Authenticate returns nil if user and password are right: then the user may push. Nil: pushing is disabled.
-	Authenticate func(ctx context.Context, user, password string) error
+	// Authenticate returns whose user name and password these are; the password may be a key, whatever the name is,
+	// and without a name it must be one.
+	// Nil: nobody has an account.
+	Authenticate func(ctx context.Context, user, password string) (*Account, error)
+	// Account returns the account of a token that was issued here, as it is now; an error if it has ended. Nil: it has.
+	Account func(ctx context.Context, id string) (*Account, error)
 	// TokenKey signs tokens, the same on all nodes. Empty: random, so that tokens end with the process.
 	TokenKey []byte
 	// Node is the name of this node. The address of an upload session carries it, because the session's bytes are on
@@ -131,7 +135,10 @@ func Open(cfg Config) (*Registry, error) {
 		cfg.Domain = "casemate.internal"
 	}
 	if cfg.Authenticate == nil {
-		cfg.Authenticate = func(context.Context, string, string) error { return errors.New("there are no users") }
+		cfg.Authenticate = func(context.Context, string, string) (*Account, error) { return nil, errNoUsers }
+	}
+	if cfg.Account == nil {
+		cfg.Account = func(context.Context, string) (*Account, error) { return nil, errNoUsers }
 	}
 	if cfg.Anonymous == nil {
 		cfg.Anonymous = func() bool { return true }
@@ -167,6 +174,8 @@ func Open(cfg Config) (*Registry, error) {
 	r.read = newReader(cfg)
 	return r, nil
 }
+
+var errNoUsers = errors.New("there are no users")
 
 // Close ends the background work; requests must have ended. Upload sessions can be continued after the next Open.
 func (r *Registry) Close() error {
@@ -212,6 +221,10 @@ type route struct {
 	digest digest.Digest
 	// upload is the id of a session.
 	upload string
+	// account is whose credentials the request carries; nil where none were needed.
+	account *Account
+	// reads reports whether the account may read a canonical repository; nil: it may read all.
+	reads func(repo string) bool
 }
 
 // Paths in the tree, one to one with distribution's (registry/storage/paths.go) below its "repositories". A link's file
@@ -291,9 +304,10 @@ func (r *Registry) Serve(w http.ResponseWriter, req *http.Request, v View) {
 	}
 	w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
 	rt, fail := parseRequest(req)
+	var c *claims
 	if fail == nil {
 		rt.view = v
-		fail = r.authorize(w, req, rt)
+		c, fail = r.authorize(w, req, &rt)
 	}
 	if fail == nil && rt.asked != "" {
 		rt.place, fail = r.locate(rt.asked, rt.ns, v)
@@ -302,9 +316,15 @@ func (r *Registry) Serve(w http.ResponseWriter, req *http.Request, v View) {
 	if fail == nil && rt.writes(req.Method) {
 		fail = r.checkWritable(rt)
 	}
+	if fail == nil {
+		fail = r.permit(w, req, &rt, c)
+	}
 	if fail != nil {
 		writeError(w, req, fail)
 		return
+	}
+	if rt.account != nil {
+		req = req.WithContext(tree.WithActor(req.Context(), rt.account.Actor))
 	}
 	if !v.Passed && r.cfg.PassOn != nil && rt.pushes(req.Method) {
 		// A session without a node's name is on this node.

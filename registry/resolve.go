@@ -79,6 +79,9 @@ type hit struct {
 
 // hitIn resolves rt in one repository.
 func (r *Registry) hitIn(repo string, rt *route) (hit, bool) {
+	if !rt.readable(repo) {
+		return hit{}, false
+	}
 	l, err := statLink(r.tree, rt.link(repo))
 	return hit{link: l, repo: repo}, err == nil
 }
@@ -93,7 +96,7 @@ func (r *Registry) repositories(rt route) []string {
 			list = append(list, repo)
 		}
 	}
-	return list
+	return rt.readableOf(list)
 }
 
 // exactRepositories returns the repositories that a place denotes literally, in the order of resolution.

@@ -15,8 +15,7 @@ import (
 )
 
 const (
-	// tokenLife is how long a token is valid. Clients request a new one when it ends, also in the middle of a push; a
-	// user who was removed can push for at most this long.
+	// tokenLife is how long a token is valid. Clients request a new one when it ends, also in the middle of a push.
 	tokenLife = 15 * time.Minute
 	// clockSkew is how far the clocks of two nodes may differ.
 	clockSkew = time.Minute
@@ -42,6 +41,7 @@ type claims struct {
 	IssuedAt  int64    `json:"iat"`
 	ID        string   `json:"jti"`
 	Access    []access `json:"access"`
+	Version   string   `json:"ver,omitempty"` // Account.Version; tokens of earlier versions of this program have none
 }
 
 // may reports whether the token allows an action on the repository; name is the client's name for it.
@@ -129,16 +129,32 @@ func scopes(values []string) []access {
 	return list
 }
 
-// grant returns the accesses that a user gets of those requested. Without a user ("") only reading is granted, and only
-// where reading needs no user.
-func grant(asked []access, user string, anonymous bool) []access {
+// grant returns the accesses that an account gets of those requested. Without an account (nil) only reading is granted,
+// and only where reading needs none. What is granted is checked again when the token is used, against the account as it
+// is then; reading is checked only then, because an origin's names mean other repositories on their own host.
+func (r *Registry) grant(asked []access, account *Account, v View) []access {
+	anonymous := r.cfg.Anonymous()
 	given := []access{}
 	for _, a := range asked {
+		var repo string
+		if a.Type == "repository" {
+			if p, fail := r.locate(a.Name, "", v); fail == nil {
+				repo = p.canonical()
+			}
+		}
+		may := func(action string) bool { return account != nil && repo != "" && account.May(action, repo) }
 		var actions []string
 		for _, action := range a.Actions {
-			known := action == "pull" || action == "push" || action == "delete" || action == "*"
-			may := user != "" || anonymous && (action == "pull" || a.Type == "registry")
-			if known && may && !slices.Contains(actions, action) {
+			var ok bool
+			switch {
+			case a.Type == "registry", action == actionPull:
+				ok = account != nil || anonymous
+			case action == actionPush, action == actionDelete:
+				ok = may(action)
+			case action == "*":
+				ok = may(actionPush) && may(actionDelete)
+			}
+			if ok && !slices.Contains(actions, action) {
 				actions = append(actions, action)
 			}
 		}
@@ -179,23 +195,37 @@ func (r *Registry) serveToken(w http.ResponseWriter, req *http.Request, rt route
 		writeError(w, req, errUnsupported.with(wrongMethod))
 		return
 	}
+	var account *Account
+	if basic && user == "" {
+		w.Header().Set("WWW-Authenticate", `Basic realm="casemate"`)
+		writeError(w, req, errUnauthorized.with(wrongPassword))
+		return
+	}
 	if basic {
-		if err := r.authenticate(req, user, password); err != nil {
+		var err *apiError
+		if account, err = r.authenticate(req, user, password); err != nil {
 			w.Header().Set("WWW-Authenticate", `Basic realm="casemate"`)
 			writeError(w, req, err)
 			return
 		}
-	} else if user = ""; !r.cfg.Anonymous() {
+	} else if !r.cfg.Anonymous() {
 		w.Header().Set("WWW-Authenticate", `Basic realm="casemate"`)
 		writeError(w, req, errUnauthorized)
 		return
 	}
 	now := r.now()
+	life := tokenLife
 	c := claims{
-		Issuer: r.cfg.Domain, Audience: r.cfg.Domain, Subject: user, ID: rand.Text(),
-		IssuedAt: now.Unix(), NotBefore: now.Unix(), Expires: now.Add(tokenLife).Unix(),
-		Access: grant(scopes(asked), user, r.cfg.Anonymous()),
+		Issuer: r.cfg.Domain, Audience: r.cfg.Domain, ID: rand.Text(), IssuedAt: now.Unix(), NotBefore: now.Unix(),
+		Access: r.grant(scopes(asked), account, rt.view),
 	}
+	if account != nil {
+		c.Subject, c.Version = account.ID, account.Version
+		if !account.Expires.IsZero() {
+			life = min(life, account.Expires.Sub(now))
+		}
+	}
+	c.Expires = now.Add(life).Unix()
 	token, err := signToken(r.cfg.TokenKey, c)
 	if err != nil || len(token) > maxToken {
 		writeError(w, req, errDenied.with("the token would be too long: ask for fewer repositories"))
@@ -203,7 +233,7 @@ func (r *Registry) serveToken(w http.ResponseWriter, req *http.Request, rt route
 	}
 	body, err := json.Marshal(map[string]any{
 		"token": token, "access_token": token, "token_type": "Bearer",
-		"expires_in": int(tokenLife.Seconds()), "issued_at": now.UTC().Format(time.RFC3339),
+		"expires_in": int(life.Seconds()), "issued_at": now.UTC().Format(time.RFC3339),
 	})
 	if err != nil {
 		writeError(w, req, r.answer(err, errUnauthorized))

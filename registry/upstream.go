@@ -87,7 +87,8 @@ func (r *Registry) HasManifest(repo, d string) bool {
 
 // fetches reports whether what rt names may be fetched from its origin.
 func (r *Registry) fetches(rt *route) bool {
-	return r.cfg.Upstream != nil && rt.place.origin != "" && rt.place.known && r.cfg.Upstream.For(rt.place.origin)
+	return r.cfg.Upstream != nil && rt.readable(rt.place.canonical()) && rt.place.origin != "" && rt.place.known &&
+		r.cfg.Upstream.For(rt.place.origin)
 }
 
 // fetchManifest brings the manifest that rt names here, if it is not here or a tag may have moved. It returns the error
@@ -151,7 +152,7 @@ func (r *Registry) fetchBlob(w http.ResponseWriter, req *http.Request, rt *route
 		return false
 	}
 	repo := rt.place.canonical()
-	if _, err := r.tree.HasBlob(req.Context(), rt.digest.String()); err == nil {
+	if _, err := r.tree.HasBlob(req.Context(), rt.digest.String()); err == nil && rt.reads == nil {
 		// Another repository has it: it gets its name here too.
 		if err := r.nameBlob(req.Context(), repo, rt.digest); err == nil {
 			h, ok := r.hitIn(repo, rt)

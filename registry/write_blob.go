@@ -33,7 +33,7 @@ func (r *Registry) startUpload(w http.ResponseWriter, req *http.Request, rt rout
 			writeError(w, req, fail)
 			return
 		}
-		switch err := r.mount(req.Context(), rt.repo, d); {
+		switch err := r.mount(req.Context(), rt, d, q.Get("from")); {
 		case err == nil:
 			blobCreated(w, rt, d)
 			return
@@ -48,16 +48,34 @@ func (r *Registry) startUpload(w http.ResponseWriter, req *http.Request, rt rout
 	r.serveSession(w, req, rt)
 }
 
-// mount names the blob d in repo if any repository (or any other holder on this cluster) has it: a user who may push
-// may also read, so that from= is ignored. Otherwise, and where its bytes are damaged or lost, it returns
+// mount names the blob d in the request's repository if any repository (or any other holder on this cluster) has it:
+// an account that may read everything need not say where, so that from is ignored. Any other account must name a
+// repository that has it and that it may read. Otherwise, and where its bytes are damaged or lost, it returns
 // fs.ErrNotExist.
-func (r *Registry) mount(ctx context.Context, repo string, d digest.Digest) error {
+func (r *Registry) mount(ctx context.Context, rt route, d digest.Digest, from string) error {
+	if rt.reads != nil && !r.readsBlob(rt, d, from) {
+		return fs.ErrNotExist // the client then sends it
+	}
 	if _, err := r.tree.HasBlob(ctx, d.String()); errors.Is(err, syscall.EIO) {
 		return fs.ErrNotExist // the client then sends it, which repairs it
 	} else if err != nil {
 		return err
 	}
-	return r.nameBlob(ctx, repo, d)
+	return r.nameBlob(ctx, rt.repo, d)
+}
+
+// readsBlob reports whether the repository that a client calls from has the blob d, and the request's account may read
+// it.
+func (r *Registry) readsBlob(rt route, d digest.Digest, from string) bool {
+	if !validName(from) {
+		return false
+	}
+	p, fail := r.locate(from, rt.ns, rt.view)
+	if fail != nil {
+		return false
+	}
+	repo := p.canonical()
+	return rt.readable(repo) && hasLink(r.tree, layerPath(repo, d))
 }
 
 // nameBlob gives a blob of the tree its name in repo, and makes the manifests that await it hold it.
@@ -137,7 +155,7 @@ func (r *Registry) serveUpload(w http.ResponseWriter, req *http.Request, rt rout
 		writeError(w, req, r.answer(err, errUploadUnknown))
 		return
 	}
-	if err := r.sessions.Own(rt.session(), r.userOf(req)); err != nil {
+	if err := r.sessions.Own(rt.session(), rt.user()); err != nil {
 		writeError(w, req, r.answer(err, errUploadUnknown))
 		return
 	}
@@ -163,7 +181,7 @@ func (r *Registry) serveUpload(w http.ResponseWriter, req *http.Request, rt rout
 // serveSession lets the session answer a request under the canonical name. Location is translated to the name that the
 // client used.
 func (r *Registry) serveSession(w http.ResponseWriter, req *http.Request, rt route) {
-	err := r.sessions.Serve(w, req, session.Request{ID: rt.session(), User: r.userOf(req),
+	err := r.sessions.Serve(w, req, session.Request{ID: rt.session(), User: rt.user(),
 		Location: func(path string) string { return r.onNode(rt.outward(path)) }})
 	if err != nil {
 		writeError(w, req, r.answer(err, errUploadUnknown))

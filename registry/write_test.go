@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"casemate/cluster/tree"
 	"context"
 	"errors"
 	"fmt"
@@ -13,18 +14,35 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
+// mayAll is an account that may do everything.
+func mayAll(name string) *Account {
+	return &Account{
+		Actor: tree.Actor{Name: name, How: "password"}, ID: name, Version: "1",
+		May:   func(string, string) bool { return true },
+		Allow: func(string, string) error { return nil },
+	}
+}
+
+// onlyAnn knows one user, who may do everything.
+func onlyAnn(_ context.Context, user, password string) (*Account, error) {
+	if user != "ann" || password != "secret" {
+		return nil, errors.New("wrong password")
+	}
+	return mayAll("ann"), nil
+}
+
+func annsAccount(_ context.Context, id string) (*Account, error) {
+	if id != "ann" {
+		return nil, errors.New("no such user")
+	}
+	return mayAll(id), nil
+}
+
 // pusher is a shelf with a user, and the verbs of a client that pushes on an own name.
 type pusher struct{ *shelf }
 
 func newPusher(tb testing.TB, with ...func(*Config)) *pusher {
-	users := func(c *Config) {
-		c.Authenticate = func(_ context.Context, user, password string) error {
-			if user != "ann" || password != "secret" {
-				return errors.New("wrong password")
-			}
-			return nil
-		}
-	}
+	users := func(c *Config) { c.Authenticate, c.Account = onlyAnn, annsAccount }
 	return &pusher{newShelf(tb, append([]func(*Config){users}, with...)...)}
 }
 

@@ -1,5 +1,6 @@
-// Package admin is the admin API, docs/admin-api.md. Everyone who can connect to its socket has full access: the
-// socket's mode is the access control.
+// Package admin is the admin API, docs/admin-api.md. Whoever can connect to its socket is an administrator: the
+// socket's mode is the access control. Over https an account and its roles decide. Every route says what it asks for
+// (asks), and is answered only if appliance/access allows that.
 package admin
 
 import (
@@ -10,6 +11,7 @@ import (
 	"net/http"
 	"sync"
 
+	"casemate/appliance/access"
 	"casemate/appliance/change"
 	"casemate/appliance/content"
 	"casemate/appliance/current"
@@ -23,7 +25,6 @@ import (
 	"casemate/appliance/rotation"
 	"casemate/appliance/status"
 	"casemate/appliance/upstream"
-	"casemate/appliance/user"
 	"casemate/cluster"
 	"casemate/fileserver"
 	"casemate/pki"
@@ -36,7 +37,7 @@ type API struct {
 	Cluster      *cluster.Cluster
 	Tree         *cluster.Tree
 	CA           *pki.CA
-	Users        *user.Users
+	Access       *access.Access
 	Registry     *registry.Registry
 	Files        *fileserver.Server
 	Imports      *content.Engine
@@ -69,14 +70,20 @@ type API struct {
 // Wait waits until the commands of all imports have been answered.
 func (a *API) Wait() { a.imports.Wait() }
 
-// Handler returns the handler of the admin socket.
+// Handler returns the handler of all routes; who asks is in each request's context (WithSubject).
 func (a *API) Handler() http.Handler {
-	on := routes{a, http.NewServeMux()}
-	for _, add := range []func(routes){
+	on := routes{a, http.NewServeMux(), nil}
+	a.register(&on)
+	return on.mux
+}
+
+// register adds all routes.
+func (a *API) register(on *routes) {
+	for _, add := range []func(*routes){
 		a.statusRoutes,
 		a.settingRoutes,
 		a.certRoutes,
-		a.userRoutes,
+		a.accountRoutes,
 		a.upstreamRoutes,
 		a.imageRoutes,
 		a.fileRoutes,
@@ -95,24 +102,38 @@ func (a *API) Handler() http.Handler {
 	} {
 		add(on)
 	}
-	on.stream("/", func(w http.ResponseWriter, r *http.Request) {
+	on.stream("/", anyAccount, func(w http.ResponseWriter, r *http.Request) {
 		a.adminError(w, r, fmt.Errorf("the admin API does not support %s %s: %w", r.Method, r.URL.Path, fs.ErrNotExist))
 	})
-	return on.mux
 }
 
 // routes are the requests that the API answers.
 type routes struct {
 	a   *API
 	mux *http.ServeMux
+	all []route
+}
+
+type route struct {
+	pattern string
+	asks    asks
 }
 
 // stream adds a handler that writes its own response.
-func (on routes) stream(pattern string, h http.HandlerFunc) { on.mux.HandleFunc(pattern, h) }
+func (on *routes) stream(pattern string, asks asks, h http.HandlerFunc) {
+	on.all = append(on.all, route{pattern, asks})
+	on.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+		if err := asks.allow(on.a.Access, r); err != nil {
+			on.a.adminError(w, r, err)
+			return
+		}
+		h(w, r)
+	})
+}
 
 // json adds a handler whose result is sent as JSON: nil as 204, a streamed list while it is made.
-func (on routes) json(pattern string, h func(r *http.Request) (any, error)) {
-	on.stream(pattern, func(w http.ResponseWriter, r *http.Request) {
+func (on *routes) json(pattern string, asks asks, h func(r *http.Request) (any, error)) {
+	on.stream(pattern, asks, func(w http.ResponseWriter, r *http.Request) {
 		out, err := h(r)
 		if err != nil {
 			on.a.adminError(w, r, err)
@@ -132,10 +153,12 @@ func (on routes) json(pattern string, h func(r *http.Request) (any, error)) {
 }
 
 // statusRoutes serves the state of this node.
-func (a *API) statusRoutes(on routes) {
-	on.json("GET /v1/status", func(r *http.Request) (any, error) { return a.Status.Report(r.Context()) })
-	on.json("POST /v1/reload", func(*http.Request) (any, error) {
-		notes, err := a.Reload()
-		return map[string]any{"notes": append([]string{}, notes...)}, err
-	})
+func (a *API) statusRoutes(on *routes) {
+	on.json("GET /v1/status", to(access.List),
+		func(r *http.Request) (any, error) { return a.Status.Report(r.Context()) })
+	on.json("POST /v1/reload", to(access.Administer).here("the config is a file of this node"),
+		func(*http.Request) (any, error) {
+			notes, err := a.Reload()
+			return map[string]any{"notes": append([]string{}, notes...)}, err
+		})
 }

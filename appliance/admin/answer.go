@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"syscall"
 
+	"casemate/appliance/access"
 	"casemate/appliance/reply"
 	"casemate/appliance/usage"
 	"casemate/pki"
@@ -33,6 +34,8 @@ func readUpTo(r *http.Request, into any, most int64) error {
 func (a *API) adminError(w http.ResponseWriter, r *http.Request, err error) {
 	status := statusOf(err)
 	switch status {
+	case http.StatusUnauthorized:
+		w.Header().Set("WWW-Authenticate", `Basic realm="casemate", charset="UTF-8"`)
 	case http.StatusServiceUnavailable:
 		w.Header().Set("Retry-After", "1")
 	case http.StatusInternalServerError:
@@ -47,6 +50,10 @@ func (a *API) adminError(w http.ResponseWriter, r *http.Request, err error) {
 func statusOf(err error) int {
 	var mistake *usage.Error
 	switch {
+	case errors.Is(err, unauthenticated{}), errors.Is(err, access.ErrCredentials):
+		return http.StatusUnauthorized
+	case errors.Is(err, access.ErrRefused), errors.As(err, new(forbidden)):
+		return http.StatusForbidden
 	case errors.As(err, &mistake),
 		errors.Is(err, fs.ErrInvalid),
 		errors.Is(err, pki.ErrNotPermitted),

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 
+	"casemate/appliance/access"
 	"casemate/appliance/content"
 	"casemate/appliance/egress"
 	"casemate/appliance/hostname"
@@ -21,9 +22,9 @@ import (
 )
 
 // bundleRoutes serves what a bundle of this cluster contains.
-func (a *API) bundleRoutes(on routes) {
-	on.json("POST /v1/bundle", a.postBundle)
-	on.stream("GET /v1/blobs/{digest}", a.getBlob)
+func (a *API) bundleRoutes(on *routes) {
+	on.json("POST /v1/bundle", to(access.List), a.postBundle)
+	on.stream("GET /v1/blobs/{digest}", to(access.Pull), a.getBlob)
 }
 
 // BundleRequest selects content of this cluster: everything, or any of imports and lists.

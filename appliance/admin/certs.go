@@ -4,26 +4,28 @@ import (
 	"net/http"
 	"time"
 
+	"casemate/appliance/access"
 	"casemate/appliance/reply"
 	"casemate/pki"
 )
 
 // certRoutes serves the CA and its certificates.
-func (a *API) certRoutes(on routes) {
-	on.stream("GET /v1/ca",
+func (a *API) certRoutes(on *routes) {
+	on.stream("GET /v1/ca", to(access.List),
 		func(w http.ResponseWriter, r *http.Request) { reply.Send(w, r, "application/x-pem-file", a.CA.Roots()) })
-	on.json("POST /v1/ca/rotate", func(r *http.Request) (any, error) {
+	on.json("POST /v1/ca/rotate", to(access.Administer), func(r *http.Request) (any, error) {
 		var in rotateRequest
 		if err := read(r, &in); err != nil {
 			return nil, err
 		}
 		return a.rotate(r.Context(), in)
 	})
-	on.json("GET /v1/certs", a.getCerts)
-	on.json("POST /v1/certs", a.postCert)
-	on.json("POST /v1/certs/{serial}/revoke", func(r *http.Request) (any, error) {
-		return nil, a.CA.Revoke(r.Context(), r.PathValue("serial"))
-	})
+	on.json("GET /v1/certs", to(access.Inspect), a.getCerts)
+	on.json("POST /v1/certs", to(access.Operate), a.postCert)
+	on.json("POST /v1/certs/{serial}/revoke", to(access.Operate).named("certificate", "serial"),
+		func(r *http.Request) (any, error) {
+			return nil, a.CA.Revoke(r.Context(), r.PathValue("serial"))
+		})
 }
 
 type Cert struct {

@@ -3,16 +3,17 @@ package admin
 import (
 	"net/http"
 
+	"casemate/appliance/access"
 	"casemate/appliance/content"
 	"casemate/appliance/usage"
 	"casemate/bundle"
 )
 
 // checkRoutes serves what is here: checks and the inventory.
-func (a *API) checkRoutes(on routes) {
-	on.json("POST /v1/check", a.postCheck)
-	on.stream("GET /v1/inventory", a.getInventory)
-	on.stream("GET /v1/inventory/key", a.getInventoryKey)
+func (a *API) checkRoutes(on *routes) {
+	on.json("POST /v1/check", to(access.List), a.postCheck)
+	on.stream("GET /v1/inventory", to(access.List), a.getInventory)
+	on.stream("GET /v1/inventory/key", to(access.List), a.getInventoryKey)
 }
 
 // MaxCheckBody limits the body of a check request, in bytes: about half a million names.

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"time"
 
+	"casemate/appliance/access"
 	"casemate/appliance/address"
 	"casemate/appliance/egress"
 	"casemate/appliance/usage"
@@ -13,7 +14,7 @@ import (
 )
 
 // egressRoutes serves what clients used names for.
-func (a *API) egressRoutes(on routes) { on.json("GET /v1/egress", a.getEgress) }
+func (a *API) egressRoutes(on *routes) { on.json("GET /v1/egress", to(access.Inspect), a.getEgress) }
 
 // Egress is the egress report.
 type Egress struct {

@@ -3,18 +3,19 @@ package admin
 import (
 	"net/http"
 
+	"casemate/appliance/access"
 	"casemate/appliance/nodeconf"
 	"casemate/appliance/usage"
 )
 
 // enrollRoutes serves what nodes need.
-func (a *API) enrollRoutes(on routes) {
-	on.json("GET /v1/site", func(*http.Request) (any, error) { return a.Site() })
-	on.json("GET /v1/mirrors", a.getMirrors)
-	on.json("GET /v1/kubespray", a.getKubespray)
-	on.json("POST /v1/kubespray", a.postKubespray)
-	on.json("GET /v1/executable", a.getExecutable)
-	on.json("GET /v1/enroll", a.getEnroll)
+func (a *API) enrollRoutes(on *routes) {
+	on.json("GET /v1/site", to(access.List), func(*http.Request) (any, error) { return a.Site() })
+	on.json("GET /v1/mirrors", to(access.List), a.getMirrors)
+	on.json("GET /v1/kubespray", to(access.List), a.getKubespray)
+	on.json("POST /v1/kubespray", to(access.List), a.postKubespray)
+	on.json("GET /v1/executable", to(access.List), a.getExecutable)
+	on.json("GET /v1/enroll", to(access.List), a.getEnroll)
 }
 
 func (a *API) getExecutable(*http.Request) (any, error) { return a.Executable.Info() }

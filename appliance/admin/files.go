@@ -4,14 +4,15 @@ import (
 	"net/http"
 	"time"
 
+	"casemate/appliance/access"
 	"casemate/fileserver"
 )
 
 // fileRoutes serves files.
-func (a *API) fileRoutes(on routes) {
-	on.json("GET /v1/files", a.getFiles)
-	on.stream("GET /v1/files/content", a.getFileContent)
-	on.json("PUT /v1/files", func(r *http.Request) (any, error) {
+func (a *API) fileRoutes(on *routes) {
+	on.json("GET /v1/files", to(access.List), a.getFiles)
+	on.stream("GET /v1/files/content", to(access.Pull), a.getFileContent)
+	on.json("PUT /v1/files", to(access.Push).on(a.file), func(r *http.Request) (any, error) {
 		q := r.URL.Query()
 		i, err := a.Files.Put(r.Context(), q.Get("url"), r.Body, q.Get("digest"))
 		if err != nil {
@@ -19,7 +20,7 @@ func (a *API) fileRoutes(on routes) {
 		}
 		return File{i.URL, i.Digest, i.Size, i.Time}, nil
 	})
-	on.json("DELETE /v1/files", func(r *http.Request) (any, error) {
+	on.json("DELETE /v1/files", to(access.Delete).on(a.file), func(r *http.Request) (any, error) {
 		return nil, a.Files.Delete(r.Context(), r.URL.Query().Get("url"))
 	})
 }
@@ -50,4 +51,13 @@ func (a *API) getFileContent(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Location", info.URL)
 	w.Header().Set("ETag", `"`+info.Digest+`"`)
 	http.ServeContent(w, r, "", info.Time, content)
+}
+
+// file is the object of a request about url.
+func (a *API) file(r *http.Request) access.Object {
+	url := r.URL.Query().Get("url")
+	if key, err := a.Files.Key(url); err == nil {
+		url = fileserver.URL(key)
+	}
+	return access.File(url)
 }

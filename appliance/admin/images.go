@@ -7,14 +7,15 @@ import (
 	"net/http"
 	"strings"
 
+	"casemate/appliance/access"
 	"casemate/appliance/usage"
 	"casemate/registry"
 )
 
 // imageRoutes serves images.
-func (a *API) imageRoutes(on routes) {
-	on.json("GET /v1/images", a.getImages)
-	on.json("DELETE /v1/images",
+func (a *API) imageRoutes(on *routes) {
+	on.json("GET /v1/images", to(access.List), a.getImages)
+	on.json("DELETE /v1/images", to(access.Delete).on(a.repository),
 		func(r *http.Request) (any, error) { return nil, a.deleteImage(r.Context(), r.FormValue("ref")) })
 }
 
@@ -83,4 +84,18 @@ func (a *API) deleteImage(ctx context.Context, ref string) error {
 			}
 		}
 	}
+}
+
+// repository is the object of a request about ref.
+func (a *API) repository(r *http.Request) access.Object {
+	name, _, _ := strings.Cut(r.FormValue("ref"), "@")
+	if i := strings.LastIndexByte(name, ':'); i > strings.LastIndexByte(name, '/') {
+		name = name[:i]
+	}
+	if host, rest, ok := strings.Cut(name, "/"); ok {
+		if o, known := a.Current.State().Origins.Canonical(host); known {
+			name = o + "/" + rest
+		}
+	}
+	return access.Image(name)
 }

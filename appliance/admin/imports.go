@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strings"
 
+	"casemate/appliance/access"
 	"casemate/appliance/content"
 	"casemate/appliance/handover"
 	"casemate/appliance/reply"
@@ -14,17 +15,22 @@ import (
 )
 
 // importRoutes serves imports.
-func (a *API) importRoutes(on routes) {
-	on.stream("POST "+handover.Path, a.postImport)
-	on.json("GET /v1/imports", func(r *http.Request) (any, error) { return a.Imports.ListFor(r.Context()) })
-	on.json("GET /v1/imports/{name}", func(r *http.Request) (any, error) { return a.Imports.Show(r.PathValue("name")) })
-	on.json("DELETE /v1/imports/{name}", func(r *http.Request) (any, error) {
-		removed, err := a.Imports.Remove(r.Context(), r.PathValue("name"))
-		if err == nil {
-			err = a.Changes.Refresh() // its redirects no longer exist
-		}
-		return removed, err
-	})
+func (a *API) importRoutes(on *routes) {
+	on.stream("POST "+handover.Path,
+		to(access.Import).here("the command passes the files that it has opened; import --server sends them"),
+		a.postImport)
+	on.json("GET /v1/imports", to(access.List),
+		func(r *http.Request) (any, error) { return a.Imports.ListFor(r.Context()) })
+	on.json("GET /v1/imports/{name}", to(access.List).named("import", "name"),
+		func(r *http.Request) (any, error) { return a.Imports.Show(r.PathValue("name")) })
+	on.json("DELETE /v1/imports/{name}", to(access.Import).named("import", "name"),
+		func(r *http.Request) (any, error) {
+			removed, err := a.Imports.Remove(r.Context(), r.PathValue("name"))
+			if err == nil {
+				err = a.Changes.Refresh() // its redirects no longer exist
+			}
+			return removed, err
+		})
 }
 
 // postImport takes over the connection: the command passes the files that it opened, and waits for the end of the

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"time"
 
+	"casemate/appliance/access"
 	"casemate/appliance/config"
 	"casemate/appliance/nodes"
 	"casemate/appliance/usage"
@@ -15,24 +16,26 @@ import (
 )
 
 // memberRoutes serves the cluster's members.
-func (a *API) memberRoutes(on routes) {
-	on.json("GET /v1/members", a.getMembers)
-	on.json("GET /v1/format", func(*http.Request) (any, error) { return a.format(), nil })
-	on.json("POST /v1/format", func(r *http.Request) (any, error) {
+func (a *API) memberRoutes(on *routes) {
+	on.json("GET /v1/members", to(access.List), a.getMembers)
+	on.json("GET /v1/format", to(access.List), func(*http.Request) (any, error) { return a.format(), nil })
+	on.json("POST /v1/format", to(access.Administer), func(r *http.Request) (any, error) {
 		_, newest := a.Cluster.Format()
 		return a.format(), a.Cluster.RaiseFormat(r.Context(), newest)
 	})
-	on.json("POST /v1/tokens", a.postToken)
-	on.json("DELETE /v1/members/{name}", func(r *http.Request) (any, error) {
-		return a.removeMember(r.Context(), r.PathValue("name"), r.URL.Query().Get("force") == "1")
-	})
-	on.json("PUT /v1/members/{name}/address", func(r *http.Request) (any, error) {
-		var in struct{ Addr string }
-		if err := read(r, &in); err != nil {
-			return nil, err
-		}
-		return nil, a.setAddress(r.PathValue("name"), in.Addr)
-	})
+	on.json("POST /v1/tokens", to(access.Administer), a.postToken)
+	on.json("DELETE /v1/members/{name}", to(access.Administer).named("member", "name"),
+		func(r *http.Request) (any, error) {
+			return a.removeMember(r.Context(), r.PathValue("name"), r.URL.Query().Get("force") == "1")
+		})
+	on.json("PUT /v1/members/{name}/address", to(access.Administer).named("member", "name"),
+		func(r *http.Request) (any, error) {
+			var in struct{ Addr string }
+			if err := read(r, &in); err != nil {
+				return nil, err
+			}
+			return nil, a.setAddress(r.PathValue("name"), in.Addr)
+		})
 }
 
 // getMembers is GET /v1/members.

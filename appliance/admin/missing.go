@@ -4,15 +4,17 @@ import (
 	"net/http"
 	"strconv"
 
+	"casemate/appliance/access"
 	"casemate/appliance/missing"
 	"casemate/appliance/usage"
 )
 
 // missingRoutes serves the missing book.
-func (a *API) missingRoutes(on routes) {
-	on.json("GET /v1/missing", a.getMissing)
-	on.json("DELETE /v1/missing", func(r *http.Request) (any, error) { return nil, a.Book.Clear(r.Context()) })
-	on.json("DELETE /v1/missing/entries", a.forgetMissing)
+func (a *API) missingRoutes(on *routes) {
+	on.json("GET /v1/missing", to(access.List), a.getMissing)
+	on.json("DELETE /v1/missing", to(access.Operate),
+		func(r *http.Request) (any, error) { return nil, a.Book.Clear(r.Context()) })
+	on.json("DELETE /v1/missing/entries", to(access.Operate), a.forgetMissing)
 }
 
 func (a *API) getMissing(r *http.Request) (any, error) {

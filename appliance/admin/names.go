@@ -3,24 +3,27 @@ package admin
 import (
 	"net/http"
 
+	"casemate/appliance/access"
 	"casemate/appliance/names"
 	"casemate/dnssrv"
 )
 
 // nameRoutes serves DNS records.
-func (a *API) nameRoutes(on routes) {
-	on.json("GET /v1/names", a.getNames)
-	on.json("PUT /v1/names/{name}/{type}", func(r *http.Request) (any, error) {
-		var in names.Record
-		if err := read(r, &in); err != nil {
-			return nil, err
-		}
-		return nil, a.changeName(names.Set(r.Context(), a.Tree, r.PathValue("name"), r.PathValue("type"), in))
-	})
-	on.json("DELETE /v1/names/{name}/{type}", func(r *http.Request) (any, error) {
-		return nil, a.changeName(names.Delete(r.Context(), a.Tree, r.PathValue("name"), r.PathValue("type")))
-	})
-	on.json("DELETE /v1/names/{name}", func(r *http.Request) (any, error) {
+func (a *API) nameRoutes(on *routes) {
+	on.json("GET /v1/names", to(access.List), a.getNames)
+	on.json("PUT /v1/names/{name}/{type}", to(access.Operate).named("name", "name"),
+		func(r *http.Request) (any, error) {
+			var in names.Record
+			if err := read(r, &in); err != nil {
+				return nil, err
+			}
+			return nil, a.changeName(names.Set(r.Context(), a.Tree, r.PathValue("name"), r.PathValue("type"), in))
+		})
+	on.json("DELETE /v1/names/{name}/{type}", to(access.Operate).named("name", "name"),
+		func(r *http.Request) (any, error) {
+			return nil, a.changeName(names.Delete(r.Context(), a.Tree, r.PathValue("name"), r.PathValue("type")))
+		})
+	on.json("DELETE /v1/names/{name}", to(access.Operate).named("name", "name"), func(r *http.Request) (any, error) {
 		return nil, a.changeName(names.Delete(r.Context(), a.Tree, r.PathValue("name"), ""))
 	})
 }

@@ -4,22 +4,24 @@ import (
 	"context"
 	"net/http"
 
+	"casemate/appliance/access"
 	"casemate/appliance/origin"
 )
 
 // originRoutes serves origins.
-func (a *API) originRoutes(on routes) {
-	on.json("GET /v1/origins", a.getOrigins)
-	on.json("PUT /v1/origins/{host}", func(r *http.Request) (any, error) {
+func (a *API) originRoutes(on *routes) {
+	on.json("GET /v1/origins", to(access.List), a.getOrigins)
+	on.json("PUT /v1/origins/{host}", to(access.Operate).named("origin", "host"), func(r *http.Request) (any, error) {
 		var in struct{ Aliases []string }
 		if err := read(r, &in); err != nil {
 			return nil, err
 		}
 		return a.addOrigin(r.Context(), r.PathValue("host"), in.Aliases)
 	})
-	on.json("DELETE /v1/origins/{host}", func(r *http.Request) (any, error) {
-		return nil, a.Changes.RemoveOrigin(r.Context(), r.PathValue("host"))
-	})
+	on.json("DELETE /v1/origins/{host}", to(access.Operate).named("origin", "host"),
+		func(r *http.Request) (any, error) {
+			return nil, a.Changes.RemoveOrigin(r.Context(), r.PathValue("host"))
+		})
 }
 
 type Origin struct {

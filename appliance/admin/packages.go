@@ -3,25 +3,28 @@ package admin
 import (
 	"net/http"
 
+	"casemate/appliance/access"
 	"casemate/appliance/packages"
 )
 
 // packageRoutes serves repositories of one's own packages.
-func (a *API) packageRoutes(on routes) {
-	on.json("PUT /v1/repositories/{name}", func(r *http.Request) (any, error) {
-		var in struct {
-			Format string `json:"format"`
-		}
-		if err := read(r, &in); err != nil {
-			return nil, err
-		}
-		return a.Packages.Add(r.Context(), r.PathValue("name"), in.Format)
-	})
-	on.json("DELETE /v1/repositories/{name}", func(r *http.Request) (any, error) {
-		return nil, a.Packages.Remove(r.Context(), r.PathValue("name"), r.FormValue("force") == "true")
-	})
-	on.json("GET /v1/repositories/key", a.getRepositoryKey)
-	on.json("POST /v1/repositories/key", func(r *http.Request) (any, error) {
+func (a *API) packageRoutes(on *routes) {
+	on.json("PUT /v1/repositories/{name}", to(access.Operate).named("package repository", "name"),
+		func(r *http.Request) (any, error) {
+			var in struct {
+				Format string `json:"format"`
+			}
+			if err := read(r, &in); err != nil {
+				return nil, err
+			}
+			return a.Packages.Add(r.Context(), r.PathValue("name"), in.Format)
+		})
+	on.json("DELETE /v1/repositories/{name}", to(access.Operate).named("package repository", "name"),
+		func(r *http.Request) (any, error) {
+			return nil, a.Packages.Remove(r.Context(), r.PathValue("name"), r.FormValue("force") == "true")
+		})
+	on.json("GET /v1/repositories/key", to(access.List), a.getRepositoryKey)
+	on.json("POST /v1/repositories/key", to(access.Operate), func(r *http.Request) (any, error) {
 		var in struct {
 			Finish bool `json:"finish"`
 		}
@@ -37,16 +40,17 @@ func (a *API) packageRoutes(on routes) {
 		}
 		return a.repositoryKey()
 	})
-	on.json("GET /v1/packages", a.getPackages)
-	on.json("GET /v1/packages/repositories", func(*http.Request) (any, error) { return a.Packages.All() })
-	on.json("POST /v1/packages/{repository}", func(r *http.Request) (any, error) {
+	on.json("GET /v1/packages", to(access.List), a.getPackages)
+	on.json("GET /v1/packages/repositories", to(access.List),
+		func(*http.Request) (any, error) { return a.Packages.All() })
+	on.json("POST /v1/packages/{repository}", to(access.Push).on(a.packages), func(r *http.Request) (any, error) {
 		next, err := packages.Multipart(r)
 		if err != nil {
 			return nil, err
 		}
 		return a.Packages.Put(r.Context(), r.PathValue("repository"), r.URL.Query().Get("force") == "true", next)
 	})
-	on.json("DELETE /v1/packages/{repository}", func(r *http.Request) (any, error) {
+	on.json("DELETE /v1/packages/{repository}", to(access.Delete).on(a.packages), func(r *http.Request) (any, error) {
 		return a.Packages.RemovePackages(r.Context(), r.PathValue("repository"), r.FormValue("package"))
 	})
 }
@@ -94,4 +98,9 @@ func (a *API) getPackages(r *http.Request) (any, error) {
 		all = append(all, list...)
 	}
 	return all, nil
+}
+
+// packages is the object of a request about the packages of a repository.
+func (a *API) packages(r *http.Request) access.Object {
+	return access.File(a.Current.State().Settings.PackagesHost() + "/" + r.PathValue("repository"))
 }

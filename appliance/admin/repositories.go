@@ -1,8 +1,12 @@
 package admin
 
-import "net/http"
+import (
+	"casemate/appliance/access"
+	"net/http"
+)
 
 // repositoryRoutes serves the repositories of packages.
-func (a *API) repositoryRoutes(on routes) {
-	on.json("GET /v1/repositories", func(r *http.Request) (any, error) { return a.Repositories.Counted(r.Context()) })
+func (a *API) repositoryRoutes(on *routes) {
+	on.json("GET /v1/repositories", to(access.List),
+		func(r *http.Request) (any, error) { return a.Repositories.Counted(r.Context()) })
 }

@@ -4,14 +4,15 @@ import (
 	"net/http"
 	"slices"
 
+	"casemate/appliance/access"
 	"casemate/appliance/settings"
 	"casemate/appliance/usage"
 )
 
 // settingRoutes serves the cluster's settings.
-func (a *API) settingRoutes(on routes) {
-	on.json("GET /v1/settings", func(*http.Request) (any, error) { return a.getSettings() })
-	on.json("GET /v1/settings/{key}", func(r *http.Request) (any, error) {
+func (a *API) settingRoutes(on *routes) {
+	on.json("GET /v1/settings", to(access.Inspect), func(*http.Request) (any, error) { return a.getSettings() })
+	on.json("GET /v1/settings/{key}", to(access.Inspect).named("setting", "key"), func(r *http.Request) (any, error) {
 		list, err := a.getSettings()
 		if err != nil {
 			return nil, err
@@ -22,19 +23,21 @@ func (a *API) settingRoutes(on routes) {
 		}
 		return list[i], nil
 	})
-	on.json("PUT /v1/settings/{key}", func(r *http.Request) (any, error) {
-		var in struct{ Value *string }
-		if err := read(r, &in); err != nil {
-			return nil, err
-		}
-		if in.Value == nil {
-			return nil, usage.Errorf("value is missing")
-		}
-		return nil, a.Changes.SetSetting(r.Context(), r.PathValue("key"), in.Value)
-	})
-	on.json("DELETE /v1/settings/{key}", func(r *http.Request) (any, error) {
-		return nil, a.Changes.SetSetting(r.Context(), r.PathValue("key"), nil)
-	})
+	on.json("PUT /v1/settings/{key}", to(access.Administer).named("setting", "key"),
+		func(r *http.Request) (any, error) {
+			var in struct{ Value *string }
+			if err := read(r, &in); err != nil {
+				return nil, err
+			}
+			if in.Value == nil {
+				return nil, usage.Errorf("value is missing")
+			}
+			return nil, a.Changes.SetSetting(r.Context(), r.PathValue("key"), in.Value)
+		})
+	on.json("DELETE /v1/settings/{key}", to(access.Administer).named("setting", "key"),
+		func(r *http.Request) (any, error) {
+			return nil, a.Changes.SetSetting(r.Context(), r.PathValue("key"), nil)
+		})
 }
 
 func (a *API) getSettings() ([]settings.Setting, error) {

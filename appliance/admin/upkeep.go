@@ -3,14 +3,15 @@ package admin
 import (
 	"net/http"
 
+	"casemate/appliance/access"
 	"casemate/cluster"
 )
 
 // upkeepRoutes serves the upkeep of the disk, and backups.
-func (a *API) upkeepRoutes(on routes) {
-	on.json("POST /v1/gc", a.postGC)
-	on.json("POST /v1/scrub", a.postScrub)
-	on.stream("POST /v1/backup", a.postBackup)
+func (a *API) upkeepRoutes(on *routes) {
+	on.json("POST /v1/gc", to(access.Operate), a.postGC)
+	on.json("POST /v1/scrub", to(access.Operate), a.postScrub)
+	on.stream("POST /v1/backup", to(access.Administer), a.postBackup)
 }
 
 func (a *API) postGC(r *http.Request) (any, error) {

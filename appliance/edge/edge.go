@@ -3,6 +3,7 @@
 package edge
 
 import (
+	"context"
 	"crypto/tls"
 	"fmt"
 	"io"
@@ -22,6 +23,7 @@ import (
 	"casemate/appliance/routing"
 	"casemate/appliance/user"
 	"casemate/cluster/share"
+	"casemate/cluster/tree"
 	"casemate/fileserver"
 	"casemate/registry"
 )
@@ -89,12 +91,22 @@ func (e *Edge) handler(plain bool) http.Handler {
 			defer rec.body.Finish()
 		}
 		// A copy, since the server inspects the body that it created itself.
-		in := r.WithContext(user.WithClient(r.Context(), clientconn.AddrOf(r)))
+		in := r.WithContext(fromClient(r.Context(), clientconn.AddrOf(r)))
 		if rec.body != nil {
 			in.Body = rec.body
 		}
 		return e.serve(rec, in, plain)
 	})
+}
+
+// fromClient adds the client's address to the context of its request: for the delays of passwords, and as where changes
+// come from. Who makes them is known when its credentials have been checked.
+func fromClient(ctx context.Context, addr netip.Addr) context.Context {
+	var actor tree.Actor
+	if addr.IsValid() {
+		actor.From = addr.String()
+	}
+	return tree.WithActor(user.WithClient(ctx, addr), actor)
 }
 
 // recorded calls Observe with the outcome of each request.
@@ -261,7 +273,7 @@ func (e *Edge) PassedOn() http.Handler {
 		for _, name := range []string{passedBy, passedClient, passedPlain} {
 			in.Header.Del(name)
 		}
-		e.Registry(w, in.WithContext(user.WithClient(r.Context(), clientconn.AddrOf(&in))),
+		e.Registry(w, in.WithContext(fromClient(r.Context(), clientconn.AddrOf(&in))),
 			registry.View{Origin: o, Plain: plain, Host: r.Host, Passed: true})
 		return "registry"
 	})

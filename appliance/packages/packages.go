@@ -13,6 +13,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"net/http"
 	"path"
 	"regexp"
 	"slices"
@@ -68,10 +69,11 @@ type Config struct {
 	Tree   Tree
 	Sealer Sealer
 	Host   string // packages.<domain>
-	// Authenticate returns nil for a user who may write over https. nil: nobody may.
-	Authenticate func(ctx context.Context, user, password string) error
-	Now          func() time.Time // nil: time.Now
-	Log          *slog.Logger     // nil: slog.Default()
+	// Allow decides whether the sender of a request may "push" or "delete" packages of the repository at url, and
+	// returns the context of the change; fs.ErrPermission: an account that may not. nil: nobody may.
+	Allow func(r *http.Request, action, url string) (context.Context, error)
+	Now   func() time.Time // nil: time.Now
+	Log   *slog.Logger     // nil: slog.Default()
 }
 
 // Store keeps the repositories. It is safe for concurrent use, on every node of the cluster.
@@ -87,6 +89,9 @@ type Store struct {
 func New(cfg Config) *Store {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
+	}
+	if cfg.Allow == nil {
+		cfg.Allow = func(*http.Request, string, string) (context.Context, error) { return nil, errors.New("no users") }
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()

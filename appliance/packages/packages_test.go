@@ -96,14 +96,17 @@ func start(t testing.TB) *fixture {
 // another is the store of another node over the same tree.
 func (f *fixture) another() *Store {
 	return New(Config{Tree: f.tree, Sealer: mask{}, Host: host, Now: func() time.Time { return f.now },
-		Log: slog.New(slog.DiscardHandler), Authenticate: func(_ context.Context, user, password string) error {
+		Log: slog.New(slog.DiscardHandler), Allow: func(r *http.Request, action, _ string) (context.Context, error) {
+			user, password, _ := r.BasicAuth()
 			switch {
 			case user == "busy":
-				return syscall.EAGAIN
+				return nil, syscall.EAGAIN
+			case user == "eve":
+				return nil, fmt.Errorf("user eve may not %s: %w", action, fs.ErrPermission)
 			case user != "ci" || password != "secret":
-				return errors.New("wrong")
+				return nil, errors.New("wrong")
 			}
-			return nil
+			return r.Context(), nil
 		}})
 }
 
@@ -614,6 +617,7 @@ func TestWrite(t *testing.T) {
 	}{
 		{"without a user", "PUT", "/tools/a.deb", first, func(r *http.Request) { r.Header.Del("Authorization") }, 401},
 		{"wrong password", "PUT", "/tools/a.deb", first, func(r *http.Request) { r.SetBasicAuth("ci", "x") }, 401},
+		{"not allowed", "PUT", "/tools/a.deb", first, func(r *http.Request) { r.SetBasicAuth("eve", "secret") }, 403},
 		{"no majority", "PUT", "/tools/a.deb", first, func(r *http.Request) { r.SetBasicAuth("busy", "x") }, 503},
 		{"no repository", "PUT", "/none/a.deb", first, nil, 404},
 		{"no name", "PUT", "/", first, nil, 400},

@@ -23,16 +23,20 @@ import (
 //	DELETE /<repository>/<path>   the path of a package's file, as package list shows it
 //
 // With the query force=true a package with other content is replaced. 201: done. 400: not a package. 401: PUT, POST and
-// DELETE need a user. 404: no such repository or package. 409: the package is there with other content. 503 with
-// Retry-After: no majority. 507: the disk is full.
+// DELETE need a user. 403: the user may not. 404: no such repository or package. 409: the package is there with other
+// content. 503 with Retry-After: no majority. 507: the disk is full.
 func (s *Store) Write(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "no-store")
-	user, password, ok := r.BasicAuth()
-	err := fs.ErrPermission
-	if ok && s.cfg.Authenticate != nil {
-		err = s.cfg.Authenticate(r.Context(), user, password)
+	repo, file, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
+	action := "push"
+	if r.Method == http.MethodDelete {
+		action = "delete"
 	}
+	ctx, err := s.cfg.Allow(r, action, "https://"+s.cfg.Host+"/"+repo)
 	switch {
+	case errors.Is(err, fs.ErrPermission):
+		reply.Refuse(w, r, http.StatusForbidden, "", err.Error())
+		return
 	case errors.Is(err, syscall.EAGAIN), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		s.refuse(w, r, err)
 		return
@@ -42,7 +46,7 @@ func (s *Store) Write(w http.ResponseWriter, r *http.Request) {
 			"password, see casemate user add")
 		return
 	}
-	repo, file, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
+	r = r.WithContext(ctx)
 	force := slices.Contains([]string{"1", "true"}, r.URL.Query().Get("force"))
 	var list []Package
 	switch r.Method {

@@ -77,7 +77,7 @@ func TestGuessingIsSlow(t *testing.T) {
 	for _, at := range []int{1, 16} {
 		synctest.Test(t, func(t *testing.T) {
 			u, _ := open(t)
-			u.cost = bcrypt.MinCost
+			u.Cost = bcrypt.MinCost
 			if err := u.Add(t.Context(), "ada", "correct horse"); err != nil {
 				t.Fatal(err)
 			}

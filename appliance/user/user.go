@@ -1,4 +1,4 @@
-// Package user stores the users that may push: a name and a bcrypt hash each, sealed, in the tree.
+// Package user stores the users and verifies their passwords: a name and a bcrypt hash each, sealed, in the tree.
 //
 // It promises: a password is never stored or logged, and its hash is only sealed in the log, in snapshots and in
 // backups, so that guessing it offline needs the cluster's key. A correct password is verified by bcrypt once and
@@ -29,7 +29,10 @@ import (
 	"golang.org/x/crypto/bcrypt"
 )
 
-// Tree is the users' directory of the tree, one file per user.
+// Dir is the users' directory of the tree, one file per user.
+const Dir = "users"
+
+// Tree is the part of the tree that is used, from its root.
 type Tree interface {
 	fs.StatFS
 	fs.ReadFileFS
@@ -60,8 +63,10 @@ type Users struct {
 	// true. Both must be set before the first use.
 	MaySeal func() bool
 
+	// Cost is that of bcrypt for new passwords; 0: 10, some 60 ms of a processor. Tests set it.
+	Cost int
+
 	tree Tree
-	cost int
 	key  []byte // random, for this process only: cached entries are useless elsewhere
 	line *line  // the passwords to be verified
 
@@ -71,6 +76,8 @@ type Users struct {
 	mu    sync.Mutex
 	known map[[sha256.Size]byte]time.Time // keyed hash of name, version and password → until when; owned by mu
 }
+
+func file(name string) string { return Dir + "/" + name }
 
 type record struct {
 	Hash    string    `json:"hash"`
@@ -86,7 +93,7 @@ type User struct {
 // New returns the users of a tree; it does no I/O.
 func New(tree Tree) *Users {
 	n := max(1, runtime.GOMAXPROCS(0)/2)
-	u := &Users{tree: tree, cost: cost, key: make([]byte, 32), line: newLine(n),
+	u := &Users{tree: tree, Cost: cost, key: make([]byte, 32), line: newLine(n),
 		known: map[[sha256.Size]byte]time.Time{}}
 	rand.Read(u.key)
 	return u
@@ -109,22 +116,22 @@ func checkPassword(password string) error {
 	return nil
 }
 
-// Add creates a user. fs.ErrExist: the user exists.
-func (u *Users) Add(ctx context.Context, name, password string) error {
-	return u.put(ctx, name, password, false)
+// Add creates a user. fs.ErrExist: the user exists. The edits of also appear together with the user.
+func (u *Users) Add(ctx context.Context, name, password string, also ...func(tree.Batch)) error {
+	return u.put(ctx, name, password, false, also)
 }
 
 // SetPassword changes an existing user's password. fs.ErrNotExist: there is no such user.
 func (u *Users) SetPassword(ctx context.Context, name, password string) error {
-	return u.put(ctx, name, password, true)
+	return u.put(ctx, name, password, true, nil)
 }
 
-func (u *Users) put(ctx context.Context, name, password string, there bool) error {
+func (u *Users) put(ctx context.Context, name, password string, there bool, also []func(tree.Batch)) error {
 	if err := cmp.Or(CheckName(name), checkPassword(password)); err != nil {
 		return err
 	}
 	version := uint64(0)
-	info, err := u.tree.Stat(name)
+	info, err := u.tree.Stat(file(name))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		if there {
@@ -138,7 +145,7 @@ func (u *Users) put(ctx context.Context, name, password string, there bool) erro
 	default:
 		version = tree.VersionOf(info)
 	}
-	hash, err := bcrypt.GenerateFromPassword([]byte(password), u.cost)
+	hash, err := bcrypt.GenerateFromPassword([]byte(password), u.Cost)
 	if err != nil {
 		return fmt.Errorf("user %s: %w", name, err)
 	}
@@ -150,8 +157,11 @@ func (u *Users) put(ctx context.Context, name, password string, there bool) erro
 		return err
 	}
 	err = u.tree.Update(ctx, func(b tree.Batch) error {
-		b.Expect(name, version)
-		b.Put(name, data)
+		b.Expect(file(name), version)
+		b.Put(file(name), data)
+		for _, edit := range also {
+			edit(b)
+		}
 		return nil
 	})
 	if err != nil {
@@ -160,17 +170,24 @@ func (u *Users) put(ctx context.Context, name, password string, there bool) erro
 	return nil
 }
 
-// Remove removes a user. fs.ErrNotExist: there is no such user.
-func (u *Users) Remove(ctx context.Context, name string) error {
+// Remove removes a user. fs.ErrNotExist: there is no such user. The edits of also appear at the same time.
+func (u *Users) Remove(ctx context.Context, name string, also ...func(tree.Batch)) error {
 	if err := CheckName(name); err != nil {
 		return err
 	}
-	if _, err := u.tree.Stat(name); errors.Is(err, fs.ErrNotExist) {
+	if _, err := u.tree.Stat(file(name)); errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("there is no user %s: %w", name, fs.ErrNotExist)
 	} else if err != nil {
 		return fmt.Errorf("remove user %s: %w", name, err)
 	}
-	if err := u.tree.Update(ctx, func(b tree.Batch) error { b.Remove(name); return nil }); err != nil {
+	err := u.tree.Update(ctx, func(b tree.Batch) error {
+		b.Remove(file(name))
+		for _, edit := range also {
+			edit(b)
+		}
+		return nil
+	})
+	if err != nil {
 		return fmt.Errorf("user %s: %w", name, err)
 	}
 	return nil
@@ -178,7 +195,7 @@ func (u *Users) Remove(ctx context.Context, name string) error {
 
 // List returns the users by name.
 func (u *Users) List() ([]User, error) {
-	entries, err := u.tree.ReadDir(".")
+	entries, err := u.tree.ReadDir(Dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
@@ -198,7 +215,7 @@ func (u *Users) List() ([]User, error) {
 }
 
 func (u *Users) read(name string) (r record, data []byte, err error) {
-	data, err = u.tree.ReadFile(name)
+	data, err = u.tree.ReadFile(file(name))
 	if err != nil {
 		return r, nil, err
 	}
@@ -228,7 +245,7 @@ func (u *Users) seal(plain []byte) ([]byte, error) {
 // SealAll seals the records that earlier versions stored unsealed, and returns how many are left because they may not
 // be sealed yet. It skips records that change meanwhile.
 func (u *Users) SealAll(ctx context.Context) (left int, err error) {
-	entries, err := u.tree.ReadDir(".")
+	entries, err := u.tree.ReadDir(Dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
 	}
@@ -237,14 +254,14 @@ func (u *Users) SealAll(ctx context.Context) (left int, err error) {
 	}
 	for _, e := range entries {
 		name := e.Name()
-		info, err := u.tree.Stat(name)
+		info, err := u.tree.Stat(file(name))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		if err != nil {
 			return left, err
 		}
-		data, err := u.tree.ReadFile(name)
+		data, err := u.tree.ReadFile(file(name))
 		if errors.Is(err, fs.ErrNotExist) || err == nil && !isPlain(data) {
 			continue
 		}
@@ -260,8 +277,8 @@ func (u *Users) SealAll(ctx context.Context) (left int, err error) {
 			continue
 		}
 		err = u.tree.Update(ctx, func(b tree.Batch) error {
-			b.Expect(name, tree.VersionOf(info))
-			b.Put(name, sealed)
+			b.Expect(file(name), tree.VersionOf(info))
+			b.Put(file(name), sealed)
 			return nil
 		})
 		if err != nil && !errors.Is(err, fs.ErrExist) {

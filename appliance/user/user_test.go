@@ -23,7 +23,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func open(t *testing.T) (*Users, *treetest.Mem) {
 	m := treetest.New(t)
 	u := New(m)
-	u.cost = bcrypt.MinCost
+	u.Cost = bcrypt.MinCost
 	return u, m
 }
 
@@ -54,7 +54,7 @@ func TestAUserComesChangesAndGoes(t *testing.T) {
 		t.Fatalf("the old password after a change: %v", err)
 	}
 	must(u.Authenticate(ctx, "ada", "new password"))
-	data, _ := m.ReadFile("ada")
+	data, _ := m.ReadFile("users/ada")
 	if strings.Contains(string(data), "password") {
 		t.Fatalf("the password stands in the tree: %s", data)
 	}
@@ -155,7 +155,7 @@ func TestHashesAreSealed(t *testing.T) {
 	u, m := open(t)
 	ctx := context.Background()
 	plain := func(name string) bool {
-		data, err := m.ReadFile(name)
+		data, err := m.ReadFile("users/" + name)
 		if err != nil {
 			t.Fatal(err)
 		}

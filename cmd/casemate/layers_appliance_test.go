@@ -45,6 +45,7 @@ func applianceLayers() []layer {
 			"repositories of one's own packages are kept whoever asks for it"},
 		{a + "/rotation", nil, "clients that have fetched a new root are counted for any root"},
 		{a + "/user", nil, "a password is checked the same for every service"},
+		{a + "/access", []string{a + "/usage", a + "/user"}, "who may do what is decided the same for every service"},
 		{a + "/secret", nil, "secrets are stored the same way for any purpose"},
 		{a + "/nodes", nil, "a node's record depends on nothing but the tree"},
 		{a + "/service", nil, "how systemd runs the daemon depends on addresses, not on a config file"},
@@ -85,11 +86,11 @@ func applianceLayers() []layer {
 			"who changes how requests are routed never opens the admin API, the settings or DNS"},
 		{a + "/pages", []string{a + "/doctor", a + "/nodeconf", a + "/reply", a + "/routing"},
 			"pages show their arguments"},
-		{a + "/admin", []string{a + "/address", a + "/change", a + "/config", a + "/content", a + "/current",
-			a + "/egress", a + "/handover", a + "/hostname", a + "/lookup", a + "/missing", a + "/names",
+		{a + "/admin", []string{a + "/access", a + "/address", a + "/change", a + "/config", a + "/content",
+			a + "/current", a + "/egress", a + "/handover", a + "/hostname", a + "/lookup", a + "/missing", a + "/names",
 			a + "/nodeconf", a + "/nodes", a + "/origin", a + "/packages", a + "/pages", a + "/reply",
 			a + "/repositories", a + "/rotation", a + "/secret", a + "/settings", a + "/status", a + "/upstream",
-			a + "/usage", a + "/user"},
-			"operators come by their own socket: the admin API never opens the edge, connections or the DNS process"},
+			a + "/usage"},
+			"the admin API answers requests of operators: it never opens the edge, connections or the DNS process"},
 	}
 }

@@ -1,0 +1,344 @@
+package access
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+	"time"
+
+	"casemate/appliance/usage"
+	"casemate/cluster/tree"
+)
+
+// Bounds of API keys.
+const (
+	keyPrefix = "cmk_" // of every key, so that scanners for leaked secrets recognise one
+	secretLen = 32     // bytes
+	maxKeys   = 1000   // in total
+	maxLogins = 20     // keys of one user's logins: the oldest makes room
+	maxLife   = 10 * 366 * 24 * time.Hour
+	// LoginLife is how long the key of a login is valid.
+	LoginLife = 12 * time.Hour
+	// usedEvery is how often the last use of a key is recorded: it costs a write.
+	usedEvery = time.Hour
+)
+
+// A Key is an API key without its secret.
+type Key struct {
+	Name string `json:"name"`
+	// Owner is the user whose login this is: the key may do what the user may. "": Grants say it.
+	Owner   string    `json:"owner,omitempty"`
+	Grants  []Grant   `json:"roles,omitempty"`
+	Created time.Time `json:"created"`
+	By      string    `json:"by,omitempty"`     // who created it
+	Expires time.Time `json:"expires,omitzero"` // zero: never
+	// Used is when the key was last used, as of at most an hour ago; zero: not yet.
+	Used time.Time `json:"used,omitzero"`
+}
+
+// keyRecord is a key as it is stored.
+type keyRecord struct {
+	Key
+	Hash []byte `json:"hash"` // SHA-256 of the secret, which has 256 random bits, so that no salt is needed
+}
+
+// checkKeyName returns why a name is not valid for a key.
+func checkKeyName(name string) error {
+	if len(name) < 1 || len(name) > 64 ||
+		strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" || name[0] == '-' {
+		return usage.Errorf("a key's name has 1 to 64 characters of a-z, 0-9 and '-', got %.100q", name)
+	}
+	return nil
+}
+
+// splitKey parses "cmk_NAME_SECRET"; ok is false for anything else.
+func splitKey(text string) (name string, secret []byte, ok bool) {
+	rest, ok := strings.CutPrefix(text, keyPrefix)
+	name, digits, found := strings.Cut(rest, "_")
+	if !ok || !found || len(digits) != 2*secretLen || checkKeyName(name) != nil {
+		return "", nil, false
+	}
+	secret, err := hex.DecodeString(digits)
+	return name, secret, err == nil
+}
+
+// IsKey reports whether a text has the form of an API key.
+func IsKey(text string) bool {
+	_, _, ok := splitKey(text)
+	return ok
+}
+
+// key reads a key; fs.ErrNotExist if there is none.
+func (a *Access) key(name string) (k keyRecord, version uint64, err error) {
+	if err := checkKeyName(name); err != nil {
+		return k, 0, fmt.Errorf("%w: %w", err, fs.ErrInvalid)
+	}
+	file := keysDir + "/" + name
+	info, err := a.cfg.Tree.Stat(file)
+	var data []byte
+	if err == nil {
+		data, err = a.cfg.Tree.ReadFile(file)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return k, 0, fmt.Errorf("there is no API key %s: %w", name, fs.ErrNotExist)
+	}
+	if err == nil {
+		err = json.Unmarshal(data, &k)
+	}
+	if err != nil {
+		return k, 0, fmt.Errorf("API key %s: %w", name, err)
+	}
+	if used, err := a.cfg.Tree.ReadFile(usedDir + "/" + name); err == nil {
+		k.Used, _ = time.Parse(time.RFC3339, string(used)) // it is only shown
+	}
+	return k, tree.VersionOf(info), nil
+}
+
+// dropKey removes a key.
+func dropKey(b tree.Batch, name string) {
+	b.Remove(keysDir + "/" + name)
+	b.Remove(usedDir + "/" + name)
+}
+
+// byKey returns the subject of a key.
+func (a *Access) byKey(ctx context.Context, name string, secret []byte) (Subject, error) {
+	from := tree.ActorIn(ctx).From
+	denied := func() (Subject, error) {
+		a.cfg.Event(Event{tree.Actor{Name: "key/" + name, From: from}, Login, Object{}, ErrCredentials.Error()})
+		return Subject{}, ErrCredentials
+	}
+	k, _, err := a.key(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return denied()
+	}
+	if err != nil {
+		return Subject{}, err
+	}
+	if sum := sha256.Sum256(secret); subtle.ConstantTimeCompare(sum[:], k.Hash) != 1 {
+		return denied()
+	}
+	s, err := a.subjectOf(ctx, k)
+	if errors.Is(err, ErrCredentials) {
+		return denied()
+	}
+	if err == nil {
+		s.How = "key"
+		a.mu.Lock()
+		a.used[name] = a.cfg.Now()
+		a.mu.Unlock()
+		a.loggedIn(s)
+	}
+	return s, err
+}
+
+// subjectOf returns the subject of a key whose secret is not in question; ErrCredentials if it has ended.
+func (a *Access) subjectOf(ctx context.Context, k keyRecord) (Subject, error) {
+	if !k.Expires.IsZero() && !a.cfg.Now().Before(k.Expires) {
+		return Subject{}, ErrCredentials
+	}
+	s := Subject{Actor: tree.Actor{Name: "key/" + k.Name, How: "token", From: tree.ActorIn(ctx).From},
+		Grants: k.Grants}
+	if k.Owner != "" {
+		var err error
+		if s, err = a.Find(ctx, k.Owner); err != nil {
+			return Subject{}, err
+		}
+	}
+	s.ID, s.Expires = "key/"+k.Name, k.Expires
+	s.Version += "/" + hex.EncodeToString(k.Hash[:min(8, len(k.Hash))])
+	return s, nil
+}
+
+// CreateKey creates an API key and returns its text, which is not stored. life 0 means that it does not expire.
+// fs.ErrExist: the name is taken. fs.ErrPermission: by may not do what the grants allow.
+func (a *Access) CreateKey(ctx context.Context, by Subject, name string, grants []Grant, life time.Duration) (string,
+	Key, error) {
+	if err := checkKeyName(name); err != nil {
+		return "", Key{}, err
+	}
+	if life < 0 || life > maxLife {
+		return "", Key{}, usage.Errorf("an API key is valid for at most 10 years, got %s", life)
+	}
+	if len(grants) == 0 {
+		return "", Key{}, usage.Errorf("an API key needs a role: one of %s", roleNames())
+	}
+	if err := checkGrants(grants); err != nil {
+		return "", Key{}, err
+	}
+	if err := a.covers(by, grants); err != nil {
+		return "", Key{}, err
+	}
+	list, err := a.Keys()
+	if err != nil {
+		return "", Key{}, err
+	}
+	if len(list) >= maxKeys {
+		return "", Key{}, fmt.Errorf("there are %d API keys, which is the most: revoke some that are not used: %w",
+			len(list), fs.ErrInvalid)
+	}
+	return a.storeKey(ctx, Key{Name: name, Grants: grants, By: by.Name}, life, nil)
+}
+
+// Login creates an API key for a user who has just given the password. It is valid for life, at most LoginLife, and may
+// do what the user may.
+func (a *Access) Login(ctx context.Context, s Subject, life time.Duration) (string, Key, error) {
+	if s.How != "password" {
+		return "", Key{}, usage.Errorf("a login needs a user and the password; an API key is used as it is")
+	}
+	if life <= 0 || life > LoginLife {
+		life = LoginLife
+	}
+	list, err := a.Keys()
+	if err != nil {
+		return "", Key{}, err
+	}
+	var own []Key
+	var gone []string
+	for _, k := range list {
+		switch {
+		case k.Owner != s.ID:
+		case !a.cfg.Now().Before(k.Expires):
+			gone = append(gone, k.Name)
+		default:
+			own = append(own, k)
+		}
+	}
+	for len(own) >= maxLogins {
+		oldest := 0
+		for i, k := range own {
+			if k.Created.Before(own[oldest].Created) {
+				oldest = i
+			}
+		}
+		gone = append(gone, own[oldest].Name)
+		own = append(own[:oldest], own[oldest+1:]...)
+	}
+	name := "login-" + strings.ToLower(rand.Text()[:12])
+	return a.storeKey(ctx, Key{Name: name, Owner: s.ID, By: s.Name}, life, gone)
+}
+
+// storeKey makes the secret of a key and stores its hash; it removes the keys called gone.
+func (a *Access) storeKey(ctx context.Context, k Key, life time.Duration, gone []string) (string, Key, error) {
+	if !a.cfg.MayStore() {
+		return "", Key{}, errMixed
+	}
+	k.Created = a.cfg.Now().UTC().Truncate(time.Second)
+	if life > 0 {
+		k.Expires = k.Created.Add(life)
+	}
+	secret := make([]byte, secretLen)
+	rand.Read(secret)
+	sum := sha256.Sum256(secret)
+	data, err := encode(keyRecord{k, sum[:]})
+	if err != nil {
+		return "", Key{}, err
+	}
+	file := keysDir + "/" + k.Name
+	event := tree.Event{Verb: "apikey.create", Object: k.Name, New: describe(k.Grants)}
+	if k.Owner != "" {
+		event = tree.Event{Verb: "login.key", Object: k.Name}
+	}
+	ctx = tree.WithEvent(ctx, event)
+	err = a.cfg.Tree.Update(ctx, func(b tree.Batch) error {
+		b.Expect(file, 0)
+		b.Put(file, data)
+		for _, name := range gone {
+			dropKey(b, name)
+		}
+		return nil
+	})
+	if errors.Is(err, fs.ErrExist) {
+		return "", Key{}, fmt.Errorf("the API key %s exists already: %w", k.Name, fs.ErrExist)
+	}
+	if err != nil {
+		return "", Key{}, fmt.Errorf("API key %s: %w", k.Name, err)
+	}
+	return keyPrefix + k.Name + "_" + hex.EncodeToString(secret), k, nil
+}
+
+// RevokeKey removes a key. fs.ErrNotExist: there is none. fs.ErrPermission: it may do what by may not.
+func (a *Access) RevokeKey(ctx context.Context, by Subject, name string) error {
+	k, _, err := a.key(name)
+	if err != nil {
+		return err
+	}
+	switch {
+	case by.ID != "" && (by.ID == k.Owner || by.ID == "key/"+name): // one's own login
+	case k.Owner != "":
+		err = a.mayChange(by, k.Owner)
+	default:
+		err = a.covers(by, k.Grants)
+	}
+	if err == nil {
+		ctx = tree.WithEvent(ctx, tree.Event{Verb: "apikey.revoke", Object: name, Old: describe(k.Grants)})
+		err = a.cfg.Tree.Update(ctx, func(b tree.Batch) error { dropKey(b, name); return nil })
+	}
+	return err
+}
+
+// Keys returns the API keys by name, those of logins included.
+func (a *Access) Keys() ([]Key, error) {
+	entries, err := a.cfg.Tree.ReadDir(keysDir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	list := []Key{}
+	for _, e := range entries {
+		k, _, err := a.key(e.Name())
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, k.Key)
+	}
+	return list, nil
+}
+
+// Run records when keys were used, until ctx is done.
+func (a *Access) Run(ctx context.Context) {
+	tick := time.NewTicker(usedEvery / 12)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			a.flush(ctx)
+		}
+	}
+}
+
+// flush records the last uses since it was called last, of each key at most once in usedEvery. It skips a key that is
+// revoked meanwhile; without a majority the uses are lost, as they are only a sample.
+func (a *Access) flush(ctx context.Context) {
+	a.mu.Lock()
+	used := a.used
+	a.used = map[string]time.Time{}
+	a.mu.Unlock()
+	if !a.cfg.MayStore() {
+		return
+	}
+	for name, at := range used {
+		k, version, err := a.key(name)
+		if err != nil || at.Sub(k.Used) < usedEvery {
+			continue
+		}
+		err = a.cfg.Tree.Update(ctx, func(b tree.Batch) error {
+			b.Expect(keysDir+"/"+name, version)
+			b.Put(usedDir+"/"+name, []byte(at.UTC().Format(time.RFC3339)))
+			return nil
+		})
+		if err != nil && !errors.Is(err, fs.ErrExist) {
+			a.cfg.Log.Debug("the last use of an API key is not recorded", "key", name, "err", err)
+		}
+	}
+}

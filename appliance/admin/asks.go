@@ -1,0 +1,99 @@
+package admin
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+
+	"casemate/appliance/access"
+	"casemate/cluster/tree"
+)
+
+// asks is what a route asks for before it is answered.
+type asks struct {
+	verb   access.Verb // "": any account
+	object func(*http.Request) access.Object
+	local  string // why the route is for the admin socket only; "": it is not
+}
+
+// anyAccount asks only for an account, or the admin socket.
+var anyAccount = asks{}
+
+// to asks for a verb on everything.
+func to(v access.Verb) asks { return asks{verb: v} }
+
+// on asks for the verb on one object.
+func (a asks) on(object func(*http.Request) access.Object) asks {
+	a.object = object
+	return a
+}
+
+// named asks for the verb on the object that a parameter of the path, or of the query, names.
+func (a asks) named(kind, parameter string) asks {
+	return a.on(func(r *http.Request) access.Object {
+		name := r.PathValue(parameter)
+		if name == "" {
+			name = r.URL.Query().Get(parameter)
+		}
+		return access.Object{Kind: kind, Name: fmt.Sprintf("%.255s", name)}
+	})
+}
+
+// here keeps the route for the admin socket.
+func (a asks) here(why string) asks {
+	a.local = why
+	return a
+}
+
+// Unauthenticated is the error for a request without an account.
+type unauthenticated struct{}
+
+func (unauthenticated) Error() string {
+	return "the admin API needs an account: log in with casemate login"
+}
+
+// forbidden is the error for a request that only the admin socket answers.
+type forbidden struct{ why string }
+
+func (f forbidden) Error() string {
+	return "this is done on the bastion itself, not with --server: " + f.why
+}
+
+// allow decides about a request whose subject is in its context.
+func (a asks) allow(decide *access.Access, r *http.Request) error {
+	s, ok := subjectIn(r.Context())
+	switch {
+	case !ok, s.Name == "":
+		return unauthenticated{}
+	case a.local != "" && s.How != socket:
+		return forbidden{a.local}
+	case a.verb == "":
+		return nil
+	}
+	var o access.Object
+	if a.object != nil {
+		o = a.object(r)
+	}
+	return decide.Allow(s, a.verb, o)
+}
+
+// socket is how who uses the admin socket has proved its name.
+const socket = "socket"
+
+type subjectKey struct{}
+
+// WithSubject returns the context of a request of s, whose changes s makes.
+func WithSubject(ctx context.Context, s access.Subject) context.Context {
+	return context.WithValue(tree.WithActor(ctx, s.Actor), subjectKey{}, s)
+}
+
+func subjectIn(ctx context.Context) (access.Subject, bool) {
+	s, ok := ctx.Value(subjectKey{}).(access.Subject)
+	return s, ok
+}
+
+// subject returns who sends a request that was allowed.
+func subject(r *http.Request) access.Subject {
+	s, _ := subjectIn(r.Context())
+	return s
+}
