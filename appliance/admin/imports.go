@@ -3,6 +3,7 @@ package admin
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 
@@ -23,7 +24,7 @@ func (a *API) importRoutes(on *routes) {
 		func(r *http.Request) (any, error) { return a.Imports.ListFor(r.Context()) })
 	on.json("GET /v1/imports/{name}", to(access.List).named("import", "name"),
 		func(r *http.Request) (any, error) { return a.Imports.Show(r.PathValue("name")) })
-	on.json("DELETE /v1/imports/{name}", to(access.Import).named("import", "name"),
+	on.removes("DELETE /v1/imports/{name}", to(access.Import).named("import", "name"), a.importToRemove,
 		func(r *http.Request) (any, error) {
 			removed, err := a.Imports.Remove(r.Context(), r.PathValue("name"))
 			if err == nil {
@@ -89,3 +90,27 @@ func (a *API) runImport(s *handover.Session) (*content.Result, error) {
 		Progress: func(p content.Progress) { s.Progress(p.Done, p.Total, p.Phase) },
 	})
 }
+
+// importToRemove lists the names that removing an import would make vanish or change.
+func (a *API) importToRemove(r *http.Request) (*Removal, error) {
+	plan, bytes, err := a.Imports.WouldRemove(r.PathValue("name"))
+	if err != nil {
+		return nil, err
+	}
+	out := &Removal{}
+	out.add("import", plan.Name, bytes)
+	for _, n := range plan.Vanished {
+		out.add(n.Kind, n.Name, 0)
+	}
+	for _, n := range plan.Back {
+		out.Notes = append(out.Notes, n.Name.Name+" shows again what it was: "+n.By)
+		if len(out.Notes) == maxNotes {
+			out.Notes = append(out.Notes, fmt.Sprintf("and so do %d more", len(plan.Back)-maxNotes))
+			break
+		}
+	}
+	return out, nil
+}
+
+// maxNotes is how many names with older content a Removal lists.
+const maxNotes = 20

@@ -191,25 +191,34 @@ func (c *Changes) AddOrigin(ctx context.Context, host string, aliases []string) 
 	return made, nil
 }
 
-// RemoveOrigin removes an origin from DNS and certificates at once. Its content stays stored.
-func (c *Changes) RemoveOrigin(ctx context.Context, host string) error {
+// RemovableOrigin returns the origin that RemoveOrigin would remove, or the error that it would return.
+func (c *Changes) RemovableOrigin(host string) (origin.Origin, error) {
 	if err := onlyHost(host); err != nil {
-		return err
+		return origin.Origin{}, err
 	}
 	host, err := origin.Typed(host)
 	if err != nil {
-		return err
+		return origin.Origin{}, err
 	}
-	err = c.Commit(ctx, func() (*origin.Set, func(cluster.Batch) error, error) {
+	o, ok := c.Current.State().Origins.Get(host)
+	if !ok {
+		return o, fmt.Errorf("there is no origin %s: %w", host, fs.ErrNotExist)
+	}
+	if o.Host != host {
+		return o, fmt.Errorf("%s is an alias of the origin %s: remove that instead: %w", host, o.Host, fs.ErrInvalid)
+	}
+	return o, nil
+}
+
+// RemoveOrigin removes an origin from DNS and certificates at once. Its content stays stored.
+func (c *Changes) RemoveOrigin(ctx context.Context, host string) error {
+	err := c.Commit(ctx, func() (*origin.Set, func(cluster.Batch) error, error) {
 		v := c.Current.State()
-		o, ok := v.Origins.Get(host)
-		if !ok {
-			return nil, nil, fmt.Errorf("there is no origin %s: %w", host, fs.ErrNotExist)
+		o, err := c.RemovableOrigin(host)
+		if err != nil {
+			return nil, nil, err
 		}
-		if o.Host != host {
-			return nil, nil, fmt.Errorf("%s is an alias of the origin %s: remove that instead: %w", host, o.Host,
-				fs.ErrInvalid)
-		}
+		host := o.Host
 		version, err := c.version("origins/" + host)
 		if err != nil {
 			return nil, nil, err

@@ -317,6 +317,7 @@ func importShow(o *options) *cobra.Command {
 }
 
 func importRemove(o *options) *cobra.Command {
+	var d *deletion
 	cmd := &cobra.Command{
 		Use: "remove NAME", Aliases: []string{"delete"}, Args: cobra.ExactArgs(1),
 		Short: "undo an import; earlier content reappears",
@@ -326,7 +327,8 @@ again. Origins that the import enabled stay. "casemate gc" frees the disk space.
 		ValidArgsFunction: o.complete(theImports),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var r content.Removed
-			if err := o.client().call(cmd.Context(), "DELETE", "imports/"+seg(args[0]), nil, nil, &r); err != nil {
+			done, err := d.call(cmd, "DELETE", "imports/"+seg(args[0]), nil, nil, &r)
+			if !done || err != nil {
 				return o.suggest(cmd, err, theImports, args[0])
 			}
 			return o.print(cmd, r, func(t *table) {
@@ -346,6 +348,7 @@ again. Origins that the import enabled stay. "casemate gc" frees the disk space.
 			})
 		},
 	}
+	d = o.deletes(cmd)
 	o.prints(cmd, content.Removed{})
 	return cmd
 }

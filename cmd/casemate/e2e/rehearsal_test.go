@@ -95,7 +95,7 @@ func TestRehearsal(t *testing.T) {
 	if out := inside.must(t, b.bin(), "replay", file); !strings.Contains(out, "100 % of ") {
 		t.Errorf("replay:\n%s", out)
 	}
-	b.casemate(t, "image", "remove", "registry.k8s.io/pause:3.10")
+	b.casemate(t, "image", "remove", "--yes", "registry.k8s.io/pause:3.10")
 	out := inside.fails(t, "registry.k8s.io/v2/pause/manifests/3.10", b.bin(), "replay", file)
 	if strings.Contains(out, "stable.txt") {
 		t.Errorf("replay names what is there:\n%s", out)
