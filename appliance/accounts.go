@@ -56,6 +56,9 @@ func (a *Appliance) allowFile(r *http.Request, action, url string) (context.Cont
 	return a.access.AllowRequest(r, access.Verb(action), access.File(url))
 }
 
+// serveAdmin serves the admin API over https.
+func (a *Appliance) serveAdmin(w http.ResponseWriter, r *http.Request) { a.remote.ServeHTTP(w, r) }
+
 // withPeer adds to a connection of the admin socket who has opened it. Somebody whose name cannot be found out is
 // nobody, and gets no answer but that.
 func (a *Appliance) withPeer(ctx context.Context, c net.Conn) context.Context {

@@ -28,6 +28,7 @@ import (
 
 	"casemate/appliance/access"
 	"casemate/appliance/admin"
+	"casemate/appliance/audit"
 	"casemate/appliance/change"
 	"casemate/appliance/clientconn"
 	"casemate/appliance/clock"
@@ -99,12 +100,15 @@ type Appliance struct {
 	repositories *repositories.Index
 	packages     *packages.Store
 	changes      *change.Changes
+	audit        *audit.Log
+	journal      *audit.Journal
 	lookup       *lookup.Lookup
 	metrics      *metrics.Metrics
 	edge         *edge.Edge
 	samples      *pages.Samples
 	status       *status.Page
 	admin        *admin.API
+	remote       http.Handler // admin over https
 
 	places   *share.Places  // for client connections
 	turns    *share.Turns   // for large responses
@@ -325,6 +329,11 @@ func (a *Appliance) wire() {
 		Tree: a.tree, CA: a.ca, Current: a.current, Refresh: a.dns.Refresh,
 		DNSAddrs: func() []netip.AddrPort { return a.Addrs().DNS }, Log: a.log,
 	}
+	a.audit = audit.New(audit.Config{
+		Cluster: a.cluster, Tree: a.tree, Sealer: a.cluster, Origin: a.current.State().Settings.Domain + "/audit",
+		Now: a.opt.Now, Log: a.log.With("room", "audit"),
+	})
+	a.journal = &audit.Journal{Cluster: a.cluster, Now: a.opt.Now}
 	a.imports = a.newImports()
 	a.lookup = &lookup.Lookup{
 		Tree: a.tree, Current: a.current, Images: a.registry, Files: a.files, DNSHolds: a.dns.Holds,
@@ -347,7 +356,7 @@ func (a *Appliance) wire() {
 	}
 	a.edge = &edge.Edge{
 		Hosts: hosts, Registry: a.registry.Serve, Files: a.files.Serve,
-		Packages: a.packages.Write,
+		Packages: a.packages.Write, Admin: http.HandlerFunc(a.serveAdmin),
 		Pages: &pages.Pages{
 			Roots: a.ca.Roots, Revocation: a.ca.CRL, Ready: a.ready, Metrics: a.metrics.Handler(), Front: a.front,
 			Site: a.site, Samples: a.samples, Executable: a.executable,
@@ -375,10 +384,11 @@ func (a *Appliance) wire() {
 		Repositories: a.repositories, Upstream: a.upstream, Packages: a.packages,
 		Current:    a.current,
 		Transcript: a.transcript(),
-		Changes:    a.changes, Lookup: a.lookup, Status: a.status, Executable: a.executable, Site: a.site,
+		Changes:    a.changes, Lookup: a.lookup, Audit: a.audit, Status: a.status, Executable: a.executable, Site: a.site,
 		RefreshNames: a.dns.RefreshNames, Reload: a.Reread,
 		PeerAddrs: a.peerAddrs, Log: a.log,
 	}
+	a.remote = a.admin.Remote()
 }
 
 // Addrs returns the addresses that are listened on.

@@ -31,7 +31,8 @@ func (a *Appliance) upstreamConfig() upstream.Config {
 			st := a.cluster.Status()
 			return st.DiskFree - st.DiskReserve
 		},
-		Log: a.log.With("room", "upstream"), Now: a.opt.Now,
+		Observe: a.rehearsal.fetched,
+		Log:     a.log.With("room", "upstream"), Now: a.opt.Now,
 		Dial: a.opt.Dial, Resolve: a.opt.Resolve,
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"casemate/appliance/missing"
 	"casemate/appliance/origin"
 	"casemate/appliance/rehearsal"
+	"casemate/appliance/upstream"
 	"casemate/appliance/usage"
 	"casemate/pki"
 )
@@ -47,6 +48,13 @@ func (a *Appliance) transcript() admin.Transcript {
 		return nil
 	}
 	return a.rehearsal.book
+}
+
+// fetched is called at the end of each fetch.
+func (l *learner) fetched(e upstream.Event) {
+	if l != nil && e.Kind == "file" && e.Err == nil && e.Digest != "" {
+		l.book.Fetched(e.Name, e.Digest, e.Size)
+	}
 }
 
 // missing is called for each name that clients did not get. It does not wait.

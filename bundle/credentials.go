@@ -1,6 +1,8 @@
 package bundle
 
 import (
+	"cmp"
+	"fmt"
 	"net/url"
 	"slices"
 	"strings"
@@ -69,4 +71,48 @@ func parameter(part string) string {
 func isSignature(name string) bool {
 	return slices.Contains(signatures, name) ||
 		slices.ContainsFunc(signaturePrefixes, func(p string) bool { return strings.HasPrefix(name, p) })
+}
+
+// DropCredentials removes the credentials from the URLs of an index that is to be written, see WithoutCredentials. Names
+// that are the same then are one. An error names two that have different content.
+func (ix *Index) DropCredentials() error {
+	files := map[string]string{}
+	var err error
+	ix.Files = slices.DeleteFunc(ix.Files, func(f File) bool {
+		url := WithoutCredentials(f.URL)
+		digest, known := files[url]
+		if known && digest != f.Digest {
+			err = fmt.Errorf("%s has two contents, which only a credential in its address tells apart: leave one of them "+
+				"out", url)
+		}
+		files[url] = f.Digest
+		return known
+	})
+	for i := range ix.Files {
+		ix.Files[i].URL, ix.Files[i].From = WithoutCredentials(ix.Files[i].URL), WithoutCredentials(ix.Files[i].From)
+	}
+	for i := range ix.Images {
+		ix.Images[i].From = WithoutCredentials(ix.Images[i].From)
+	}
+	from := map[string]bool{}
+	ix.Redirects = slices.DeleteFunc(ix.Redirects, func(r Redirect) bool {
+		url := WithoutCredentials(r.From)
+		_, file := files[url]
+		known := from[url] || file || url == WithoutCredentials(r.To)
+		from[url] = true
+		return known
+	})
+	for i, r := range ix.Redirects {
+		ix.Redirects[i] = Redirect{WithoutCredentials(r.From), WithoutCredentials(r.To)}
+	}
+	for i, a := range ix.Absent {
+		name := WithoutCredentials(a.Name)
+		ix.Absent[i] = Absent{name, strings.ReplaceAll(a.Why, a.Name, name)}
+	}
+	slices.SortStableFunc(ix.Absent, func(a, b Absent) int { return cmp.Compare(a.Name, b.Name) })
+	ix.Absent = slices.CompactFunc(ix.Absent, func(a, b Absent) bool { return a.Name == b.Name })
+	for i := range ix.Unverified {
+		ix.Unverified[i].URL = WithoutCredentials(ix.Unverified[i].URL)
+	}
+	return err
 }

@@ -12,6 +12,7 @@ import (
 	"casemate/cluster/disk"
 	"casemate/cluster/member"
 	"casemate/cluster/replica"
+	"casemate/cluster/tree"
 )
 
 type (
@@ -50,6 +51,15 @@ func (c *Cluster) Backup(ctx context.Context, w io.Writer, opt BackupOptions) (r
 	}, opt.NoBlobs)
 	if err != nil {
 		return r, fmt.Errorf("backup: %w", err)
+	}
+	told := tree.Event{Verb: "cluster.backup", New: fmt.Sprintf("%d names, %d blobs, log index %d", r.Names, r.Blobs, r.Index)}
+	if opt.NoBlobs {
+		told.New += ", without the bytes of blobs"
+	}
+	// A backup works without a majority, which an event needs.
+	record := Occurrence{Event: told, Actor: tree.ActorIn(ctx), Time: c.cfg.Now()}
+	if err := c.Record(context.WithoutCancel(ctx), []Occurrence{record}); err != nil {
+		c.log.Warn("the backup is not in the audit log", "err", err)
 	}
 	return r, nil
 }

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"iter"
@@ -33,96 +34,111 @@ func (c *Cluster) events(ctx context.Context, ops []state.Op) []state.Op {
 	if c.machine.view.Load().Format() < eventFormat {
 		return nil
 	}
-	var d deeds
+	d := deeds{c: c, s: c.machine.view.Load()}
 	for _, op := range ops {
 		switch op := op.(type) {
 		case *state.Put:
-			d.add(c.describe(op.Name), op.Claim, "", false)
+			d.name(op.Name, op.Claim, "", false)
 		case *state.Link:
-			d.add(c.describe(op.Name), op.Claim, op.Digest, false)
+			d.name(op.Name, op.Claim, op.Digest, false)
 		case *state.Remove:
-			d.add(c.describe(op.Name), "", "", true)
+			d.name(op.Name, "", "", true)
 		case *state.DropClaims:
-			d.add(deed{"import", op.Claim}, "", "", true)
+			d.add(deed{verb: "import.remove", object: op.Claim})
 		case *state.Collect:
-			d.add(deed{"blobs", fmt.Sprintf("%d unreferenced", len(op.Digests))}, "", "", true)
+			d.add(deed{verb: "gc.collect", object: fmt.Sprintf("%d unreferenced blobs", len(op.Digests))})
 		case *state.SetFormat:
-			d.add(deed{"format", fmt.Sprint(op.Version)}, "", "", false)
+			d.add(deed{verb: "format.raise", object: fmt.Sprint(op.Version)})
 		case *state.LinkWeak:
-			d.weak = true
+			d.other = true
 		}
 	}
 	e, told := tree.EventIn(ctx)
 	switch {
-	case told && (d.n > 0 || d.quiet || d.weak):
-	case d.n > 0:
+	case !told && d.n == 0, !d.other && d.n == 0:
+		return nil
+	case !told:
 		e = d.event()
 	default:
-		return nil
+		e.Old, e.New = cmp.Or(e.Old, d.first.old), cmp.Or(e.New, d.first.new)
 	}
-	return []state.Op{c.event(Occurrence{Event: e, Actor: tree.ActorIn(ctx)})}
+	return []state.Op{eventOf(Occurrence{Event: e, Actor: tree.ActorIn(ctx)}, c.cfg.Node)}
 }
 
-// deed is what the change of a name means: the kind of thing, and which.
-type deed struct{ kind, object string }
+// deed is what a change of a name means: what is done to what, and the digests before and after.
+type deed struct{ verb, object, old, new string }
 
 // describe is Config.Describe. Without it a name is told as it is.
-func (c *Cluster) describe(name string) deed {
-	if c.cfg.Describe != nil {
-		kind, object := c.cfg.Describe(name)
-		return deed{kind, object}
+func (c *Cluster) describe(name string, removed bool) (verb, object string) {
+	switch {
+	case c.cfg.Describe != nil:
+		return c.cfg.Describe(name, removed)
+	case removed:
+		return "remove", name
 	}
-	kind, object, _ := strings.Cut(name, "/")
-	return deed{kind, object}
+	return "set", name
 }
 
-// deeds are those of a batch, told as one.
+// deeds are those of a batch, told as one: by the first that writes or, if nothing is written, the first.
 type deeds struct {
-	n           int // different in a row, without bookkeeping
+	c           *Cluster
+	s           *state.State
+	n           int // different in a row
 	first, last deed
-	digest      state.Digest
-	claim       string
-	sets        bool
-	quiet, weak bool // there was bookkeeping, a weak name
+	removes     bool // all do
+	other       bool // there are names whose changes are no deeds
 }
 
-func (d *deeds) add(what deed, claim string, digest state.Digest, removes bool) {
-	if what.kind == "" {
-		d.quiet = true
-		return
-	}
+// name adds the change of a name. Names of an import are told by the import.
+func (d *deeds) name(name, claim string, digest state.Digest, removed bool) {
 	if claim != "" {
-		what = deed{"import", claim}
-	}
-	d.sets = d.sets || !removes
-	if d.n > 0 && what == d.last {
+		d.add(deed{verb: "import.publish", object: claim})
 		return
 	}
-	if d.n++; d.n == 1 {
-		d.first, d.digest, d.claim = what, digest, claim
+	var what deed
+	if what.verb, what.object = d.c.describe(name, removed); what.verb == "" {
+		d.other = true
+		return
+	}
+	if d.n == 0 || d.removes && !removed {
+		d.first = what
+		if digest != "" {
+			d.first.new = digest.String()
+		}
+		if e, ok := d.s.Get(name); ok && e.Digest != "" {
+			d.first.old = e.Digest.String()
+		}
+		d.removes = removed
+	}
+	d.count(what)
+}
+
+func (d *deeds) add(what deed) {
+	if d.n == 0 || d.removes {
+		d.first, d.removes = what, false
+	}
+	d.count(what)
+}
+
+func (d *deeds) count(what deed) {
+	if d.n == 0 || what.object != d.last.object {
+		d.n++
 	}
 	d.last = what
 }
 
-// event tells the deeds by the first one, and the number of the others.
 func (d *deeds) event() tree.Event {
-	e := tree.Event{Verb: d.first.kind + ".remove", Object: d.first.object}
-	if d.sets {
-		e.Verb = d.first.kind + ".set"
-	}
-	if d.digest != "" && d.claim == "" {
-		e.New = d.digest.String()
-	}
+	e := tree.Event{Verb: d.first.verb, Object: d.first.object, Old: d.first.old, New: d.first.new}
 	if d.n > 1 {
 		e.Object = fmt.Sprintf("%s and %d more", e.Object, d.n-1)
 	}
 	return e
 }
 
-// event returns the edit that records an occurrence.
-func (c *Cluster) event(o Occurrence) *state.Event {
+// eventOf returns the edit that records an occurrence on a node.
+func eventOf(o Occurrence, node string) *state.Event {
 	if o.Actor == (tree.Actor{}) {
-		o.Actor = tree.Actor{Name: "node/" + c.cfg.Node, How: state.ByNode}
+		o.Actor = tree.Actor{Name: "node/" + node, How: state.ByNode}
 	}
 	e := &state.Event{
 		Actor: cleanText(o.Actor.Name, state.MaxEventActor), How: cleanText(o.Actor.How, state.MaxEventWord),
@@ -162,7 +178,7 @@ func (c *Cluster) Record(ctx context.Context, list []Occurrence) error {
 	}
 	ops := make([]state.Op, 0, len(list))
 	for _, o := range list[:min(len(list), MaxOccurrences)] {
-		ops = append(ops, c.event(o))
+		ops = append(ops, eventOf(o, c.cfg.Node))
 	}
 	_, err := c.proposeRecorded(ctx, false, nil, ops)
 	return err
@@ -170,6 +186,14 @@ func (c *Cluster) Record(ctx context.Context, list []Occurrence) error {
 
 // MaxOccurrences is how many events fit into one command of Record.
 const MaxOccurrences = 64
+
+// SealEvents moves the oldest count events, the first of which is number first, from memory into the file name. The
+// blob of their lines, each with a newline, must have been committed. fs.ErrExist: another node has sealed them.
+// fs.ErrNotExist: the blob is not known, or has other lines.
+func (c *Cluster) SealEvents(ctx context.Context, name string, first, count uint64) error {
+	_, err := c.proposeRecorded(ctx, false, []state.Op{&state.SealEvents{Name: name, First: first, Count: count}}, nil)
+	return err
+}
 
 // EventLog is the log of events at one log entry of the tree.
 type EventLog struct{ s *state.State }

@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/hashicorp/raft"
 
 	"casemate/cluster/blob"
 	"casemate/cluster/disk"
 	"casemate/cluster/raftlog"
+	"casemate/cluster/tree"
 )
 
 // RecoverOptions are the options of Recover.
@@ -118,7 +120,9 @@ func Recover(cfg Config, opt RecoverOptions) (rep RecoverReport, err error) {
 	// If we were to crash here, the node would wait for a majority that it cannot have, and the next Recover would
 	// recover it.
 	at++
-	cmd, err := applyEdit(c.machine.st, at, cfg, opt.Edit)
+	cmd, err := applyEdit(c.machine.st, at, cfg, opt.Edit, tree.Event{
+		Verb: "cluster.recover", Object: id.Cluster, Old: "members " + strings.Join(append(rep.Lost, cfg.Node), ", "),
+	})
 	if err != nil {
 		return rep, err
 	}

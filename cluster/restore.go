@@ -16,6 +16,7 @@ import (
 	"casemate/cluster/disk"
 	"casemate/cluster/member"
 	"casemate/cluster/state"
+	"casemate/cluster/tree"
 )
 
 // RestoreOptions are the options of Restore. Exactly one of Passphrase and Identities must be set.
@@ -139,17 +140,19 @@ func Restore(ctx context.Context, cfg Config, r io.Reader, opt RestoreOptions) (
 			return opt.Edit(b)
 		}
 	}
-	if _, err := applyEdit(st, st.Index()+1, cfg, edit); err != nil {
+	id := identity{Format: diskFormat, Cluster: newClusterID(), Node: cfg.Node}
+	cluster, node, created, noBlobs := b.Origin()
+	told := tree.Event{Verb: "cluster.restore", Object: id.Cluster, Old: fmt.Sprintf("cluster %s, backup of %s by node %s",
+		cluster, created.UTC().Format(time.RFC3339), node)}
+	if _, err := applyEdit(st, st.Index()+1, cfg, edit, told); err != nil {
 		return rep, err
 	}
 	if err := beginLog(cfg, st); err != nil {
 		return rep, err
 	}
-	id := identity{Format: diskFormat, Cluster: newClusterID(), Node: cfg.Node}
 	if err := writeIdentity(cfg, id); err != nil {
 		return rep, err
 	}
-	cluster, node, created, noBlobs := b.Origin()
 	rep = RestoreReport{
 		Cluster: id.Cluster, Node: id.Node, Index: max(1, st.Index()), Names: b.Names(), Kept: st.Stats().Entries,
 		Blobs: end.Blobs, Bytes: end.Bytes, NoBlobs: noBlobs, Missing: st.Stats().Blobs - end.Blobs,
@@ -166,18 +169,25 @@ func only(node string) raft.Configuration {
 	}}
 }
 
-// applyEdit applies the edits as a command without a session at this index of the log. It returns the command; nil if
-// there is none.
-func applyEdit(st *state.State, index uint64, cfg Config, edit func(Batch) error) ([]byte, error) {
-	if edit == nil {
-		return nil, nil
-	}
+// applyEdit applies the edits as a command without a session at this index of the log, and records why: the log of
+// events has a break here. It returns the command; nil if there is none.
+func applyEdit(
+	st *state.State, index uint64, cfg Config, edit func(Batch) error, why tree.Event,
+) ([]byte, error) {
 	b := &batch{&Tree{}, &edits{}}
-	if err := edit(b); err != nil {
-		return nil, err
+	if edit != nil {
+		if err := edit(b); err != nil {
+			return nil, err
+		}
 	}
 	if b.err != nil {
 		return nil, b.err
+	}
+	if st.Format() >= eventFormat {
+		b.ops = append(b.ops, eventOf(Occurrence{Event: why}, cfg.Node))
+	}
+	if len(b.ops) == 0 {
+		return nil, nil
 	}
 	cmd := state.Command{Time: cfg.Now().UnixNano(), Ops: b.ops}
 	data, err := cmd.Encode()

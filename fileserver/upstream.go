@@ -52,6 +52,7 @@ func (s *Server) KeepFile(ctx context.Context, blob BlobWriter, url string) (dig
 		return "", err
 	}
 	size := blob.Size()
+	ctx = tree.WithEvent(ctx, tree.Event{Verb: "file.fetch", Object: URL(key)})
 	digest, err = tree.CommitNamed(ctx, s.cfg.Tree, blob, "", func(b Batch, digest string) error {
 		b.Link(key, digest)
 		return nil

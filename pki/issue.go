@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"math/big"
 	"slices"
+	"strings"
 	"time"
 
 	"casemate/cluster/tree"
@@ -155,7 +156,8 @@ func (c *CA) issue(ctx context.Context, s *snapshot, out *Issued, pub crypto.Pub
 		out.Chain = append(out.Chain, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: up.Raw})...)
 	}
 	name := "issued/" + out.Serial
-	err = c.cfg.Tree.Update(ctx, func(b Batch) error {
+	told := tree.Event{Verb: "certificate.issue", Object: out.Serial, New: strings.Join(out.Names, " ")}
+	err = c.cfg.Tree.Update(tree.WithEvent(ctx, told), func(b Batch) error {
 		r := record{Serial: out.Serial, Names: out.Names, Issuer: iss.id, From: cert.NotBefore.Unix(),
 			To: cert.NotAfter.Unix()}
 		if err := putJSON(b, name, r); err != nil {
@@ -246,7 +248,8 @@ func (c *CA) Revoke(ctx context.Context, serial string) error {
 		}
 		version := r.version
 		r.Revoked = c.now().Unix()
-		err = c.cfg.Tree.Update(ctx, func(b Batch) error {
+		told := tree.Event{Verb: "certificate.revoke", Object: serial, Old: strings.Join(r.Names, " ")}
+		err = c.cfg.Tree.Update(tree.WithEvent(ctx, told), func(b Batch) error {
 			b.Expect("issued/"+serial, version)
 			return putJSON(b, "issued/"+serial, r)
 		})

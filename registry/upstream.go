@@ -72,6 +72,7 @@ func (r *Registry) KeepManifest(ctx context.Context, repo, reference, mediaType 
 	} else {
 		tags = []string{reference}
 	}
+	ctx = tree.WithEvent(ctx, tree.Event{Verb: "image.fetch"})
 	_, _, err := r.storeManifest(ctx, repo, d, tags, mediaType, data, true)
 	var fail *apiError
 	if errors.As(err, &fail) {

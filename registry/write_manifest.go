@@ -149,6 +149,7 @@ func (r *Registry) storeManifest(
 	if _, err := bw.Write(data); err != nil {
 		return "", nil, err
 	}
+	ctx = r.told(ctx, repo, d, tags)
 	committed, newest := false, false
 	for range attempts {
 		refs, missing := r.referencesOf(repo, m, nil, nil)
@@ -209,6 +210,22 @@ func (r *Registry) storeManifest(
 	return "", nil, err
 }
 
+// told tells the change of the tree that stores a manifest: as a push, if nothing else was told.
+func (r *Registry) told(ctx context.Context, repo string, d digest.Digest, tags []string) context.Context {
+	e, ok := tree.EventIn(ctx)
+	if !ok {
+		e.Verb = "image.push"
+	}
+	e.Object, e.New = repo+"@"+d.String(), d.String()
+	if len(tags) > 0 {
+		e.Object = repo + ":" + strings.Join(tags, ",")
+		if old, err := statLink(r.tree, tagPath(repo, tags[0])); err == nil {
+			e.Old = old.digest.String()
+		}
+	}
+	return tree.WithEvent(ctx, e)
+}
+
 // deleteManifest answers DELETE manifests/REFERENCE: a tag is deleted alone, a digest with every tag that refers to it.
 func (r *Registry) deleteManifest(w http.ResponseWriter, req *http.Request, rt route) {
 	var err error
@@ -227,10 +244,12 @@ func (r *Registry) deleteManifest(w http.ResponseWriter, req *http.Request, rt r
 
 // removeTag removes a tag; fs.ErrNotExist if there is none.
 func (r *Registry) removeTag(ctx context.Context, repo, tag string) error {
-	if _, err := statLink(r.tree, tagPath(repo, tag)); err != nil {
+	old, err := statLink(r.tree, tagPath(repo, tag))
+	if err != nil {
 		return err
 	}
-	err := r.tree.Update(ctx, func(b Batch) error { b.Remove(tagsDir(repo) + "/" + tag); return nil })
+	ctx = tree.WithEvent(ctx, tree.Event{Verb: "image.delete", Object: repo + ":" + tag, Old: old.digest.String()})
+	err = r.tree.Update(ctx, func(b Batch) error { b.Remove(tagsDir(repo) + "/" + tag); return nil })
 	if err == nil {
 		r.log.Info("tag deleted", "repository", repo, "tag", tag)
 	}

@@ -9,9 +9,11 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/http"
+	"strings"
 	"sync"
 
 	"casemate/appliance/access"
+	"casemate/appliance/audit"
 	"casemate/appliance/change"
 	"casemate/appliance/content"
 	"casemate/appliance/current"
@@ -50,6 +52,7 @@ type API struct {
 	Current      *current.Reader
 	Changes      *change.Changes
 	Lookup       *lookup.Lookup
+	Audit        *audit.Log
 	// Transcript is what was rehearsed here; nil: nothing was.
 	Transcript Transcript
 	Status     *status.Page
@@ -99,6 +102,7 @@ func (a *API) register(on *routes) {
 		a.bundleRoutes,
 		a.memberRoutes,
 		a.upkeepRoutes,
+		a.auditRoutes,
 	} {
 		add(on)
 	}
@@ -151,6 +155,26 @@ func (on *routes) json(pattern string, asks asks, h func(r *http.Request) (any, 
 		w.Header().Set("Content-Type", "application/json")
 		json.NewEncoder(w).Encode(out)
 	})
+}
+
+// A Route is a request that the API answers, and what it asks for.
+type Route struct {
+	Method, Path string // the path as in http.ServeMux: /v1/names/{name}
+	Verb         access.Verb
+	Local        string // why only the admin socket answers it; "": https does, too
+}
+
+// Routes returns all requests that the API answers, in the order of their registration.
+func (a *API) Routes() []Route {
+	on := routes{a, http.NewServeMux(), nil}
+	a.register(&on)
+	var list []Route
+	for _, r := range on.all {
+		if method, path, ok := strings.Cut(r.pattern, " "); ok {
+			list = append(list, Route{method, path, r.asks.verb, r.asks.local})
+		}
+	}
+	return list
 }
 
 // statusRoutes serves the state of this node.

@@ -80,6 +80,24 @@ func (a asks) allow(decide *access.Access, r *http.Request) error {
 // socket is how who uses the admin socket has proved its name.
 const socket = "socket"
 
+// Remote returns the handler of all routes for https, where an account is needed: a user and the password or an API key,
+// as in access.Identify. Requests that a browser sends for another site are refused (http.CrossOriginProtection).
+func (a *API) Remote() http.Handler {
+	h := a.Handler()
+	identified := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "no-store")
+		w.Header().Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		s, err := a.Access.Identify(r)
+		if err != nil {
+			a.adminError(w, r, err)
+			return
+		}
+		h.ServeHTTP(w, r.WithContext(WithSubject(r.Context(), s)))
+	})
+	return http.NewCrossOriginProtection().Handler(identified)
+}
+
 type subjectKey struct{}
 
 // WithSubject returns the context of a request of s, whose changes s makes.

@@ -39,13 +39,11 @@ func (a *API) getEgress(r *http.Request) (any, error) {
 
 // since parses a time, or the name of an import, whose time it is.
 func (a *API) since(ctx context.Context, text string) (time.Time, error) {
-	for _, form := range []string{time.RFC3339, "2006-01-02T15:04", "2006-01-02 15:04", time.DateOnly} {
-		if t, err := time.Parse(form, text); err == nil {
-			return t, nil
-		}
-	}
 	if text == "" {
 		return time.Time{}, nil
+	}
+	if t, err := parseTime(text); err == nil {
+		return t, nil
 	}
 	imports, err := a.Imports.ListFor(ctx)
 	if err != nil {

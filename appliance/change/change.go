@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 
 	"casemate/appliance/current"
@@ -135,7 +136,8 @@ func (c *Changes) AddOrigin(ctx context.Context, host string, aliases []string) 
 		}
 	}
 	var made origin.Origin
-	err = c.Commit(ctx, func() (*origin.Set, func(cluster.Batch) error, error) {
+	told := tree.Event{Verb: "origin.add", Object: host, New: strings.Join(aliases, " ")}
+	err = c.Commit(tree.WithEvent(ctx, told), func() (*origin.Set, func(cluster.Batch) error, error) {
 		v := c.Current.State()
 		o := origin.Origin{Host: host, Registry: true}
 		if old, ok := v.Origins.Get(host); ok {
@@ -212,7 +214,8 @@ func (c *Changes) RemovableOrigin(host string) (origin.Origin, error) {
 
 // RemoveOrigin removes an origin from DNS and certificates at once. Its content stays stored.
 func (c *Changes) RemoveOrigin(ctx context.Context, host string) error {
-	err := c.Commit(ctx, func() (*origin.Set, func(cluster.Batch) error, error) {
+	told := tree.Event{Verb: "origin.remove", Object: host}
+	err := c.Commit(tree.WithEvent(ctx, told), func() (*origin.Set, func(cluster.Batch) error, error) {
 		v := c.Current.State()
 		o, err := c.RemovableOrigin(host)
 		if err != nil {
@@ -255,7 +258,14 @@ func (c *Changes) SetSetting(ctx context.Context, key string, value *string) err
 		return usage.Errorf("setting domain is fixed at init, because certificates carry it: " +
 			"create a new cluster for another domain")
 	}
-	err := c.Commit(ctx, func() (*origin.Set, func(cluster.Batch) error, error) {
+	told := tree.Event{Verb: "setting.reset", Object: key}
+	if value != nil {
+		told.Verb, told.New = "setting.set", *value
+	}
+	if old, err := c.Tree.ReadFile("settings/" + key); err == nil {
+		told.Old = string(old)
+	}
+	err := c.Commit(tree.WithEvent(ctx, told), func() (*origin.Set, func(cluster.Batch) error, error) {
 		texts, err := settings.Read(c.Tree.Sub("settings"))
 		if err != nil {
 			return nil, nil, err
@@ -356,5 +366,6 @@ func (c *Changes) setIssuer(ctx context.Context, value *string) error {
 		return usage.Errorf("setting pki.issuer must be PEM with the CA certificate, those above it, and its private " +
 			"key")
 	}
+	ctx = tree.WithEvent(ctx, tree.Event{Verb: "setting.set", Object: "pki.issuer"})
 	return c.CA.UseEnterprise(ctx, chain, key)
 }

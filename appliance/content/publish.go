@@ -39,7 +39,9 @@ func (j *job) publish(ctx context.Context, s *sink, c *bundle.Contents) (*Result
 	pend := j.keeper.get().dir()
 	// If we were to crash before this, nothing would be visible and the next import would find the blobs; after it,
 	// everything is visible.
-	err = e.cfg.Publish(ctx, hostsOf(links), func(b cluster.Batch, o Origins) error {
+	told := tree.Event{Verb: "import.publish", Object: r.Name, New: fmt.Sprintf("%s: %s, %s, %s", strings.TrimSpace(
+		r.Kind+" "+r.ID), count(r.Images, "image"), count(r.Files, "file"), count(r.Manifests, "manifest"))}
+	err = e.cfg.Publish(tree.WithEvent(ctx, told), hostsOf(links), func(b cluster.Batch, o Origins) error {
 		r.Origins = o
 		data, err := r.encode()
 		if err != nil {

@@ -40,8 +40,10 @@ type Edge struct {
 	Files    func(http.ResponseWriter, *http.Request, fileserver.View)
 	// Packages answers the writes to repositories of packages.
 	Packages func(http.ResponseWriter, *http.Request)
-	// Pages serves the bastions' own names, except for images and files.
+	// Pages serves the bastions' own names, except for images, files and the admin API.
 	Pages http.Handler
+	// Admin serves /v1/ of the bastions' own names, over TLS only.
+	Admin http.Handler
 	Miss  func(kind, name, detail string, client netip.Addr)
 	// Observe is called with the outcome of each request.
 	Observe func(service string, r *http.Request, status int, bytes int64, took time.Duration)
@@ -195,6 +197,13 @@ func (e *Edge) serve(w *recorder, r *http.Request, plain bool) (service string) 
 		}
 		e.Files(w, below(r, "/files"), fileserver.View{Plain: plain})
 		return "files"
+	case at == routing.Self && strings.HasPrefix(r.URL.Path, "/v1/"):
+		if plain {
+			reply.Refuse(w, r, http.StatusForbidden, "DENIED", "the admin API is served over https only")
+			return "none"
+		}
+		e.Admin.ServeHTTP(w, r)
+		return "admin"
 	case at == routing.Self:
 		e.Pages.ServeHTTP(w, r)
 		return "pages"

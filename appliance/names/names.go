@@ -17,6 +17,7 @@ import (
 	"casemate/appliance/origin"
 	"casemate/appliance/usage"
 	"casemate/cluster"
+	events "casemate/cluster/tree"
 	"casemate/dnssrv"
 )
 
@@ -131,6 +132,9 @@ func Set(ctx context.Context, tree Updater, name, kind string, in Record) error 
 		return usage.Errorf("name %s %s: all values together must have at most 4096 bytes, got %d", name, kind,
 			len(data))
 	}
+	ctx = events.WithEvent(ctx, events.Event{
+		Verb: "name.set", Object: name + " " + kind, New: strings.Join(in.Values, " "),
+	})
 	return tree.Update(ctx, func(b cluster.Batch) error { b.Put("names/"+name+"/"+kind, data); return nil })
 }
 

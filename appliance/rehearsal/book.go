@@ -135,15 +135,27 @@ func (b *Book) Record(service string, r *http.Request, status int, answer http.H
 	}
 }
 
+// Fetched tells the digest of a file that was fetched. The client that asked first was answered before it was known, and
+// its answer is completed, whichever of both is told first.
+func (b *Book) Fetched(url, digest string, size int64) {
+	f := File{bundle.WithoutCredentials(url), digest, size}
+	if f.check() == nil {
+		b.write(line{File: &f})
+	}
+}
+
 // write adds a line of this moment to the record and to the file.
 func (b *Book) write(l line) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	now := b.cfg.Now().UTC().Truncate(time.Second)
-	if l.Gap != nil {
+	switch {
+	case l.Gap != nil:
 		l.Gap.First, l.Gap.Last, l.Gap.Count = now, now, 1
-	} else if l.Last = now; b.record.questions[keyOf(l.Question)] == nil {
-		l.First = now
+	case l.Question != nil:
+		if l.Last = now; b.record.questions[keyOf(l.Question)] == nil {
+			l.First = now
+		}
 	}
 	if b.file == nil || !b.record.add(l) || b.err != nil {
 		return

@@ -277,6 +277,38 @@ func TestEntries(t *testing.T) {
 	}
 }
 
+// TestFetched: the digest of a file whose first client was answered before it was known is that of the whole file, in
+// whichever order both are told.
+func TestFetched(t *testing.T) {
+	path := filepath.Join(t.TempDir(), FileName)
+	b := open(t, path)
+	b.Record("files", request("GET", "https://a.example/1"), 200, header("Content-Length: 4"))
+	b.Fetched("https://a.example/1?sig=s3cret", sumA, 4)
+	b.Fetched("https://a.example/2", sumB, 5)
+	b.Fetched("https://a.example/3", "no digest", 5)
+	b.Record("files", request("GET", "https://a.example/2"), 200, header())
+	b.Record("files", request("HEAD", "https://a.example/2"), 404, header())
+	for _, again := range []bool{false, true} {
+		if again {
+			b.mu.Lock()
+			err := b.rewrite()
+			b.mu.Unlock()
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		r, err := Read(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		list := r.Questions()
+		if len(list) != 3 || list[0].Digest != sumA || list[0].Size != 4 || list[1].Digest != sumB || list[1].Size != 5 ||
+			list[2].Digest != "" {
+			t.Errorf("%+v", list)
+		}
+	}
+}
+
 // TestCrowded: a file that is asked the same again and again is written anew, and stays small.
 func TestCrowded(t *testing.T) {
 	path := filepath.Join(t.TempDir(), FileName)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"slices"
 	"strings"
@@ -45,11 +46,27 @@ type Gap struct {
 	Count int       `json:"count"`
 }
 
-// line is one line of the file: requests with one answer, or with none that is recorded. A line of a single request has
-// no count, and a line of several has what they add up to.
+// File is a file that was fetched. Whoever asked first was answered before its digest was known.
+type File struct {
+	URL    string `json:"url"`
+	Digest string `json:"digest"`
+	Size   int64  `json:"size"`
+}
+
+func (f *File) check() error {
+	q := bundle.Question{Method: "GET", URL: f.URL, Status: 200, Digest: f.Digest, Size: f.Size}
+	if f.Digest == "" {
+		return errors.New("a file has no digest")
+	}
+	return q.Check()
+}
+
+// line is one line of the file: requests with one answer, or with none that is recorded, or the digest of a file. A
+// line of a single request has no count, and a line of several has what they add up to.
 type line struct {
 	*bundle.Question
 	Gap     *Gap      `json:"gap,omitempty"`
+	File    *File     `json:"file,omitempty"`
 	Clients []string  `json:"clients,omitempty"`
 	First   time.Time `json:"first,omitzero"`
 	Last    time.Time `json:"last,omitzero"`
@@ -61,6 +78,7 @@ type line struct {
 type Record struct {
 	questions map[key]*Entry
 	gaps      map[gapKey]*Gap
+	files     map[string]File // that were fetched, by URL
 	lost      int // requests that found no place
 }
 
@@ -112,8 +130,11 @@ func (r *Record) read(f io.Reader) (size int64, err error) {
 
 func (l *line) check() error {
 	switch {
-	case (l.Question == nil) == (l.Gap == nil):
-		return errors.New("it has either a question or a gap")
+	case l.Question == nil && l.Gap == nil && l.File == nil, l.Question != nil && (l.Gap != nil || l.File != nil),
+		l.Gap != nil && l.File != nil:
+		return errors.New("it has one of a question, a gap and a file")
+	case l.File != nil:
+		return l.File.check()
 	case l.Count < 0 || l.Gap != nil && l.Gap.Count < 0:
 		return errors.New("count must not be negative")
 	case l.Gap != nil && (l.Gap.Name == "" || len(l.Gap.Name) > maxGapName || len(l.Gap.Why) > maxGapName):
@@ -128,8 +149,11 @@ func (l *line) check() error {
 
 // add adds what a line says. It reports whether the record has a place for it.
 func (r *Record) add(l line) bool {
-	if l.Gap != nil {
+	switch {
+	case l.Gap != nil:
 		return r.addGap(*l.Gap)
+	case l.File != nil:
+		return r.addFile(*l.File)
 	}
 	q, n := *l.Question, max(l.Count, 1)
 	e := r.questions[keyOf(&q)]
@@ -145,6 +169,7 @@ func (r *Record) add(l line) bool {
 		r.questions[keyOf(&q)] = e
 	}
 	q.Client = e.Client
+	r.complete(&q)
 	if q.Digest == "" && q.Status == e.Status {
 		q.Digest, q.Size = e.Digest, e.Size // the answer was sent before its end was known
 	}
@@ -154,6 +179,30 @@ func (r *Record) add(l line) bool {
 	for _, c := range l.Clients {
 		if at, known := slices.BinarySearch(e.Clients, c); !known {
 			e.Clients = slices.Insert(e.Clients, at, c)
+		}
+	}
+	return true
+}
+
+// complete adds the digest of a file to an answer that was given before it was known.
+func (r *Record) complete(q *bundle.Question) {
+	if f, ok := r.files[q.URL]; ok && q.Status == http.StatusOK && q.Digest == "" {
+		q.Digest, q.Size = f.Digest, f.Size
+	}
+}
+
+// addFile remembers a file. Beyond a bound none is: then digests are known when the bundle is made.
+func (r *Record) addFile(f File) bool {
+	if r.files == nil {
+		r.files = map[string]File{}
+	}
+	if _, known := r.files[f.URL]; !known && len(r.files) >= bundle.MaxQuestions {
+		return false
+	}
+	r.files[f.URL] = f
+	for _, method := range []string{http.MethodGet, http.MethodHead} {
+		if e := r.questions[key{url: f.URL, method: method}]; e != nil {
+			r.complete(&e.Question)
 		}
 	}
 	return true

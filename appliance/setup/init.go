@@ -22,6 +22,7 @@ import (
 	"syscall"
 
 	"casemate/appliance/address"
+	"casemate/appliance/audit/deeds"
 	"casemate/appliance/config"
 	"casemate/appliance/hostname"
 	"casemate/appliance/nodes"
@@ -312,7 +313,7 @@ func openOrBootstrap(cfg config.Config, log *slog.Logger) (*cluster.Cluster, err
 func ClusterConfig(cfg config.Config, log *slog.Logger) cluster.Config {
 	return cluster.Config{
 		Dir: filepath.Join(cfg.Data, clusterDir), Node: cfg.Node, Log: log, Reserve: reserve(cfg.Data),
-		Tallies: tallies,
+		Tallies: tallies, Describe: deeds.Of,
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 	"casemate/cluster/disk"
 	"casemate/cluster/peer"
 	"casemate/cluster/state"
+	"casemate/cluster/tree"
 )
 
 // A removed node knows the sealing key and could sign node certificates. So a removal makes a new sealing key and a new
@@ -180,6 +181,7 @@ func (ms *Members) tryReseal(ctx context.Context, gone string) error {
 		return fail
 	}
 	ops = append(ops, &state.Remove{Name: MembersDir + "/" + gone}, &state.Remove{Name: TokensDir})
+	ctx = tree.WithEvent(ctx, tree.Event{Verb: "member.remove", Object: gone})
 	err = ms.cluster.Commit(ctx, ops)
 	return err
 }

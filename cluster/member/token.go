@@ -16,6 +16,7 @@ import (
 
 	"casemate/cluster/peer"
 	"casemate/cluster/state"
+	"casemate/cluster/tree"
 )
 
 // Token lets one node join. It is printed once; no node stores it:
@@ -100,6 +101,7 @@ func (ms *Members) CreateToken(ctx context.Context, ttl time.Duration) (Token, e
 			ops = append(ops, &state.Remove{Name: TokensDir + "/" + e.Name})
 		}
 	}
+	ctx = tree.WithEvent(ctx, tree.Event{Verb: "token.create", New: "for " + ttl.String()})
 	err = ms.cluster.Commit(ctx, ops)
 	return t, err
 }

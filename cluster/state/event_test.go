@@ -220,7 +220,7 @@ func FuzzEventLine(f *testing.F) {
 		var got struct{ Verb, Object, Outcome string }
 		if err := json.Unmarshal(line, &got); err != nil || got.Verb != verb || got.Object != object ||
 			got.Outcome != outcome || bytes.ContainsAny(line, "\n\r") || !utf8.Valid(line) || len(line) > maxEventLine {
-			t.Errorf("%q: %q, %v", e, line, err)
+			t.Errorf("%+v: %q, %v", e, line, err)
 		}
 	})
 }

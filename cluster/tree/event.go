@@ -10,7 +10,7 @@ type Event struct {
 	// Object is what it was done to, by the name under which people know it: "docker.io/library/nginx:1.25".
 	Object string
 	// Old and New are the values before and after, "" if there is none or it is secret. For images and files they are
-	// digests.
+	// digests, which the tree adds.
 	Old, New string
 	// Outcome is why it was not done; "" is done. A change that the tree refuses gets its outcome there.
 	Outcome string

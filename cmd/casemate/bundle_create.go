@@ -99,6 +99,10 @@ With --from-cluster, on a bastion, nothing is fetched: the bundle is made of wha
 stored there, for another cluster. It contains imports (--import), lists, or
 everything that clients get (--everything), with unchanged digests.
 
+With --rehearsal it is made of what a rehearsal has fetched, running or stopped, and
+nothing is fetched again. Several rehearsals, of several distributions or roles, go
+into one bundle if no name has different content in two of them.
+
 FILE must not exist, unless --force is given. FILE may be - for standard output;
 messages about the bundle go to standard error then.
 
@@ -112,7 +116,7 @@ T (or KiB, …; powers of 1024) or KB, MB, GB, TB (powers of 1000).`,
   casemate bundle create python.tar --python pinned.txt --python-index https://HOST/simple/ --python-version 3.11
   casemate bundle create rocky.tar --dnf rocky.repo --dnf-var releasever=9 --packages nodes.list
   casemate bundle create copy.tar --from-cluster --everything --since inventory.json --sign office.key
-  casemate bundle create debian12.tar --rehearsal ./debian12 --sign office.key
+  casemate bundle create nodes.tar --rehearsal ./debian12 --rehearsal ./rocky9 --sign office.key
   casemate bundle create base.tar --from-cluster --import base
   casemate bundle create - --images images.list --partial | ssh bastion casemate import - --name images`,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -142,9 +146,6 @@ T (or KiB, …; powers of 1024) or KB, MB, GB, TB (powers of 1000).`,
 			}
 			to := target{args[0], out, force}
 			if stored.from {
-				if stored.rehearsal != "" {
-					o.socket = rehearsalDir(stored.rehearsal).socket()
-				}
 				return o.createStored(cmd, stored, &lists, to, opt, w, quiet)
 			}
 			lists.domain = func() (string, error) { return domain, nil } // "" if unknown
@@ -335,6 +336,9 @@ func (to target) write(ctx context.Context, m *meter, res *created, ix *bundle.I
 	open func(digest string) (io.ReadCloser, error), w format.WriteOptions) error {
 	g := m.start("writing", res.Bytes)
 	w.Progress = func(done, total int64) { g.set("writing", done, total) }
+	if err := ix.DropCredentials(); err != nil {
+		return err
+	}
 	if to.file == "-" {
 		counted := &countingWriter{w: to.out}
 		res.Files = []string{"-"}

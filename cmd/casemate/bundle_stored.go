@@ -22,7 +22,7 @@ import (
 // storedFlags select content of this cluster for a bundle.
 type storedFlags struct {
 	from, everything bool
-	rehearsal        string // directory
+	rehearsals       []string // directories
 	imports          []string
 	fetching         []string // names of flags that only matter when something is fetched
 }
@@ -33,8 +33,8 @@ func (s *storedFlags) add(cmd *cobra.Command) {
 		"nothing")
 	f.StringArrayVar(&s.imports, "import", nil,
 		"with --from-cluster: what the import `NAME` brought (casemate import list); may be repeated")
-	f.StringVar(&s.rehearsal, "rehearsal", "",
-		"make the bundle of what the rehearsal in `DIRECTORY` has fetched, with its transcript; it must be running")
+	f.StringArrayVar(&s.rehearsals, "rehearsal", nil,
+		"make the bundle of what the rehearsal in `DIRECTORY` has fetched, with its transcript; may be repeated")
 	cmd.MarkFlagDirname("rehearsal")
 	f.BoolVar(&s.everything, "everything", false, "with --from-cluster: everything that clients get")
 }
@@ -53,7 +53,7 @@ func (s *storedFlags) fetches(cmd *cobra.Command, add func()) {
 
 // check refuses flags that do not go together.
 func (s *storedFlags) check(cmd *cobra.Command) error {
-	if s.rehearsal != "" {
+	if len(s.rehearsals) > 0 {
 		if s.from || s.everything || len(s.imports) > 0 {
 			return usageError{errors.New("--rehearsal includes everything that was rehearsed: leave out " +
 				"--from-cluster, --everything and --import")}
@@ -86,11 +86,23 @@ func (o *options) createStored(cmd *cobra.Command, s storedFlags, lists *listFla
 	if err := to.check(opt.DryRun, w.Split > 0); err != nil {
 		return err
 	}
+	if lists.any() && s.everything {
+		return usageError{errors.New("--everything includes what lists select: give one of them")}
+	}
+	if len(s.rehearsals) > 0 {
+		r, done, err := o.openRehearsals(cmd, s.rehearsals)
+		if err != nil {
+			return err
+		}
+		defer done()
+		stored, err := r.contents(cmd.Context())
+		if err != nil {
+			return err
+		}
+		return o.writeStored(cmd, stored, r.blob, to, opt, w, quiet)
+	}
 	req := admin.BundleRequest{Everything: s.everything, Imports: s.imports}
 	if lists.any() || !s.everything && len(s.imports) == 0 {
-		if s.everything {
-			return usageError{errors.New("--everything includes what lists select: give one of them")}
-		}
 		if err := o.inside(cmd.Context(), lists); err != nil {
 			return err
 		}
@@ -104,6 +116,13 @@ func (o *options) createStored(cmd *cobra.Command, s storedFlags, lists *listFla
 	if err := o.client().call(cmd.Context(), "POST", "bundle", nil, req, &stored); err != nil {
 		return err
 	}
+	return o.writeStored(cmd, &stored, o.client().blob, to, opt, w, quiet)
+}
+
+// writeStored writes the bundle of stored content, whose blobs are read by open.
+func (o *options) writeStored(cmd *cobra.Command, stored *content.Exported,
+	open func(ctx context.Context, digest string) (io.ReadCloser, error), to target, opt collect.Options,
+	w format.WriteOptions, quiet bool) error {
 	ix := stored.Index
 	ix.Since = opt.Since
 	for i := range ix.Blobs {
@@ -123,7 +142,7 @@ func (o *options) createStored(cmd *cobra.Command, s storedFlags, lists *listFla
 	if !opt.DryRun {
 		m := newMeter(cmd, quiet)
 		err := to.write(cmd.Context(), m, res, ix, func(digest string) (io.ReadCloser, error) {
-			return o.storedBlob(cmd.Context(), digest)
+			return open(cmd.Context(), digest)
 		}, w)
 		m.close()
 		if err != nil {
@@ -133,9 +152,9 @@ func (o *options) createStored(cmd *cobra.Command, s storedFlags, lists *listFla
 	return o.printCreated(cmd, res, "are not stored here")
 }
 
-// storedBlob reads a blob of this cluster.
-func (o *options) storedBlob(ctx context.Context, digest string) (io.ReadCloser, error) {
-	resp, err := o.client().do(ctx, "GET", "blobs/"+seg(digest), nil, nil)
+// blob reads a blob of the cluster.
+func (c *client) blob(ctx context.Context, digest string) (io.ReadCloser, error) {
+	resp, err := c.do(ctx, "GET", "blobs/"+seg(digest), nil, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -194,7 +194,7 @@ Begin with "casemate init", then "systemctl enable --now casemate" or
 		egressCommand(o))
 	add("nodes", enrollCommand(o), doctorCommand(o), mirrorsCommand(o), kubesprayCommand(o))
 	add("cluster", configCommand(o), memberCommand(o), tokenCommand(o), clusterCommand(o), caCommand(o), certCommand(o))
-	add("upkeep", statusCommand(o), gcCommand(o), scrubCommand(o), backupCommand(o), reloadCommand(o),
+	add("upkeep", statusCommand(o), auditCommand(o), gcCommand(o), scrubCommand(o), backupCommand(o), reloadCommand(o),
 		versionCommand(o))
 	root.AddCommand(manCommand(root), dnsCommand(o))
 	addCobrasOwn(root)

@@ -2,7 +2,6 @@ package main
 
 import (
 	"cmp"
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -381,11 +380,4 @@ func (d rehearsalDir) remove() error {
 		return os.Remove(string(d))
 	}
 	return nil
-}
-
-// answers reports whether the rehearsal's daemon answers.
-func (d rehearsalDir) answers(ctx context.Context, o *options) bool {
-	local := *o
-	local.socket = d.socket()
-	return local.client().call(ctx, "GET", "status", nil, nil, nil) == nil
 }

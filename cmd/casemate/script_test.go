@@ -178,7 +178,7 @@ func TestScripts(t *testing.T) {
 // daemonEnded reports whether the daemon that the script started last has ended.
 func daemonEnded(ts *testscript.TestScript) bool {
 	for _, cmd := range slices.Backward(ts.BackgroundCmds()) {
-		if slices.Contains(cmd.Args, "serve") {
+		if slices.Contains(cmd.Args, "serve") || slices.Contains(cmd.Args, "rehearse") {
 			return errors.Is(cmd.Process.Signal(syscall.Signal(0)), os.ErrProcessDone)
 		}
 	}

@@ -200,6 +200,23 @@ var storyCommands = map[string]func(*testscript.TestScript, bool, []string){
 		ts.Setenv("PEER_"+name, peer)
 		s.turn(ts, name)
 	},
+	// rehearsal NAME makes the directory $NAME for a rehearsal whose ports are free, and turns to it.
+	"rehearsal": func(ts *testscript.TestScript, _ bool, args []string) {
+		s := storyOf(ts)
+		dir := filepath.Join(filepath.Dir(ts.Getenv("CASEMATE_SOCKET")), args[0]) // short, for the path of its socket
+		ts.Check(os.Mkdir(dir, 0o700))
+		b := bastion{socket: filepath.Join(dir, "admin.sock"), http: scriptAddr(ts), https: scriptAddr(ts),
+			dns: scriptAddr(ts)}
+		text := fmt.Sprintf("advertise: [127.0.0.1]\nlisten:\n  http: [%q]\n  https: [%q]\n  dns: [%q]\n  peer: %q\n  "+
+			"admin: %s\n", b.http, b.https, b.dns, scriptAddr(ts), b.socket)
+		ts.Check(os.WriteFile(filepath.Join(dir, "casemate.yaml"), []byte(text), 0o600))
+		if s.nodes == nil {
+			s.nodes = map[string]bastion{}
+		}
+		s.nodes[args[0]] = b
+		ts.Setenv(args[0], dir)
+		s.turn(ts, args[0])
+	},
 	// moves NAME gives a node that is down another address for the other nodes.
 	"moves": func(ts *testscript.TestScript, _ bool, args []string) {
 		old, peer := ts.Getenv("PEER_"+args[0]), scriptAddr(ts)

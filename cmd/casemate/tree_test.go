@@ -153,7 +153,7 @@ var meanings = map[string][]string{
 	"raise":               {"bool"},
 	"recipients":          {"string"},
 	"registry-override":   {"stringArray"},
-	"rehearsal":           {"string"},
+	"rehearsal":           {"stringArray"},
 	"relative":            {"bool"},
 	"repo":                {"stringArray"},
 	"repository":          {"string"},

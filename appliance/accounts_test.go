@@ -1,0 +1,143 @@
+package appliance
+
+import (
+	"encoding/json"
+	"net/http"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"casemate/appliance/access"
+	"casemate/appliance/setup"
+)
+
+// withoutVerb are the routes of the admin API that every account may use, each with the reason.
+var withoutVerb = map[string]string{
+	"GET /v1/whoami":            "it tells an account about itself",
+	"GET /v1/roles":             "it tells what the documentation says",
+	"PUT /v1/users/{name}":      "users change their own password; about others the room decides",
+	"DELETE /v1/apikeys/{name}": "a login ends itself; about others the room decides",
+	"POST /v1/login":            "every user may log in",
+}
+
+// TestEveryRouteOfEveryListenerAsks walks the admin API on a running node, over https and the socket, and the other
+// paths of the bastions' own names.
+func TestEveryRouteOfEveryListenerAsks(t *testing.T) {
+	t.Parallel()
+	cfg := testConfig(t, t.TempDir())
+	initNode(t, cfg, setup.InitOptions{})
+	n := serveNode(t, cfg)
+	add := func(name string, roles ...access.Grant) {
+		n.must("POST", "users", map[string]any{"name": name, "password": "correct horse", "roles": roles}, nil)
+	}
+	add("nobody", access.Grant{Role: "reader"})
+	n.must("DELETE", "accounts/nobody/roles/reader", nil, nil)
+	add("boss", access.Grant{Role: "admin"})
+	add("eye", access.Grant{Role: "auditor"})
+	add("old")
+	const base = "https://n1.casemate.internal"
+	as := func(name string) func(*http.Request) {
+		return func(r *http.Request) {
+			if name != "" {
+				r.SetBasicAuth(name, "correct horse")
+			}
+		}
+	}
+	parameter := regexp.MustCompile(`\{[a-z]+\}`)
+	var free, local []string
+	for _, r := range n.Appliance.admin.Routes() {
+		url := base + parameter.ReplaceAllString(r.Path, "x")
+		what := r.Method + " " + r.Path
+		if resp, body := n.do(r.Method, url, nil); resp.StatusCode != 401 ||
+			!strings.Contains(body, "casemate login") || resp.Header.Get("WWW-Authenticate") == "" {
+			t.Errorf("%s without an account: %d %s", what, resp.StatusCode, body)
+		}
+		if resp, body := n.do(r.Method, "http://n1.casemate.internal"+r.Path, nil); resp.StatusCode/100 != 4 {
+			t.Errorf("%s over plain http: %d %s", what, resp.StatusCode, body)
+		}
+		if resp, _ := n.do(r.Method, url, nil, func(r *http.Request) {
+			as("boss")(r)
+			r.Header.Set("Sec-Fetch-Site", "cross-site")
+		}); resp.StatusCode != 403 && r.Method != "GET" {
+			t.Errorf("%s by a page of another site: %d", what, resp.StatusCode)
+		}
+		switch {
+		case r.Local != "":
+			local = append(local, what)
+			if resp, body := n.do(r.Method, url, nil, as("boss")); resp.StatusCode != 403 ||
+				!strings.Contains(body, "on the bastion itself") {
+				t.Errorf("%s from elsewhere: %d %s", what, resp.StatusCode, body)
+			}
+			continue
+		case r.Verb == "":
+			free = append(free, what)
+			if withoutVerb[what] == "" {
+				t.Errorf("%s asks for nothing: give it a verb, or withoutVerb a reason", what)
+			}
+			continue
+		}
+		resp, body := n.do(r.Method, url, nil, as("nobody"))
+		if resp.StatusCode != 403 || !strings.Contains(body, "user nobody may not "+string(r.Verb)) {
+			t.Errorf("%s without a role: %d %s", what, resp.StatusCode, body)
+		}
+		if r.Method != "GET" && slices.Contains([]access.Verb{access.Inspect, access.Pull}, r.Verb) {
+			t.Errorf("%s changes something, and auditors may", what)
+		}
+	}
+	if len(free) != len(withoutVerb) || !slices.Equal(local, []string{"POST /v1/reload", "POST /v1/imports"}) {
+		t.Errorf("without a verb: %q; local: %q", free, local)
+	}
+	// What is allowed works over https as on the socket, and the socket's user is an administrator.
+	var who struct{ Name, How string }
+	n.must("GET", "whoami", nil, &who)
+	if who.Name == "" || who.How != "socket" {
+		t.Errorf("%+v", who)
+	}
+	for _, c := range []struct {
+		name, method, path, body string
+		want                     int
+	}{
+		{"boss", "GET", "/v1/status", "", 200},
+		{"boss", "PUT", "/v1/settings/dns.ttl", `{"value":"20s"}`, 204},
+		{"eye", "GET", "/v1/settings", "", 200},
+		{"eye", "GET", "/v1/users", "", 200},
+		{"eye", "PUT", "/v1/settings/dns.ttl", `{"value":"30s"}`, 403},
+		{"old", "GET", "/v1/images", "", 200},
+		{"old", "GET", "/v1/users", "", 403},
+		{"old", "PUT", "/v1/files?url=https://dl.k8s.io/x", "x", 200},
+		{"old", "PUT", "/v1/users/old", `{"password":"better horse"}`, 204},
+		{"old", "GET", "/v1/images", "", 401},
+		{"boss", "GET", "/v1/nothing", "", 404},
+	} {
+		resp, body := n.do(c.method, base+c.path, strings.NewReader(c.body), as(c.name))
+		if resp.StatusCode != c.want {
+			t.Errorf("%s %s by %s: %d %s, want %d", c.method, c.path, c.name, resp.StatusCode, body, c.want)
+		}
+	}
+	// A login is an API key, which works as Bearer and as a password, and can be ended by itself.
+	var key struct{ Name, Key string }
+	_, body := n.do("POST", base+"/v1/login", strings.NewReader("{}"), as("boss"))
+	if err := json.Unmarshal([]byte(body), &key); err != nil || !access.IsKey(key.Key) {
+		t.Fatalf("%v %s", err, body)
+	}
+	bearer := func(r *http.Request) { r.Header.Set("Authorization", "Bearer "+key.Key) }
+	for _, c := range []struct {
+		method, path string
+		want         int
+	}{{"GET", "/v1/whoami", 200}, {"POST", "/v1/login", 400}, {"DELETE", "/v1/apikeys/" + key.Name, 204},
+		{"GET", "/v1/whoami", 401}} {
+		if resp, body := n.do(c.method, base+c.path, strings.NewReader("{}"), bearer); resp.StatusCode != c.want {
+			t.Errorf("%s %s with a key: %d %s, want %d", c.method, c.path, resp.StatusCode, body, c.want)
+		}
+	}
+	// Everything else on the bastions' own names only reads, and is public.
+	for _, path := range []string{"/", "/ca.crt", "/healthz", "/readyz", "/site.json", "/doctor.json", "/casemate",
+		"/enroll", "/metrics", "/crl/x.crl", "/nothing"} {
+		for _, method := range []string{"POST", "PUT", "PATCH", "DELETE"} {
+			if resp, _ := n.do(method, base+path, strings.NewReader("x"), as("boss")); resp.StatusCode != 405 {
+				t.Errorf("%s %s: %d", method, path, resp.StatusCode)
+			}
+		}
+	}
+}

@@ -1,0 +1,71 @@
+package admin
+
+import (
+	"net/http"
+	"strconv"
+	"time"
+
+	"casemate/appliance/access"
+	"casemate/appliance/audit"
+	"casemate/appliance/audit/proof"
+	"casemate/appliance/usage"
+)
+
+// auditRoutes serves the audit log.
+func (a *API) auditRoutes(on *routes) {
+	on.json("GET /v1/audit", to(access.Inspect), a.getAudit)
+	on.json("GET /v1/audit/checkpoint", to(access.Inspect), func(r *http.Request) (any, error) { return a.Audit.Checkpoint(r.Context()) })
+	on.stream("GET /v1/audit/export", to(access.Inspect), a.getAuditExport)
+}
+
+// getAudit lists events.
+func (a *API) getAudit(r *http.Request) (any, error) {
+	q := r.URL.Query()
+	f := audit.Filter{Actor: q.Get("actor"), Verb: q.Get("verb"), Object: q.Get("object")}
+	var err error
+	if f.Since, err = a.since(r.Context(), q.Get("since")); err != nil {
+		return nil, err
+	}
+	if text := q.Get("until"); text != "" {
+		if f.Until, err = parseTime(text); err != nil {
+			return nil, usage.Errorf("until must be a time (UTC) like 2026-01-31 or 2026-01-31T15:04:05Z, got %.80q", text)
+		}
+	}
+	if text := q.Get("before"); text != "" {
+		if f.Before, err = strconv.ParseUint(text, 10, 63); err != nil || f.Before == 0 {
+			return nil, usage.Errorf("before must be the number of an event, got %.80q", text)
+		}
+	}
+	if text := q.Get("limit"); text != "" {
+		if f.Limit, err = strconv.Atoi(text); err != nil || f.Limit < 1 || f.Limit > audit.MaxLimit {
+			return nil, usage.Errorf("limit must be between 1 and %d, got %.80q", audit.MaxLimit, text)
+		}
+	}
+	p, err := a.Audit.List(r.Context(), f)
+	p.Events = append([]proof.Event{}, p.Events...)
+	return p, err
+}
+
+// getAuditExport streams the whole log. An error in the middle aborts the connection.
+func (a *API) getAuditExport(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	out := &startedWriter{w: w}
+	switch err := a.Audit.Export(r.Context(), out); {
+	case err == nil:
+	case out.started:
+		a.Log.Error("audit export cut off", "err", err)
+		panic(http.ErrAbortHandler)
+	default:
+		a.adminError(w, r, err)
+	}
+}
+
+// parseTime parses a time in one of the forms that people type, in UTC.
+func parseTime(text string) (t time.Time, err error) {
+	for _, form := range []string{time.RFC3339, "2006-01-02T15:04", "2006-01-02 15:04", time.DateOnly} {
+		if t, err = time.Parse(form, text); err == nil {
+			return t, nil
+		}
+	}
+	return t, err
+}
