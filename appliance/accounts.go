@@ -4,23 +4,37 @@ import (
 	"context"
 	"net"
 	"net/http"
+	"strings"
 
 	"casemate/appliance/access"
 	"casemate/appliance/admin"
+	"casemate/appliance/audit"
 	"casemate/appliance/user"
+	"casemate/cluster/tree"
 	"casemate/registry"
 )
 
 // openAccess opens the accounts, and what they may do.
 func (a *Appliance) openAccess() {
+	a.journal = &audit.Journal{Cluster: a.cluster, Now: a.opt.Now}
 	a.users = user.New(a.tree)
 	a.users.Sealer, a.users.MaySeal = a.cluster, a.oneVersion
 	a.users.Log = a.log.With("room", "users")
 	a.access = access.New(access.Config{
 		Tree: a.tree, Users: a.users, MayStore: a.oneVersion, Now: a.opt.Now,
 		Anonymous: func() bool { return a.current.State().Settings.Anonymous },
+		Event:     a.occurred,
 		Log:       a.log.With("room", "access"),
 	})
+}
+
+// occurred notes a login or a refusal for the audit log.
+func (a *Appliance) occurred(e access.Event) {
+	told := tree.Event{Verb: "user.login", Outcome: e.Refused}
+	if e.Verb != access.Login {
+		told.Verb, told.Object = "access.refuse", strings.TrimSpace(string(e.Verb)+" "+e.Object.String())
+	}
+	a.journal.Note(e.Actor, told)
 }
 
 // accountOf converts a subject for the registry.

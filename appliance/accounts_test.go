@@ -1,7 +1,9 @@
 package appliance
 
 import (
+	"cmp"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"regexp"
 	"slices"
@@ -16,6 +18,7 @@ import (
 var withoutVerb = map[string]string{
 	"GET /v1/whoami":            "it tells an account about itself",
 	"GET /v1/roles":             "it tells what the documentation says",
+	"GET /v1/openapi.json":      "it tells what the documentation says",
 	"PUT /v1/users/{name}":      "users change their own password; about others the room decides",
 	"DELETE /v1/apikeys/{name}": "a login ends itself; about others the room decides",
 	"POST /v1/login":            "every user may log in",
@@ -115,6 +118,8 @@ func TestEveryRouteOfEveryListenerAsks(t *testing.T) {
 			t.Errorf("%s %s by %s: %d %s, want %d", c.method, c.path, c.name, resp.StatusCode, body, c.want)
 		}
 	}
+	n.must("PUT", "repositories/tools", map[string]string{"format": "deb"}, nil)
+	checkOpenAPI(t, n)
 	// A login is an API key, which works as Bearer and as a password, and can be ended by itself.
 	var key struct{ Name, Key string }
 	_, body := n.do("POST", base+"/v1/login", strings.NewReader("{}"), as("boss"))
@@ -140,4 +145,94 @@ func TestEveryRouteOfEveryListenerAsks(t *testing.T) {
 			}
 		}
 	}
+}
+
+// checkOpenAPI: the description has every route, and answers have only the fields that it names.
+func checkOpenAPI(t *testing.T, n *node) {
+	t.Helper()
+	var doc struct {
+		OpenAPI    string
+		Paths      map[string]map[string]map[string]any
+		Components struct{ Schemas map[string]any }
+	}
+	n.must("GET", "openapi.json", nil, &doc)
+	routes := n.Appliance.admin.Routes()
+	count, ids := 0, map[string]bool{}
+	for _, ops := range doc.Paths {
+		for _, op := range ops {
+			count++
+			ids[op["operationId"].(string)] = true
+		}
+	}
+	if count != len(routes) || len(ids) != count || doc.OpenAPI != "3.1.0" {
+		t.Errorf("%s describes %d operations with %d names, there are %d routes", doc.OpenAPI, count, len(ids),
+			len(routes))
+	}
+	checked := 0
+	for _, r := range routes {
+		op := doc.Paths[r.Path][strings.ToLower(r.Method)]
+		if op == nil {
+			t.Errorf("%s %s is not described", r.Method, r.Path)
+			continue
+		}
+		done := op["responses"].(map[string]any)["2XX"].(map[string]any)
+		if done["content"] == nil || r.Method != "GET" || strings.Contains(r.Path, "{") {
+			continue
+		}
+		var got any
+		n.must("GET", strings.TrimPrefix(r.Path, "/v1/"), nil, &got)
+		schema := done["content"].(map[string]any)["application/json"].(map[string]any)["schema"]
+		if why := differs(got, schema, doc.Components.Schemas); why != "" {
+			t.Errorf("GET %s is not as described: %s", r.Path, why)
+		}
+		checked++
+	}
+	if checked < 12 {
+		t.Errorf("only %d answers were compared", checked)
+	}
+}
+
+// differs says how a value in JSON is not what its schema describes; "": it is.
+func differs(v, schema any, all map[string]any) string {
+	s := schema.(map[string]any)
+	if ref, ok := s["$ref"].(string); ok {
+		found, ok := all[strings.TrimPrefix(ref, "#/components/schemas/")].(map[string]any)
+		if !ok {
+			return ref + " is not there"
+		}
+		s = found
+	}
+	bad := ""
+	switch v := v.(type) {
+	case nil:
+	case []any:
+		if s["type"] != "array" {
+			return fmt.Sprintf("%v for a list", s["type"])
+		}
+		for _, e := range v {
+			bad = cmp.Or(bad, differs(e, s["items"], all))
+		}
+	case map[string]any:
+		properties, _ := s["properties"].(map[string]any)
+		for k, e := range v {
+			p := cmp.Or(properties[k], s["additionalProperties"])
+			if p == nil {
+				return "unknown field " + k
+			}
+			bad = cmp.Or(bad, differs(e, p, all))
+		}
+	case string:
+		if s["type"] != "string" {
+			return fmt.Sprintf("%v for %q", s["type"], v)
+		}
+	case bool:
+		if s["type"] != "boolean" {
+			return fmt.Sprintf("%v for a boolean", s["type"])
+		}
+	case float64:
+		if s["type"] != "integer" && s["type"] != "number" {
+			return fmt.Sprintf("%v for %v", s["type"], v)
+		}
+	}
+	return bad
 }

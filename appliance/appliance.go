@@ -43,6 +43,7 @@ import (
 	"casemate/appliance/nodes"
 	"casemate/appliance/packages"
 	"casemate/appliance/pages"
+	"casemate/appliance/parts"
 	"casemate/appliance/repositories"
 	"casemate/appliance/resolver"
 	"casemate/appliance/rotation"
@@ -333,7 +334,6 @@ func (a *Appliance) wire() {
 		Cluster: a.cluster, Tree: a.tree, Sealer: a.cluster, Origin: a.current.State().Settings.Domain + "/audit",
 		Now: a.opt.Now, Log: a.log.With("room", "audit"),
 	})
-	a.journal = &audit.Journal{Cluster: a.cluster, Now: a.opt.Now}
 	a.imports = a.newImports()
 	a.lookup = &lookup.Lookup{
 		Tree: a.tree, Current: a.current, Images: a.registry, Files: a.files, DNSHolds: a.dns.Holds,
@@ -381,7 +381,7 @@ func (a *Appliance) wire() {
 	a.admin = &admin.API{
 		Node: a.cfg.Node, Cluster: a.cluster, Tree: a.tree, CA: a.ca, Access: a.access,
 		Registry: a.registry, Files: a.files, Imports: a.imports, Book: a.book, Egress: a.egress, Rotation: a.rotation,
-		Repositories: a.repositories, Upstream: a.upstream, Packages: a.packages,
+		Repositories: a.repositories, Upstream: a.upstream, Packages: a.packages, Parts: parts.New(),
 		Current:    a.current,
 		Transcript: a.transcript(),
 		Changes:    a.changes, Lookup: a.lookup, Audit: a.audit, Status: a.status, Executable: a.executable, Site: a.site,

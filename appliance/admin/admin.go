@@ -23,6 +23,7 @@ import (
 	"casemate/appliance/nodeconf"
 	"casemate/appliance/packages"
 	"casemate/appliance/pages"
+	"casemate/appliance/parts"
 	"casemate/appliance/repositories"
 	"casemate/appliance/rotation"
 	"casemate/appliance/status"
@@ -43,6 +44,7 @@ type API struct {
 	Registry     *registry.Registry
 	Files        *fileserver.Server
 	Imports      *content.Engine
+	Parts        *parts.Sessions
 	Repositories *repositories.Index
 	Upstream     *upstream.Upstream
 	Packages     *packages.Store
@@ -91,6 +93,8 @@ func (a *API) register(on *routes) {
 		a.imageRoutes,
 		a.fileRoutes,
 		a.importRoutes,
+		a.partRoutes,
+		a.openapiRoutes,
 		a.enrollRoutes,
 		a.originRoutes,
 		a.nameRoutes,

@@ -14,7 +14,8 @@ import (
 // auditRoutes serves the audit log.
 func (a *API) auditRoutes(on *routes) {
 	on.json("GET /v1/audit", to(access.Inspect), a.getAudit)
-	on.json("GET /v1/audit/checkpoint", to(access.Inspect), func(r *http.Request) (any, error) { return a.Audit.Checkpoint(r.Context()) })
+	on.json("GET /v1/audit/checkpoint", to(access.Inspect),
+		func(r *http.Request) (any, error) { return a.Audit.Checkpoint(r.Context()) })
 	on.stream("GET /v1/audit/export", to(access.Inspect), a.getAuditExport)
 }
 

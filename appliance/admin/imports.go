@@ -47,7 +47,7 @@ func (a *API) postImport(w http.ResponseWriter, r *http.Request) {
 		a.Log.Info("an import could not start", "err", err)
 		return
 	}
-	res, err := a.runImport(s)
+	res, err := a.runImport(s, subject(r))
 	status, text := http.StatusOK, error(nil)
 	if err != nil {
 		status, text = importStatus(err), errors.New(reply.Sentence(err))
@@ -66,15 +66,25 @@ func importStatus(err error) int {
 	return status
 }
 
-func (a *API) runImport(s *handover.Session) (*content.Result, error) {
-	q := s.Request()
+func (a *API) runImport(s *handover.Session, by access.Subject) (*content.Result, error) {
+	run, err := a.newImport(s.Request())
+	if err != nil {
+		return nil, err
+	}
+	run.Inputs = s.Inputs()
+	run.Progress = func(p content.Progress) { s.Progress(p.Done, p.Total, p.Phase) }
+	return a.Imports.Import(WithSubject(s.Context(), by), run)
+}
+
+// newImport checks an operator's request for an import, and returns it without inputs.
+func (a *API) newImport(q handover.Request) (content.Request, error) {
 	keys, err := content.ParseKeys(strings.Join(q.Keys, "\n"))
 	if err != nil {
-		return nil, &usage.Error{Err: err}
+		return content.Request{}, &usage.Error{Err: err}
 	}
 	if q.Name != "" {
 		if err := content.CheckName(q.Name); err != nil {
-			return nil, &usage.Error{Err: err}
+			return content.Request{}, &usage.Error{Err: err}
 		}
 	}
 	index := q.PythonIndex
@@ -82,13 +92,11 @@ func (a *API) runImport(s *handover.Session) (*content.Result, error) {
 		index = "https://" + a.Current.State().Settings.PackagesHost() + "/simple/"
 	}
 	if index, err = python.CheckIndex(index); err != nil {
-		return nil, &usage.Error{Err: err}
+		return content.Request{}, &usage.Error{Err: err}
 	}
-	return a.Imports.Import(s.Context(), content.Request{
-		Name: q.Name, Inputs: s.Inputs(), Keys: keys, Repository: q.Repository, PythonIndex: index, DryRun: q.DryRun,
-		Partial:  q.Partial,
-		Progress: func(p content.Progress) { s.Progress(p.Done, p.Total, p.Phase) },
-	})
+	return content.Request{
+		Name: q.Name, Keys: keys, Repository: q.Repository, PythonIndex: index, DryRun: q.DryRun, Partial: q.Partial,
+	}, nil
 }
 
 // importToRemove lists the names that removing an import would make vanish or change.

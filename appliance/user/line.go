@@ -20,7 +20,11 @@ const (
 	firstDelay = 250 * time.Millisecond
 	maxDelay   = 10 * time.Second
 	forget     = 5 * time.Minute // after which a wrong password no longer counts
-	maxTracked = 4096            // clients whose wrong passwords are counted
+	maxTracked = 4096            // clients, and accounts, whose wrong passwords are counted
+
+	freeOfAccount   = 20              // wrong passwords of an account, from all clients, before it is delayed
+	maxAccountDelay = 5 * time.Second // between two passwords of an account that is being guessed
+	maxTrusted      = 8               // clients of an account that others' guesses do not delay
 )
 
 type clientKey struct{}
@@ -39,6 +43,10 @@ func clientIn(ctx context.Context) netip.Addr {
 // line is the queue of passwords to be verified. Clients take turns, those without wrong passwords first. After
 // several wrong passwords a client waits longer after each, and has one password verified at a time. So guessing is
 // slow, and costs other clients at most one turn.
+//
+// Wrong passwords of one account are counted over all clients, too, since a guesser may have many addresses: the first
+// ones of each client, before it is delayed by itself. Clients that have given the account's right password are not
+// delayed by others' guesses.
 type line struct {
 	slots int // concurrent verifications
 
@@ -46,6 +54,8 @@ type line struct {
 	busy    int
 	waiting int
 	clients *share.Recent[*client]
+	// accounts are known by the names that clients give, whether or not there is such a user.
+	accounts *share.Recent[*account]
 	turns   []*client   // clients with waiting requests, in the order of their turns
 	wake    *time.Timer // nil: no client is delayed
 }
@@ -61,7 +71,26 @@ type client struct {
 	next    time.Time // earliest time of the next turn
 }
 
+// account is the state of one account.
+type account struct {
+	wrong   int       // wrong passwords
+	last    time.Time // time of the last wrong one
+	next    time.Time // earliest time of the next turn
+	trusted []string  // clients (share.Of) that gave the right password, the newest last
+}
+
+func (a *account) idle() bool { return a.wrong < freeOfAccount || time.Since(a.last) > forget }
+
+// waits returns until when the account has no turn for a client; zero: it need not wait.
+func (a *account) waits(c *client, now time.Time) time.Time {
+	if a.wrong < freeOfAccount || !now.Before(a.next) || slices.Contains(a.trusted, c.name) {
+		return time.Time{}
+	}
+	return a.next
+}
+
 type waiter struct {
+	account *account
 	turn chan struct{} // closed when its turn has come, or when it is rejected
 	gone bool
 }
@@ -70,20 +99,22 @@ var errBusy = fmt.Errorf("too many passwords are being checked: %w", syscall.EAG
 
 func newLine(slots int) *line {
 	// Only idle clients are forgotten; at most maxWaiting and slots are not, so there is always room.
-	return &line{slots: slots, clients: share.NewRecent(maxTracked, (*client).idle)}
+	return &line{slots: slots, clients: share.NewRecent(maxTracked, (*client).idle),
+		accounts: share.NewRecent(maxTracked, (*account).idle)}
 }
 
 func (c *client) idle() bool { return len(c.queue) == 0 && c.running == 0 }
 
-// enter waits for a turn; leave must be called after the verification. syscall.EAGAIN: too many are waiting.
-func (l *line) enter(ctx context.Context, from netip.Addr) (leave func(right bool), err error) {
+// enter waits for a turn to verify a password of the account called name; leave must be called after the verification.
+// syscall.EAGAIN: too many are waiting.
+func (l *line) enter(ctx context.Context, from netip.Addr, name string) (leave func(right bool), err error) {
 	l.mu.Lock()
 	c := l.client(from)
 	if len(c.queue) >= maxOfOne || l.waiting >= maxWaiting && !l.shed(len(c.queue)) {
 		l.mu.Unlock()
 		return nil, errBusy
 	}
-	w := &waiter{turn: make(chan struct{})}
+	w := &waiter{account: l.account(name), turn: make(chan struct{})}
 	if c.queue = append(c.queue, w); len(c.queue) == 1 {
 		l.turns = append(l.turns, c)
 	}
@@ -101,7 +132,7 @@ func (l *line) enter(ctx context.Context, from netip.Addr) (leave func(right boo
 		if w.gone {
 			return nil, errBusy
 		}
-		return func(right bool) { l.leave(c, right) }, nil
+		return func(right bool) { l.leave(c, w.account, right) }, nil
 	default:
 		l.drop(c, w)
 		return nil, ctx.Err()
@@ -120,6 +151,19 @@ func (l *line) client(from netip.Addr) *client {
 		c.wrong = 0
 	}
 	return c
+}
+
+// account returns an account's state, and creates it if needed.
+func (l *line) account(name string) *account {
+	a, ok := l.accounts.See(name)
+	if !ok {
+		a = &account{}
+		l.accounts.Add(name, a)
+	}
+	if time.Since(a.last) > forget {
+		a.wrong = 0
+	}
+	return a
 }
 
 // shed rejects the newest request of the client that has most waiting, if that is more than mine.
@@ -149,17 +193,30 @@ func (l *line) serve() {
 	for l.busy < l.slots {
 		now := time.Now()
 		var c *client
+		var w *waiter
 		var soonest time.Time
+		later := func(t time.Time) {
+			if soonest.IsZero() || t.Before(soonest) {
+				soonest = t
+			}
+		}
 		for _, x := range l.turns {
 			slow := x.wrong >= freeTries
 			switch {
 			case slow && x.running > 0:
 			case slow && now.Before(x.next):
-				if soonest.IsZero() || x.next.Before(soonest) {
-					soonest = x.next
-				}
+				later(x.next)
 			case c == nil || c.wrong > 0 && x.wrong == 0:
-				c = x
+				i := slices.IndexFunc(x.queue, func(w *waiter) bool {
+					until := w.account.waits(x, now)
+					if !until.IsZero() {
+						later(until)
+					}
+					return until.IsZero()
+				})
+				if i >= 0 {
+					c, w = x, x.queue[i]
+				}
 			}
 		}
 		if c == nil {
@@ -168,10 +225,12 @@ func (l *line) serve() {
 			}
 			return
 		}
-		w := c.queue[0]
 		l.drop(c, w)
 		if len(c.queue) > 0 { // behind all other clients
 			l.turns = append(slices.DeleteFunc(l.turns, func(x *client) bool { return x == c }), c)
+		}
+		if w.account.wrong >= freeOfAccount && !slices.Contains(w.account.trusted, c.name) {
+			w.account.next = now.Add(maxAccountDelay)
 		}
 		c.running++
 		l.busy++
@@ -193,14 +252,24 @@ func (l *line) wakeAt(d time.Duration) {
 }
 
 // leave ends a verification.
-func (l *line) leave(c *client, right bool) {
+func (l *line) leave(c *client, a *account, right bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.busy--
 	c.running--
-	if right {
+	switch {
+	case right && c.known:
+		a.trusted = slices.DeleteFunc(a.trusted, func(name string) bool { return name == c.name })
+		a.trusted = append(a.trusted, c.name)
+		a.trusted = a.trusted[max(0, len(a.trusted)-maxTrusted):]
+		fallthrough
+	case right:
 		c.wrong = 0
-	} else if c.known {
+	case c.known:
+		if c.wrong < freeTries { // a client that is delayed by itself delays nobody else
+			a.wrong++
+			a.last = time.Now()
+		}
 		c.wrong++
 		c.last = time.Now()
 		if c.wrong >= freeTries {

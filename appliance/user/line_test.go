@@ -23,7 +23,7 @@ func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
 func TestOneGuesserKeepsNobodyOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLine(1)
-		hold, err := l.enter(t.Context(), addr("10.9.9.9"))
+		hold, err := l.enter(t.Context(), addr("10.9.9.9"), "ada")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -33,7 +33,7 @@ func TestOneGuesserKeepsNobodyOut(t *testing.T) {
 		var wg sync.WaitGroup
 		come := func(from string, right bool) {
 			wg.Go(func() {
-				leave, err := l.enter(t.Context(), addr(from))
+				leave, err := l.enter(t.Context(), addr(from), from)
 				mu.Lock()
 				defer mu.Unlock()
 				if err != nil {
@@ -137,11 +137,61 @@ func TestGuessingIsSlow(t *testing.T) {
 	}
 }
 
+// A guesser with many addresses is slow, too: all of them together, for one account. Whoever has logged in before does
+// not wait, and neither do other accounts.
+func TestGuessingFromManyAddressesIsSlow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u, _ := open(t)
+		u.Cost = bcrypt.MinCost
+		for _, name := range []string{"ada", "bob"} {
+			if err := u.Add(t.Context(), name, "correct horse"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		at := func(s string) context.Context { return WithClient(t.Context(), addr(s)) }
+		if err := u.Authenticate(at("10.0.0.1"), "ada", "correct horse"); err != nil {
+			t.Fatal(err)
+		}
+		start := time.Now()
+		var wg sync.WaitGroup
+		const addresses = 60
+		for i := range addresses {
+			wg.Go(func() {
+				if err := u.Authenticate(at(fmt.Sprintf("10.1.0.%d", i)), "ada", "a guess"); !errors.Is(err, ErrDenied) {
+					t.Errorf("got %v", err)
+				}
+			})
+		}
+		synctest.Wait() // the free tries are used up, the others wait
+		clear(u.known)
+		for _, c := range []struct{ from, name string }{{"10.0.0.1", "ada"}, {"10.2.0.1", "bob"}} {
+			now := time.Now()
+			if err := u.Authenticate(at(c.from), c.name, "correct horse"); err != nil || time.Since(now) > 0 {
+				t.Errorf("%s at %s: %v after %s", c.name, c.from, err, time.Since(now))
+			}
+		}
+		wg.Wait()
+		if took := time.Since(start); took < (addresses-freeOfAccount-1)*maxAccountDelay {
+			t.Errorf("%d guesses took %s", addresses, took)
+		}
+		// A new address of the user gets its turn, and no name is remembered without bound.
+		if err := u.Authenticate(at("10.3.0.1"), "ada", "correct horse"); err != nil {
+			t.Errorf("a new address: %v", err)
+		}
+		for i := range 2 * maxTracked {
+			u.line.account(fmt.Sprint(i))
+		}
+		if n := u.line.accounts.Len(); n > maxTracked {
+			t.Errorf("%d accounts are remembered", n)
+		}
+	})
+}
+
 // When the queue is full, a client with few waiting requests takes precedence over one with many.
 func TestTheLineIsShared(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLine(1)
-		hold, err := l.enter(t.Context(), addr("10.9.9.9"))
+		hold, err := l.enter(t.Context(), addr("10.9.9.9"), "ada")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -151,7 +201,7 @@ func TestTheLineIsShared(t *testing.T) {
 		errs := map[string][]error{}
 		come := func(from string) {
 			wg.Go(func() {
-				_, err := l.enter(ctx, addr(from))
+				_, err := l.enter(ctx, addr(from), from)
 				mu.Lock()
 				defer mu.Unlock()
 				errs[from] = append(errs[from], err)
@@ -183,7 +233,8 @@ func TestTheLineIsShared(t *testing.T) {
 		}
 		hold(false)
 		for i := range 2 * maxTracked {
-			leave, err := l.enter(t.Context(), netip.AddrFrom4([4]byte{11, byte(i >> 16), byte(i >> 8), byte(i)}))
+			at := netip.AddrFrom4([4]byte{11, byte(i >> 16), byte(i >> 8), byte(i)})
+			leave, err := l.enter(t.Context(), at, at.String())
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -318,7 +318,7 @@ func (u *Users) Authenticate(ctx context.Context, name, password string) error {
 		return nil
 	}
 	client := clientIn(ctx)
-	leave, err := u.line.enter(ctx, client)
+	leave, err := u.line.enter(ctx, client, fmt.Sprintf("%.64s", name))
 	if err != nil {
 		return err
 	}

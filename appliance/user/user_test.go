@@ -100,7 +100,7 @@ func TestAFloodOfWrongPasswordsIsBounded(t *testing.T) {
 	}
 	var leaves []func(bool)
 	for range u.line.slots { // every processor that may hash is taken
-		leave, err := u.line.enter(ctx, netip.Addr{})
+		leave, err := u.line.enter(ctx, netip.Addr{}, "ada")
 		if err != nil {
 			t.Fatal(err)
 		}

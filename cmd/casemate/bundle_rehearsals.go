@@ -46,7 +46,7 @@ func (o *options) openRehearsals(cmd *cobra.Command, dirs []string) (list opened
 			return nil, nil, err
 		}
 		local := *o
-		local.socket = d.socket()
+		local.socket, local.server = d.socket(), ""
 		r := &openedRehearsal{dir: dir, client: local.client(), stop: func() {}, blobs: map[string]bool{}}
 		running, err := rehearsal.Running(d.record())
 		if err == nil && !running {

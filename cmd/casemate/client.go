@@ -19,11 +19,17 @@ import (
 	"casemate/appliance/setup"
 )
 
-// client talks to the local daemon over its admin socket (docs/admin-api.md).
+// client talks to the local daemon over its admin socket, or to a bastion over https (docs/admin-api.md).
 type client struct {
 	socket string
 	config string // of the node whose socket it may be
 	http   *http.Client
+
+	// Of a client over https.
+	server        *url.URL // nil: the admin socket
+	authorization string   // header
+	ca            string   // PEM
+	wrong         error    // why there is no such client
 }
 
 // apiError is an error answer of the daemon.
@@ -34,9 +40,13 @@ type apiError struct {
 
 func (e *apiError) Error() string { return e.message }
 
-// client returns a client for the chosen socket.
+// client returns a client for the chosen server or socket.
 func (o *options) client() *client {
 	c := &client{socket: o.socket, config: config.DefaultFile}
+	if o.server != "" {
+		c.wrong = c.remote(o.server, o.ca)
+		return c
+	}
 	c.http = &http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true, // one command, one request
 		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return c.connect(ctx) },
@@ -67,7 +77,23 @@ func (c *client) do(ctx context.Context, method, path string, query url.Values,
 // send is do with the body's media type.
 func (c *client) send(ctx context.Context, method, path string, query url.Values, body io.Reader,
 	media string) (*http.Response, error) {
+	header := map[string]string{}
+	if media != "" {
+		header["Content-Type"] = media
+	}
+	return c.sendWith(ctx, method, path, query, body, header)
+}
+
+// sendWith is do with headers.
+func (c *client) sendWith(ctx context.Context, method, path string, query url.Values, body io.Reader,
+	header map[string]string) (*http.Response, error) {
+	if c.wrong != nil {
+		return nil, c.wrong
+	}
 	u := "http://casemate/v1/" + path
+	if c.server != nil {
+		u = c.server.String() + "/v1/" + path
+	}
 	if len(query) > 0 {
 		u += "?" + query.Encode()
 	}
@@ -75,14 +101,17 @@ func (c *client) send(ctx context.Context, method, path string, query url.Values
 	if err != nil {
 		return nil, err
 	}
-	if media != "" {
-		req.Header.Set("Content-Type", media)
+	for name, value := range header {
+		req.Header.Set(name, value)
+	}
+	if c.authorization != "" {
+		req.Header.Set("Authorization", c.authorization)
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
 		return nil, c.unreachable(err)
 	}
-	if resp.StatusCode < 400 {
+	if resp.StatusCode < 300 {
 		return resp, nil
 	}
 	defer resp.Body.Close()
@@ -93,11 +122,17 @@ func (c *client) send(ctx context.Context, method, path string, query url.Values
 	if json.Unmarshal(text, &answer) != nil || answer.Error == "" {
 		answer.Error = fmt.Sprintf("the daemon answered %s: %s", resp.Status, bytes.TrimSpace(text))
 	}
+	if resp.StatusCode == http.StatusUnauthorized && c.server != nil {
+		answer.Error += fmt.Sprintf(": casemate login --server %s", c.server)
+	}
 	return nil, &apiError{resp.StatusCode, answer.Error}
 }
 
 // unreachable explains why the daemon cannot be reached and what to do.
 func (c *client) unreachable(err error) error {
+	if c.server != nil {
+		return c.explain(err)
+	}
 	var op *net.OpError
 	if !errors.As(err, &op) || op.Op != "dial" {
 		return err

@@ -23,6 +23,7 @@ var groups = []*cobra.Group{
 	{ID: "gap", Title: "Across the gap"},
 	{ID: "nodes", Title: "Nodes"},
 	{ID: "cluster", Title: "Cluster"},
+	{ID: "access", Title: "Access"},
 	{ID: "upkeep", Title: "Upkeep"},
 }
 

@@ -130,14 +130,10 @@ func (o *options) runImport(cmd *cobra.Command, f importFlags, paths []string) e
 			return usageError{errors.New("standard input (-) is a terminal: name a file, or send one in with a pipe")}
 		}
 	}
-	conn, err := o.client().dial(cmd.Context())
-	if err != nil {
-		return err
-	}
 	m := newMeter(cmd, f.quiet)
 	g := m.start("opening", -1)
 	progress := func(p handover.Progress) { g.set(p.Phase, p.Done, p.Total) }
-	result, err := handover.Run(cmd.Context(), conn, req, paths, progress)
+	result, err := o.handOver(cmd.Context(), req, paths, progress)
 	m.close()
 	var refused *handover.Error
 	switch {
@@ -164,6 +160,23 @@ func (o *options) runImport(cmd *cobra.Command, f importFlags, paths []string) e
 		err = fmt.Errorf("%s could not be imported: %w", count(n, "name"), errDiffers)
 	}
 	return err
+}
+
+// handOver has the files imported: it passes them to the local daemon, or sends them to a server.
+func (o *options) handOver(ctx context.Context, req handover.Request, paths []string,
+	progress func(handover.Progress)) (json.RawMessage, error) {
+	c := o.client()
+	if c.wrong != nil {
+		return nil, c.wrong
+	}
+	if c.server != nil {
+		return c.sendImport(ctx, req, paths, progress)
+	}
+	conn, err := c.dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return handover.Run(ctx, conn, req, paths, progress)
 }
 
 // showResult prints the result of an import: first a summary, then the details for an approval.

@@ -6,6 +6,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/fips140"
 	"errors"
@@ -139,6 +140,8 @@ func exitCode(err error) int {
 // options are the flags that many commands have.
 type options struct {
 	socket   string
+	server   string // a bastion over https; "": the admin socket
+	ca       string // file with what vouches for the server
 	output   string
 	relative bool
 
@@ -169,7 +172,9 @@ Begin with "casemate init", then "systemctl enable --now casemate" or
 		RunE:          needsCommand,
 		Annotations:   map[string]string{onlyGroup: "yes"},
 
-		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return refuseFIPSOnly(cmd) },
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			return cmp.Or(refuseFIPSOnly(cmd), o.chooseServer(cmd))
+		},
 	}
 	socket := os.Getenv("CASEMATE_SOCKET")
 	if socket == "" {
@@ -177,6 +182,10 @@ Begin with "casemate init", then "systemctl enable --now casemate" or
 	}
 	root.PersistentFlags().StringVar(&o.socket, "socket", socket,
 		"admin socket `PATH` of the daemon, or CASEMATE_SOCKET")
+	root.PersistentFlags().StringVar(&o.server, "server", "",
+		"bastion at `URL` instead of the local daemon, or CASEMATE_SERVER (see casemate login)")
+	root.PersistentFlags().StringVar(&o.ca, "ca", "", "PEM `FILE` with what vouches for the server besides what this host "+
+		"trusts")
 	root.SetFlagErrorFunc(flagError)
 	root.SetUsageFunc(usage)
 	root.AddGroup(groups...)
@@ -188,13 +197,15 @@ Begin with "casemate init", then "systemctl enable --now casemate" or
 	}
 	add("setup", initCommand(o), joinCommand(o), restoreCommand(o), serveCommand(o), socketsCommand(o))
 	add("content", imageCommand(o), fileCommand(o), repoCommand(o), packageCommand(o), originCommand(o), nameCommand(o),
-		userCommand(o), upstreamCommand(o))
-	add("gap", rehearseCommand(o), rehearsalCommand(o), replayCommand(o), bundleCommand(o), importCommand(o), checkCommand(o),
-		missingCommand(o), inventoryCommand(o),
+		upstreamCommand(o))
+	add("gap", rehearseCommand(o), rehearsalCommand(o), replayCommand(o), bundleCommand(o), importCommand(o),
+		checkCommand(o), missingCommand(o), inventoryCommand(o),
 		egressCommand(o))
 	add("nodes", enrollCommand(o), doctorCommand(o), mirrorsCommand(o), kubesprayCommand(o))
 	add("cluster", configCommand(o), memberCommand(o), tokenCommand(o), clusterCommand(o), caCommand(o), certCommand(o))
-	add("upkeep", statusCommand(o), auditCommand(o), gcCommand(o), scrubCommand(o), backupCommand(o), reloadCommand(o),
+	add("access", loginCommand(o), logoutCommand(o), whoamiCommand(o), userCommand(o), roleCommand(o),
+		apikeyCommand(o), auditCommand(o))
+	add("upkeep", statusCommand(o), gcCommand(o), scrubCommand(o), backupCommand(o), reloadCommand(o),
 		versionCommand(o))
 	root.AddCommand(manCommand(root), dnsCommand(o))
 	addCobrasOwn(root)

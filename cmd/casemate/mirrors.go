@@ -83,7 +83,7 @@ func (c *confOutput) write(cmd *cobra.Command, files []nodeconf.ConfFile, list b
 	for _, f := range files {
 		name := filepath.Join(c.dir, f.Path)
 		if !same[name] {
-			if err := replaceFile(real[name], f.Content); err != nil {
+			if err := replaceFile(real[name], f.Content, 0o644); err != nil {
 				return err
 			}
 		}
@@ -141,7 +141,7 @@ func onlyComments(content string) bool {
 }
 
 // replaceFile writes a file atomically, because it may be read meanwhile: containerd does at every pull.
-func replaceFile(name, content string) error {
+func replaceFile(name, content string, mode fs.FileMode) error {
 	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
 		return err
 	}
@@ -151,7 +151,7 @@ func replaceFile(name, content string) error {
 	}
 	defer os.Remove(f.Name())
 	_, err = f.WriteString(content)
-	if err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close()); err != nil {
+	if err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close()); err != nil {
 		return err
 	}
 	return os.Rename(f.Name(), name)

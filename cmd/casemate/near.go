@@ -31,6 +31,8 @@ var (
 	theOrigins  = source{"origins", "host"}
 	theImports  = source{"imports", "name"}
 	theUsers    = source{"users", "name"}
+	theRoles    = source{"roles", "name"}
+	theKeys     = source{"apikeys", "name"}
 	theLogins   = source{"upstream/logins", "host"}
 	theNames    = source{"names", "name"}
 	theSettings = source{"settings", "key"}

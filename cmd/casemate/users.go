@@ -25,6 +25,7 @@ func decode(r io.Reader, v any) error {
 type userInfo struct {
 	Name    string    `json:"name"`
 	Changed time.Time `json:"changed"`
+	Roles   []grant   `json:"roles"`
 }
 
 func userCommand(o *options) *cobra.Command {
@@ -35,18 +36,34 @@ func userCommand(o *options) *cobra.Command {
 			if err := o.client().call(cmd.Context(), "GET", "users", nil, nil, &users); err != nil {
 				return err
 			}
-			return o.printRows(cmd, users, "no users", []any{"USER", "PASSWORD SET"}, func(t *table) {
+			return o.printRows(cmd, users, "no users", []any{"USER", "PASSWORD SET", "ROLES"}, func(t *table) {
 				for _, u := range users {
-					t.row(u.Name, t.when(u.Changed))
+					t.row(u.Name, t.when(u.Changed), describeGrants(u.Roles))
 				}
 			})
 		},
 	}
 	o.printsTimes(list, []userInfo{})
-	add := o.passwordCommand("add NAME", "add a user who may push", "added",
+	var g grant
+	add := o.passwordCommand("add NAME", "add a user", "added",
 		func(ctx context.Context, c *client, name, password string) error {
-			return c.call(ctx, "POST", "users", nil, map[string]string{"name": name, "password": password}, nil)
+			in := map[string]any{"name": name, "password": password}
+			roles, err := g.roles()
+			if err != nil {
+				return err
+			}
+			if roles != nil {
+				in["roles"] = roles
+			}
+			return c.call(ctx, "POST", "users", nil, in, nil)
 		})
+	add.Long = `Add a user. Without --role the user may pull, push and delete all images, files and
+packages (pusher), and nothing else.`
+	add.Example = `  casemate user add ada --role operator
+  casemate user add ci --role pusher --images team --password-stdin < password`
+	add.Flags().StringVar(&g.Role, "role", "", "`ROLE` of the user: "+roleWords+" (default pusher)")
+	g.limits(add)
+	add.RegisterFlagCompletionFunc("role", o.completeRoleFlag)
 	passwd := o.passwordCommand("passwd NAME", "change a user's password", "has a new password",
 		func(ctx context.Context, c *client, name, password string) error {
 			return c.call(ctx, "PUT", "users/"+seg(name), nil, map[string]string{"password": password}, nil)
@@ -66,7 +83,7 @@ func userCommand(o *options) *cobra.Command {
 	}
 	d = o.deletes(remove)
 	o.prints(remove, change{})
-	return group("user", "manage the users who may push", add, passwd, list, remove)
+	return group("user", "manage users and their passwords", add, passwd, list, remove)
 }
 
 // passwordCommand returns a command that asks for a user's password and sends both to the daemon.

@@ -30,6 +30,10 @@ var Rules = []Rule{
 	{Dir: "pki", Set: "ca.set", Remove: "ca.remove"},
 	{Dir: "origins", Set: "origin.set", Remove: "origin.remove"},
 	{Dir: "users", Set: "user.set", Remove: "user.remove"},
+	{Dir: "access/users", Set: "role.set", Remove: "role.remove"},
+	{Dir: "access/groups", Set: "role.set", Remove: "role.remove",
+		object: func(below string) string { return "group:" + below }},
+	{Dir: "access/keys", Set: "apikey.create", Remove: "apikey.revoke"},
 	{Dir: "names", Set: "name.set", Remove: "name.delete",
 		object: func(below string) string { return strings.ReplaceAll(below, "/", " ") }},
 	{Dir: "settings", Set: "setting.set", Remove: "setting.reset"},
@@ -46,6 +50,7 @@ var Rules = []Rule{
 
 	{Dir: "upstream/answers", Why: "says only when an origin has last confirmed what is stored"},
 	{Dir: "upstream", Why: "what is fetched is told by the names of images and files"},
+	{Dir: "access/used", Why: "says only when an API key was last used"},
 	{Dir: "missing", Why: "a copy of what clients asked for, written every few minutes"},
 	{Dir: "egress", Why: "a copy of which names clients used, written every few minutes"},
 	{Dir: "rotation", Why: "counts clients that have fetched a root, written every few minutes"},
