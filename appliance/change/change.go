@@ -323,6 +323,9 @@ func (c *Changes) SetSetting(ctx context.Context, key string, value *string) err
 			} else {
 				b.Put("settings/"+key, []byte(*value))
 			}
+			if key == settings.ApprovalsKey {
+				cluster.Gate(b, set.Approvals > 0)
+			}
 			return nil
 		}, nil
 	})

@@ -16,12 +16,13 @@ import (
 
 // Import is one import in a list.
 type Import struct {
-	State string `json:"state"` // Imported, Incomplete
+	State string `json:"state"` // Imported, Staged, Incomplete
 	Record
 	Parts   int   `json:"parts,omitempty"`
 	Have    []int `json:"have,omitempty"`
 	Missing []int `json:"missing,omitempty"`
-	// KeptUntil is when an incomplete import is dropped, together with what was read of it, unless it is continued.
+	// KeptUntil is when an incomplete import is dropped, together with what was read of it, unless it is continued; and
+	// when a staged one expires.
 	KeptUntil time.Time `json:"kept_until,omitzero"`
 	// Running reports that this node is reading it now.
 	Running bool `json:"running,omitempty"`
@@ -40,6 +41,7 @@ func (e *Engine) ListFor(ctx context.Context) ([]Import, error) {
 	for _, r := range records {
 		list = append(list, Import{State: Imported, Record: r})
 	}
+	list = append(list, e.stagedImports()...)
 	pendings, err := e.pendings()
 	if err != nil {
 		return nil, err
@@ -160,6 +162,15 @@ func (e *Engine) Show(name string) (*Details, error) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
+	if effect, err := e.Diff(name); err == nil {
+		d := &Details{Import: effect.Import, Intact: true, Names: []Shown{}}
+		for _, c := range effect.Changes {
+			d.Names = append(d.Names, Shown{Name: Name{Kind: c.Kind, Name: c.Name, Digest: c.To}, Behind: "not approved"})
+		}
+		return d, nil
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
 	p, ok, perr := e.pendingNamed(name)
 	if perr != nil || !ok {
 		return nil, errors.Join(perr, err)
@@ -258,6 +269,9 @@ func (e *Engine) Remove(ctx context.Context, name string) (*Removed, error) {
 	}
 	out := &Removed{Name: name, Vanished: []Name{}, Back: []Returned{}}
 	if _, err := e.cfg.Tree.Stat(recordName(name)); errors.Is(err, fs.ErrNotExist) {
+		if _, ok := e.staged(name); ok {
+			return out, e.Reject(ctx, name)
+		}
 		p, err := e.removable(name)
 		if err != nil {
 			return nil, err
@@ -285,6 +299,10 @@ func (e *Engine) WouldRemove(name string) (*Removed, int64, error) {
 	out := &Removed{Name: name, Vanished: []Name{}, Back: []Returned{}}
 	r, err := e.readRecord(name)
 	if errors.Is(err, fs.ErrNotExist) {
+		if h, ok := e.staged(name); ok {
+			r, err := e.recordOf(h)
+			return out, r.Bytes, err
+		}
 		p, err := e.removable(name)
 		if err != nil {
 			return nil, 0, err
