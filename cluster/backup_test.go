@@ -28,6 +28,7 @@ import (
 	"casemate/cluster/blob"
 	"casemate/cluster/blob/blobtest"
 	"casemate/cluster/state"
+	"casemate/cluster/tree"
 )
 
 // pass is the passphrase of the tests, with as little work as age allows.
@@ -77,6 +78,13 @@ func full(t testing.TB, cfg Config) (c *Cluster, sealed []byte) {
 	})
 	update(t, c.Tree().As("bundle"), func(b Batch) { b.Put("settings/a", []byte("1")) })
 	push(t, c.Tree(), nil) // empty, and kept by a pin only
+	waits := Held{Claim: "waits", Content: big, Until: time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC)}
+	alice := tree.WithActor(context.Background(), tree.Actor{Name: "alice", How: "socket"})
+	err = c.Tree().Hold(alice, waits, func(b Batch) error { As(b, "waits").Link("held", big); return nil },
+		func(b Batch) error { Gate(b, true); return nil })
+	if err != nil {
+		t.Fatal(err)
+	}
 	return c, sealed
 }
 
@@ -123,6 +131,9 @@ func TestBackupAndRestore(t *testing.T) {
 	}
 	if s, err := n.Scrub(context.Background()); err != nil || s.Faults != 0 || s.Blobs != 4 {
 		t.Errorf("Scrub: %+v, %v", s, err)
+	}
+	if held := n.Tree().Held(); len(held) != 1 || held[0].Maker != "alice" || !n.Tree().Gated() {
+		t.Errorf("%+v waits for an approval", held)
 	}
 	update(t, n.Tree(), func(b Batch) { b.Put("after", nil) })
 	if _, err := n.GC(context.Background(), false); err != nil {

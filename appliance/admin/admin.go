@@ -93,6 +93,7 @@ func (a *API) register(on *routes) {
 		a.imageRoutes,
 		a.fileRoutes,
 		a.importRoutes,
+		a.approvalRoutes,
 		a.partRoutes,
 		a.openapiRoutes,
 		a.enrollRoutes,

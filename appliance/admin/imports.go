@@ -13,6 +13,7 @@ import (
 	"casemate/appliance/reply"
 	"casemate/appliance/usage"
 	"casemate/bundle/python"
+	"casemate/cluster"
 )
 
 // importRoutes serves imports.
@@ -32,6 +33,31 @@ func (a *API) importRoutes(on *routes) {
 			}
 			return removed, err
 		})
+}
+
+// approvalRoutes serves the approval of staged imports.
+func (a *API) approvalRoutes(on *routes) {
+	on.json("GET /v1/imports/{name}/diff", to(access.List).named("import", "name"),
+		func(r *http.Request) (any, error) { return a.Imports.Diff(r.PathValue("name")) })
+	on.json("POST /v1/imports/{name}/approve", to(access.Approve).named("import", "name"), a.approveImport)
+	on.json("POST /v1/imports/{name}/reject", to(access.Approve).named("import", "name"),
+		func(r *http.Request) (any, error) { return nil, a.Imports.Reject(r.Context(), r.PathValue("name")) })
+}
+
+// approveImport is POST /v1/imports/NAME/approve. Who approves is a person: whoever may create an API key could else
+// approve an import of their own with it.
+func (a *API) approveImport(r *http.Request) (any, error) {
+	var in struct{ Diff string }
+	if err := read(r, &in); err != nil {
+		return nil, err
+	}
+	if in.Diff == "" {
+		return nil, usage.Errorf("diff is missing: it is the digest that casemate import diff shows")
+	}
+	if key, ok := strings.CutPrefix(subject(r).Name, "key/"); ok {
+		return nil, fmt.Errorf("an API key cannot approve, and %s is one: log in as a user: %w", key, cluster.ErrApproval)
+	}
+	return a.Imports.Approve(r.Context(), r.PathValue("name"), in.Diff)
 }
 
 // postImport takes over the connection: the command passes the files that it opened, and waits for the end of the
