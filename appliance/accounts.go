@@ -2,13 +2,19 @@ package appliance
 
 import (
 	"context"
+	"crypto/x509"
 	"net"
 	"net/http"
 	"strings"
+	"time"
 
 	"casemate/appliance/access"
 	"casemate/appliance/admin"
 	"casemate/appliance/audit"
+	"casemate/appliance/audit/syslog"
+	"casemate/appliance/directory"
+	"casemate/appliance/oidc"
+	"casemate/appliance/secret"
 	"casemate/appliance/user"
 	"casemate/cluster/tree"
 	"casemate/registry"
@@ -16,25 +22,81 @@ import (
 
 // openAccess opens the accounts, and what they may do.
 func (a *Appliance) openAccess() {
-	a.journal = &audit.Journal{Cluster: a.cluster, Now: a.opt.Now}
 	a.users = user.New(a.tree)
 	a.users.Sealer, a.users.MaySeal = a.cluster, a.oneVersion
 	a.users.Log = a.log.With("room", "users")
+	a.directory = directory.New(directory.Config{
+		Settings: func() directory.Settings { return a.current.State().Settings.Directory },
+		Password: func() (string, error) { return secret.Given(a.tree, a.cluster, secret.LDAP) },
+		Now:      a.opt.Now, Log: a.log.With("room", "directory"),
+	})
+	a.oidc = oidc.New(oidc.Config{
+		Settings: func() oidc.Settings { return a.current.State().Settings.OIDC },
+		Secret:   func() (string, error) { return secret.Given(a.tree, a.cluster, secret.OIDC) },
+		Sealer:   a.cluster, Domain: a.current.State().Settings.Domain, Enter: a.enter,
+		Now: a.opt.Now, Log: a.log.With("room", "oidc"),
+	})
 	a.access = access.New(access.Config{
-		Tree: a.tree, Users: a.users, MayStore: a.oneVersion, Now: a.opt.Now,
+		Tree: a.tree, Users: a.users, Directory: groupsOf{a.directory}, MayStore: a.oneVersion, Now: a.opt.Now,
 		Anonymous: func() bool { return a.current.State().Settings.Anonymous },
 		Event:     a.occurred,
 		Log:       a.log.With("room", "access"),
 	})
 }
 
+// groupsOf is the directory as the room access needs it.
+type groupsOf struct{ *directory.Directory }
+
+func (g groupsOf) Find(ctx context.Context, name string) (canonical string, groups []string, err error) {
+	u, err := g.Directory.Find(ctx, name)
+	return u.Name, u.GroupNames(), err
+}
+
+// enter logs in with a browser whom the OpenID provider vouches for.
+func (a *Appliance) enter(ctx context.Context, u oidc.User) (oidc.Login, error) {
+	text, k, err := a.access.Enter(ctx, u.Name, u.Groups)
+	return oidc.Login{Key: text, Expires: k.Expires}, err
+}
+
 // occurred notes a login or a refusal for the audit log.
 func (a *Appliance) occurred(e access.Event) {
-	told := tree.Event{Verb: "user.login", Outcome: e.Refused}
+	told := tree.Event{Verb: "user.login"}
+	if e.Refused != "" {
+		told.Outcome = "refused: " + e.Refused
+	}
 	if e.Verb != access.Login {
 		told.Verb, told.Object = "access.refuse", strings.TrimSpace(string(e.Verb)+" "+e.Object.String())
 	}
 	a.journal.Note(e.Actor, told)
+}
+
+// openAudit opens the audit log.
+func (a *Appliance) openAudit() {
+	set := a.current.State().Settings
+	a.journal = &audit.Journal{Cluster: a.cluster, Now: a.opt.Now}
+	a.audit = audit.New(audit.Config{
+		Cluster: a.cluster, Tree: a.tree, Sealer: a.cluster, Origin: set.Domain + "/audit", Now: a.opt.Now,
+		Retain: func() time.Duration { return a.current.State().Settings.Audit.Retain },
+		Log:    a.log.With("room", "audit"),
+	})
+	a.forwarder = &audit.Forwarder{
+		Log: a.audit,
+		Target: func() (syslog.Target, bool) {
+			if t := a.current.State().Settings.Audit.Forward; t != nil {
+				return *t, true
+			}
+			return syslog.Target{}, false
+		},
+		Roots: func() *x509.CertPool {
+			roots, err := x509.SystemCertPool()
+			if err != nil {
+				roots = x509.NewCertPool()
+			}
+			roots.AppendCertsFromPEM(a.ca.Roots())
+			roots.AppendCertsFromPEM([]byte(a.current.State().Settings.Audit.ForwardCA))
+			return roots
+		},
+	}
 }
 
 // accountOf converts a subject for the registry.

@@ -35,12 +35,14 @@ import (
 	"casemate/appliance/config"
 	"casemate/appliance/content"
 	"casemate/appliance/current"
+	"casemate/appliance/directory"
 	"casemate/appliance/edge"
 	"casemate/appliance/egress"
 	"casemate/appliance/lookup"
 	"casemate/appliance/metrics"
 	"casemate/appliance/missing"
 	"casemate/appliance/nodes"
+	"casemate/appliance/oidc"
 	"casemate/appliance/packages"
 	"casemate/appliance/pages"
 	"casemate/appliance/parts"
@@ -96,6 +98,8 @@ type Appliance struct {
 	current      *current.Reader
 	users        *user.Users
 	access       *access.Access
+	directory    *directory.Directory
+	oidc         *oidc.Provider
 	files        *fileserver.Server
 	imports      *content.Engine
 	repositories *repositories.Index
@@ -103,6 +107,7 @@ type Appliance struct {
 	changes      *change.Changes
 	audit        *audit.Log
 	journal      *audit.Journal
+	forwarder    *audit.Forwarder
 	lookup       *lookup.Lookup
 	metrics      *metrics.Metrics
 	edge         *edge.Edge
@@ -246,6 +251,7 @@ func (a *Appliance) openTree() (err error) {
 
 // openServices opens the services, each with its part of the tree.
 func (a *Appliance) openServices() (err error) {
+	a.openAudit()
 	a.openAccess()
 	set := a.current.State().Settings
 	a.ca, err = pki.Open(context.Background(), pki.Config{
@@ -330,10 +336,6 @@ func (a *Appliance) wire() {
 		Tree: a.tree, CA: a.ca, Current: a.current, Refresh: a.dns.Refresh,
 		DNSAddrs: func() []netip.AddrPort { return a.Addrs().DNS }, Log: a.log,
 	}
-	a.audit = audit.New(audit.Config{
-		Cluster: a.cluster, Tree: a.tree, Sealer: a.cluster, Origin: a.current.State().Settings.Domain + "/audit",
-		Now: a.opt.Now, Log: a.log.With("room", "audit"),
-	})
 	a.imports = a.newImports()
 	a.lookup = &lookup.Lookup{
 		Tree: a.tree, Current: a.current, Images: a.registry, Files: a.files, DNSHolds: a.dns.Holds,
@@ -356,7 +358,7 @@ func (a *Appliance) wire() {
 	}
 	a.edge = &edge.Edge{
 		Hosts: hosts, Registry: a.registry.Serve, Files: a.files.Serve,
-		Packages: a.packages.Write, Admin: http.HandlerFunc(a.serveAdmin),
+		Packages: a.packages.Write, Admin: http.HandlerFunc(a.serveAdmin), Login: a.oidc,
 		Pages: &pages.Pages{
 			Roots: a.ca.Roots, Revocation: a.ca.CRL, Ready: a.ready, Metrics: a.metrics.Handler(), Front: a.front,
 			Site: a.site, Samples: a.samples, Executable: a.executable,
@@ -379,12 +381,13 @@ func (a *Appliance) wire() {
 		Ready: a.ready, Now: a.opt.Now, Counts: func() (images, files int) { return setup.Counts(a.cluster) },
 	}
 	a.admin = &admin.API{
-		Node: a.cfg.Node, Cluster: a.cluster, Tree: a.tree, CA: a.ca, Access: a.access,
+		Node: a.cfg.Node, Cluster: a.cluster, Tree: a.tree, CA: a.ca, Access: a.access, Directory: a.directory, OIDC: a.oidc,
 		Registry: a.registry, Files: a.files, Imports: a.imports, Book: a.book, Egress: a.egress, Rotation: a.rotation,
 		Repositories: a.repositories, Upstream: a.upstream, Packages: a.packages, Parts: parts.New(),
 		Current:    a.current,
 		Transcript: a.transcript(),
-		Changes:    a.changes, Lookup: a.lookup, Audit: a.audit, Status: a.status, Executable: a.executable, Site: a.site,
+		Changes:    a.changes, Lookup: a.lookup, Audit: a.audit, Forwarder: a.forwarder,
+		Status: a.status, Executable: a.executable, Site: a.site,
 		RefreshNames: a.dns.RefreshNames, Reload: a.Reread,
 		PeerAddrs: a.peerAddrs, Log: a.log,
 	}

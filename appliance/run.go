@@ -41,6 +41,8 @@ func (a *Appliance) Run(ctx context.Context) error {
 		stops = append(stops, func() { cancel(); <-done })
 	}
 	start("journal", a.journal.Run)
+	start("audit", a.audit.Run)
+	start("audit forwarding", a.forwarder.Run)
 	start("follow", a.follow)
 	start("missing book", func(ctx context.Context) error { a.book.Run(ctx); return nil })
 	start("egress book", func(ctx context.Context) error { a.egress.Run(ctx); return nil })

@@ -52,7 +52,8 @@ func (c *Cluster) Backup(ctx context.Context, w io.Writer, opt BackupOptions) (r
 	if err != nil {
 		return r, fmt.Errorf("backup: %w", err)
 	}
-	told := tree.Event{Verb: "cluster.backup", New: fmt.Sprintf("%d names, %d blobs, log index %d", r.Names, r.Blobs, r.Index)}
+	told := tree.Event{Verb: "cluster.backup"}
+	told.New = fmt.Sprintf("%d names, %d blobs, log index %d", r.Names, r.Blobs, r.Index)
 	if opt.NoBlobs {
 		told.New += ", without the bytes of blobs"
 	}

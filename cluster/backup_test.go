@@ -98,7 +98,9 @@ func sha512Of(s string) string {
 // there.
 func TestBackupAndRestore(t *testing.T) {
 	t.Parallel()
-	c, sealed := full(t, testConfig(t, t.TempDir()))
+	from := testConfig(t, t.TempDir())
+	from.format = eventFormat - 1 // a backup and a restore are events, which are compared in TestBreaksAreEvents
+	c, sealed := full(t, from)
 	data, r := backup(t, c, pass)
 	if r.Blobs != 4 || r.Faults != 0 || r.Index != c.machine.view.Load().Index() || r.Bytes != 3017 {
 		t.Errorf("report %+v", r)

@@ -72,8 +72,8 @@ type Config struct {
 	// function reports whether a name is of its kind, and must not retain the name. They are called while entries are
 	// applied.
 	Tallies []func(name []byte) bool
-	// Describe says what it means that a name is written or removed, for the log of events: what is done ("user.set") to
-	// what. The verb "" is bookkeeping of the nodes, which makes no event. nil: each name is told as it is.
+	// Describe says what it means that a name is written or removed, for the log of events: what is done ("user.set")
+	// to what. The verb "" is bookkeeping of the nodes, which makes no event. nil: each name is told as it is.
 	Describe func(name string, removed bool) (verb, object string)
 	// SegmentSize is the initial size of each file of the log, in bytes; 0 is 16 MiB.
 	SegmentSize int

@@ -110,8 +110,8 @@ func (c *Cluster) propose(ctx context.Context, ops ...state.Op) (r state.Result,
 	return c.proposeAll(ctx, false, ops)
 }
 
-// proposeAll is propose; with patient, only the context bounds it (Tree.Patient). What the edits change is recorded with
-// them.
+// proposeAll is propose; with patient, only the context bounds it (Tree.Patient). What the edits change is recorded
+// with them.
 func (c *Cluster) proposeAll(ctx context.Context, patient bool, ops []state.Op) (r state.Result, err error) {
 	return c.proposeRecorded(ctx, patient, ops, c.events(ctx, ops))
 }

@@ -142,8 +142,8 @@ func Restore(ctx context.Context, cfg Config, r io.Reader, opt RestoreOptions) (
 	}
 	id := identity{Format: diskFormat, Cluster: newClusterID(), Node: cfg.Node}
 	cluster, node, created, noBlobs := b.Origin()
-	told := tree.Event{Verb: "cluster.restore", Object: id.Cluster, Old: fmt.Sprintf("cluster %s, backup of %s by node %s",
-		cluster, created.UTC().Format(time.RFC3339), node)}
+	told := tree.Event{Verb: "cluster.restore", Object: id.Cluster}
+	told.Old = fmt.Sprintf("cluster %s, backup of %s by node %s", cluster, created.UTC().Format(time.RFC3339), node)
 	if _, err := applyEdit(st, st.Index()+1, cfg, edit, told); err != nil {
 		return rep, err
 	}

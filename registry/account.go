@@ -2,9 +2,11 @@ package registry
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"casemate/cluster/tree"
@@ -59,6 +61,9 @@ func (r *Registry) credentials(req *http.Request) (account *Account, c *claims, 
 		if err == nil && c.Subject != "" {
 			account, err = r.accountOf(req.Context(), c)
 		}
+		if errors.Is(err, syscall.EAGAIN) { // the token may be right
+			return nil, nil, "", errUnavailable
+		}
 		if err != nil {
 			return nil, nil, "invalid_token", errUnauthorized.with(err.Error())
 		}
@@ -70,10 +75,14 @@ func (r *Registry) credentials(req *http.Request) (account *Account, c *claims, 
 // isKey reports whether a Bearer's value may be a key: tokens have dots.
 func isKey(value string) bool { return value != "" && !strings.Contains(value, ".") }
 
-// accountOf returns the account that a token was issued to, as it is now; errToken if it has changed since. Tokens of
+// accountOf returns the account that a token was issued to, as it is now; errToken if it has changed since, and
+// syscall.EAGAIN if that cannot be found out now. Tokens of
 // earlier versions of this program do not name the account's version.
 func (r *Registry) accountOf(ctx context.Context, c *claims) (*Account, error) {
 	a, err := r.cfg.Account(ctx, c.Subject)
+	if errors.Is(err, syscall.EAGAIN) {
+		return nil, err
+	}
 	if err != nil || c.Version != "" && c.Version != a.Version {
 		return nil, errToken
 	}

@@ -89,8 +89,8 @@ func newStaff(t *testing.T, anonymous *bool) (*pusher, *staff) {
 	return p, s
 }
 
-// TestRolesDecide walks account × request: what is refused is refused with Basic, with a token and with a key, and says
-// why.
+// TestRolesDecide walks account × request: what is refused is refused with Basic, with a token and with a key, and
+// says why.
 func TestRolesDecide(t *testing.T) {
 	anonymous := true
 	s, _ := newStaff(t, &anonymous)
@@ -147,8 +147,8 @@ func TestRolesDecide(t *testing.T) {
 				res := s.ask(s.own, c.method, c.path, "Authorization", h)
 				// A token without the action is answered with the scope that is missing, where the account has it.
 				if res.StatusCode != want {
-					t.Errorf("%s %s (anonymous %v) by %q with %.10q: %d, want %d", c.method, c.path, c.anonymous, name, h,
-						res.StatusCode, want)
+					t.Errorf("%s %s (anonymous %v) by %q with %.10q: %d, want %d", c.method, c.path, c.anonymous, name,
+						h, res.StatusCode, want)
 				}
 				if res.StatusCode == 403 && c.method != "HEAD" {
 					var e struct {
@@ -274,7 +274,8 @@ func TestMountNeedsReading(t *testing.T) {
 	}
 	for _, h := range []string{basic("tim", "secret"),
 		"Bearer " + s.token("repository:team/new:pull,push", "Authorization", basic("tim", "secret"))} {
-		if res := s.ask(s.own, "HEAD", "/v2/team/new/blobs/"+secret.String(), "Authorization", h); res.StatusCode != 404 {
+		res := s.ask(s.own, "HEAD", "/v2/team/new/blobs/"+secret.String(), "Authorization", h)
+		if res.StatusCode != 404 {
 			t.Errorf("HEAD with %.10s: %d", h, res.StatusCode)
 		}
 	}

@@ -50,6 +50,8 @@ var ErrCredentials = errors.New("wrong user, password or API key")
 type Config struct {
 	Tree  Tree
 	Users *user.Users
+	// Directory has users besides those of the cluster. Nil: there is none.
+	Directory Directory
 	// Anonymous reports whether images may be read without an account. Nil: true.
 	Anonymous func() bool
 	// MayStore reports whether every node of the cluster knows roles. Nil: true.
@@ -105,6 +107,8 @@ type Subject struct {
 	tree.Actor
 	// ID names the account for Find: a user's name or "key/NAME"; "" for whoever has no account.
 	ID string
+	// Groups are those of its groups in a directory that have roles.
+	Groups []string
 	// Grants are what it may do.
 	Grants []Grant
 	// Version changes with the account's password, roles or key: what was issued for another version is void.
@@ -216,22 +220,35 @@ func (a *Access) Authenticate(ctx context.Context, name, password string) (Subje
 	if name == "" {
 		return Subject{}, ErrCredentials
 	}
-	from := tree.ActorIn(ctx).From
-	err := a.cfg.Users.Authenticate(ctx, name, password)
+	s, err := a.byPassword(ctx, name, password)
 	switch {
 	case errors.Is(err, user.ErrDenied):
+		from := tree.ActorIn(ctx).From
 		a.cfg.Event(Event{tree.Actor{Name: clip(name), From: from}, Login, Object{}, ErrCredentials.Error()})
 		return Subject{}, ErrCredentials
 	case err != nil:
 		return Subject{}, err
 	}
-	s, err := a.Find(ctx, name)
-	if err != nil {
-		return Subject{}, err
-	}
 	s.How = "password"
 	a.loggedIn(s)
 	return s, nil
+}
+
+// byPassword returns who has a name and a password: a user of the cluster, and only if there is none of this name, one of
+// the directory. So users of the cluster need no directory.
+func (a *Access) byPassword(ctx context.Context, name, password string) (Subject, error) {
+	realm := a.realm()
+	own, err := a.cfg.Users.Exists(name)
+	if err != nil {
+		return Subject{}, err
+	}
+	if realm != "" && !own {
+		return a.byDirectory(ctx, realm, name, password)
+	}
+	if err := a.cfg.Users.Authenticate(ctx, name, password); err != nil {
+		return Subject{}, err
+	}
+	return a.Find(ctx, name)
 }
 
 // Bearer returns who has an API key.
@@ -244,8 +261,11 @@ func (a *Access) Bearer(ctx context.Context, token string) (Subject, error) {
 }
 
 // Find returns an account as it is now, for a token that was issued to it. ErrCredentials: there is no such account any
-// more.
+// more. syscall.EAGAIN: the directory that has it does not answer.
 func (a *Access) Find(ctx context.Context, id string) (Subject, error) {
+	if name, ok := strings.CutPrefix(id, ldapPrefix); ok {
+		return a.inDirectory(ctx, name)
+	}
 	if name, ok := strings.CutPrefix(id, "key/"); ok {
 		k, _, err := a.key(name)
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrInvalid) {

@@ -185,8 +185,8 @@ func (a *Access) Accounts() ([]Account, error) {
 		if err != nil {
 			return nil, err
 		}
-		if len(grants) > 0 {
-			list = append(list, Account{Name: groupPrefix + e.Name(), Roles: grants})
+		if name, err := groupName(e.Name()); err == nil && len(grants) > 0 {
+			list = append(list, Account{Name: groupPrefix + name, Roles: grants})
 		}
 	}
 	return list, nil
@@ -195,11 +195,8 @@ func (a *Access) Accounts() ([]Account, error) {
 // place returns where an account's roles are; a user must exist.
 func (a *Access) place(account string) (dir, name string, err error) {
 	if group, ok := strings.CutPrefix(account, groupPrefix); ok {
-		if user.CheckName(group) != nil {
-			return "", "", usage.Errorf("a group's name has 1 to 64 characters of a-z, A-Z, 0-9, '.', '_' and '-', "+
-				"got %.100q", group)
-		}
-		return groupsDir, group, nil
+		file, err := groupFile(group)
+		return groupsDir, file, err
 	}
 	if err := user.CheckName(account); err != nil {
 		return "", "", err
@@ -276,7 +273,9 @@ func (a *Access) change(ctx context.Context, by Subject, account string,
 	if err != nil {
 		return nil, err
 	}
-	ctx = tree.WithEvent(ctx, tree.Event{Verb: "role.set", Object: account, Old: describe(before), New: describe(after)})
+	ctx = tree.WithEvent(ctx, tree.Event{
+		Verb: "role.set", Object: account, Old: describe(before), New: describe(after),
+	})
 	err = a.cfg.Tree.Update(ctx, func(b tree.Batch) error {
 		b.Expect(dir+"/"+name, version)
 		b.Put(dir+"/"+name, data)

@@ -34,7 +34,9 @@ const (
 type Key struct {
 	Name string `json:"name"`
 	// Owner is the user whose login this is: the key may do what the user may. "": Grants say it.
-	Owner   string    `json:"owner,omitempty"`
+	Owner string `json:"owner,omitempty"`
+	// Groups are those in which the OpenID provider has said the owner is.
+	Groups  []string  `json:"groups,omitempty"`
 	Grants  []Grant   `json:"roles,omitempty"`
 	Created time.Time `json:"created"`
 	By      string    `json:"by,omitempty"`     // who created it
@@ -147,7 +149,7 @@ func (a *Access) subjectOf(ctx context.Context, k keyRecord) (Subject, error) {
 		Grants: k.Grants}
 	if k.Owner != "" {
 		var err error
-		if s, err = a.Find(ctx, k.Owner); err != nil {
+		if s, err = a.owner(ctx, k.Key); err != nil {
 			return Subject{}, err
 		}
 	}
@@ -184,44 +186,6 @@ func (a *Access) CreateKey(ctx context.Context, by Subject, name string, grants 
 			len(list), fs.ErrInvalid)
 	}
 	return a.storeKey(ctx, Key{Name: name, Grants: grants, By: by.Name}, life, nil)
-}
-
-// Login creates an API key for a user who has just given the password. It is valid for life, at most LoginLife, and may
-// do what the user may.
-func (a *Access) Login(ctx context.Context, s Subject, life time.Duration) (string, Key, error) {
-	if s.How != "password" {
-		return "", Key{}, usage.Errorf("a login needs a user and the password; an API key is used as it is")
-	}
-	if life <= 0 || life > LoginLife {
-		life = LoginLife
-	}
-	list, err := a.Keys()
-	if err != nil {
-		return "", Key{}, err
-	}
-	var own []Key
-	var gone []string
-	for _, k := range list {
-		switch {
-		case k.Owner != s.ID:
-		case !a.cfg.Now().Before(k.Expires):
-			gone = append(gone, k.Name)
-		default:
-			own = append(own, k)
-		}
-	}
-	for len(own) >= maxLogins {
-		oldest := 0
-		for i, k := range own {
-			if k.Created.Before(own[oldest].Created) {
-				oldest = i
-			}
-		}
-		gone = append(gone, own[oldest].Name)
-		own = append(own[:oldest], own[oldest+1:]...)
-	}
-	name := "login-" + strings.ToLower(rand.Text()[:12])
-	return a.storeKey(ctx, Key{Name: name, Owner: s.ID, By: s.Name}, life, gone)
 }
 
 // storeKey makes the secret of a key and stores its hash; it removes the keys called gone.
@@ -269,12 +233,8 @@ func (a *Access) RevokeKey(ctx context.Context, by Subject, name string) error {
 	if err != nil {
 		return err
 	}
-	switch {
-	case by.ID != "" && (by.ID == k.Owner || by.ID == "key/"+name): // one's own login
-	case k.Owner != "":
-		err = a.mayChange(by, k.Owner)
-	default:
-		err = a.covers(by, k.Grants)
+	if by.ID == "" || by.ID != k.Owner && by.ID != "key/"+name { // not one's own login
+		err = a.mayEnd(ctx, by, k)
 	}
 	if err == nil {
 		ctx = tree.WithEvent(ctx, tree.Event{Verb: "apikey.revoke", Object: name, Old: describe(k.Grants)})

@@ -12,12 +12,12 @@ type Verb string
 // The verbs, from what every account may do to what only an administrator may.
 const (
 	Pull       Verb = "pull"       // read images and files as clients do
-	List       Verb = "list"       // see what is stored, and the state of this node
+	List       Verb = "list"       // see what is stored and what clients missed, and the state of the nodes
 	Push       Verb = "push"       // store images, files and packages
 	Delete     Verb = "delete"     // delete images, files and packages
 	Import     Verb = "import"     // import bundles, and undo imports
 	Approve    Verb = "approve"    // publish the imports of somebody else
-	Inspect    Verb = "inspect"    // see accounts, settings, members, certificates, and what clients did
+	Inspect    Verb = "inspect"    // see accounts, settings, certificates, the egress book and the audit log
 	Operate    Verb = "operate"    // change names, origins, certificates, repositories; collect garbage
 	Manage     Verb = "manage"     // manage users, roles and API keys that may do no more than oneself
 	Administer Verb = "administer" // change settings, the CA, members; take backups
@@ -29,12 +29,12 @@ var verbs = []struct {
 	what string
 }{
 	{Pull, "read images where `registry.anonymous` is `none`"},
-	{List, "see what is stored, and the state of the nodes"},
+	{List, "see what is stored and what clients missed, and the state of the nodes"},
 	{Push, "store images, files and packages"},
 	{Delete, "delete images, files and packages"},
 	{Import, "import, and undo imports"},
 	{Approve, "publish what somebody else has imported"},
-	{Inspect, "see users, keys, settings, members, certificates, and the books about clients"},
+	{Inspect, "see users, keys, settings, certificates, the egress book and the audit log"},
 	{Operate, "change names, origins, certificates, package repositories; collect garbage"},
 	{Manage, "manage users, roles and API keys that may do no more than oneself"},
 	{Administer, "change settings, the CA and members; take backups"},

@@ -65,12 +65,13 @@ type Whoami struct {
 	Name    string         `json:"name"`
 	How     string         `json:"how"` // "password", "key" or "socket"
 	Roles   []access.Grant `json:"roles"`
+	Groups  []string       `json:"groups,omitempty"` // of a directory, those that give roles
 	Expires time.Time      `json:"expires,omitzero"` // of the key
 }
 
 func (a *API) getWhoami(r *http.Request) (any, error) {
 	s := subject(r)
-	return Whoami{s.Name, s.How, append([]access.Grant{}, s.Grants...), s.Expires}, nil
+	return Whoami{s.Name, s.How, append([]access.Grant{}, s.Grants...), s.Groups, s.Expires}, nil
 }
 
 // User is a user and the roles.

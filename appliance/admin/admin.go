@@ -17,10 +17,12 @@ import (
 	"casemate/appliance/change"
 	"casemate/appliance/content"
 	"casemate/appliance/current"
+	"casemate/appliance/directory"
 	"casemate/appliance/egress"
 	"casemate/appliance/lookup"
 	"casemate/appliance/missing"
 	"casemate/appliance/nodeconf"
+	"casemate/appliance/oidc"
 	"casemate/appliance/packages"
 	"casemate/appliance/pages"
 	"casemate/appliance/parts"
@@ -41,6 +43,8 @@ type API struct {
 	Tree         *cluster.Tree
 	CA           *pki.CA
 	Access       *access.Access
+	Directory    *directory.Directory
+	OIDC         *oidc.Provider
 	Registry     *registry.Registry
 	Files        *fileserver.Server
 	Imports      *content.Engine
@@ -55,6 +59,7 @@ type API struct {
 	Changes      *change.Changes
 	Lookup       *lookup.Lookup
 	Audit        *audit.Log
+	Forwarder    *audit.Forwarder
 	// Transcript is what was rehearsed here; nil: nothing was.
 	Transcript Transcript
 	Status     *status.Page
@@ -89,6 +94,7 @@ func (a *API) register(on *routes) {
 		a.settingRoutes,
 		a.certRoutes,
 		a.accountRoutes,
+		a.directoryRoutes,
 		a.upstreamRoutes,
 		a.imageRoutes,
 		a.fileRoutes,
@@ -108,6 +114,7 @@ func (a *API) register(on *routes) {
 		a.memberRoutes,
 		a.upkeepRoutes,
 		a.auditRoutes,
+		a.showRoutes,
 	} {
 		add(on)
 	}
@@ -167,6 +174,7 @@ type Route struct {
 	Method, Path string // the path as in http.ServeMux: /v1/names/{name}
 	Verb         access.Verb
 	Local        string // why only the admin socket answers it; "": https does, too
+	Public       string // why it needs no account; "": it needs one
 }
 
 // Routes returns all requests that the API answers, in the order of their registration.
@@ -176,7 +184,7 @@ func (a *API) Routes() []Route {
 	var list []Route
 	for _, r := range on.all {
 		if method, path, ok := strings.Cut(r.pattern, " "); ok {
-			list = append(list, Route{method, path, r.asks.verb, r.asks.local})
+			list = append(list, Route{method, path, r.asks.verb, r.asks.local, r.asks.public})
 		}
 	}
 	return list

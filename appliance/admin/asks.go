@@ -6,6 +6,7 @@ import (
 	"net/http"
 
 	"casemate/appliance/access"
+	"casemate/appliance/oidc"
 	"casemate/cluster/tree"
 )
 
@@ -14,10 +15,14 @@ type asks struct {
 	verb   access.Verb // "": any account
 	object func(*http.Request) access.Object
 	local  string // why the route is for the admin socket only; "": it is not
+	public string // why the route needs no account; "": it needs one
 }
 
 // anyAccount asks only for an account, or the admin socket.
 var anyAccount = asks{}
+
+// nobody asks for nothing, not even an account.
+func nobody(why string) asks { return asks{public: why} }
 
 // to asks for a verb on everything.
 func to(v access.Verb) asks { return asks{verb: v} }
@@ -63,6 +68,8 @@ func (f forbidden) Error() string {
 func (a asks) allow(decide *access.Access, r *http.Request) error {
 	s, ok := subjectIn(r.Context())
 	switch {
+	case a.public != "":
+		return nil
 	case !ok, s.Name == "":
 		return unauthenticated{}
 	case a.local != "" && s.How != socket:
@@ -81,14 +88,15 @@ func (a asks) allow(decide *access.Access, r *http.Request) error {
 const socket = "socket"
 
 // Remote returns the handler of all routes for https, where an account is needed: a user and the password or an API key,
-// as in access.Identify. Requests that a browser sends for another site are refused (http.CrossOriginProtection).
+// as in access.Identify, or the cookie of a login with a browser. Requests that a browser sends for another site are
+// refused (http.CrossOriginProtection), and the cookie does not come with them.
 func (a *API) Remote() http.Handler {
 	h := a.Handler()
 	identified := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Cache-Control", "no-store")
 		w.Header().Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
 		w.Header().Set("X-Content-Type-Options", "nosniff")
-		s, err := a.Access.Identify(r)
+		s, err := a.identify(r)
 		if err != nil {
 			a.adminError(w, r, err)
 			return
@@ -96,6 +104,14 @@ func (a *API) Remote() http.Handler {
 		h.ServeHTTP(w, r.WithContext(WithSubject(r.Context(), s)))
 	})
 	return http.NewCrossOriginProtection().Handler(identified)
+}
+
+// identify returns who sends a request over https.
+func (a *API) identify(r *http.Request) (access.Subject, error) {
+	if key := oidc.Session(r); key != "" && r.Header.Get("Authorization") == "" {
+		return a.Access.Bearer(r.Context(), key)
+	}
+	return a.Access.Identify(r)
 }
 
 type subjectKey struct{}

@@ -14,8 +14,12 @@ import (
 // auditRoutes serves the audit log.
 func (a *API) auditRoutes(on *routes) {
 	on.json("GET /v1/audit", to(access.Inspect), a.getAudit)
-	on.json("GET /v1/audit/checkpoint", to(access.Inspect),
-		func(r *http.Request) (any, error) { return a.Audit.Checkpoint(r.Context()) })
+	on.json("GET /v1/audit/checkpoint", to(access.Inspect), func(r *http.Request) (any, error) {
+		return a.Audit.Checkpoint(r.Context())
+	})
+	on.json("GET /v1/audit/forward", to(access.Inspect), func(*http.Request) (any, error) {
+		return a.Forwarder.Status(), nil
+	})
 	on.stream("GET /v1/audit/export", to(access.Inspect), a.getAuditExport)
 }
 
@@ -29,7 +33,8 @@ func (a *API) getAudit(r *http.Request) (any, error) {
 	}
 	if text := q.Get("until"); text != "" {
 		if f.Until, err = parseTime(text); err != nil {
-			return nil, usage.Errorf("until must be a time (UTC) like 2026-01-31 or 2026-01-31T15:04:05Z, got %.80q", text)
+			return nil, usage.Errorf("until must be a time (UTC) like 2026-01-31 or 2026-01-31T15:04:05Z, got %.80q",
+				text)
 		}
 	}
 	if text := q.Get("before"); text != "" {

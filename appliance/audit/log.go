@@ -2,7 +2,8 @@
 // events that accompany no change.
 //
 // The events themselves are appended by cluster/state, with the commands that they tell. The newest ones are in memory;
-// segments of proof.SegmentEvents are files of the tree at audit/segments/NUMBER, named by their first event.
+// segments of proof.SegmentEvents are files of the tree at audit/segments/NUMBER, named by their first event. Of
+// segments that were dropped, the hashes of the events are at audit/hashes/NUMBER.
 package audit
 
 import (
@@ -12,6 +13,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"sort"
 	"strings"
 	"sync"
 	"time"
@@ -62,6 +64,18 @@ func New(cfg Config) *Log { return &Log{cfg: cfg} }
 
 // segmentName is the file of the segment whose first event has the number first.
 func segmentName(first uint64) string { return fmt.Sprintf("audit/segments/%016d", first) }
+
+// hashesName is the file of the hashes of a segment that was dropped.
+func hashesName(first uint64) string { return fmt.Sprintf("audit/hashes/%016d", first) }
+
+// part reads what there is of the segment that begins with the event first: its events or, if it was dropped, their
+// hashes.
+func (l *Log) part(first uint64) ([]byte, error) {
+	if first < l.dropped() {
+		return l.cfg.Tree.ReadFile(hashesName(first))
+	}
+	return l.segment(first)
+}
 
 // segment reads the segment that begins with the event first.
 func (l *Log) segment(first uint64) ([]byte, error) {
@@ -125,7 +139,7 @@ func (l *Log) Export(ctx context.Context, w io.Writer) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		data, err := l.segment(first)
+		data, err := l.part(first)
 		if err == nil {
 			_, err = w.Write(data)
 		}
@@ -220,7 +234,8 @@ func (l *Log) List(ctx context.Context, f Filter) (p Page, err error) {
 	if err := take(newest); err != nil || p.Before > 0 {
 		return p, err
 	}
-	for first := log.First(); first > 0 && p.Before == 0; {
+	dropped := l.dropped()
+	for first := log.First(); first > dropped && p.Before == 0; {
 		first -= proof.SegmentEvents
 		if f.Before > 0 && first >= f.Before {
 			continue
@@ -238,9 +253,6 @@ func (l *Log) List(ctx context.Context, f Filter) (p Page, err error) {
 		data, err := l.segment(first)
 		if err != nil {
 			return p, err
-		}
-		if proof.IsHashes(data) {
-			break // it and all before it were dropped
 		}
 		if err := take(splitLines(data)); err != nil {
 			return p, err
@@ -270,4 +282,58 @@ func splitLines(data []byte) (lines [][]byte) {
 		lines = append(lines, []byte(strings.TrimSuffix(line, "\n")))
 	}
 	return lines
+}
+
+// At returns the events of one entry of the replicated log, which is the version of every name that it wrote; none if
+// they were dropped, or recorded before there was a log.
+func (l *Log) At(ctx context.Context, index uint64) (list []proof.Event, err error) {
+	log := l.cfg.Cluster.EventLog()
+	// collect returns the events of the entry among lines, and the entry of the first line.
+	collect := func(lines [][]byte) (first uint64, err error) {
+		for i, line := range lines {
+			e, err := proof.Parse(line)
+			if err != nil {
+				return 0, err
+			}
+			if i == 0 {
+				first = e.Index
+			}
+			if e.Index == index {
+				list = append(list, e)
+			}
+		}
+		return first, nil
+	}
+	var newest [][]byte
+	for _, line := range log.Lines(log.First()) {
+		newest = append(newest, []byte(line))
+	}
+	first, err := collect(newest)
+	if err != nil || len(newest) > 0 && first < index {
+		return list, err
+	}
+	// The last segment that does not begin after the entry has its events. Segments are in the order of entries.
+	low, high := int(l.dropped()/proof.SegmentEvents), int(log.First()/proof.SegmentEvents)
+	read := func(i int) (first uint64, err error) {
+		if err := ctx.Err(); err != nil {
+			return 0, err
+		}
+		data, err := l.segment(uint64(i) * proof.SegmentEvents)
+		if err != nil {
+			return 0, err
+		}
+		list = nil
+		return collect(splitLines(data))
+	}
+	had := list
+	at := low + sort.Search(high-low, func(i int) bool {
+		first, e := read(low + i)
+		err = errors.Join(err, e)
+		return first > index
+	})
+	if list = nil; err != nil || at == low {
+		return had, err
+	}
+	_, err = read(at - 1)
+	return append(list, had...), err
 }

@@ -1,6 +1,7 @@
 package content
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -271,5 +272,33 @@ func TestExportOfLostBytes(t *testing.T) {
 	if want := []string{"file https://dl.k8s.io/f", "image quay.io/app:2"}; !slices.Equal(names, want) ||
 		len(out.Index.Images) != 1 || len(out.Index.Files) != 1 {
 		t.Errorf("findings %v, want %v; %v", names, want, namesIn(out.Index))
+	}
+
+	// What an image needs is fetched if that is possible, and otherwise the finding says why not.
+	for _, why := range []error{errors.New("the origin is gone"), nil} {
+		out, err := s.Export(t.Context(), Selection{Everything: true, Fetch: func(ctx context.Context, repository,
+			digest string) error {
+			if repository != "quay.io/app" || !lost[strings.TrimPrefix(digest, "sha256:")] {
+				t.Errorf("asked for %s of %s", digest, repository)
+			}
+			if why != nil {
+				return why
+			}
+			w, err := s.tree.CreateBlob("")
+			if err == nil {
+				defer w.Close()
+				if _, err = io.WriteString(w, "layer of two"); err == nil {
+					_, err = w.Commit(ctx, digest)
+				}
+			}
+			return err
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if f := out.Findings[len(out.Findings)-1]; (len(out.Index.Images) == 2) != (why == nil) ||
+			why != nil && !strings.Contains(f.Detail, why.Error()) {
+			t.Errorf("%v: %v, findings %v", why, namesIn(out.Index), out.Findings)
+		}
 	}
 }

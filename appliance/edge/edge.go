@@ -44,6 +44,8 @@ type Edge struct {
 	Pages http.Handler
 	// Admin serves /v1/ of the bastions' own names, over TLS only.
 	Admin http.Handler
+	// Login serves /login and /callback of the bastions' own names, over TLS only.
+	Login http.Handler
 	Miss  func(kind, name, detail string, client netip.Addr)
 	// Observe is called with the outcome of each request.
 	Observe func(service string, r *http.Request, status int, bytes int64, took time.Duration)
@@ -204,6 +206,13 @@ func (e *Edge) serve(w *recorder, r *http.Request, plain bool) (service string) 
 		}
 		e.Admin.ServeHTTP(w, r)
 		return "admin"
+	case at == routing.Self && (r.URL.Path == "/login" || r.URL.Path == "/callback"):
+		if plain {
+			reply.Refuse(w, r, http.StatusForbidden, "DENIED", "logins are served over https only")
+			return "none"
+		}
+		e.Login.ServeHTTP(w, r)
+		return "login"
 	case at == routing.Self:
 		e.Pages.ServeHTTP(w, r)
 		return "pages"

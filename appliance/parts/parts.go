@@ -5,8 +5,8 @@
 //
 // It promises: a part is taken whole and with the right sum or not at all, at the offset where the file goes on, so a
 // command may lose its connection at any moment, ask where to go on (State) and continue. What sessions hold is
-// bounded: sessions, files, the size of a part, and the time without a part, after which the session ends and its import
-// with it. What the import has stored until then is kept as for any interrupted import.
+// bounded: sessions, files, the size of a part, and the time without a part, after which the session ends and its
+// import with it. What the import has stored until then is kept as for any interrupted import.
 package parts
 
 import (
@@ -92,7 +92,8 @@ var errIdle = errors.New("the command that sends the files has not sent any for 
 // Open begins a session for files with these names, which only owner finds. syscall.EAGAIN: too many are open.
 func (s *Sessions) Open(owner string, names []string) (*Session, error) {
 	if len(names) == 0 || len(names) > maxFiles {
-		return nil, fmt.Errorf("an import over https has 1 to %d files, got %d: %w", maxFiles, len(names), fs.ErrInvalid)
+		return nil, fmt.Errorf("an import over https has 1 to %d files, got %d: %w", maxFiles, len(names),
+			fs.ErrInvalid)
 	}
 	ctx, cancel := context.WithCancelCause(context.Background())
 	n := &Session{id: strings.ToLower(rand.Text()), owner: owner, of: s, ctx: ctx, cancel: cancel,

@@ -79,7 +79,7 @@ type Record struct {
 	questions map[key]*Entry
 	gaps      map[gapKey]*Gap
 	files     map[string]File // that were fetched, by URL
-	lost      int // requests that found no place
+	lost      int             // requests that found no place
 }
 
 type key struct{ url, method, accept, held string }

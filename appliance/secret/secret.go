@@ -18,6 +18,12 @@ const (
 	Inventory = "inventory" // seed of the ed25519 key that signs inventories
 )
 
+// What operators give the cluster to log in elsewhere.
+const (
+	LDAP = "ldap" // password of the bind DN
+	OIDC = "oidc" // secret of the client at the OpenID provider
+)
+
 // Size of a secret in bytes.
 const Size = 32
 
@@ -79,4 +85,42 @@ func ReadOrMake(ctx context.Context, tree Tree, s Sealer, name string) ([]byte, 
 		err = fmt.Errorf("the cluster's secret %s has %d bytes, want %d", name, len(key), Size)
 	}
 	return key, err
+}
+
+// maxGiven bounds what operators give, in bytes.
+const maxGiven = 1024
+
+// Set seals and stores what an operator has given; "" removes it.
+func Set(ctx context.Context, tree Tree, s Sealer, name, text string) error {
+	if len(text) > maxGiven {
+		return fmt.Errorf("a password or secret has at most %d bytes, got %d: %w", maxGiven, len(text), fs.ErrInvalid)
+	}
+	sealed, err := s.Seal([]byte(text))
+	if err != nil {
+		return err
+	}
+	return tree.Update(ctx, func(b cluster.Batch) error {
+		if text == "" {
+			b.Remove(dir + name)
+		} else {
+			b.Put(dir+name, sealed)
+		}
+		return nil
+	})
+}
+
+// Given returns what an operator has given, "" if nothing.
+func Given(tree fs.ReadFileFS, s Sealer, name string) (string, error) {
+	data, err := tree.ReadFile(dir + name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err == nil {
+		data, err = s.Unseal(data)
+	}
+	if err != nil {
+		return "", fmt.Errorf("the cluster's secret %s cannot be read, set it again with casemate directory login: %w",
+			name, err)
+	}
+	return string(data), nil
 }

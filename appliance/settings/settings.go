@@ -16,8 +16,11 @@ import (
 	"time"
 
 	"casemate/appliance/address"
+	"casemate/appliance/audit/syslog"
 	"casemate/appliance/content"
+	"casemate/appliance/directory"
 	"casemate/appliance/hostname"
+	"casemate/appliance/oidc"
 	"casemate/appliance/origin"
 	"casemate/appliance/usage"
 	"casemate/dnssrv"
@@ -70,10 +73,19 @@ type Settings struct {
 	ImportMinAge  time.Duration
 	// ScrubInterval is the time in which each node verifies every blob once in the background, 0 for never.
 	ScrubInterval time.Duration
+	// Audit is how long events of the audit log are kept, 0 for ever, and where they are sent; nil: nowhere.
+	Audit struct {
+		Retain    time.Duration
+		Forward   *syslog.Target
+		ForwardCA string // PEM
+	}
 	// Upstream is what may be fetched from origins, and how.
 	Upstream Upstream
 	// Overlap is the minimum time for which the two roots of a rotation overlap, 0 for none.
 	Overlap time.Duration
+	// Directory is the LDAP directory, and OIDC the OpenID provider, whose users may log in.
+	Directory directory.Settings
+	OIDC      oidc.Settings
 }
 
 // Upstream are the settings of fetching.
@@ -114,7 +126,7 @@ const namesakesHelp = "off, local or all: whose repositories may answer by the l
 	"all lets another publisher's answer in an origin's name"
 
 // defs are all settings, in the order of the list.
-var defs = []def{
+var defs = slices.Concat([]def{
 	{"domain", "casemate.internal", "the own zone; fixed at init", func(s *Settings, v string) error {
 		folded, err := hostname.Fold(v)
 		if err == nil {
@@ -363,6 +375,32 @@ var defs = []def{
 			s.ScrubInterval, err = parseInterval(v, 365)
 			return err
 		}},
+	{"audit.retain", "off",
+		"for how many days, like 400d, events of the audit log are kept; then only their hashes are, which prove the " +
+			"others; off: for ever",
+		func(s *Settings, v string) (err error) {
+			s.Audit.Retain, err = parseInterval(v, 3650)
+			return err
+		}},
+	{"audit.forward", "",
+		"syslog receiver that gets every event of the audit log, tls://HOST:PORT or tcp://HOST:PORT",
+		func(s *Settings, v string) error {
+			if v == "" {
+				return nil
+			}
+			t, err := syslog.ParseTarget(v)
+			s.Audit.Forward = &t
+			return err
+		}},
+	{"audit.forward_ca", "",
+		"roots that are trusted for the syslog receiver besides the system's and this cluster's, PEM",
+		func(s *Settings, v string) error {
+			s.Audit.ForwardCA = v
+			if strings.TrimSpace(v) != "" && !x509.NewCertPool().AppendCertsFromPEM([]byte(v)) {
+				return errors.New("must be certificates in PEM")
+			}
+			return nil
+		}},
 	{"pki.overlap", "7d",
 		"how many days, like 7d, both roots are handed out at least before ca rotate --finish drops the old one; " +
 			"off: no time",
@@ -370,7 +408,7 @@ var defs = []def{
 			s.Overlap, err = parseInterval(v, 365)
 			return err
 		}},
-}
+}, directoryDefs)
 
 // parseRedirects reads pairs separated by white space.
 func parseRedirects(s *Settings, v string) error {

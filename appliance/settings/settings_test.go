@@ -166,7 +166,7 @@ func TestTheNewestKubernetesIsASetting(t *testing.T) {
 func TestSettingsNameTheirUnit(t *testing.T) {
 	for key, unit := range map[string]string{
 		"dns.ttl": "duration from 1s to 1h", "dns.response_rate": "answers a second",
-		"scrub.interval": "days, like 30d", "pki.overlap": "days, like 7d",
+		"scrub.interval": "days, like 30d", "audit.retain": "days, like 400d", "pki.overlap": "days, like 7d",
 		"upstream.fresh": "duration from 1m to 720h",
 	} {
 		for _, d := range defs {
@@ -176,7 +176,7 @@ func TestSettingsNameTheirUnit(t *testing.T) {
 		}
 	}
 	for _, d := range defs {
-		if named := map[string]bool{"dns.ttl": true, "dns.response_rate": true, "scrub.interval": true,
+		if named := map[string]bool{"dns.ttl": true, "dns.response_rate": true, "scrub.interval": true, "audit.retain": true,
 			"pki.overlap": true, "upstream.fresh": true}[d.key]; !named &&
 			strings.Trim(d.dflt, "0123456789") != d.dflt {
 			t.Errorf("%s: a setting with the default %s needs a unit in its help, and a line in this test",

@@ -42,6 +42,7 @@ const (
 	failedFor  = time.Minute     // how long an origin is not asked again for what it does not have
 	maxMoved   = 10_000          // redirects that are recorded: each node reads all of them when one changes
 	maxLogins  = 256             // repositories that stay logged in
+	maxParsed  = 4096            // records that are remembered
 	keepFor    = 5 * time.Minute // how long a fetch waits for a majority to store what it has
 )
 
@@ -150,6 +151,7 @@ type Upstream struct {
 	failed  *share.Recent[failure]    // by what was asked
 	stale   *share.Recent[stale]      // by name
 	tags    *share.Recent[tagList]    // by repository
+	parsed  *share.Recent[parsed]     // records, by name
 	stats   map[string]*Stat          // by origin
 	loops   map[netip.AddrPort]string // resolvers that give our own answers, with the reason
 	waiting int64                     // bytes that running fetches have still to store
@@ -195,7 +197,7 @@ func New(cfg Config) *Upstream {
 	u := &Upstream{
 		cfg: cfg, flights: map[string]*flight{}, turns: map[string]*share.Turns{},
 		failed: share.NewRecent[failure](maxFailed, nil), stale: share.NewRecent[stale](maxStale, nil),
-		tags:  share.NewRecent[tagList](maxTagLists, nil),
+		tags: share.NewRecent[tagList](maxTagLists, nil), parsed: share.NewRecent[parsed](maxParsed, nil),
 		stats: map[string]*Stat{}, loops: map[netip.AddrPort]string{}, servers: circuit{now: cfg.Now},
 	}
 	u.ctx, u.stop = context.WithCancel(context.Background())

@@ -56,8 +56,8 @@ type line struct {
 	clients *share.Recent[*client]
 	// accounts are known by the names that clients give, whether or not there is such a user.
 	accounts *share.Recent[*account]
-	turns   []*client   // clients with waiting requests, in the order of their turns
-	wake    *time.Timer // nil: no client is delayed
+	turns    []*client   // clients with waiting requests, in the order of their turns
+	wake     *time.Timer // nil: no client is delayed
 }
 
 // client is the state of one client (share.Of).
@@ -91,8 +91,8 @@ func (a *account) waits(c *client, now time.Time) time.Time {
 
 type waiter struct {
 	account *account
-	turn chan struct{} // closed when its turn has come, or when it is rejected
-	gone bool
+	turn    chan struct{} // closed when its turn has come, or when it is rejected
+	gone    bool
 }
 
 var errBusy = fmt.Errorf("too many passwords are being checked: %w", syscall.EAGAIN)
@@ -105,9 +105,18 @@ func newLine(slots int) *line {
 
 func (c *client) idle() bool { return len(c.queue) == 0 && c.running == 0 }
 
+// verdict is what came out of a verification.
+type verdict int
+
+const (
+	verdictNone verdict = iota // the password could not be verified
+	verdictRight
+	verdictWrong
+)
+
 // enter waits for a turn to verify a password of the account called name; leave must be called after the verification.
 // syscall.EAGAIN: too many are waiting.
-func (l *line) enter(ctx context.Context, from netip.Addr, name string) (leave func(right bool), err error) {
+func (l *line) enter(ctx context.Context, from netip.Addr, name string) (leave func(verdict), err error) {
 	l.mu.Lock()
 	c := l.client(from)
 	if len(c.queue) >= maxOfOne || l.waiting >= maxWaiting && !l.shed(len(c.queue)) {
@@ -132,7 +141,7 @@ func (l *line) enter(ctx context.Context, from netip.Addr, name string) (leave f
 		if w.gone {
 			return nil, errBusy
 		}
-		return func(right bool) { l.leave(c, w.account, right) }, nil
+		return func(v verdict) { l.leave(c, w.account, v) }, nil
 	default:
 		l.drop(c, w)
 		return nil, ctx.Err()
@@ -252,24 +261,37 @@ func (l *line) wakeAt(d time.Duration) {
 }
 
 // leave ends a verification.
-func (l *line) leave(c *client, a *account, right bool) {
+func (l *line) leave(c *client, a *account, v verdict) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.busy--
 	c.running--
 	switch {
-	case right && c.known:
+	case v == verdictRight && c.known:
 		a.trusted = slices.DeleteFunc(a.trusted, func(name string) bool { return name == c.name })
 		a.trusted = append(a.trusted, c.name)
 		a.trusted = a.trusted[max(0, len(a.trusted)-maxTrusted):]
-		fallthrough
-	case right:
+	case v == verdictWrong && c.known && c.wrong < freeTries: // a client that is delayed by itself delays nobody else
+		a.wrong++
+		a.last = time.Now()
+	}
+	l.judge(c, v)
+	l.serve()
+}
+
+// count is what a verification in another line means for a client here: its guesses are counted together.
+func (l *line) count(from netip.Addr, v verdict) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.judge(l.client(from), v)
+}
+
+// judge counts a wrong password of a client, or ends the count.
+func (l *line) judge(c *client, v verdict) {
+	switch {
+	case v == verdictRight:
 		c.wrong = 0
-	case c.known:
-		if c.wrong < freeTries { // a client that is delayed by itself delays nobody else
-			a.wrong++
-			a.last = time.Now()
-		}
+	case v == verdictWrong && c.known:
 		c.wrong++
 		c.last = time.Now()
 		if c.wrong >= freeTries {
@@ -279,5 +301,4 @@ func (l *line) leave(c *client, a *account, right bool) {
 	if c.wrong == 0 && c.idle() {
 		l.clients.Forget(c.name)
 	}
-	l.serve()
 }

@@ -44,7 +44,7 @@ func TestOneGuesserKeepsNobodyOut(t *testing.T) {
 					return
 				}
 				order = append(order, from)
-				leave(right)
+				leave(map[bool]verdict{true: verdictRight, false: verdictWrong}[right])
 			})
 			synctest.Wait()
 		}
@@ -55,7 +55,7 @@ func TestOneGuesserKeepsNobodyOut(t *testing.T) {
 			come(fmt.Sprintf("10.1.0.%d", i), true)
 		}
 		come("2001:db8::1", true)
-		hold(true)
+		hold(verdictRight)
 		synctest.Wait()
 		if len(refused) != 1 || refused["10.0.0.1"] != 64-maxOfOne {
 			t.Errorf("refused: %v", refused)
@@ -157,7 +157,8 @@ func TestGuessingFromManyAddressesIsSlow(t *testing.T) {
 		const addresses = 60
 		for i := range addresses {
 			wg.Go(func() {
-				if err := u.Authenticate(at(fmt.Sprintf("10.1.0.%d", i)), "ada", "a guess"); !errors.Is(err, ErrDenied) {
+				err := u.Authenticate(at(fmt.Sprintf("10.1.0.%d", i)), "ada", "a guess")
+				if !errors.Is(err, ErrDenied) {
 					t.Errorf("got %v", err)
 				}
 			})
@@ -231,14 +232,14 @@ func TestTheLineIsShared(t *testing.T) {
 		if l.waiting != 0 || len(l.turns) != 0 {
 			t.Errorf("%d wait after they have gone", l.waiting)
 		}
-		hold(false)
+		hold(verdictWrong)
 		for i := range 2 * maxTracked {
 			at := netip.AddrFrom4([4]byte{11, byte(i >> 16), byte(i >> 8), byte(i)})
 			leave, err := l.enter(t.Context(), at, at.String())
 			if err != nil {
 				t.Fatal(err)
 			}
-			leave(false)
+			leave(verdictWrong)
 		}
 		if l.clients.Len() > maxTracked {
 			t.Errorf("%d clients are remembered", l.clients.Len())

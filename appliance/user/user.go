@@ -10,7 +10,6 @@ package user
 import (
 	"cmp"
 	"context"
-	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/json"
@@ -53,6 +52,7 @@ const (
 	maxRemembered = 1024
 	remember      = 10 * time.Minute
 	cost          = 10
+	elsewhere     = 8 // passwords that are verified elsewhere at the same time
 )
 
 // Users verifies and stores the users. It is safe for concurrent use.
@@ -69,6 +69,9 @@ type Users struct {
 	tree Tree
 	key  []byte // random, for this process only: cached entries are useless elsewhere
 	line *line  // the passwords to be verified
+	// otherLine are the passwords that somebody else verifies (Elsewhere). It takes no processor, so many wait for
+	// answers at the same time.
+	otherLine *line
 
 	// Log receives wrong passwords' users and clients. It may be set before the first use; nil: nothing is logged.
 	Log *slog.Logger
@@ -93,7 +96,7 @@ type User struct {
 // New returns the users of a tree; it does no I/O.
 func New(tree Tree) *Users {
 	n := max(1, runtime.GOMAXPROCS(0)/2)
-	u := &Users{tree: tree, Cost: cost, key: make([]byte, 32), line: newLine(n),
+	u := &Users{tree: tree, Cost: cost, key: make([]byte, 32), line: newLine(n), otherLine: newLine(elsewhere),
 		known: map[[sha256.Size]byte]time.Time{}}
 	rand.Read(u.key)
 	return u
@@ -286,71 +289,4 @@ func (u *Users) SealAll(ctx context.Context) (left int, err error) {
 		}
 	}
 	return left, nil
-}
-
-// nobody is a hash that no password has; verifying against it takes as long as verifying a user's.
-var nobody = sync.OnceValue(func() []byte {
-	var p [32]byte
-	rand.Read(p[:])
-	h, _ := bcrypt.GenerateFromPassword(p[:], cost)
-	return h
-})
-
-// Authenticate returns nil if the password is correct, and ErrDenied, after the same time, if it is not or there is
-// no such user. syscall.EAGAIN means that too many passwords wait to be verified: try again later. The client is in
-// ctx (WithClient).
-func (u *Users) Authenticate(ctx context.Context, name, password string) error {
-	hash, data := nobody, []byte(nil)
-	if CheckName(name) == nil && len(password) <= 72 {
-		if r, raw, err := u.read(name); err == nil {
-			hash, data = func() []byte { return []byte(r.Hash) }, raw
-		} else if !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-	}
-	// The record is part of the cache key, so that a new password or a removed user invalidates it.
-	mac := hmac.New(sha256.New, u.key)
-	fmt.Fprintf(mac, "%d %s %d ", len(name), name, len(data))
-	mac.Write(data)
-	mac.Write([]byte(password))
-	id := [sha256.Size]byte(mac.Sum(nil))
-	if data != nil && u.recall(id) {
-		return nil
-	}
-	client := clientIn(ctx)
-	leave, err := u.line.enter(ctx, client, fmt.Sprintf("%.64s", name))
-	if err != nil {
-		return err
-	}
-	if data != nil && u.recall(id) { // another request with the same password was faster
-		leave(true)
-		return nil
-	}
-	err = bcrypt.CompareHashAndPassword(hash(), []byte(password[:min(len(password), 72)]))
-	right := err == nil && data != nil
-	leave(right)
-	if !right {
-		if u.Log != nil {
-			u.Log.Warn("a wrong user or password was refused", "client", client, "user", fmt.Sprintf("%.64s", name))
-		}
-		return ErrDenied
-	}
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if len(u.known) >= maxRemembered {
-		clear(u.known)
-	}
-	u.known[id] = time.Now().Add(remember)
-	return nil
-}
-
-func (u *Users) recall(id [sha256.Size]byte) bool {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	until, ok := u.known[id]
-	if ok && time.Now().After(until) {
-		delete(u.known, id)
-		return false
-	}
-	return ok
 }

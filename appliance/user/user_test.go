@@ -98,7 +98,7 @@ func TestAFloodOfWrongPasswordsIsBounded(t *testing.T) {
 	if err := u.Authenticate(ctx, "ada", "correct horse"); err != nil {
 		t.Fatal(err)
 	}
-	var leaves []func(bool)
+	var leaves []func(verdict)
 	for range u.line.slots { // every processor that may hash is taken
 		leave, err := u.line.enter(ctx, netip.Addr{}, "ada")
 		if err != nil {
@@ -126,7 +126,7 @@ func TestAFloodOfWrongPasswordsIsBounded(t *testing.T) {
 		t.Errorf("%d still wait", u.line.waiting)
 	}
 	for _, leave := range leaves {
-		leave(true)
+		leave(verdictRight)
 	}
 }
 

@@ -62,8 +62,8 @@ func (f Frontier) Append(b []byte) []byte {
 // Parse is the reverse of Append.
 func Parse(size uint64, hashes []byte) (f Frontier, err error) {
 	if n := bits.OnesCount64(size); len(hashes) != n*HashSize {
-		return f, fmt.Errorf("a tree of %d leaves has %d hashes of %d bytes at its end, got %d bytes", size, n, HashSize,
-			len(hashes))
+		return f, fmt.Errorf("a tree of %d leaves has %d hashes of %d bytes at its end, got %d bytes", size, n,
+			HashSize, len(hashes))
 	}
 	f.size = size
 	for ; len(hashes) > 0; hashes = hashes[HashSize:] {

@@ -62,8 +62,8 @@ func (o *Event) check() error {
 		{o.Object, MaxEventText}, {o.Old, MaxEventText}, {o.New, MaxEventText}, {o.Outcome, MaxEventText},
 	} {
 		if len(f.text) > f.most || !plain(f.text) {
-			return refuse(CodeInvalid, "event", o.Verb, "a text of an event has at most %d bytes of UTF-8 and no control "+
-				"characters, got %q", f.most, short(f.text))
+			return refuse(CodeInvalid, "event", o.Verb, "a text of an event has at most %d bytes of UTF-8 and no "+
+				"control characters, got %q", f.most, short(f.text))
 		}
 	}
 	if o.Verb == "" {

@@ -85,7 +85,8 @@ func TestEventsAreRecordedWithTheirCommand(t *testing.T) {
 	want := []string{
 		`{"n":0,"time":"1970-01-01T00:00:02Z","index":2,"how":"node","verb":"audit.begin"}`,
 		`{"n":1,"time":"2001-09-09T01:46:40.000000001Z","index":4,` + who + `}`,
-		`{"n":2,"time":"2001-09-09T01:46:40Z","index":6,` + who + `,"outcome":"refused: a file is in place of a directory"}`,
+		`{"n":2,"time":"2001-09-09T01:46:40Z","index":6,` + who +
+			`,"outcome":"refused: a file is in place of a directory"}`,
 		`{"n":3,"time":"1970-01-01T00:00:00.5Z","index":10,"node":"n1","actor":"bob","verb":"login",` +
 			`"outcome":"wrong password"}`,
 	}

@@ -211,7 +211,8 @@ func audit(s *State) error {
 	}
 	tree, n := s.sealed, s.sealed.Size()
 	s.events.from("", func(k, line string) bool {
-		if k != eventKey(n) || !strings.HasPrefix(line, fmt.Sprintf(`{"n":%d,"time":"`, n)) || !json.Valid([]byte(line)) ||
+		begin := fmt.Sprintf(`{"n":%d,"time":"`, n)
+		if k != eventKey(n) || !strings.HasPrefix(line, begin) || !json.Valid([]byte(line)) ||
 			len(line) > maxEventLine {
 			fail("event %d is %q at %q", n, line, k)
 		}
@@ -219,7 +220,8 @@ func audit(s *State) error {
 		return true
 	})
 	if tree.Root() != s.recorded.Root() || n != s.recorded.Size() || s.format < eventFormat && n > 0 {
-		fail("%d events have the root %s, the state says %d and %s", n, tree.Root(), s.recorded.Size(), s.recorded.Root())
+		fail("%d events have the root %s, the state says %d and %s", n, tree.Root(), s.recorded.Size(),
+			s.recorded.Root())
 	}
 	var bytes int64
 	pins := 0

@@ -252,7 +252,8 @@ func (l *loader) readHead(p []byte) ([]byte, error) {
 }
 
 func (l *loader) useHead(h *snapHead) string {
-	if l.s.index != 0 || h.Format == 0 || h.Floor > h.Index || h.Format <= MaxFormat && l.version != versionOf(h.Format) {
+	if l.s.index != 0 || h.Format == 0 || h.Floor > h.Index ||
+		h.Format <= MaxFormat && l.version != versionOf(h.Format) {
 		return "a second or wrong header"
 	}
 	l.s.index, l.s.format, l.s.floor, l.s.cursor = h.Index, h.Format, h.Floor, h.Cursor

@@ -21,8 +21,9 @@ import (
 // world outside, goroutines.
 func TestPromise2PureFunctionOfTheLog(t *testing.T) {
 	may := []string{"bytes", "crypto/sha256", "encoding/binary", "encoding/hex", "errors", "fmt", "hash/crc32", "io",
-		"io/fs", "iter", "math", "slices", "strconv", "strings", "syscall", "time",
-		"unicode", "unicode/utf8", "github.com/fxamacker/cbor/v2", "github.com/tidwall/btree", "casemate/cluster/merkle"}
+		"io/fs", "iter", "math", "slices", "strconv", "strings", "syscall",
+		"time", "unicode", "unicode/utf8", "github.com/fxamacker/cbor/v2", "github.com/tidwall/btree",
+		"casemate/cluster/merkle"}
 	files, err := os.ReadDir(".")
 	if err != nil {
 		t.Fatal(err)

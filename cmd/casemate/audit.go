@@ -12,7 +12,9 @@ import (
 )
 
 func auditCommand(o *options) *cobra.Command {
-	return group("audit", "who did what: the audit log, and proofs that it is unchanged", auditListCommand(o))
+	return group("audit", "see who did what, and prove that this log is unchanged", auditListCommand(o),
+		auditCheckpointCommand(o), auditVerifyCommand(o), auditExportCommand(o), auditForwardCommand(o),
+		auditKeyCommand(o))
 }
 
 func auditListCommand(o *options) *cobra.Command {
@@ -48,8 +50,8 @@ failed, has its reason in OUTCOME. Values that are secret are not recorded.`,
 			err := o.printRows(cmd, p, "no events",
 				[]any{"N", "TIME", "ACTOR", "FROM", "VERB", "OBJECT", "OLD", "NEW", "OUTCOME"}, func(t *table) {
 					for _, e := range p.Events {
-						t.row(e.N, t.when(e.Time), cmp.Or(e.Actor, "-"), cmp.Or(e.From, "-"), e.Verb, cmp.Or(e.Object, "-"),
-							cmp.Or(e.Old, "-"), cmp.Or(e.New, "-"), cmp.Or(e.Outcome, "done"))
+						t.row(e.N, t.when(e.Time), cmp.Or(e.Actor, "-"), cmp.Or(e.From, "-"), e.Verb,
+							cmp.Or(e.Object, "-"), cmp.Or(e.Old, "-"), cmp.Or(e.New, "-"), cmp.Or(e.Outcome, "done"))
 					}
 				})
 			if err == nil && p.Before > 0 && !o.json() {

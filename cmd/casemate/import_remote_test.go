@@ -24,8 +24,8 @@ import (
 	"casemate/appliance/parts"
 )
 
-// TestSendOverABadConnection: every third answer is lost after its request was done, and every fifth request before. The
-// files arrive whole and once.
+// TestSendOverABadConnection: every third answer is lost after its request was done, and every fifth request before.
+// The files arrive whole and once.
 func TestSendOverABadConnection(t *testing.T) {
 	want := [][]byte{bytes.Repeat([]byte("0123456789"), 100_000), nil, []byte("small")}
 	sessions := parts.New()

@@ -147,7 +147,8 @@ func layers() []layer {
 			"who adds a foreign format never opens the collector or the bundle format"},
 		{b + "/input", []string{b, b + "/format", b + "/foreign"}, "it only selects the reader of an input"},
 
-		{c + "/state", nil, "promise 2: the state is a pure function of the log"},
+		{c + "/merkle", nil, "a tree of hashes is the same in the state and where it is verified"},
+		{c + "/state", []string{c + "/merkle"}, "promise 2: the state is a pure function of the log"},
 		{c + "/blob", nil, "blobs are a directory, independent of the names that refer to them"},
 		{c + "/blob/blobtest", []string{c + "/blob"}, "a file system for tests"},
 		{c + "/lograte", nil, "it counts log lines and needs no other package"},
@@ -167,7 +168,8 @@ func layers() []layer {
 			"a backup's bytes depend on no log and no data directory"},
 		{c + "/treetest", nil, "the contract of the tree, in types of the standard library"},
 		{c + "/waittest", nil, "for tests: a condition is waited for the same way whatever it is"},
-		{c, []string{c + "/state", c + "/blob", c + "/lograte", c + "/wake", c + "/watch", c + "/disk", c + "/raftlog",
+		{c, []string{c + "/state", c + "/merkle", c + "/blob", c + "/lograte", c + "/wake", c + "/watch", c + "/disk",
+			c + "/raftlog",
 			c + "/peer", c + "/replica", c + "/member", c + "/archive"}, "it composes the rooms below it"},
 		{c + "/clustertest", []string{c, c + "/blob/blobtest"}, "clusters of several nodes, for tests"},
 	}

@@ -184,8 +184,8 @@ Begin with "casemate init", then "systemctl enable --now casemate" or
 		"admin socket `PATH` of the daemon, or CASEMATE_SOCKET")
 	root.PersistentFlags().StringVar(&o.server, "server", "",
 		"bastion at `URL` instead of the local daemon, or CASEMATE_SERVER (see casemate login)")
-	root.PersistentFlags().StringVar(&o.ca, "ca", "", "PEM `FILE` with what vouches for the server besides what this host "+
-		"trusts")
+	root.PersistentFlags().StringVar(&o.ca, "ca", "",
+		"PEM `FILE` with what vouches for the server besides what this host trusts")
 	root.SetFlagErrorFunc(flagError)
 	root.SetUsageFunc(usage)
 	root.AddGroup(groups...)

@@ -15,6 +15,7 @@ import (
 
 // deleting are the commands that delete, with arguments that are well formed.
 var deleting = map[string][]string{
+	"casemate apikey revoke":    {"ci"},
 	"casemate ca rotate":        {"--finish"},
 	"casemate cert revoke":      {"01"},
 	"casemate file delete":      {"https://dl.k8s.io/a"},
@@ -27,6 +28,7 @@ var deleting = map[string][]string{
 	"casemate package remove":   {"tools", "hello"},
 	"casemate rehearsal remove": {"testdata"},
 	"casemate repo remove":      {"tools"},
+	"casemate role revoke":      {"ada", "operator"},
 	"casemate user remove":      {"deploy"},
 }
 

@@ -46,16 +46,16 @@ func describeGrants(list []grant) string {
 
 // limits adds the flags that limit a role to prefixes.
 func (g *grant) limits(cmd *cobra.Command) {
-	cmd.Flags().StringSliceVar(&g.Images, "images", nil,
+	cmd.Flags().StringArrayVar(&g.Images, "images-below", nil,
 		"limit the role to images below `PREFIX`, like team/app; may be repeated")
-	cmd.Flags().StringSliceVar(&g.Files, "files", nil,
+	cmd.Flags().StringArrayVar(&g.Files, "files-below", nil,
 		"limit the role to files below `PREFIX`, like dl.example.com/tools; may be repeated")
 }
 
-// roles returns the roles of the flags --role, --images and --files: none without --role.
+// roles returns the roles of the flags --role, --images-below and --files-below: none without --role.
 func (g *grant) roles() ([]grant, error) {
 	if g.Role == "" && len(g.Images)+len(g.Files) > 0 {
-		return nil, usageError{errors.New("--images and --files limit a role: name it with --role")}
+		return nil, usageError{errors.New("--images-below and --files-below limit a role: name it with --role")}
 	}
 	if g.Role == "" {
 		return nil, nil
@@ -139,10 +139,10 @@ func roleGrant(o *options) *cobra.Command {
 		Use: "grant ACCOUNT ROLE", Short: "give a role to a user or a group", Args: cobra.ExactArgs(2),
 		Long: `Give a role to a user, or to a group of a directory (group:NAME). The first role
 that a user is given takes the place of the one that users without a role have,
-pusher of everything. With --images or --files a reader or pusher is limited to
-what is below these prefixes; prefixes of the same role add up.`,
+pusher of everything. With --images-below or --files-below a reader or pusher is
+limited to what is below these prefixes; prefixes of the same role add up.`,
 		Example: `  casemate role grant ada operator
-  casemate role grant ci pusher --images team/app --files dl.example.com/tools
+  casemate role grant ci pusher --images-below team/app --files-below dl.example.com/tools
   casemate role grant group:auditors auditor`,
 		ValidArgsFunction: o.completeRole,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -162,6 +162,7 @@ what is below these prefixes; prefixes of the same role add up.`,
 }
 
 func roleRevoke(o *options) *cobra.Command {
+	var d *deletion
 	cmd := &cobra.Command{
 		Use: "revoke ACCOUNT ROLE", Short: "take a role from a user or a group", Args: cobra.ExactArgs(2),
 		Long: `Take a role, with all its prefixes, from a user or from a group of a directory.
@@ -172,13 +173,14 @@ end, too.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var left []grant
 			path := "accounts/" + seg(args[0], "roles", args[1])
-			if err := o.client().call(cmd.Context(), "DELETE", path, nil, nil, &left); err != nil {
+			if done, err := d.call(cmd, "DELETE", path, nil, nil, &left); !done || err != nil {
 				return err
 			}
 			return o.changedTo(cmd, account{args[0], left}, fmt.Sprintf("%s has the roles %s", args[0],
 				describeGrants(left)))
 		},
 	}
+	d = o.deletes(cmd)
 	o.prints(cmd, account{})
 	return cmd
 }
@@ -231,16 +233,19 @@ func apikeyCommand(o *options) *cobra.Command {
 		},
 	}
 	o.printsTimes(list, []apiKey{})
+	var d *deletion
 	revoke := &cobra.Command{
 		Use: "revoke NAME", Short: "end an API key and its tokens", Args: cobra.ExactArgs(1),
 		ValidArgsFunction: o.complete(theKeys),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := o.client().call(cmd.Context(), "DELETE", "apikeys/"+seg(args[0]), nil, nil, nil); err != nil {
+			done, err := d.call(cmd, "DELETE", "apikeys/"+seg(args[0]), nil, nil, nil)
+			if !done || err != nil {
 				return o.suggest(cmd, err, theKeys, args[0])
 			}
 			return o.changed(cmd, "API key", args[0], "revoked")
 		},
 	}
+	d = o.deletes(revoke)
 	o.prints(revoke, change{})
 	return group("apikey", "manage API keys of machines", apikeyCreate(o), list, revoke)
 }
@@ -255,7 +260,7 @@ shown this once: only a hash of it is stored. It is used as the password of
 "docker login", with any user name, for files and packages like a password, or as
 "Authorization: Bearer KEY". It may do what its role allows until it expires or is
 revoked.`,
-		Example: `  casemate apikey create ci --role pusher --images team --ttl 90d > ci.key
+		Example: `  casemate apikey create ci --role pusher --images-below team --ttl 90d > ci.key
   docker login --username ci --password-stdin registry.casemate.internal < ci.key`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			roles, err := g.roles()

@@ -193,8 +193,8 @@ func (o *options) chooseServer(cmd *cobra.Command) error {
 			continue
 		}
 		if o.server != "" {
-			return usageError{fmt.Errorf("casemate %s is done on this host: run it where it is needed, without --server",
-				path)}
+			return usageError{fmt.Errorf("casemate %s is done on this host: run it where it is needed, without "+
+				"--server", path)}
 		}
 		return nil
 	}

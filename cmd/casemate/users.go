@@ -60,7 +60,7 @@ func userCommand(o *options) *cobra.Command {
 	add.Long = `Add a user. Without --role the user may pull, push and delete all images, files and
 packages (pusher), and nothing else.`
 	add.Example = `  casemate user add ada --role operator
-  casemate user add ci --role pusher --images team --password-stdin < password`
+  casemate user add ci --role pusher --images-below team --password-stdin < password`
 	add.Flags().StringVar(&g.Role, "role", "", "`ROLE` of the user: "+roleWords+" (default pusher)")
 	g.limits(add)
 	add.RegisterFlagCompletionFunc("role", o.completeRoleFlag)

@@ -18,7 +18,7 @@ func TestOf(t *testing.T) {
 		"registry/repositories/team/app":                                       "image.push team/app",
 		"registry/repositories/team/app/_layers/sha256/00ff/link":              " ",
 		"registry/repositories/team/app/_referrers/sha256/00/sha256/01/link":   " ",
-		"files/dl.k8s.io/v1.32.0/kubeadm":                                      "file.put https://dl.k8s.io/v1.32.0/kubeadm",
+		"files/dl.k8s.io/kubeadm":                                              "file.put https://dl.k8s.io/kubeadm",
 		"names/web.example/A":                                                  "name.set web.example A",
 		"users/alice":                                                          "user.set alice",
 		"imports/base/record":                                                  "import.publish base",
@@ -26,7 +26,7 @@ func TestOf(t *testing.T) {
 		"pki/issued/01":                                                        "certificate.issue 01",
 		"pki/root/1/cert":                                                      "ca.set root/1/cert",
 		"missing/n1":                                                           " n1",
-		"audit/segments/0":                                                     " 0",
+		"audit/segments/0":                                                     " segments/0",
 		"new/thing":                                                            "new.set thing",
 		"usersx/alice":                                                         "usersx.set alice",
 	} {
@@ -60,7 +60,7 @@ func TestRulesAreThoseOfTheDocumentedDirectories(t *testing.T) {
 		}
 	}
 	for _, r := range Rules {
-		if (r.Set == "") != (r.Why != "") || (r.Remove == "") != (r.Why != "") {
+		if (r.Set == "") != (r.Why != "") {
 			t.Errorf("%s: verbs %q and %q, why %q", r.Dir, r.Set, r.Remove, r.Why)
 		}
 	}

@@ -25,8 +25,8 @@ type Checkpoint struct {
 // maxNote is the size limit of a signed checkpoint in bytes; witnesses may add signatures.
 const maxNote = 16 << 10
 
-var errForm = errors.New("a checkpoint has a line with the log's name, one with the number of events, one with a hash, " +
-	"an empty line and signatures")
+var errForm = errors.New("a checkpoint has a line with the log's name, one with the number of events, one with a " +
+	"hash, an empty line and signatures")
 
 // text is the text that is signed.
 func (c Checkpoint) text() string {

@@ -44,7 +44,7 @@ func Parse(line []byte) (e Event, err error) {
 }
 
 const (
-	// SegmentEvents is how many events a segment has: a file of lines, or of one line with their hashes.
+	// SegmentEvents is how many events a segment has: a file of their lines.
 	SegmentEvents = 1024
 	maxLine       = 128 << 10
 )
@@ -61,7 +61,7 @@ type end struct {
 	Key        string `json:"key"`
 }
 
-// Hashes returns the segment that remains of a segment of events when these are dropped: the hashes of its events.
+// Hashes returns the line that remains of a segment of events when these are dropped.
 func Hashes(first uint64, segment []byte) []byte {
 	d := dropped{First: first}
 	for line := range bytes.Lines(segment) {
@@ -70,9 +70,6 @@ func Hashes(first uint64, segment []byte) []byte {
 	}
 	return appendLine(nil, d)
 }
-
-// IsHashes reports whether a segment has hashes instead of events.
-func IsHashes(segment []byte) bool { return bytes.HasPrefix(segment, []byte(`{"first":`)) }
 
 // End returns the last line of an export.
 func End(checkpoint []byte, key Key) []byte {

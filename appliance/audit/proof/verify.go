@@ -223,8 +223,8 @@ func (v *verifier) finish(c *Checkpoint) {
 		}
 		switch {
 		case !o.seen:
-			v.fault("the checkpoint of %d events is newer than the log, which ends after %d: events are missing%s", o.Size,
-				v.tree.Size(), v.reason())
+			v.fault("the checkpoint of %d events is newer than the log, which ends after %d: events are missing%s",
+				o.Size, v.tree.Size(), v.reason())
 		case !o.agrees:
 			v.fault("the log is not the one of the checkpoint of %d events: one of the events %d to %d was changed, "+
 				"dropped or moved%s", o.Size, agreed, o.Size-1, v.reason())

@@ -66,4 +66,51 @@ func TestLogins(t *testing.T) {
 			}
 		}
 	}
+	checkScopedKeys(t, b, n, docker, auth)
+}
+
+// checkScopedKeys: with an API key of a pusher below a prefix, clients push there and nowhere else, and not any more
+// when the key was revoked, although their tokens would be valid for minutes.
+func checkScopedKeys(t *testing.T, b *bastion, n *host, docker, auth []string) {
+	t.Helper()
+	key := strings.TrimSpace(b.casemate(t, "apikey", "create", "ci", "--role", "pusher", "--images-below", "team"))
+	const own = "registry.casemate.internal"
+	run := func(command []string, more ...string) (string, error) {
+		return n.try(append(append([]string{}, command...), more...)...)
+	}
+	login := func(command ...string) {
+		t.Helper()
+		if out, err := n.tryIn(key, append(command, "-u", "ci", "--password-stdin", own)...); err != nil {
+			t.Fatalf("%s with a key: %v\n%s", command[0], err, out)
+		}
+	}
+	login(append(append([]string{}, docker...), "login")...)
+	login(append([]string{"skopeo", "login"}, auth...)...)
+	if out, err := run(docker, "pull", "registry.k8s.io/pause:3.10"); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	dockerPush := func(repo string) (string, error) {
+		if out, err := run(docker, "tag", "registry.k8s.io/pause:3.10", own+"/"+repo); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		return run(docker, "push", own+"/"+repo)
+	}
+	skopeoPush := func(repo string) (string, error) {
+		return run(append([]string{"skopeo", "copy"}, auth...), "docker://registry.k8s.io/pause:3.10",
+			"docker://"+own+"/"+repo)
+	}
+	for name, push := range map[string]func(string) (string, error){"docker": dockerPush, "skopeo": skopeoPush} {
+		if out, err := push("team/" + name + ":1"); err != nil {
+			t.Errorf("%s does not push below its prefix: %v\n%s", name, err, out)
+		}
+		if out, err := push("other/" + name + ":1"); err == nil || !strings.Contains(out, "denied") {
+			t.Errorf("%s pushes elsewhere: %v\n%s", name, err, out)
+		}
+	}
+	b.casemate(t, "apikey", "revoke", "--yes", "ci")
+	for name, push := range map[string]func(string) (string, error){"docker": dockerPush, "skopeo": skopeoPush} {
+		if out, err := push("team/" + name + ":2"); err == nil {
+			t.Errorf("%s pushes with a revoked key:\n%s", name, out)
+		}
+	}
 }
