@@ -37,14 +37,14 @@ func (a *API) importRoutes(on *routes) {
 
 // approvalRoutes serves the approval of staged imports.
 func (a *API) approvalRoutes(on *routes) {
-	on.json("GET /v1/imports/{name}/diff", to(access.List).named("import", "name"),
+	on.json("GET /v1/approvals/{name}", to(access.List).named("import", "name"),
 		func(r *http.Request) (any, error) { return a.Imports.Diff(r.PathValue("name")) })
-	on.json("POST /v1/imports/{name}/approve", to(access.Approve).named("import", "name"), a.approveImport)
-	on.json("POST /v1/imports/{name}/reject", to(access.Approve).named("import", "name"),
+	on.json("POST /v1/approvals/{name}", to(access.Approve).named("import", "name"), a.approveImport)
+	on.json("POST /v1/approvals/{name}/reject", to(access.Approve).named("import", "name"),
 		func(r *http.Request) (any, error) { return nil, a.Imports.Reject(r.Context(), r.PathValue("name")) })
 }
 
-// approveImport is POST /v1/imports/NAME/approve. Who approves is a person: whoever may create an API key could else
+// approveImport is POST /v1/approvals/NAME. Who approves is a person: whoever may create an API key could else
 // approve an import of their own with it.
 func (a *API) approveImport(r *http.Request) (any, error) {
 	var in struct{ Diff string }

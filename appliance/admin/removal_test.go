@@ -9,9 +9,11 @@ import (
 
 // unplanned are the requests that remove something and have no dry run, with the reason.
 var unplanned = map[string]string{
-	"DELETE /v1/missing/entries":        "the caller names each entry",
-	"DELETE /v1/settings/{key}":         "the setting has its default again",
-	"DELETE /v1/upstream/logins/{host}": "what goes is a secret that the caller can set again",
+	"DELETE /v1/directory/{source}/secret": "what goes is a secret that the caller can set again",
+	"DELETE /v1/imports/parts/{id}":        "it ends an upload that the same command has begun",
+	"DELETE /v1/missing/entries":           "the caller names each entry",
+	"DELETE /v1/settings/{key}":            "the setting has its default again",
+	"DELETE /v1/upstream/logins/{host}":    "what goes is a secret that the caller can set again",
 }
 
 // Every request that removes something answers ?dry-run=1.

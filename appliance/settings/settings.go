@@ -279,7 +279,7 @@ var defs = slices.Concat([]def{
 			}
 			return oneOf(v, "0", "1")
 		}},
-	{"import.approve_within", "14d", "how long an import waits for its approval, like 14d or 36h",
+	{"import.approve_within", "14d", "how many days, like 14d, an import waits for its approval",
 		func(s *Settings, v string) (err error) {
 			if s.ApproveWithin, err = parseInterval(v, 90); err == nil && s.ApproveWithin == 0 {
 				err = errors.New("must be between 1d and 90d, got off")

@@ -43,7 +43,7 @@ import --dry-run" does.`,
 
 func (o *options) stagedDiff(cmd *cobra.Command, name string) error {
 	var e content.Effect
-	if err := o.client().call(cmd.Context(), "GET", "imports/"+seg(name)+"/diff", nil, nil, &e); err != nil {
+	if err := o.client().call(cmd.Context(), "GET", "approvals/"+seg(name), nil, nil, &e); err != nil {
 		return o.suggest(cmd, err, theImports, name)
 	}
 	return o.print(cmd, e, func(t *table) {
@@ -77,7 +77,7 @@ import has expired.`,
 			}
 			var res content.Result
 			in := map[string]string{"diff": diff}
-			path := "imports/" + seg(args[0]) + "/approve"
+			path := "approvals/" + seg(args[0])
 			if err := o.client().call(cmd.Context(), "POST", path, nil, in, &res); err != nil {
 				return o.suggest(cmd, err, theImports, args[0])
 			}
@@ -96,7 +96,7 @@ func importReject(o *options) *cobra.Command {
 "casemate gc" frees the disk space.`,
 		ValidArgsFunction: o.complete(theImports),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			path := "imports/" + seg(args[0]) + "/reject"
+			path := "approvals/" + seg(args[0]) + "/reject"
 			if err := o.client().call(cmd.Context(), "POST", path, nil, nil, nil); err != nil {
 				return o.suggest(cmd, err, theImports, args[0])
 			}
