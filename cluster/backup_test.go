@@ -78,13 +78,6 @@ func full(t testing.TB, cfg Config) (c *Cluster, sealed []byte) {
 	})
 	update(t, c.Tree().As("bundle"), func(b Batch) { b.Put("settings/a", []byte("1")) })
 	push(t, c.Tree(), nil) // empty, and kept by a pin only
-	waits := Held{Claim: "waits", Content: big, Until: time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC)}
-	alice := tree.WithActor(context.Background(), tree.Actor{Name: "alice", How: "socket"})
-	err = c.Tree().Hold(alice, waits, func(b Batch) error { As(b, "waits").Link("held", big); return nil },
-		func(b Batch) error { Gate(b, true); return nil })
-	if err != nil {
-		t.Fatal(err)
-	}
 	return c, sealed
 }
 
@@ -134,9 +127,6 @@ func TestBackupAndRestore(t *testing.T) {
 	if s, err := n.Scrub(context.Background()); err != nil || s.Faults != 0 || s.Blobs != 4 {
 		t.Errorf("Scrub: %+v, %v", s, err)
 	}
-	if held := n.Tree().Held(); len(held) != 1 || held[0].Maker != "alice" || !n.Tree().Gated() {
-		t.Errorf("%+v waits for an approval", held)
-	}
 	update(t, n.Tree(), func(b Batch) { b.Put("after", nil) })
 	if _, err := n.GC(context.Background(), false); err != nil {
 		t.Error(err)
@@ -150,6 +140,43 @@ func TestBackupAndRestore(t *testing.T) {
 	again, _ := backup(t, n, pass)
 	if _, err := restoreWith(testConfig(t, t.TempDir()), again); err != nil {
 		t.Error(err)
+	}
+}
+
+// What waits for an approval waits in the restored cluster too, with its bytes.
+func TestBackupOfWhatWaits(t *testing.T) {
+	t.Parallel()
+	c := start(t, testConfig(t, t.TempDir()))
+	big := push(t, c.Tree(), []byte("staged"))
+	alice := tree.WithActor(context.Background(), tree.Actor{Name: "alice", How: "socket"})
+	bob := tree.WithActor(context.Background(), tree.Actor{Name: "bob", How: "socket"})
+	until := time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC)
+	err := c.Tree().Hold(alice, Held{Claim: "waits", Content: big, Until: until},
+		func(b Batch) error { As(b, "waits").Link("held", big); return nil },
+		func(b Batch) error { Gate(b, true); return nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, _ := backup(t, c, pass)
+	cfg := testConfig(t, t.TempDir())
+	if _, err := restoreWith(cfg, data); err != nil {
+		t.Fatal(err)
+	}
+	n := start(t, cfg)
+	held := n.Tree().Held()
+	if len(held) != 1 || held[0].Maker != "alice" || !n.Tree().Gated() {
+		t.Fatalf("%+v waits for an approval", held)
+	}
+	diff, _, _ := n.Tree().HeldEffect(held[0].ID)
+	approve := func(b Batch) error { Approve(b, held[0].ID, diff); return nil }
+	if err := n.Tree().Update(alice, approve); !errors.Is(err, ErrApproval) {
+		t.Errorf("the maker: %v", err)
+	}
+	if err := n.Tree().Update(bob, approve); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := n.Tree().ReadFile("held"); string(got) != "staged" {
+		t.Errorf("%q, %v", got, err)
 	}
 }
 

@@ -132,6 +132,9 @@ func (s *Server) removable(url string) (string, error) {
 		return "", fmt.Errorf("delete %s: %s: %w", a.url(), isManaged, fs.ErrPermission)
 	}
 	a, _ = s.canonical(a)
+	if _, err := s.stat(a.key(a.signed)); err == nil && a.signed != "" {
+		a.query = a.signed // stored by an earlier version
+	}
 	return a.key(a.query), nil
 }
 

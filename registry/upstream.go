@@ -93,8 +93,8 @@ func (r *Registry) fetches(rt *route) bool {
 }
 
 // fetchManifest brings the manifest that rt names here, if it is not here or a tag may have moved. h is what is here
-// for it, if ok. It reports whether rt must be resolved again, and returns the error of the origin where nothing is here
-// that could be served instead.
+// for it, if ok. It reports whether rt must be resolved again, and returns the error of the origin where nothing is
+// here that could be served instead.
 func (r *Registry) fetchManifest(req *http.Request, rt *route, h hit, ok bool) (asked bool, err error) {
 	if !r.fetches(rt) || r.pushing(req, rt) {
 		return false, nil

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"casemate/bundle"
+	"casemate/bundle/credentials"
 	"casemate/bundle/oci"
 	"casemate/cluster/tree"
 )
@@ -54,7 +55,8 @@ func (x *Exported) Below(prefix string) (n int) {
 // no other content, so that its memory grows with the names only. fs.ErrNotExist: there is no such import.
 // fs.ErrInvalid: an import is incomplete, or the names do not fit into one bundle.
 func (e *Engine) Export(ctx context.Context, sel Selection) (*Exported, error) {
-	x := &exporter{e: e, ctx: ctx, fetch: sel.Fetch, images: map[manifestKey][]string{}, files: map[string]bundle.File{},
+	x := &exporter{e: e, ctx: ctx, fetch: sel.Fetch, images: map[manifestKey][]string{},
+		files:     map[string]bundle.File{},
 		redirects: map[string]string{}, blobs: map[string]int64{}, docs: map[string]*oci.Manifest{},
 		out: &Exported{Index: &bundle.Index{Version: bundle.IndexVersion}, Findings: []Finding{}, Notes: []string{}}}
 	for _, step := range []func(Selection) error{x.everything, x.imports, x.names} {
@@ -167,7 +169,7 @@ func (x *exporter) add(path string, info fs.FileInfo, text string) (k manifestKe
 	switch {
 	case !ok:
 	case n.Kind == KindRedirect:
-		x.redirects[bundle.WithoutCredentials(n.Name)] = bundle.WithoutCredentials(text)
+		x.redirects[credentials.Strip(n.Name)] = credentials.Strip(text)
 	case n.Digest == "":
 	case n.Kind == KindFile:
 		x.addFile(n.Name, n.Digest, info.Size())
@@ -184,9 +186,9 @@ func (x *exporter) add(path string, info fs.FileInfo, text string) (k manifestKe
 	return manifestKey{}, false
 }
 
-// addFile selects a file. A signed address becomes the one without its credentials, for which redirects are changed too.
+// addFile selects a file. A signed address becomes the one without its credentials, and redirects lead there.
 func (x *exporter) addFile(name, digest string, size int64) {
-	at := bundle.WithoutCredentials(name)
+	at := credentials.Strip(name)
 	old, there := x.files[at]
 	if there && old.Digest != digest {
 		x.out.Notes = append(x.out.Notes, at+" had several contents at signed addresses: the bundle has one of them")

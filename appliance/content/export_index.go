@@ -79,7 +79,8 @@ func (x *exporter) held(digest string) (int64, bool) {
 func (x *exporter) fetched(repository, digest string) (int64, error) {
 	if x.fetch != nil {
 		if err := x.fetch(x.ctx, repository, digest); err != nil {
-			return 0, fmt.Errorf("no client has asked for all of it, and the rest cannot be fetched (%s): %w", digest, err)
+			return 0, fmt.Errorf("no client has asked for all of it, and the rest cannot be fetched (%s): %w",
+				digest, err)
 		}
 	}
 	size, ok := x.held(digest)

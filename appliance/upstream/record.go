@@ -24,6 +24,7 @@ type record struct {
 	ETag         string    `json:"etag,omitempty"`
 	LastModified string    `json:"last_modified,omitempty"`
 	Redirect     string    `json:"redirect,omitempty"` // the target, if the answer is one
+	Plain        bool      `json:"plain,omitempty"`    // it came without TLS
 }
 
 // recordPath is the record of a name in the tree. Names are longer than an element of a path may be.

@@ -74,6 +74,7 @@ func TestEveryCommandPrintsJSON(t *testing.T) {
 var meanings = map[string][]string{
 	"actor":               {"string"},
 	"advertise":           {"addresses"},
+	"against":             {"stringArray"},
 	"alias":               {"stringSlice"},
 	"all":                 {"bool"},
 	"allow-unsigned":      {"stringArray"},
@@ -131,6 +132,7 @@ var meanings = map[string][]string{
 	"leave-issuer":        {"bool"},
 	"limit":               {"int"},
 	"line":                {"bool"},
+	"log":                 {"string"},
 	"manifests":           {"stringArray"},
 	"mode":                {"word"},
 	"name":                {"string", "stringSlice"}, // cert issue takes several
@@ -178,6 +180,7 @@ var meanings = map[string][]string{
 	"socket":              {"string"},
 	"split":               {"size"},
 	"token":               {"string"},
+	"transcript":          {"stringArray"},
 	"ttl":                 {"duration"},
 	"undo":                {"bool"},
 	"until":               {"string"},

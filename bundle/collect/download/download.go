@@ -157,7 +157,7 @@ type getter struct {
 	d         Request
 	retry     transport.Retry
 	sink      Sink
-	live      bool // somebody waits for the first answer, see Stream
+	live      bool      // somebody waits for the first answer, see Stream
 	summer    Summer    // hashes instead of sha256; nil: it does not
 	sha256    hash.Hash // nil if summer hashes
 	sha512    hash.Hash // nil if it is not needed

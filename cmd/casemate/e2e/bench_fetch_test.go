@@ -20,9 +20,9 @@ func proxied(t testing.TB, l *lab, up *internet, registry string) server {
 	h := l.host("proxy", "")
 	h.trust(up.pem)
 	h.write("etc/hosts", "127.0.0.1 localhost\n"+up.ip+" "+registry+"\n")
-	conf := h.write("config.yml", "version: 0.1\nlog: {level: error, accesslog: {disabled: true}}\nstorage: {filesystem: "+
-		"{rootdirectory: "+h.path("data")+"}}\nhttp: {addr: \""+h.at("80")+"\", secret: x}\nproxy: {remoteurl: \"https://"+
-		registry+"\"}\n")
+	conf := h.write("config.yml", fmt.Sprintf("version: 0.1\nlog: {level: error, accesslog: {disabled: true}}\n"+
+		"storage: {filesystem: {rootdirectory: %s}}\nhttp: {addr: %q, secret: x}\nproxy: {remoteurl: \"https://%s\"}\n",
+		h.path("data"), h.at("80"), registry))
 	cmd := h.daemon(t, "registry", "env", "OTEL_TRACES_EXPORTER=none", client(t, "registry"), "serve", conf)
 	s := server{name: "distribution", pid: cmd.Process.Pid, http: "http://" + h.ip}
 	until(t, "distribution answers", func() error {
@@ -106,7 +106,8 @@ func TestBenchFetch(t *testing.T) {
 			b.casemate(t, "config", "set", "upstream", setting)
 			for what, path := range map[string]string{"tag": "manifests/0", "digest": "manifests/" + digest.String()} {
 				before := ours.cpu(t)
-				out := node.must(t, "wrk", "-t2", "-c16", "-d2s", "-H", "Host: "+registry, ours.http+"/v2/bench/big/"+path)
+				out := node.must(t, "wrk", "-t2", "-c16", "-d2s", "-H", "Host: "+registry,
+					ours.http+"/v2/bench/big/"+path)
 				spent := ours.cpu(t) - before
 				_, rest, _ := strings.Cut(out, "Requests/sec:")
 				rate, err := strconv.ParseFloat(strings.Fields(rest)[0], 64)
@@ -119,8 +120,8 @@ func TestBenchFetch(t *testing.T) {
 	}
 	for _, what := range []string{"tag", "digest"} {
 		on, off := median(used[what+"on"]), median(used[what+"off"])
-		fmt.Printf("BENCH manifest by %-6s  fetched before %5.1f us CPU, with fetching off %5.1f: %.2f\n", what, on, off,
-			on/off)
+		fmt.Printf("BENCH manifest by %-6s  fetched before %5.1f us CPU, with fetching off %5.1f: %.2f\n", what, on,
+			off, on/off)
 		report(row{what: "manifest by " + what + " that was fetched", unit: "µs CPU a request", ours: on,
 			peer: "fetching off", best: off, factor: 1.2})
 	}

@@ -95,14 +95,15 @@ func TestFetchForMany(t *testing.T) {
 	before := memory(t, proc.Process.Pid, "VmRSS")
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		if got := node.must(t, "sh", "-c", "curl -sSf "+url+" | sha256sum"); "sha256:"+strings.Fields(got)[0] != digest {
+		got := node.must(t, "sh", "-c", "curl -sSf "+url+" | sha256sum")
+		if "sha256:"+strings.Fields(got)[0] != digest {
 			t.Errorf("a client got %s", got)
 		}
 	})
 	var got string
 	wg.Go(func() {
-		got = node.must(t, "curl", "-Z", "--parallel-immediate", "--parallel-max", fmt.Sprint(clients), "--http1.1", "-sSf",
-			"-o", "/dev/null", "-w", "%{http_code} %{size_download}\n", fmt.Sprintf("%s#[1-%d]", url, clients))
+		got = node.must(t, "curl", "-Z", "--parallel-immediate", "--parallel-max", fmt.Sprint(clients), "--http1.1",
+			"-sSf", "-o", "/dev/null", "-w", "%{http_code} %{size_download}\n", fmt.Sprintf("%s#[1-%d]", url, clients))
 	})
 	until(t, "all clients are connected", func() error {
 		text := node.must(t, "ss", "-Htn", "state", "established", "dst", b.ip)
@@ -177,7 +178,8 @@ func TestFetchWithoutLeader(t *testing.T) {
 	for _, b := range followers {
 		until(t, b.name+" has both files", func() error {
 			list, err := b.try(b.bin(), "--socket", b.socket, "file", "list")
-			if err != nil || !strings.Contains(list, "dl.k8s.io/follower") || !strings.Contains(list, "dl.k8s.io/leader") {
+			if err != nil || !strings.Contains(list, "dl.k8s.io/follower") ||
+				!strings.Contains(list, "dl.k8s.io/leader") {
 				return fmt.Errorf("%v: %s", err, list)
 			}
 			return nil
@@ -186,8 +188,8 @@ func TestFetchWithoutLeader(t *testing.T) {
 	must(t, "ip", "-n", up.ns, "link", "set", "eth0", "down")
 	for _, b := range followers {
 		for _, file := range []string{"follower", "leader"} {
-			if got := node.must(t, "curl", "-sSf", "--resolve", "dl.k8s.io:443:"+b.ip, "https://dl.k8s.io/"+file); got !=
-				string(content) {
+			got := node.must(t, "curl", "-sSf", "--resolve", "dl.k8s.io:443:"+b.ip, "https://dl.k8s.io/"+file)
+			if got != string(content) {
 				t.Errorf("%s has another %s", b.name, file)
 			}
 		}

@@ -53,8 +53,8 @@ func TestRehearsal(t *testing.T) {
 	proc := rehearse("--resolvers", up.resolver(t), "--upstream-ca", r.write("internet.pem", up.pem), "--permit",
 		"vendor.example")
 	for _, registry := range []string{"registry.k8s.io", "docker.io"} {
-		if out, err := r.tryIn("s3cretlogin", r.bin(), "--socket", r.socket, "upstream", "login", registry, "--user", "ci",
-			"--password-stdin"); err != nil {
+		if out, err := r.tryIn("s3cretlogin", r.bin(), "--socket", r.socket, "upstream", "login", registry, "--user",
+			"ci", "--password-stdin"); err != nil {
 			t.Fatalf("upstream login: %v\n%s", err, out)
 		}
 	}
