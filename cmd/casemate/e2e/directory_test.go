@@ -94,7 +94,7 @@ func checkDirectory(t *testing.T, b *bastion, n *host, docker, auth []string) {
 		"ldap.users":  "ou=people,dc=example,dc=com?uid?sub?(objectClass=inetOrgPerson)",
 		"ldap.groups": "ou=groups,dc=example,dc=com?cn",
 	} {
-		b.casemate(t, "config", "set", key, value)
+		b.casemate(t, "config", "set", "--", key, value)
 	}
 	if out, err := b.tryIn("bind secret\n", b.bin(), "--socket", b.socket, "directory", "login", "ldap",
 		"--password-stdin"); err != nil {
@@ -169,10 +169,10 @@ func checkDirectory(t *testing.T, b *bastion, n *host, docker, auth []string) {
 		}
 		return nil
 	})
-	if out, err := b.tryIn("local horse\n", b.bin(), "--socket", b.socket, "user", "add", "ops", "--password-stdin"); err != nil {
+	if out, err := b.tryIn("local horse\n", b.bin(), "--socket", b.socket, "user", "add", "night", "--password-stdin"); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	if out, err := login("ops", "local horse", skopeoLogin...); err != nil {
+	if out, err := login("night", "local horse", skopeoLogin...); err != nil {
 		t.Errorf("a local user without the directory: %v\n%s", err, out)
 	}
 	if out, err := n.try(with([]string{"skopeo", "inspect"}, "docker://registry.k8s.io/pause:3.10")...); err != nil {
