@@ -52,6 +52,7 @@ require (
 	golang.org/x/term v0.48.0
 	golang.org/x/time v0.16.0
 	pault.ag/go/debian v0.21.4
+	rsc.io/qr v0.2.0
 )
 
 require (

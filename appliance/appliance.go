@@ -150,6 +150,8 @@ type Options struct {
 	// Rehearsal is the file in which the questions of clients are recorded; names that they ask for become origins.
 	// "": nothing is recorded.
 	Rehearsal string
+	// Watch is told each request and each fetch of a rehearsal, from any goroutine; it must not block. nil: nobody is.
+	Watch func(Traffic)
 	// Dial and Resolve replace the network that origins are fetched from, see upstream.Config.
 	Dial    func(ctx context.Context, network, addr string) (net.Conn, error)
 	Resolve func(ctx context.Context, resolver netip.AddrPort, host string) ([]netip.Addr, error)
@@ -320,6 +322,9 @@ func (a *Appliance) openDNS() (err error) {
 		Problems: func(list []string) { a.problems.Set("dns", list) },
 		Version:  a.opt.Version, LogConfig: a.cfg.Log, Level: a.opt.Level, Log: a.log.With("room", "dns"),
 	}
+	if a.rehearsal != nil {
+		cfg.Unknown = a.rehearsal.unknown.LocalAddr().(*net.UDPAddr).AddrPort()
+	}
 	if startDNS != nil {
 		cfg.Start = func(peer *os.File, files []*os.File, names []string) (process.Process, error) {
 			return startDNS(cfg.Log, peer, files, names)
@@ -431,6 +436,7 @@ func maxConnections() int {
 func (a *Appliance) requested(service string, r *http.Request, status int, bytes int64, took time.Duration) {
 	a.metrics.Request(service, r, status, bytes, took)
 	a.used(service, r)
+	a.rehearsal.answered(service, r, status, bytes)
 	if r.TLS != nil {
 		a.rotation.Seen(clientconn.AddrOf(r))
 	}
@@ -477,6 +483,7 @@ func (a *Appliance) Close() error {
 		closeIf(a.ca, a.ca != nil)
 		if a.rehearsal != nil {
 			errs = append(errs, a.rehearsal.book.Close())
+			a.rehearsal.unknown.Close()
 		}
 		closeIf(a.cluster, a.cluster != nil)
 		closeIf(a.executable, a.executable != nil)

@@ -25,8 +25,15 @@ func (a *Appliance) openEgress() (err error) {
 func (a *Appliance) asked(list []dnssrv.Sighting) {
 	verdicts := map[dnssrv.Verdict]string{dnssrv.Answered: egress.Answered, dnssrv.Forwarded: egress.Forwarded,
 		dnssrv.Refused: egress.Refused}
+	v := a.current.State()
 	for _, s := range list {
-		a.egress.Note(s.Client, egress.DNS, s.Name, verdicts[s.Verdict], s.Count)
+		verdict := verdicts[s.Verdict]
+		if verdict == egress.Forwarded && !a.rehearsal.forwarded(v.Settings, s.Name) {
+			if verdict = egress.Refused; v.CertNames[s.Name] {
+				verdict = egress.Answered
+			}
+		}
+		a.egress.Note(s.Client, egress.DNS, s.Name, verdict, s.Count)
 	}
 }
 

@@ -25,6 +25,7 @@ func (a *Appliance) upstreamConfig() upstream.Config {
 			}
 			return info.Digest
 		},
+		Queries:  func(url string) (path, all int) { return a.files.Queries(url) },
 		Redirect: a.recordRedirect, Redirects: func() int { return len(a.current.State().Redirects) },
 		Tree: a.tree.Sub("upstream"), Sealer: a.cluster,
 		Free: func() int64 {

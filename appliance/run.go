@@ -55,6 +55,7 @@ func (a *Appliance) Run(ctx context.Context) error {
 	start("upstream", a.probeUpstream)
 	if a.rehearsal != nil {
 		start("learn", a.learn)
+		start("names", a.serveNames)
 	}
 	start("dns", a.dns.Run)
 	a.dns.Await(ctx, a.cluster.Done()) // clients that find this node by name need DNS

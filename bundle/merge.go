@@ -86,8 +86,8 @@ func (m *merger) say(names map[string]said, name, what, part string) bool {
 		names[name] = said{what, part}
 		return true
 	case before.what != what:
-		m.conflicts = append(m.conflicts, fmt.Sprintf("%s is %s in %s and %s in %s", name, before.what, before.part, what,
-			part))
+		m.conflicts = append(m.conflicts, fmt.Sprintf("%s is %s in %s and %s in %s", name, before.what, before.part,
+			what, part))
 	}
 	return false
 }

@@ -5,10 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
 	"slices"
 	"strings"
 
+	"casemate/bundle/credentials"
 	"casemate/bundle/digests"
 )
 
@@ -53,12 +53,8 @@ func (q *Question) Check() error {
 	if err := checkURL(q.URL, 8192); err != nil {
 		return fmt.Errorf("question: %w", err)
 	}
-	u, err := url.Parse(q.URL)
-	if err != nil {
-		return fmt.Errorf("question: %w", err)
-	}
-	if Signed(u) {
-		return fmt.Errorf("question: a parameter of https://%s%s carries a credential", u.Host, u.EscapedPath())
+	if at := credentials.Strip(q.URL); at != q.URL && at != strings.TrimSuffix(q.URL, "?") {
+		return fmt.Errorf("question: a parameter of %s carries a credential", at)
 	}
 	if q.Location != "" {
 		if err := checkURL(q.Location, 8192); err != nil {

@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 func benchCluster(b *testing.B) *Cluster {
@@ -122,5 +124,34 @@ func BenchmarkRead(b *testing.B) {
 			cancel()
 			<-done
 		})
+	}
+}
+
+// BenchmarkEvents is BenchmarkCommit with one writer in a cluster without and with a log of events, a commit of each in
+// turns, so that both have the same disk and the same neighbours.
+func BenchmarkEvents(b *testing.B) {
+	var at [2]*Cluster
+	for i, format := range []uint64{eventFormat - 1, eventFormat} {
+		cfg := testConfig(b, b.TempDir())
+		cfg.Log, cfg.format = slog.New(slog.DiscardHandler), format
+		at[i] = start(b, cfg)
+	}
+	data := make([]byte, 200)
+	var took [2][]time.Duration
+	for n := 0; b.Loop(); n++ {
+		for i, c := range at {
+			begin := time.Now()
+			if err := c.Tree().Update(context.Background(), func(batch Batch) error {
+				batch.Put(fmt.Sprintf("b/%d", n), data)
+				return nil
+			}); err != nil {
+				b.Fatal(err)
+			}
+			took[i] = append(took[i], time.Since(begin))
+		}
+	}
+	for i, what := range []string{"µs/without", "µs/with"} {
+		slices.Sort(took[i])
+		b.ReportMetric(float64(took[i][len(took[i])/2].Nanoseconds())/1000, what)
 	}
 }

@@ -181,7 +181,7 @@ func TestAliasMisses(t *testing.T) {
 		"https://github.com/containerd/containerd/releases/download/v1.7.27/containerd-1.7.27-windows-amd64.tar.gz",
 		"windows")
 	f.put(t,
-		"https://github.com/containerd/containerd/releases/download/v1.7.27/containerd-1.7.27-linux-amd64.tar.gz?token=1", "query")
+		"https://github.com/containerd/containerd/releases/download/v1.7.27/containerd-1.7.27-linux-amd64.tar.gz?part=1", "query")
 	const dir = "https://github.com/containerd/containerd/releases/download/v1.7.27/"
 	for _, c := range []struct{ path, name string }{
 		{"/containerd/v1.7.27/containerd.tar.gz", "/containerd/v1.7.27/containerd.tar.gz"},

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"unicode/utf8"
+
+	"casemate/bundle/credentials"
 )
 
 // Bounds of an address. GitHub, Google and the distributions stay far below them; longer ones are refused (400), never
@@ -29,7 +31,9 @@ type address struct {
 	host  string   // canonical origin, "" for a path of the short layout
 	elems []string // percent-encoded; never empty, "." or ".."
 	slash bool     // the path ends in a slash (or is empty)
-	query string   // canonical, without the question mark
+	query string   // canonical, without the question mark and without credentials
+	// signed is the canonical query with its credentials; "" if it has none. Earlier versions stored files under it.
+	signed string
 }
 
 // dir is the directory of the path in the tree.
@@ -85,8 +89,8 @@ func URL(key string) string { return "https://" + strings.TrimSuffix(key, "?") }
 // Key is the name in the tree of the file at rawURL ("https://host/path?query"; http, or no scheme at all, is the
 // same). All spellings of one address have one key: the host is in lower case without a port and replaced by its
 // origin, percent-encoding has one form ("+" is "%2B", "%7e" is "~"; in a path "%2F" stays distinct from "/"), repeated
-// slashes become one, a fragment is dropped, an empty query is no query, countme=N in a query is dropped. A trailing
-// slash counts, and so does the query.
+// slashes become one, a fragment is dropped, an empty query is no query, countme=N in a query is dropped, and so are
+// credentials and signatures (package credentials). A trailing slash counts, and so does the rest of the query.
 //
 // fs.ErrInvalid: it is not such a URL, has user information, "." or ".." elements, control characters, or is too long.
 // fs.ErrPermission: its host is not an origin.
@@ -193,7 +197,10 @@ func parsePath(escaped, rawQuery string) (address, error) {
 		}
 		a.elems = append(a.elems, elem)
 	}
-	a.query = cleanQuery(rawQuery)
+	clean := credentials.StripQuery(rawQuery)
+	if a.query = cleanQuery(clean); clean != rawQuery {
+		a.signed = cleanQuery(rawQuery)
+	}
 	return a, nil
 }
 

@@ -107,6 +107,9 @@ func (s *Server) Delete(ctx context.Context, url string) error {
 		return fmt.Errorf("delete %s: %s: %w", a.url(), isManaged, fs.ErrPermission)
 	}
 	a, _ = s.canonical(a)
+	if _, err := s.stat(a.key(a.signed)); err == nil && a.signed != "" {
+		a.query = a.signed // stored by an earlier version
+	}
 	return s.delete(ctx, a.key(a.query), nil)
 }
 

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"testing/iotest"
 
+	"casemate/cluster/tree"
 	"casemate/cluster/treetest"
 )
 
@@ -264,3 +265,51 @@ func TestConcurrentCreate(t *testing.T) {
 type readerFunc func([]byte) (int, error)
 
 func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
+
+// TestCredentials: what of a query is a credential is no part of a file's name, and files that an earlier version
+// stored with it are still found and deleted.
+func TestCredentials(t *testing.T) {
+	f := start(t)
+	f.put(t, "https://files.test/f?v=1&token=s3cret", "content")
+	f.put(t, "https://files.test/g?X-Amz-Signature=s3cret&X-Amz-Date=1", "other")
+	for name := range f.tree.Walk(".", "") {
+		if strings.Contains(name, "s3cret") {
+			t.Errorf("stored as %s", name)
+		}
+	}
+	want(t, f.origin("files.test", "/f?v=1&token=another"), 200, "content")
+	want(t, f.origin("files.test", "/f?v=1"), 200, "content")
+	want(t, f.origin("files.test", "/f?v=2&token=s3cret"), 404, "*")
+	want(t, f.own("/files.test/g?sig=1"), 200, "other")
+	for _, m := range f.missed() {
+		if strings.Contains(m, "s3cret") {
+			t.Errorf("missed: %s", m)
+		}
+	}
+	digest := treetest.DigestOf([]byte("other"), "")
+	err := f.tree.Update(t.Context(), func(b tree.Batch) error { b.Link("files.test/old?token=1", digest); return nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	want(t, f.origin("files.test", "/old?token=1"), 200, "other")
+	want(t, f.origin("files.test", "/old?token=2"), 404, "*")
+	if err := f.Delete(t.Context(), "https://files.test/old?token=1"); err != nil {
+		t.Error(err)
+	}
+	want(t, f.origin("files.test", "/old?token=1"), 404, "*")
+}
+
+// TestQueries: files with a query are counted, by path and all.
+func TestQueries(t *testing.T) {
+	f := start(t)
+	for _, url := range []string{"https://files.test/f", "https://files.test/f?a", "https://files.test/f?b",
+		"https://files.test/f/?c", "https://files.test/fg?d", "https://files.test/?e"} {
+		f.put(t, url, url)
+	}
+	for url, n := range map[string]int{"https://files.test/f": 2, "https://files.test/f/": 1, "https://files.test/x": 0,
+		"https://files.test/": 1} {
+		if path, all := f.Queries(url); path != n || all != 5 {
+			t.Errorf("%s: %d of %d, want %d of 5", url, path, all, n)
+		}
+	}
+}

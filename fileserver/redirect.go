@@ -215,6 +215,13 @@ func (s *Server) follow(w http.ResponseWriter, r *http.Request, to target, own b
 		body(w, http.StatusOK, "text/plain; charset=utf-8", to.text)
 		return
 	}
+	signed := ""
+	if s.cfg.Upstream != nil && !strings.HasPrefix(to.url, "/") {
+		to.url = s.cfg.Upstream.Target(to.url)
+		if a, err := parseURL(to.url); err == nil && a.signed != "" {
+			_, signed, _ = strings.Cut(to.url, "?")
+		}
+	}
 	if own {
 		// A client of our own name may be unable to reach origins by theirs.
 		if strings.HasPrefix(to.url, "/") {
@@ -223,6 +230,10 @@ func (s *Server) follow(w http.ResponseWriter, r *http.Request, to target, own b
 		} else if a, err := parseURL(to.url); err == nil {
 			if a, ok := s.canonical(a); ok {
 				to.url = climb(r) + strings.TrimPrefix(a.url(), "https://")
+				if signed != "" {
+					to.url, _, _ = strings.Cut(to.url, "?")
+					to.url += "?" + signed
+				}
 			}
 		}
 	}

@@ -105,7 +105,8 @@ func (s *Server) ownAddress(a address) (address, bool) {
 	if err != nil {
 		return a, false
 	}
-	own, _ := s.canonical(address{host: host, elems: a.elems[1:], slash: a.slash || len(a.elems) == 1, query: a.query})
+	own, _ := s.canonical(address{host: host, elems: a.elems[1:], slash: a.slash || len(a.elems) == 1, query: a.query,
+		signed: a.signed})
 	return own, strings.Contains(host, ".")
 }
 
@@ -230,7 +231,10 @@ func (s *Server) unknown(a address) string {
 // find looks a file up: with its query, then by its path alone; for a directory its index.html, the name that mirroring
 // tools give it. fs.ErrNotExist: there is none.
 func (s *Server) find(a address) (storedFile, error) {
-	keys := make([]string, 0, 4)
+	keys := make([]string, 0, 5)
+	if a.signed != "" {
+		keys = append(keys, a.key(a.signed))
+	}
 	if a.query != "" {
 		keys = append(keys, a.key(a.query))
 	}
@@ -284,7 +288,7 @@ func (s *Server) leadsToSlash(a address, own bool) bool {
 	if !s.isDir(a.dir()) {
 		return false
 	}
-	a.slash, a.query = true, ""
+	a.slash, a.query, a.signed = true, "", ""
 	_, err := s.find(a)
 	return own || err == nil
 }

@@ -101,6 +101,7 @@ type Server struct {
 	repomds   *memo[*ospackages.Repomd]  // for metalinks
 	facts     facts
 	redirects atomic.Pointer[redirects]
+	queries   queries
 }
 
 // New makes a server; it does no I/O.

@@ -14,17 +14,22 @@ import (
 	"casemate/cluster/tree"
 )
 
-// Upstream brings files that an origin has and this server does not. URLs are canonical. An error may be a Refusal;
-// fs.ErrNotExist means that the origin does not have it either.
+// Upstream brings files that an origin has and this server does not. URLs are canonical, without credentials: those of
+// the client are in its request. An error may be a Refusal; fs.ErrNotExist means that the origin does not have it
+// either.
 type Upstream interface {
 	// For reports whether files of this origin are fetched.
 	For(host string) bool
 	// File fetches the file at a URL, which is kept (KeepFile). here means that there is an answer already: then it is
 	// fetched only if the upstream brought that answer and has a newer one. plain means that the client asked without
-	// TLS. The content can be read while it arrives; nil: the answer is here by now, a redirect perhaps.
+	// TLS. The content can be read while it arrives; nil: the answer is here by now, a redirect perhaps. With here an
+	// error means that the client must not get that answer.
 	File(req *http.Request, url string, plain, here bool) (Incoming, error)
 	// FileSize returns the number of bytes of a file, -1 if that is not known. here: the answer is here by now.
 	FileSize(req *http.Request, url string, plain bool) (size int64, here bool, err error)
+	// Target returns the address to send a client to that is redirected to a URL: with the credentials that the origin
+	// has given for it a moment ago, if it is not here.
+	Target(url string) string
 }
 
 // Incoming is content that is being fetched. A read waits until its bytes are there.
@@ -86,7 +91,7 @@ func (s *Server) fetch(w http.ResponseWriter, r *http.Request, a address, plain,
 	}
 	in, err := s.cfg.Upstream.File(r, url, plain, here)
 	if err != nil || in == nil {
-		return !here && s.refused(w, r, url, err)
+		return s.refused(w, r, url, err)
 	}
 	defer in.Close()
 	media := mediaType(a.base())

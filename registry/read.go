@@ -21,13 +21,15 @@ import (
 // serveManifest answers GET and HEAD of a manifest, by tag or digest, whatever the Accept header says: bytes are never
 // converted, and a client that cannot read them reports that better than a 404 would.
 func (r *Registry) serveManifest(w http.ResponseWriter, req *http.Request, rt route) {
-	if err := r.fetchManifest(req, &rt); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		if _, ok, _ := r.resolveFor(req, &rt); !ok {
-			r.refused(w, req, &rt, errManifestUnknown, err)
-			return
-		}
-	}
 	h, ok, several := r.resolveFor(req, &rt)
+	asked, err := r.fetchManifest(req, &rt, h, ok)
+	if asked {
+		h, ok, several = r.resolveFor(req, &rt)
+	}
+	if !ok && err != nil && !errors.Is(err, fs.ErrNotExist) {
+		r.refused(w, req, &rt, errManifestUnknown, err)
+		return
+	}
 	if !ok && r.pushing(req, &rt) {
 		writeError(w, req, errManifestUnknown)
 		return

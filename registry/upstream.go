@@ -21,8 +21,8 @@ type Upstream interface {
 	// For reports whether content of this origin is fetched.
 	For(origin string) bool
 	// Manifest makes sure that a manifest is here (KeepManifest): by digest, or what a tag refers to now, as far as
-	// that is known. held is the digest that is here for a tag, or "".
-	Manifest(req *http.Request, repo, reference, held string) error
+	// that is known. held is the digest that is here for a tag, or "". asked is false if nothing had to be done.
+	Manifest(req *http.Request, repo, reference, held string) (asked bool, err error)
 	// Blob fetches a blob, which is kept (KeepBlob). The content can be read while it arrives; nil: it is here by now.
 	Blob(req *http.Request, repo, digest string) (Incoming, error)
 	// BlobSize returns the number of bytes of a blob.
@@ -92,22 +92,24 @@ func (r *Registry) fetches(rt *route) bool {
 		r.cfg.Upstream.For(rt.place.origin)
 }
 
-// fetchManifest brings the manifest that rt names here, if it is not here or a tag may have moved. It returns the error
-// of the origin where nothing is here that could be served instead.
-func (r *Registry) fetchManifest(req *http.Request, rt *route) error {
+// fetchManifest brings the manifest that rt names here, if it is not here or a tag may have moved. h is what is here
+// for it, if ok. It reports whether rt must be resolved again, and returns the error of the origin where nothing is
+// here that could be served instead.
+func (r *Registry) fetchManifest(req *http.Request, rt *route, h hit, ok bool) (asked bool, err error) {
 	if !r.fetches(rt) || r.pushing(req, rt) {
-		return nil
+		return false, nil
 	}
-	repo := rt.place.canonical()
-	held, ok := r.hitIn(repo, rt)
-	if ok && rt.digest != "" {
-		return nil
+	repo, held := rt.place.canonical(), ""
+	if ok && h.repo == repo {
+		if rt.digest != "" {
+			return false, nil
+		}
+		held = h.digest.String()
 	}
-	err := r.cfg.Upstream.Manifest(req, repo, rt.reference, held.digest.String())
-	if ok {
-		return nil // what is here is served, and the upstream's room says how old it is
+	if asked, err = r.cfg.Upstream.Manifest(req, repo, rt.reference, held); ok {
+		err = nil // what is here is served, and the upstream's room says how old it is
 	}
-	return err
+	return asked, err
 }
 
 // fetchReferrers brings the manifests here that refer to the digest of rt. It returns the error of the origin where

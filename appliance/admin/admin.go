@@ -113,6 +113,7 @@ func (a *API) register(on *routes) {
 		a.memberRoutes,
 		a.upkeepRoutes,
 		a.auditRoutes,
+		a.showRoutes,
 	} {
 		add(on)
 	}

@@ -8,15 +8,11 @@ import (
 	"io/fs"
 	"net/http"
 	"strconv"
-	"strings"
 	"syscall"
 
 	"casemate/appliance/access"
 	"casemate/appliance/content"
-	"casemate/appliance/egress"
-	"casemate/appliance/hostname"
 	"casemate/appliance/usage"
-	"casemate/bundle"
 	"casemate/bundle/oci"
 	"casemate/cluster/tree"
 )
@@ -54,6 +50,9 @@ func (a *API) postBundle(r *http.Request) (any, error) {
 		return nil, usage.Errorf("nothing is selected: name an import, a list or everything")
 	}
 	sel := content.Selection{Everything: req.Everything, Imports: req.Imports}
+	if a.Transcript != nil {
+		sel.Fetch = a.Upstream.FetchBlob // clients look at manifests whose layers they do not pull
+	}
 	for _, p := range req.Platforms {
 		platform, err := oci.ParsePlatform(p)
 		if err != nil {
@@ -84,7 +83,7 @@ func (a *API) postBundle(r *http.Request) (any, error) {
 	}
 	if req.Everything && a.Transcript != nil {
 		out.Index.Questions = a.Transcript.Questions()
-		complete(out.Index)
+		a.settle(r.Context(), out.Index)
 		notes = append(append(notes, a.Transcript.Notes()...), a.unasked()...)
 	}
 	own := "https://" + a.Current.State().Settings.PackagesHost() + "/"
@@ -94,38 +93,6 @@ func (a *API) postBundle(r *http.Request) (any, error) {
 	}
 	out.Notes = append(out.Notes, notes...)
 	return out, nil
-}
-
-// Transcript is the record of a rehearsal.
-type Transcript interface {
-	Questions() []bundle.Question
-	// Notes say what is not recorded, one sentence each.
-	Notes() []string
-}
-
-// unasked names what clients used in other ways than by requests, which are not recorded.
-func (a *API) unasked() []string {
-	entries, _, err := a.Egress.List(egress.Filter{})
-	if err != nil {
-		return []string{"names that were only resolved are not known: " + err.Error()}
-	}
-	domain := a.Current.State().Settings.Domain
-	return egress.Unrecorded(entries, func(name string) bool { return hostname.Overlap(name, domain) })
-}
-
-// complete adds the digests of files whose end was not known when their first client was answered.
-func complete(ix *bundle.Index) {
-	files := map[string]*bundle.File{}
-	for i := range ix.Files {
-		files[ix.Files[i].URL] = &ix.Files[i]
-	}
-	for i := range ix.Questions {
-		q := &ix.Questions[i]
-		f := files["https://"+strings.TrimPrefix(strings.TrimPrefix(q.URL, "https://"), "http://")]
-		if f != nil && q.Status == http.StatusOK && q.Digest == "" {
-			q.Digest, q.Size = f.Digest, f.Size
-		}
-	}
 }
 
 // getBlob sends the bytes of a blob. Their digest is for the client to verify.

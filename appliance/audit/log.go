@@ -13,6 +13,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"sort"
 	"strings"
 	"sync"
 	"time"
@@ -281,4 +282,58 @@ func splitLines(data []byte) (lines [][]byte) {
 		lines = append(lines, []byte(strings.TrimSuffix(line, "\n")))
 	}
 	return lines
+}
+
+// At returns the events of one entry of the replicated log, which is the version of every name that it wrote; none if
+// they were dropped, or recorded before there was a log.
+func (l *Log) At(ctx context.Context, index uint64) (list []proof.Event, err error) {
+	log := l.cfg.Cluster.EventLog()
+	// collect returns the events of the entry among lines, and the entry of the first line.
+	collect := func(lines [][]byte) (first uint64, err error) {
+		for i, line := range lines {
+			e, err := proof.Parse(line)
+			if err != nil {
+				return 0, err
+			}
+			if i == 0 {
+				first = e.Index
+			}
+			if e.Index == index {
+				list = append(list, e)
+			}
+		}
+		return first, nil
+	}
+	var newest [][]byte
+	for _, line := range log.Lines(log.First()) {
+		newest = append(newest, []byte(line))
+	}
+	first, err := collect(newest)
+	if err != nil || len(newest) > 0 && first < index {
+		return list, err
+	}
+	// The last segment that does not begin after the entry has its events. Segments are in the order of entries.
+	low, high := int(l.dropped()/proof.SegmentEvents), int(log.First()/proof.SegmentEvents)
+	read := func(i int) (first uint64, err error) {
+		if err := ctx.Err(); err != nil {
+			return 0, err
+		}
+		data, err := l.segment(uint64(i) * proof.SegmentEvents)
+		if err != nil {
+			return 0, err
+		}
+		list = nil
+		return collect(splitLines(data))
+	}
+	had := list
+	at := low + sort.Search(high-low, func(i int) bool {
+		first, e := read(low + i)
+		err = errors.Join(err, e)
+		return first > index
+	})
+	if list = nil; err != nil || at == low {
+		return had, err
+	}
+	_, err = read(at - 1)
+	return append(list, had...), err
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"casemate/bundle"
+	"casemate/bundle/credentials"
 	"casemate/bundle/oci"
 	"casemate/cluster/tree"
 )
@@ -25,6 +26,9 @@ type Selection struct {
 	Names []string
 	// Platforms select the entries of indexes among Names; none: all that are stored.
 	Platforms []oci.Platform
+	// Fetch stores a blob of a canonical repository that an image needs and that is not here: of a manifest that a
+	// client has only looked at. Nil: the image is a finding.
+	Fetch func(ctx context.Context, repository, digest string) error
 }
 
 // Exported is what a bundle of stored content contains.
@@ -51,7 +55,8 @@ func (x *Exported) Below(prefix string) (n int) {
 // no other content, so that its memory grows with the names only. fs.ErrNotExist: there is no such import.
 // fs.ErrInvalid: an import is incomplete, or the names do not fit into one bundle.
 func (e *Engine) Export(ctx context.Context, sel Selection) (*Exported, error) {
-	x := &exporter{e: e, ctx: ctx, images: map[manifestKey][]string{}, files: map[string]bundle.File{},
+	x := &exporter{e: e, ctx: ctx, fetch: sel.Fetch, images: map[manifestKey][]string{},
+		files:     map[string]bundle.File{},
 		redirects: map[string]string{}, blobs: map[string]int64{}, docs: map[string]*oci.Manifest{},
 		out: &Exported{Index: &bundle.Index{Version: bundle.IndexVersion}, Findings: []Finding{}, Notes: []string{}}}
 	for _, step := range []func(Selection) error{x.everything, x.imports, x.names} {
@@ -75,6 +80,7 @@ func (e *Engine) Export(ctx context.Context, sel Selection) (*Exported, error) {
 type exporter struct {
 	e         *Engine
 	ctx       context.Context
+	fetch     func(ctx context.Context, repository, digest string) error
 	images    map[manifestKey][]string // the tags of each manifest
 	files     map[string]bundle.File   // by URL
 	redirects map[string]string        // targets by URL
@@ -163,10 +169,10 @@ func (x *exporter) add(path string, info fs.FileInfo, text string) (k manifestKe
 	switch {
 	case !ok:
 	case n.Kind == KindRedirect:
-		x.redirects[n.Name] = text
+		x.redirects[credentials.Strip(n.Name)] = credentials.Strip(text)
 	case n.Digest == "":
 	case n.Kind == KindFile:
-		x.files[n.Name] = bundle.File{URL: n.Name, Digest: n.Digest, Size: info.Size()}
+		x.addFile(n.Name, n.Digest, info.Size())
 	default:
 		repository, tag, _, _ := x.e.cfg.Images.NameOf(path[len(imagesDir)+1:])
 		k = manifestKey{repository, n.Digest}
@@ -178,6 +184,18 @@ func (x *exporter) add(path string, info fs.FileInfo, text string) (k manifestKe
 		return k, true
 	}
 	return manifestKey{}, false
+}
+
+// addFile selects a file. A signed address becomes the one without its credentials, and redirects lead there.
+func (x *exporter) addFile(name, digest string, size int64) {
+	at := credentials.Strip(name)
+	old, there := x.files[at]
+	if there && old.Digest != digest {
+		x.out.Notes = append(x.out.Notes, at+" had several contents at signed addresses: the bundle has one of them")
+	}
+	if !there || at == name {
+		x.files[at] = bundle.File{URL: at, Digest: digest, Size: size}
+	}
 }
 
 // attached selects what an index lists for the platforms, and what refers to each of its manifests: referrers, and

@@ -47,7 +47,7 @@ func (x *exporter) describe() error {
 		ix.Files = append(ix.Files, f)
 	}
 	for from, to := range x.redirects {
-		if _, ok := x.files[from]; !ok { // a file answers before a redirect
+		if _, ok := x.files[from]; !ok && from != to { // a file answers before a redirect
 			ix.Redirects = append(ix.Redirects, bundle.Redirect{From: from, To: to})
 		}
 	}
@@ -73,6 +73,21 @@ func (x *exporter) held(digest string) (int64, bool) {
 		return size, true
 	}
 	return x.e.held(x.ctx, digest)
+}
+
+// fetched returns the size of a blob that was not here, after it was fetched.
+func (x *exporter) fetched(repository, digest string) (int64, error) {
+	if x.fetch != nil {
+		if err := x.fetch(x.ctx, repository, digest); err != nil {
+			return 0, fmt.Errorf("no client has asked for all of it, and the rest cannot be fetched (%s): %w",
+				digest, err)
+		}
+	}
+	size, ok := x.held(digest)
+	if !ok {
+		return 0, fmt.Errorf("its bytes are damaged or lost (%s): import or push it again", digest)
+	}
+	return size, nil
 }
 
 // image describes a manifest, and adds what it needs to the blobs. An error says why it cannot be pulled.
@@ -127,14 +142,16 @@ func (w *walk) manifest(m *oci.Manifest, said *oci.Platform) error {
 	w.sizes[m.Digest] = m.Size
 	for i, b := range m.Blobs {
 		size, ok := w.x.held(b.Digest)
-		switch {
-		case ok:
-			w.sizes[b.Digest] = size
-		case b.NonDistributable() || len(b.URLs) > 0 || b.Inline() != nil:
-			continue // clients do not ask for it here
-		default:
-			return fmt.Errorf("its bytes are damaged or lost (%s): import or push it again", b.Digest)
+		if !ok {
+			if b.NonDistributable() || len(b.URLs) > 0 || b.Inline() != nil {
+				continue // clients do not ask for it here
+			}
+			var err error
+			if size, err = w.x.fetched(w.of, b.Digest); err != nil {
+				return err
+			}
 		}
+		w.sizes[b.Digest] = size
 		if i == 0 && m.Platform == "" && size <= oci.MaxDocument &&
 			(b.MediaType == oci.MediaTypeConfig || b.MediaType == oci.MediaTypeDockerConfig) {
 			data, err := readManifest(w.x.ctx, stored{w.x.e.cfg.Tree}, b.Digest)

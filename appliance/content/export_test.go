@@ -1,6 +1,7 @@
 package content
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -271,5 +272,69 @@ func TestExportOfLostBytes(t *testing.T) {
 	if want := []string{"file https://dl.k8s.io/f", "image quay.io/app:2"}; !slices.Equal(names, want) ||
 		len(out.Index.Images) != 1 || len(out.Index.Files) != 1 {
 		t.Errorf("findings %v, want %v; %v", names, want, namesIn(out.Index))
+	}
+
+	// What an image needs is fetched if that is possible, and otherwise the finding says why not.
+	for _, why := range []error{errors.New("the origin is gone"), nil} {
+		out, err := s.Export(t.Context(), Selection{Everything: true, Fetch: func(ctx context.Context, repository,
+			digest string) error {
+			if repository != "quay.io/app" || !lost[strings.TrimPrefix(digest, "sha256:")] {
+				t.Errorf("asked for %s of %s", digest, repository)
+			}
+			if why != nil {
+				return why
+			}
+			w, err := s.tree.CreateBlob("")
+			if err == nil {
+				defer w.Close()
+				if _, err = io.WriteString(w, "layer of two"); err == nil {
+					_, err = w.Commit(ctx, digest)
+				}
+			}
+			return err
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if f := out.Findings[len(out.Findings)-1]; (len(out.Index.Images) == 2) != (why == nil) ||
+			why != nil && !strings.Contains(f.Detail, why.Error()) {
+			t.Errorf("%v: %v, findings %v", why, namesIn(out.Index), out.Findings)
+		}
+	}
+}
+
+// TestExportOfSignedAddresses: credentials of addresses are not in a bundle, and redirects lead to what is there
+// without them.
+func TestExportOfSignedAddresses(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	p := newPack("a.tar")
+	p.addFile("https://objects.githubusercontent.com/1?X-Amz-Signature=secret", []byte("one"))
+	p.addFile("https://objects.githubusercontent.com/2?X-Amz-Signature=secret", []byte("two"))
+	p.addFile("https://objects.githubusercontent.com/2?X-Amz-Signature=other-secret", []byte("two, newer"))
+	p.addFile("https://dl.k8s.io/f?id=1&token=secret", []byte("f"))
+	p.index.Redirects = []bundle.Redirect{{From: "https://github.com/o/r",
+		To: "https://objects.githubusercontent.com/1?X-Amz-Signature=secret"}}
+	s.must("a", p)
+	out, _ := s.exported(Selection{Everything: true})
+	text, err := out.Index.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(string(text), "secret") {
+		t.Errorf("a credential is in the bundle: %s", text)
+	}
+	files := []string{}
+	for _, f := range out.Index.Files {
+		files = append(files, f.URL)
+	}
+	if want := []string{"https://dl.k8s.io/f?id=1", "https://objects.githubusercontent.com/1",
+		"https://objects.githubusercontent.com/2"}; !slices.Equal(files, want) ||
+		len(out.Index.Redirects) != 1 || out.Index.Redirects[0].To != want[1] {
+		t.Errorf("files %v, redirects %v", files, out.Index.Redirects)
+	}
+	if notes := strings.Join(out.Notes, "\n"); !strings.Contains(notes,
+		"githubusercontent.com/2 had several contents") {
+		t.Errorf("notes: %s", notes)
 	}
 }

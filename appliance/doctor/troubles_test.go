@@ -99,7 +99,8 @@ func TestFill(t *testing.T) {
 // TestLine: the line is valid for a shell and has every bastion in it.
 func TestLine(t *testing.T) {
 	line := Line(Executable{SHA256: strings.Repeat("ab", 32), Arch: "amd64", OS: "linux"},
-		[]netip.Addr{netip.MustParseAddr("10.0.0.11"), netip.MustParseAddr("fd00::1")})
+		[]netip.Addr{netip.MustParseAddr("10.0.0.11"), netip.MustParseAddr("fd00::1")},
+		"doctor", "10.0.0.11", "fd00::1")
 	for _, want := range []string{"http://10.0.0.11/casemate", "http://[fd00::1]/casemate", "doctor 10.0.0.11 fd00::1",
 		"x86_64", strings.Repeat("ab", 32)} {
 		if !strings.Contains(line, want) {
@@ -130,7 +131,7 @@ func TestLineWithoutRoom(t *testing.T) {
 		}
 	}
 	line := Line(Executable{SHA256: strings.Repeat("ab", 32), Size: 60 << 20, Arch: "amd64", OS: "linux"},
-		[]netip.Addr{netip.MustParseAddr("127.0.0.1")})
+		[]netip.Addr{netip.MustParseAddr("127.0.0.1")}, "doctor", "127.0.0.1")
 	cmd := exec.Command("sh", "-c", line)
 	cmd.Env = append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"), "TMPDIR=/some/where")
 	out, err := cmd.CombinedOutput()

@@ -12,10 +12,6 @@ package egress
 import (
 	"cmp"
 	"context"
-	"encoding/json"
-	"errors"
-	"fmt"
-	"io/fs"
 	"log/slog"
 	"net/netip"
 	"slices"
@@ -192,26 +188,12 @@ func (b *Book) List(by Filter) (entries []Entry, dropped uint64, err error) {
 	own, _ := b.snapshot(0)
 	m := merger{at: map[key]int{}, by: by}
 	m.add(own, b.cfg.Node)
-	if b.cfg.Tree != nil {
-		dir, err := b.cfg.Tree.ReadDir(".")
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, 0, fmt.Errorf("egress books of the other nodes: %w", err)
-		}
-		for _, d := range dir {
-			if d.Name() == b.cfg.Node {
-				continue
-			}
-			data, err := b.cfg.Tree.ReadFile(d.Name())
-			var f file
-			if err == nil {
-				err = json.Unmarshal(data, &f)
-			}
-			if err != nil {
-				b.cfg.Log.Warn("the egress book of another node cannot be read", "node", d.Name(), "err", err)
-				continue
-			}
-			m.add(f, d.Name())
-		}
+	others, err := notebook.Others[file](&b.notes, nil)
+	if err != nil {
+		return nil, 0, err
+	}
+	for _, o := range others {
+		m.add(o.Book, o.Node)
 	}
 	slices.SortFunc(m.entries, order)
 	return m.entries, m.dropped, nil

@@ -48,11 +48,11 @@ func Unrecorded(entries []Entry, ours func(name string) bool) (sentences []strin
 		switch {
 		case ours(name) || u.asked:
 		case u.refused:
-			sentences = append(sentences, name+" was connected to and is not an origin: what it was asked for is not in "+
-				"the transcript")
+			sentences = append(sentences, name+" was connected to and is not an origin: what it was asked for is not "+
+				"in the transcript")
 		case u.resolved:
-			sentences = append(sentences, name+" was resolved and never asked for over HTTP: what used it (another port "+
-				"or protocol, QUIC) is not in the transcript")
+			sentences = append(sentences, name+" was resolved and never asked for over HTTP: what used it (another "+
+				"port or protocol, QUIC) is not in the transcript")
 		case u.forwarded:
 			sentences = append(sentences, name+" was forwarded to the resolvers of the site (dns.forward): what it "+
 				"serves is not in the transcript")

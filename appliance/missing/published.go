@@ -44,34 +44,26 @@ func (b *Book) List() ([]Entry, error) {
 func (b *Book) All() ([]Entry, error) {
 	var m merger
 	gone := map[key]time.Time{}
-	others := []fs.DirEntry{}
 	if b.cfg.Tree != nil {
 		dir, err := b.cfg.Tree.ReadDir(".")
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("missing books of the other nodes: %w", err)
 		}
 		gone = b.follow(dir)
-		others = dir
 	}
 	own, _ := b.snapshot(0)
 	m.add(own, b.cfg.Node)
-	cleared := own.Cleared
-	for _, d := range others {
-		if d.Name() == b.cfg.Node || d.Name() == clearedName || strings.HasPrefix(d.Name(), forgottenName) {
-			continue
-		}
-		data, err := b.cfg.Tree.ReadFile(d.Name())
-		var f file
-		if err == nil {
-			err = json.Unmarshal(data, &f)
-		}
-		if err != nil {
-			b.cfg.Log.Warn("the missing book of another node cannot be read", "node", d.Name(), "err", err)
-			continue
-		}
-		over := func(e Entry) bool { return !e.Last.After(cleared) || !e.Last.After(gone[key{e.Kind, e.Name}]) }
+	others, err := notebook.Others[file](&b.notes, func(name string) bool {
+		return name != clearedName && !strings.HasPrefix(name, forgottenName)
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, o := range others {
+		f := o.Book
+		over := func(e Entry) bool { return !e.Last.After(own.Cleared) || !e.Last.After(gone[key{e.Kind, e.Name}]) }
 		f.Entries, f.Noise = slices.DeleteFunc(f.Entries, over), slices.DeleteFunc(f.Noise, over)
-		m.add(f, d.Name())
+		m.add(f, o.Node)
 	}
 	list := m.entries
 	for i := range list {

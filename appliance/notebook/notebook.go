@@ -145,6 +145,41 @@ func (n *Notebook) WriteTree(ctx context.Context) error {
 	return nil
 }
 
+// Published is the copy of another node's book.
+type Published[T any] struct {
+	Node string
+	Book T
+}
+
+// Others returns the copies of the other nodes' books, none without a tree. isBook tells the nodes' files from others
+// in the directory; nil: all are books. One that cannot be read is logged and left out. Unlike the methods of a
+// Notebook it may be called from any goroutine.
+func Others[T any](n *Notebook, isBook func(name string) bool) (list []Published[T], err error) {
+	if n.Tree == nil {
+		return nil, nil
+	}
+	dir, err := n.Tree.ReadDir(".")
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%ss of the other nodes: %w", n.What, err)
+	}
+	for _, d := range dir {
+		if d.Name() == n.Node || isBook != nil && !isBook(d.Name()) {
+			continue
+		}
+		p := Published[T]{Node: d.Name()}
+		data, err := n.Tree.ReadFile(d.Name())
+		if err == nil {
+			err = json.Unmarshal(data, &p.Book)
+		}
+		if err != nil {
+			n.Log.Warn("the "+n.What+" of another node cannot be read", "node", d.Name(), "err", err)
+			continue
+		}
+		list = append(list, p)
+	}
+	return list, nil
+}
+
 // Encode returns JSON without HTML escapes, which make text up to six times as long (<), so that a name of any kind
 // fits into a record of the tree.
 func Encode(v any) ([]byte, error) {

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"casemate/bundle"
+	"casemate/bundle/credentials"
 )
 
 // crowded is the size in bytes from which the file is written anew, with one line for each question.
@@ -135,10 +136,10 @@ func (b *Book) Record(service string, r *http.Request, status int, answer http.H
 	}
 }
 
-// Fetched tells the digest of a file that was fetched. The client that asked first was answered before it was known, and
-// its answer is completed, whichever of both is told first.
+// Fetched tells the digest of a file that was fetched. The client that asked first was answered before it was known,
+// and its answer is completed, whichever of both is told first.
 func (b *Book) Fetched(url, digest string, size int64) {
-	f := File{bundle.WithoutCredentials(url), digest, size}
+	f := File{credentials.Strip(url), digest, size}
 	if f.check() == nil {
 		b.write(line{File: &f})
 	}

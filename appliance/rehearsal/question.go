@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"casemate/bundle"
+	"casemate/bundle/credentials"
 	"casemate/bundle/digests"
 )
 
@@ -48,7 +49,7 @@ func question(r *http.Request, host string, status int, answer http.Header) (q b
 		scheme = "https"
 	}
 	q = bundle.Question{
-		Method: r.Method, URL: bundle.WithoutCredentials(scheme + "://" + host + r.URL.RequestURI()),
+		Method: r.Method, URL: credentials.Strip(scheme + "://" + host + r.URL.RequestURI()),
 		Client: clientOf(r.UserAgent()), Status: status,
 	}
 	q.Digest = bundle.DigestIn(answer)

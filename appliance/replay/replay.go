@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"casemate/bundle"
+	"casemate/bundle/lists"
 )
 
 const (
@@ -33,6 +34,9 @@ type Config struct {
 	Resolver string
 	// Roots are trusted for TLS; nil: the system's.
 	Roots *x509.CertPool
+	// Follow follows redirects before an answer is compared: for names of a list, of which nobody has recorded how they
+	// are answered.
+	Follow bool
 	// Dial makes the connections, to an address; nil: a net.Dialer.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 }
@@ -54,7 +58,7 @@ func Ask(ctx context.Context, questions []bundle.Question, cfg Config) ([]Differ
 	for range atOnce {
 		wg.Go(func() {
 			for i := range next {
-				found[i] = ask(ctx, client, questions[i])
+				found[i] = ask(ctx, client, questions[i], cfg.Follow)
 			}
 		})
 	}
@@ -91,8 +95,12 @@ func (c Config) client() *http.Client {
 			return dial(ctx, network, c.Resolver)
 		}}
 	}
+	var redirect func(*http.Request, []*http.Request) error // nil: ten are followed
+	if !c.Follow {
+		redirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	}
 	return &http.Client{
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		CheckRedirect: redirect,
 		Transport: &http.Transport{
 			TLSClientConfig: &tls.Config{RootCAs: c.Roots}, ForceAttemptHTTP2: true, DisableCompression: true,
 			MaxIdleConnsPerHost: atOnce, ResponseHeaderTimeout: patience, TLSHandshakeTimeout: patience,
@@ -117,8 +125,37 @@ func (c Config) client() *http.Client {
 	}
 }
 
+// Manifest is the Accept of clients of images.
+const Manifest = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, " +
+	"application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json"
+
+// Listed returns the questions of clients that want what lists name.
+func Listed(w *lists.Wanted) (questions []bundle.Question) {
+	for _, i := range w.Images {
+		host, repository, _ := strings.Cut(i.Repository, "/")
+		if host == "docker.io" {
+			host = "registry-1.docker.io"
+		}
+		for _, reference := range []string{i.Tag, i.Digest} {
+			if reference != "" {
+				questions = append(questions, bundle.Question{
+					Method: http.MethodGet, URL: "https://" + host + "/v2/" + repository + "/manifests/" + reference,
+					Accept: Manifest, Status: http.StatusOK, Digest: i.Digest})
+			}
+		}
+	}
+	for _, f := range w.Files {
+		q := bundle.Question{Method: http.MethodGet, URL: f.URL, Status: http.StatusOK}
+		if strings.HasPrefix(f.Digest, "sha256:") { // that of other algorithms is not in an answer
+			q.Digest = f.Digest
+		}
+		questions = append(questions, q)
+	}
+	return questions
+}
+
 // ask asks one question; nil if the answer is the same.
-func ask(ctx context.Context, client *http.Client, q bundle.Question) *Difference {
+func ask(ctx context.Context, client *http.Client, q bundle.Question, follow bool) *Difference {
 	differs := func(cure, format string, args ...any) *Difference {
 		return &Difference{Question: q, Why: fmt.Sprintf(format, args...), Cure: cure}
 	}
@@ -144,7 +181,10 @@ func ask(ctx context.Context, client *http.Client, q bundle.Question) *Differenc
 		return failed(differs, host, err)
 	}
 	resp.Body.Close()
-	load := "import the bundle of this transcript, or see \"casemate check\""
+	was, load := "was", "import the bundle of this transcript, or see \"casemate check\""
+	if follow {
+		was, load = "should be", "import a bundle with it, or see \"casemate check\""
+	}
 	if resp.StatusCode != q.Status {
 		switch resp.StatusCode {
 		case http.StatusMisdirectedRequest:
@@ -152,10 +192,10 @@ func ask(ctx context.Context, client *http.Client, q bundle.Question) *Differenc
 		case http.StatusUnauthorized, http.StatusForbidden:
 			load = "casemate config set registry.anonymous pull"
 		}
-		return differs(load, "the answer is %d, and was %d", resp.StatusCode, q.Status)
+		return differs(load, "the answer is %d, and %s %d", resp.StatusCode, was, q.Status)
 	}
 	if got := bundle.DigestIn(resp.Header); q.Digest != "" && got != "" && got != q.Digest {
-		return differs(load, "the content is %s, and was %s", got, q.Digest)
+		return differs(load, "the content is %s, and %s %s", got, was, q.Digest)
 	}
 	if n, err := strconv.ParseInt(resp.Header.Get("Content-Length"), 10, 64); err == nil && q.Size > 0 && n != q.Size {
 		return differs(load, "the content has %d bytes, and had %d", n, q.Size)

@@ -6,12 +6,14 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/miekg/dns"
 
 	"casemate/bundle"
+	"casemate/bundle/lists"
 )
 
 const (
@@ -134,5 +136,33 @@ func TestAsk(t *testing.T) {
 	cancel()
 	if _, err := Ask(ended, list, cfg); err == nil {
 		t.Error("an interrupted replay has no error")
+	}
+}
+
+// TestListed: what a list names is asked for as clients do, and a redirect is followed.
+func TestListed(t *testing.T) {
+	cfg := site(t)
+	cfg.Follow = true
+	wanted := &lists.Wanted{
+		Images: []lists.Image{{Repository: "docker.io/library/nginx", Tag: "1", Digest: sumA},
+			{Repository: "example.com/app", Tag: "2"}},
+		Files: []lists.File{{URL: "https://example.com/moved", Digest: sumA},
+			{URL: "https://example.com/f", Digest: sumB}, {URL: "https://example.com/absent", Digest: "sha512:00"}},
+	}
+	questions := Listed(wanted)
+	var urls []string
+	for _, q := range questions {
+		urls = append(urls, q.URL)
+	}
+	want := []string{"https://registry-1.docker.io/v2/library/nginx/manifests/1",
+		"https://registry-1.docker.io/v2/library/nginx/manifests/" + sumA, "https://example.com/v2/app/manifests/2",
+		"https://example.com/moved", "https://example.com/f", "https://example.com/absent"}
+	if !slices.Equal(urls, want) {
+		t.Errorf("got %q", urls)
+	}
+	got, err := Ask(t.Context(), questions[2:], cfg)
+	if err != nil || len(got) != 2 || !strings.Contains(got[0].Why, "and should be "+sumB) ||
+		!strings.Contains(got[1].Why, "the answer is 404, and should be 200") {
+		t.Errorf("%v: %+v", err, got)
 	}
 }

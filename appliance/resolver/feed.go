@@ -3,6 +3,8 @@ package resolver
 import (
 	"context"
 	"errors"
+	"net/netip"
+	"slices"
 	"sync"
 
 	"casemate/appliance/current"
@@ -46,10 +48,15 @@ func (r *Resolver) Refresh() error {
 	for i, n := range list {
 		nodes[i] = dnssrv.Node{Name: n.Name, Addrs: n.Addrs, Healthy: i == 0 || r.cfg.Up(n.Name)} // this one is first
 	}
+	forward := v.Settings.Forward
+	inRoot := func(f dnssrv.Forward) bool { return f.Zone == "." }
+	if at := r.cfg.Unknown; at.IsValid() && !slices.ContainsFunc(forward, inRoot) {
+		forward = append(slices.Clip(forward), dnssrv.Forward{Zone: ".", Resolvers: []netip.AddrPort{at}})
+	}
 	return r.answer(dnssrv.Update{
 		Base: &dnssrv.Base{
 			Site: siteOf(v.Settings.Domain, nodes), Domain: v.Settings.Domain,
-			Node: r.cfg.Current.Self.Name, TTL: v.Settings.TTL, Forward: v.Settings.Forward,
+			Node: r.cfg.Current.Self.Name, TTL: v.Settings.TTL, Forward: forward,
 			Allow: v.Settings.AllowedNets(), ResponseRate: v.Settings.ResponseRate,
 			Families: v.Settings.Families,
 		},

@@ -33,7 +33,9 @@ type Config struct {
 	Listen []netip.AddrPort
 	// Start starts a DNS process. nil: this program's executable.
 	Start func(peer *os.File, files []*os.File, names []string) (process.Process, error)
-	Miss  func(client netip.Addr, name, qtype string)
+	// Unknown is asked for the names that neither the tree nor a zone of dns.forward has; zero: they are denied.
+	Unknown netip.AddrPort
+	Miss    func(client netip.Addr, name, qtype string)
 	// Noise is called with queries of search lists, which do not show a need.
 	Noise func(client netip.Addr, name, qtype string)
 	// Seen is called with what became of clients' questions, counted. It must not block.

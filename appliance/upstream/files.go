@@ -14,6 +14,7 @@ import (
 	"casemate/bundle/collect/download"
 	"casemate/bundle/collect/remote"
 	"casemate/bundle/collect/transport"
+	"casemate/bundle/credentials"
 	"casemate/cluster/share"
 	"casemate/cluster/tree"
 	"casemate/fileserver"
@@ -24,25 +25,77 @@ func (u *Upstream) FileServer() fileserver.Upstream { return files{u} }
 
 type files struct{ *Upstream }
 
+// fileAsked is a request for a file.
+type fileAsked struct {
+	known   record
+	address string // of the file, with the credentials that the client has sent in its query
+	plain   bool   // it may be fetched without TLS
+}
+
+// addressOf returns the address that a client asked for, whose name is rawURL: with its credentials, as it wrote them,
+// because a signature is one of exactly these bytes.
+func addressOf(req *http.Request, rawURL string) string {
+	query := req.URL.RawQuery
+	if credentials.StripQuery(query) == query {
+		return rawURL
+	}
+	return withoutQuery(rawURL) + "?" + query
+}
+
+// keyOf is that of the fetch for a request: what may come without TLS is not given to a client of TLS.
+func keyOf(rawURL string, plain bool) string {
+	if plain {
+		return "plain file " + rawURL
+	}
+	return "file " + rawURL
+}
+
 // File implements fileserver.Upstream.
 func (u files) File(req *http.Request, rawURL string, plain, here bool) (fileserver.Incoming, error) {
 	known, ours := u.record(rawURL)
+	untrusted := false // anybody may have changed what is here, and the client asks by TLS
 	if here {
+		untrusted = known.Plain && !plain
 		switch {
 		case !ours, known.Redirect == "" && known.Digest != u.cfg.Held(rawURL),
-			u.fresh(known) && (known.Redirect == "" || u.cfg.Held(known.Redirect) != ""):
+			!untrusted && u.fresh(known) && (known.Redirect == "" || u.cfg.Held(known.Redirect) != ""):
 			return nil, nil
 		}
+		plain = plain && known.Plain // content that came by TLS is not replaced by other
 	} else {
 		known = record{Name: rawURL}
 	}
-	key := "file " + rawURL
-	if !here {
+	in, err := u.begin(req, fileAsked{known, addressOf(req, rawURL), plain}, here, untrusted)
+	switch {
+	case err == nil:
+		return in, nil
+	case untrusted:
+		return nil, &refusal{http.StatusBadGateway, 0, rawURL + " was fetched without TLS, for a client without it, " +
+			"and cannot be fetched by TLS: " + err.Error(), err}
+	case here:
+		return nil, nil
+	}
+	return nil, err
+}
+
+// begin joins the fetch that was asked for, or begins it.
+func (u files) begin(req *http.Request, q fileAsked, here, untrusted bool) (fileserver.Incoming, error) {
+	rawURL := q.known.Name
+	key := keyOf(rawURL, q.plain)
+	if !here || untrusted {
 		if err := u.known(key); err != nil {
 			return nil, err
 		}
 	}
-	kept := func() bool { return !here && u.cfg.Held(rawURL) != "" }
+	if !here {
+		if err := u.roomFor(rawURL); err != nil {
+			return nil, err
+		}
+	}
+	kept := func() bool {
+		r, ours := u.record(rawURL)
+		return (!here || untrusted) && u.cfg.Held(rawURL) != "" && (q.plain || !ours || !r.Plain)
+	}
 	f, err := u.fly(key, share.OfText(req.RemoteAddr), kept, func(ctx context.Context, f *flight) error {
 		at, err := url.Parse(rawURL)
 		if err != nil {
@@ -51,11 +104,11 @@ func (u files) File(req *http.Request, rawURL string, plain, here bool) (fileser
 		f.event = Event{Kind: "file", Name: rawURL, Host: at.Hostname()}
 		ctx = from(ctx, f.event.Host)
 		defer u.take(f.event.Host, f.client)()
-		err = told(f.event.Host, u.file(ctx, f, known, plain))
+		err = told(f.event.Host, u.file(ctx, f, q))
 		switch {
 		case err == nil:
-		case here:
-			u.cannotCompare(known, err)
+		case here && !untrusted:
+			u.cannotCompare(q.known, err)
 		default:
 			u.remember(key, err)
 		}
@@ -65,6 +118,24 @@ func (u files) File(req *http.Request, rawURL string, plain, here bool) (fileser
 		return nil, err
 	}
 	return incoming[fileserver.Incoming](f, req)
+}
+
+// roomFor refuses a file whose name differs from those that are here in its query alone, if there are too many.
+func (u files) roomFor(rawURL string) error {
+	at, query, _ := strings.Cut(rawURL, "?")
+	if query == "" {
+		return nil
+	}
+	path, all := u.cfg.Queries(at)
+	what, most := "here", maxQueries
+	switch {
+	case path >= maxOfPath:
+		what, most = "at "+at, maxOfPath
+	case all < maxQueries:
+		return nil
+	}
+	return &refusal{status: http.StatusInsufficientStorage, text: fmt.Sprintf("%d files %s differ in the query of "+
+		"their address alone, which is the limit: import the ones that are needed, or delete others", most, what)}
 }
 
 // schemes are those that a URL is asked by. TLS is tried first whatever the client used; without it a file is only
@@ -82,15 +153,15 @@ func unreachable(err error) bool {
 	return err != nil && !errors.As(err, &status) && !errors.Is(err, context.Canceled)
 }
 
-func (u files) file(ctx context.Context, f *flight, known record, plain bool) (err error) {
-	for _, scheme := range schemes(plain) {
+func (u files) file(ctx context.Context, f *flight, q fileAsked) (err error) {
+	for _, scheme := range schemes(q.plain) {
 		f.mu.Lock()
 		received := f.n
 		f.mu.Unlock()
 		if received > 0 {
 			break // it is reachable, and broke off
 		}
-		err = u.fileBy(ctx, f, known, scheme+"://"+strings.TrimPrefix(known.Name, "https://"))
+		err = u.fileBy(ctx, f, q.known, scheme+"://"+strings.TrimPrefix(q.address, "https://"))
 		if !unreachable(err) {
 			break
 		}
@@ -99,6 +170,7 @@ func (u files) file(ctx context.Context, f *flight, known record, plain bool) (e
 }
 
 func (u files) fileBy(ctx context.Context, f *flight, known record, at string) error {
+	plain := strings.HasPrefix(at, "http:")
 	link, err := u.current()
 	if err != nil {
 		return err
@@ -122,14 +194,15 @@ func (u files) fileBy(ctx context.Context, f *flight, known record, at string) e
 		return err
 	case status.Status == http.StatusNotModified && known.Digest != "":
 		f.event.Status = status.Status
+		known.Plain = plain
 		u.note(ctx, known)
 		return nil
 	case isRedirect(status):
-		return u.redirected(ctx, f, known, status)
+		return u.redirected(ctx, f, known, status, plain)
 	default:
 		return err
 	}
-	made := record{Name: known.Name, ETag: got.ETag, LastModified: got.LastModified}
+	made := record{Name: known.Name, ETag: got.ETag, LastModified: got.LastModified, Plain: plain}
 	err = f.keep(ctx, func(ctx context.Context, w tree.BlobWriter) (err error) {
 		made.Digest, err = u.cfg.Files().KeepFile(ctx, w, known.Name)
 		return err
@@ -178,10 +251,12 @@ func isRedirect(e *transport.StatusError) bool {
 	return e.Status >= 300 && e.Status < 400 && e.Status != http.StatusNotModified && e.Location != ""
 }
 
-// redirected records a redirect.
-func (u files) redirected(ctx context.Context, f *flight, known record, status *transport.StatusError) error {
-	to := status.Location
-	// Object stores sign addresses anew for each answer. What is held is the same content.
+// redirected records a redirect, without the credentials in its target: object stores sign addresses anew for each
+// answer. The client that waits is sent to the signed one, see Target.
+func (u files) redirected(ctx context.Context, f *flight, known record, status *transport.StatusError,
+	plain bool) error {
+	to := credentials.Strip(status.Location)
+	// What is held is the same content, whatever else differs in the query.
 	if withoutQuery(to) == withoutQuery(known.Redirect) && u.cfg.Held(known.Redirect) != "" {
 		to = known.Redirect
 	}
@@ -190,9 +265,25 @@ func (u files) redirected(ctx context.Context, f *flight, known record, status *
 			return fmt.Errorf("it leads to %.300s: %w", withoutQuery(to), err)
 		}
 	}
+	if to != status.Location {
+		u.mu.Lock()
+		u.signed.Add(to, status.Location)
+		u.mu.Unlock()
+	}
 	f.event.Status, f.event.Target = status.Status, to
-	u.note(ctx, record{Name: known.Name, Redirect: to})
+	u.note(ctx, record{Name: known.Name, Redirect: to, Plain: plain})
 	return nil
+}
+
+// Target implements fileserver.Upstream.
+func (u files) Target(address string) string {
+	u.mu.Lock()
+	signed, ok := u.signed.See(address)
+	u.mu.Unlock()
+	if !ok || u.cfg.Held(address) != "" {
+		return address
+	}
+	return signed
 }
 
 func withoutQuery(rawURL string) string {
@@ -202,7 +293,7 @@ func withoutQuery(rawURL string) string {
 
 // FileSize implements fileserver.Upstream.
 func (u files) FileSize(req *http.Request, rawURL string, plain bool) (size int64, here bool, err error) {
-	key := "file " + rawURL
+	key := keyOf(rawURL, plain)
 	if err := u.known(key); err != nil {
 		return 0, false, err
 	}
@@ -218,7 +309,7 @@ func (u files) FileSize(req *http.Request, rawURL string, plain bool) (size int6
 		known = record{Name: rawURL}
 	}
 	for _, scheme := range schemes(plain) {
-		size, here, err = u.sizeBy(ctx, f, known, scheme+"://"+strings.TrimPrefix(rawURL, "https://"))
+		size, here, err = u.sizeBy(ctx, f, known, scheme+"://"+strings.TrimPrefix(addressOf(req, rawURL), "https://"))
 		if !unreachable(err) {
 			break
 		}
@@ -250,7 +341,7 @@ func (u files) sizeBy(ctx context.Context, f *flight, known record, at string) (
 	err = transport.ResponseError(resp)
 	var status *transport.StatusError
 	if errors.As(err, &status) && isRedirect(status) {
-		return 0, true, u.redirected(ctx, f, known, status)
+		return 0, true, u.redirected(ctx, f, known, status, strings.HasPrefix(at, "http:"))
 	}
 	return 0, false, err
 }

@@ -162,6 +162,19 @@ func (f *flight) Write(p []byte) (int, error) {
 	return n, err
 }
 
+// Sum implements download.Summer: the scratch file hashes what is written.
+func (f *flight) Sum() (string, error) {
+	f.mu.Lock()
+	w := f.w
+	f.mu.Unlock()
+	s, ok := w.(tree.Summer)
+	if !ok {
+		return "", fmt.Errorf("a scratch file without a sum: %w", errors.ErrUnsupported)
+	}
+	digest, _, err := s.Sum()
+	return digest, err
+}
+
 // look refuses what looks like an error page instead of an archive. f.mu is held.
 func (f *flight) look() error {
 	if what := diagnose.DescribeErrorPage(f.head, f.name); f.name != "" && what != "" &&

@@ -2,6 +2,8 @@ package upstream
 
 import (
 	"context"
+	"fmt"
+	"io/fs"
 	"net/http"
 	"strings"
 
@@ -24,7 +26,7 @@ func hostOf(repo string) string {
 }
 
 // Manifest implements registry.Upstream.
-func (u images) Manifest(req *http.Request, repo, reference, held string) error {
+func (u images) Manifest(req *http.Request, repo, reference, held string) (asked bool, err error) {
 	name := repo + ":" + reference
 	tag := !tree.ValidDigest(reference)
 	if !tag {
@@ -32,12 +34,12 @@ func (u images) Manifest(req *http.Request, repo, reference, held string) error 
 	}
 	known, ours := u.record(name)
 	if held != "" && (!ours || known.Digest != held || u.fresh(known)) {
-		return nil
+		return false, nil
 	}
 	key := "manifest " + name
 	if held == "" {
 		if err := u.known(key); err != nil {
-			return err
+			return true, err
 		}
 	}
 	f, err := u.fly(key, share.OfText(req.RemoteAddr), nil, func(ctx context.Context, f *flight) error {
@@ -60,9 +62,9 @@ func (u images) Manifest(req *http.Request, repo, reference, held string) error 
 		return nil
 	})
 	if err != nil {
-		return err
+		return true, err
 	}
-	return f.wait(req.Context())
+	return true, f.wait(req.Context())
 }
 
 // manifest makes sure that a manifest is here, and returns its digest.
@@ -106,12 +108,34 @@ func (u images) manifest(ctx context.Context, f *flight, repo, reference, held s
 
 // Blob implements registry.Upstream.
 func (u images) Blob(req *http.Request, repo, digest string) (registry.Incoming, error) {
+	f, err := u.flyBlob(share.OfText(req.RemoteAddr), repo, digest)
+	if err != nil {
+		return nil, err
+	}
+	return incoming[registry.Incoming](f, req)
+}
+
+// FetchBlob makes sure that a blob of a canonical repository is here. fs.ErrNotExist: the origin does not have it, or
+// content of this origin is not fetched.
+func (u *Upstream) FetchBlob(ctx context.Context, repo, digest string) error {
+	if !u.For(hostOf(repo)) {
+		return fmt.Errorf("content of %s is not fetched: %w", hostOf(repo), fs.ErrNotExist)
+	}
+	f, err := images{u}.flyBlob("", repo, digest)
+	if err != nil {
+		return err
+	}
+	return f.wait(ctx)
+}
+
+// flyBlob joins the fetch of a blob, or begins it.
+func (u images) flyBlob(client, repo, digest string) (*flight, error) {
 	name := repo + "@" + digest
 	key := "blob " + name
 	if err := u.known(key); err != nil {
 		return nil, err
 	}
-	f, err := u.fly(key, share.OfText(req.RemoteAddr), nil, func(ctx context.Context, f *flight) error {
+	return u.fly(key, client, nil, func(ctx context.Context, f *flight) error {
 		f.event = Event{Kind: "blob", Name: name, Host: hostOf(repo)}
 		ctx = from(ctx, f.event.Host)
 		defer u.take(f.event.Host, f.client)()
@@ -119,10 +143,6 @@ func (u images) Blob(req *http.Request, repo, digest string) (registry.Incoming,
 		u.remember(key, err)
 		return err
 	})
-	if err != nil {
-		return nil, err
-	}
-	return incoming[registry.Incoming](f, req)
 }
 
 // incoming opens what a fetch brings; nil if it is here by now.

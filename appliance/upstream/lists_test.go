@@ -116,7 +116,8 @@ func TestReferrers(t *testing.T) {
 		status int
 		found  bool
 	}{
-		{name: "by the API", api: func(p *referring) http.HandlerFunc { return text(p.index()) }, status: 200, found: true},
+		{name: "by the API", api: func(p *referring) http.HandlerFunc { return text(p.index()) }, status: 200,
+			found: true},
 		{name: "an empty list", status: 200,
 			api: func(*referring) http.HandlerFunc { return text(`{"schemaVersion":2,"manifests":[]}`) }},
 		{name: "by tag", api: func(*referring) http.HandlerFunc { return status(404) }, tagged: true, status: 200,
@@ -135,8 +136,8 @@ func TestReferrers(t *testing.T) {
 			w := newWorld(t)
 			p := &referring{picture: newPicture("layer"), tagged: c.tagged}
 			image, _ := p.digests()
-			p.signature = strings.TrimSuffix(p.manifest, "}") + fmt.Sprintf(`,"subject":{"mediaType":"x/y","digest":%q,`+
-				`"size":%d}}`, image, len(p.manifest))
+			p.signature = strings.TrimSuffix(p.manifest, "}") + fmt.Sprintf(`,"subject":{"mediaType":"x/y",`+
+				`"digest":%q,"size":%d}}`, image, len(p.manifest))
 			p.api = c.api(p)
 			_, signature := p.digests()
 			w.internet(p.serve)

@@ -185,6 +185,13 @@ func (u *Upstream) lookup(ctx context.Context, host string) ([]netip.Addr, error
 	return nil, last
 }
 
+// Absent reports whether a resolver says that a name does not exist. Without an answer it is not known to be absent.
+func (u *Upstream) Absent(ctx context.Context, host string) bool {
+	_, err := u.lookup(ctx, host)
+	var dns *net.DNSError
+	return errors.As(err, &dns) && dns.IsNotFound
+}
+
 // Probe asks each resolver for the name of an origin, and records those that answer with a bastion: they ask us.
 // Without a setting that allows fetching it sends nothing.
 func (u *Upstream) Probe(ctx context.Context, origin string) {

@@ -24,6 +24,7 @@ type record struct {
 	ETag         string    `json:"etag,omitempty"`
 	LastModified string    `json:"last_modified,omitempty"`
 	Redirect     string    `json:"redirect,omitempty"` // the target, if the answer is one
+	Plain        bool      `json:"plain,omitempty"`    // it came without TLS
 }
 
 // recordPath is the record of a name in the tree. Names are longer than an element of a path may be.
@@ -33,9 +34,34 @@ func recordPath(name string) string {
 	return "answers/" + text[:2] + "/" + text[2:]
 }
 
+// record returns what is known of a name. Those that were read lately are not parsed again: each request needs one.
 func (u *Upstream) record(name string) (r record, ok bool) {
-	data, err := u.cfg.Tree.ReadFile(recordPath(name))
-	return r, err == nil && json.Unmarshal(data, &r) == nil && r.Name == name
+	at := recordPath(name)
+	fi, err := u.cfg.Tree.Stat(at)
+	if err != nil {
+		return r, false
+	}
+	version := tree.VersionOf(fi)
+	u.mu.Lock()
+	p, ok := u.parsed.See(name)
+	u.mu.Unlock()
+	if ok && p.version == version {
+		return p.record, true
+	}
+	data, err := u.cfg.Tree.ReadFile(at)
+	if err != nil || json.Unmarshal(data, &r) != nil || r.Name != name {
+		return record{}, false
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.parsed.Add(name, parsed{version, r})
+	return r, true
+}
+
+// parsed is a record and the version of its file in the tree.
+type parsed struct {
+	version uint64
+	record  record
 }
 
 // note records an answer of now. Without the record the answer is only asked for more often.

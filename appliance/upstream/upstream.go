@@ -41,7 +41,11 @@ const (
 	maxStale   = 256             // names that could not be compared with their origin
 	failedFor  = time.Minute     // how long an origin is not asked again for what it does not have
 	maxMoved   = 10_000          // redirects that are recorded: each node reads all of them when one changes
+	maxOfPath  = 1000            // files whose addresses differ in their query alone, which no origin bounds
+	maxQueries = 50_000          // files whose address has a query
+	maxSigned  = 4096            // signed addresses of redirects
 	maxLogins  = 256             // repositories that stay logged in
+	maxParsed  = 4096            // records that are remembered
 	keepFor    = 5 * time.Minute // how long a fetch waits for a majority to store what it has
 )
 
@@ -111,6 +115,8 @@ type Config struct {
 	Files  func() Files
 	// Held returns the digest of the file at a URL, "" if it is not here.
 	Held func(url string) (digest string)
+	// Queries counts the files that have a query in their address: those at this path, and all.
+	Queries func(url string) (path, all int)
 	// Redirect records that a URL leads to another one; to "" removes that.
 	Redirect func(ctx context.Context, from, to string) error
 	// Redirects returns how many redirects are recorded.
@@ -149,7 +155,9 @@ type Upstream struct {
 	turns   map[string]*share.Turns   // by origin
 	failed  *share.Recent[failure]    // by what was asked
 	stale   *share.Recent[stale]      // by name
+	signed  *share.Recent[string]     // addresses of redirects with their credentials, by the same without
 	tags    *share.Recent[tagList]    // by repository
+	parsed  *share.Recent[parsed]     // records, by name
 	stats   map[string]*Stat          // by origin
 	loops   map[netip.AddrPort]string // resolvers that give our own answers, with the reason
 	waiting int64                     // bytes that running fetches have still to store
@@ -195,8 +203,9 @@ func New(cfg Config) *Upstream {
 	u := &Upstream{
 		cfg: cfg, flights: map[string]*flight{}, turns: map[string]*share.Turns{},
 		failed: share.NewRecent[failure](maxFailed, nil), stale: share.NewRecent[stale](maxStale, nil),
-		tags:  share.NewRecent[tagList](maxTagLists, nil),
-		stats: map[string]*Stat{}, loops: map[netip.AddrPort]string{}, servers: circuit{now: cfg.Now},
+		signed: share.NewRecent[string](maxSigned, nil), tags: share.NewRecent[tagList](maxTagLists, nil),
+		parsed: share.NewRecent[parsed](maxParsed, nil),
+		stats:  map[string]*Stat{}, loops: map[netip.AddrPort]string{}, servers: circuit{now: cfg.Now},
 	}
 	u.ctx, u.stop = context.WithCancel(context.Background())
 	if u.cfg.Resolve == nil {

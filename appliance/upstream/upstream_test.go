@@ -28,16 +28,17 @@ import (
 
 // world is an internet of one server, which answers for every name, and a bastion that fetches from it.
 type world struct {
-	t     *testing.T
-	serve atomic.Pointer[http.HandlerFunc]
-	tls   *httptest.Server
-	down  atomic.Bool
-	plain atomic.Pointer[string]     // where port 80 leads to; nil: nowhere; otherwise nobody listens at 443
-	addr  atomic.Pointer[netip.Addr] // what the resolver says
-	names sync.Map                   // netip.Addr, of hosts that have another address
-	proxy atomic.Pointer[string]     // may be connected to besides
-	asked sync.Map                   // *atomic.Int64 by "METHOD host/path"
-	total atomic.Int64
+	ofPath, queries atomic.Int64 // files that have a query in their URL
+	t               *testing.T
+	serve           atomic.Pointer[http.HandlerFunc]
+	tls             *httptest.Server
+	down            atomic.Bool
+	plain           atomic.Pointer[string]     // where port 80 leads to; nil: nowhere; otherwise nobody listens at 443
+	addr            atomic.Pointer[netip.Addr] // what the resolver says
+	names           sync.Map                   // netip.Addr, of hosts that have another address
+	proxy           atomic.Pointer[string]     // may be connected to besides
+	asked           sync.Map                   // *atomic.Int64 by "METHOD host/path"
+	total           atomic.Int64
 
 	set    atomic.Pointer[upstream.Settings]
 	mu     sync.Mutex
@@ -118,6 +119,7 @@ func newWorldOn(t *testing.T, tree *treetest.Mem) *world {
 			w.moved = next
 			return nil
 		},
+		Queries: func(string) (path, all int) { return int(w.ofPath.Load()), int(w.queries.Load()) },
 		Redirects: func() int {
 			w.mu.Lock()
 			defer w.mu.Unlock()
@@ -473,16 +475,29 @@ func TestRedirects(t *testing.T) {
 			io.WriteString(rw, "content of "+r.Host+r.URL.RequestURI())
 		}
 	})
-	for range 2 {
+	for _, to := range []string{"https://" + cdn + "/blob?sig=1", "https://" + cdn + "/blob"} { // the second is held
 		rec := w.get(fileHost, "/asset")
 		w.want(rec, 302, "")
-		to := "https://" + cdn + "/blob?sig=1"
 		if got := rec.Header().Get("Location"); got != to {
 			t.Errorf("leads to %s", got)
 		}
 		w.want(w.get(cdn, "/blob?sig=1"), 200, "content of "+cdn+"/blob?sig=1")
 		w.ended(2) // the client has it before it is stored
+		w.want(w.get(cdn, "/blob?sig=another&se=1"), 200, "content of "+cdn+"/blob?sig=1")
 		w.later(2 * time.Hour)
+	}
+	w.mu.Lock()
+	for from, to := range w.moved {
+		if strings.Contains(from+to, "sig=") {
+			t.Errorf("a signature is stored: %s to %s", from, to)
+		}
+	}
+	w.mu.Unlock()
+	for name := range w.tree.Walk(".", "") {
+		if data, err := w.tree.ReadFile(name); strings.Contains(name, "sig=") ||
+			err == nil && strings.Contains(string(data), `"name":"`) && strings.Contains(string(data), "sig=") {
+			t.Errorf("a signature is stored: %s: %s", name, data)
+		}
 	}
 	if n := w.count("GET " + fileHost + "/asset"); n != 2 {
 		t.Errorf("asked %d times", n)
@@ -669,6 +684,7 @@ func TestWrongBlob(t *testing.T) {
 }
 
 // TestPlain: a file is fetched without TLS only for a client that asked without it, and only where TLS is not answered.
+// A client of TLS never gets it.
 func TestPlain(t *testing.T) {
 	w := newWorld(t)
 	w.internet(text("a package"))
@@ -686,7 +702,41 @@ func TestPlain(t *testing.T) {
 	w.plain.Store(&addr)
 	w.want(ask("/a", false), 502, "")
 	w.want(ask("/a", true), 200, "a package")
-	w.want(ask("/a", false), 200, "a package")
+	w.ended(1)
+	w.want(ask("/a", false), 502, "")
+	w.want(ask("/a", true), 200, "a package")
+	w.plain.Store(nil)
+	w.later(10 * time.Minute)
+	w.internet(text("of its origin"))
+	w.want(ask("/a", false), 200, "of its origin")
+	w.ended(1)
+	w.want(ask("/a", true), 200, "of its origin")
+	w.tls.CloseClientConnections()
+	w.plain.Store(&addr)
+	w.later(2 * time.Hour)
+	w.internet(text("of somebody else"))
+	w.want(ask("/a", true), 200, "of its origin")
+}
+
+// TestQueries: a client cannot store any number of files under one path by asking for it with other queries.
+func TestQueries(t *testing.T) {
+	w := newWorld(t)
+	w.internet(text("content"))
+	w.ofPath.Store(999)
+	w.want(w.get(fileHost, "/f?page=1"), 200, "content")
+	w.ended(1)
+	w.ofPath.Store(1000)
+	rec := w.get(fileHost, "/f?page=2")
+	w.want(rec, 507, "")
+	want := "1000 files at https://" + fileHost + "/f differ in the query"
+	if !strings.Contains(rec.Body.String(), want) {
+		t.Errorf("got %q", rec.Body)
+	}
+	w.want(w.get(fileHost, "/f?page=1"), 200, "content")
+	w.want(w.get(fileHost, "/f"), 200, "content")
+	w.ofPath.Store(0)
+	w.queries.Store(50_000)
+	w.want(w.get(fileHost, "/g?page=2"), 507, "")
 }
 
 // TestNoMajority: a client gets what it waits for although there is no majority, and it is stored when there is one.

@@ -268,3 +268,50 @@ func BenchmarkMillion(b *testing.B) {
 		}
 	})
 }
+
+// BenchmarkEvents applies 10 million events, one a command, and seals them: time and bytes of the log of events.
+func BenchmarkEvents(b *testing.B) {
+	const all, segment = 10_000_000, 1024
+	for b.Loop() {
+		s := New()
+		index := uint64(0)
+		apply := func(ops ...Op) {
+			data, err := (&Command{Ops: ops, Time: 1 << 60}).Encode()
+			if err != nil {
+				b.Fatal(err)
+			}
+			index++
+			if r := s.Apply(index, data); r.Err != nil || r.Fatal != nil {
+				b.Fatal(r)
+			}
+		}
+		apply(&SetFormat{Version: eventFormat})
+		e := &Event{Actor: "alice", How: "password", From: "10.0.0.1", Verb: "image.push", Object: "team/app:1.0",
+			New: "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"}
+		bytes := 0
+		for s.Events().Tree.Size() < all {
+			apply(e)
+			if first := s.Events().First; s.Events().Tree.Size()-first == 2*segment {
+				h := sha256.New()
+				for n, line := range s.EventLines(first) {
+					if n == first+segment {
+						break
+					}
+					h.Write([]byte(line))
+					h.Write([]byte{'\n'})
+					bytes += len(line) + 1
+				}
+				d := Digest(h.Sum([]byte{sha256Tag}))
+				apply(&AddBlob{Digest: d, Size: 1, Confirmed: index},
+					&SealEvents{Name: fmt.Sprintf("audit/segments/%016d", first), First: first, Count: segment})
+			}
+		}
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		b.ReportMetric(float64(m.HeapAlloc)/(1<<20), "MiB/heap")
+		b.ReportMetric(float64(bytes)/float64(s.Events().First), "B/event")
+		b.ReportMetric(float64(b.Elapsed().Nanoseconds())/all, "ns/event")
+		runtime.KeepAlive(s)
+	}
+}

@@ -97,6 +97,7 @@ type memWriter struct {
 	done bool
 
 	committed bool
+	summed    bool
 	readers   []*memScratch
 }
 
@@ -130,8 +131,8 @@ func (m *Mem) ResumeBlob(id string) (BlobWriter, error) {
 func (w *memWriter) Size() int64 { return int64(len(w.data)) }
 
 func (w *memWriter) Write(p []byte) (int, error) {
-	if w.done {
-		w.m.tb.Error("treetest: write after Close, Cancel or Commit")
+	if w.done || w.summed {
+		w.m.tb.Error("treetest: write after Close, Cancel, Commit or Sum")
 		return 0, fs.ErrClosed
 	}
 	w.m.mu.Lock()
@@ -181,6 +182,15 @@ func (s *memScratch) Close() error {
 	s.closed = true
 	s.w.m.open--
 	return nil
+}
+
+// Sum implements tree.Summer.
+func (w *memWriter) Sum() (string, int64, error) {
+	if w.done || w.committed {
+		return "", 0, fs.ErrClosed
+	}
+	w.summed = true
+	return DigestOf(w.data, ""), w.Size(), nil
 }
 
 // DigestOf returns the digest of data in the algorithm of like ("" for sha256).

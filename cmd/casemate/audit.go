@@ -12,7 +12,9 @@ import (
 )
 
 func auditCommand(o *options) *cobra.Command {
-	return group("audit", "who did what: the audit log, and proofs that it is unchanged", auditListCommand(o))
+	return group("audit", "see who did what, and prove that this log is unchanged", auditListCommand(o),
+		auditCheckpointCommand(o), auditVerifyCommand(o), auditExportCommand(o), auditForwardCommand(o),
+		auditKeyCommand(o))
 }
 
 func auditListCommand(o *options) *cobra.Command {

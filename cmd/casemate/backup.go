@@ -62,7 +62,7 @@ damaged or missing.`,
 			} else {
 				in["recipients"] = text
 			}
-			out, err := createWhole(args[0], cmd.OutOrStdout())
+			out, err := createWhole("the backup", args[0], cmd.OutOrStdout())
 			if err != nil {
 				return err
 			}
@@ -326,7 +326,7 @@ type whole struct {
 	done bool
 }
 
-func createWhole(name string, stdout io.Writer) (*whole, error) {
+func createWhole(what, name string, stdout io.Writer) (*whole, error) {
 	if name == "-" {
 		return &whole{Writer: stdout}, nil
 	}
@@ -348,7 +348,7 @@ func createWhole(name string, stdout io.Writer) (*whole, error) {
 	}
 	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*.part") // mode 0600
 	if err != nil {
-		return nil, noFile("the backup", name, err)
+		return nil, noFile(what, name, err)
 	}
 	return &whole{Writer: f, file: f, name: name}, nil
 }

@@ -123,12 +123,12 @@ func (list openedRehearsals) contents(ctx context.Context) (*content.Exported, e
 			more = fmt.Sprintf("; and %d more", n-maxConflicts)
 			conflicts = conflicts[:maxConflicts]
 		}
-		return nil, fmt.Errorf("the rehearsals do not go into one bundle: %s%s: make a bundle of each and import both, or "+
-			"rehearse the older one again", strings.Join(conflicts, "; "), more)
+		return nil, fmt.Errorf("the rehearsals do not go into one bundle: %s%s: make a bundle of each and import both, "+
+			"or rehearse the older one again", strings.Join(conflicts, "; "), more)
 	}
 	for _, url := range differ {
-		all.Notes = append(all.Notes, url+" was answered differently in the rehearsals: the transcript has the answer of "+
-			"the first one")
+		all.Notes = append(all.Notes, url+" was answered differently in the rehearsals: the transcript has the answer "+
+			"of the first one")
 	}
 	all.Index = ix
 	return all, nil

@@ -33,9 +33,14 @@ node cannot install from what is stored here. It reads dependencies from the sto
 indices, by the rules of "casemate bundle create", and checks the signatures of the
 repositories with the keys of --keyring.
 
+With --transcript it reports what a rehearsal was answered with and is not here: the
+images and files of its transcript, with the digests that were used. Nothing is asked
+over the network; "casemate replay" does that.
+
 Exit code 0: everything is here. 3: something is missing or differs.`,
 		Example: `  casemate check --images images.list --files files.list --platform linux/amd64
   casemate missing -o images | casemate check --images -
+  casemate check --transcript debian12.tar
   casemate check --apt debian.sources --keyring debian-archive-keyring.gpg --packages nodes.list`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := o.inside(cmd.Context(), &lists); err != nil {
@@ -87,6 +92,8 @@ Exit code 0: everything is here. 3: something is missing or differs.`,
 		},
 	}
 	lists.add(cmd)
+	cmd.Flags().StringArrayVar(&lists.transcripts, "transcript", nil,
+		"transcript `FILE` of a rehearsal, or a bundle with one; may be repeated")
 	repos.add(cmd, &lists)
 	py.add(cmd, &lists)
 	o.prints(cmd, content.Report{})

@@ -68,7 +68,7 @@ tags, with neither the whole repository. "casemate gc" frees the disk space.`,
 		},
 	}
 	o.prints(remove, change{})
-	return group("image", "list and delete stored images", list, remove)
+	return group("image", "list, show and delete stored images", list, imageShowCommand(o), remove)
 }
 
 // noScheme refuses the name of an image that is written like a URL: images are kept and listed without a scheme.
@@ -129,7 +129,7 @@ func fileCommand(o *options) *cobra.Command {
 		},
 	}
 	o.prints(remove, change{})
-	return group("file", "list, add and delete stored files", list, filePut(o), remove)
+	return group("file", "list, show, add and delete stored files", list, fileShowCommand(o), filePut(o), remove)
 }
 
 func filePut(o *options) *cobra.Command {

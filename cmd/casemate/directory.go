@@ -32,8 +32,8 @@ type directoryGroup struct {
 	Roles  []grant `json:"roles"`
 }
 
-// sources are the sources of users, with what casemate directory login sets for each.
-var sources = []string{"ldap", "oidc"}
+// userSources are the sources of users, with what casemate directory login sets for each.
+var userSources = []string{"ldap", "oidc"}
 
 func directoryCommand(o *options) *cobra.Command {
 	return group("directory", "users of an LDAP directory and of an OpenID provider", directoryShowCommand(o),
@@ -112,7 +112,7 @@ func directoryLoginCommand(o *options) *cobra.Command {
 	var stdin bool
 	cmd := &cobra.Command{
 		Use: "login ldap|oidc", Short: "set what the bastions log in with, for every node",
-		Args: cobra.ExactArgs(1), ValidArgs: sources,
+		Args: cobra.ExactArgs(1), ValidArgs: userSources,
 		Long: `Set the password of ldap.bind_dn, or the secret of the client oidc.client at the
 OpenID provider. It is stored sealed and never shown.`,
 		Example: "  casemate directory login ldap --password-stdin < password",
@@ -137,7 +137,7 @@ OpenID provider. It is stored sealed and never shown.`,
 func directoryLogoutCommand(o *options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "logout ldap|oidc", Short: "remove what the bastions log in with", Args: cobra.ExactArgs(1),
-		ValidArgs: sources,
+		ValidArgs: userSources,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			err := o.client().call(cmd.Context(), "DELETE", "directory/"+seg(args[0])+"/secret", nil, nil, nil)
 			if err != nil {

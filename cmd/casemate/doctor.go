@@ -99,6 +99,12 @@ type doctorLine struct {
 
 // doctorLine prints the line for nodes.
 func (o *options) doctorLine(cmd *cobra.Command) error {
+	return o.printLine(cmd, "doctor", true)
+}
+
+// printLine prints the line for nodes that runs a command of this program there, with the bastions' addresses or
+// without.
+func (o *options) printLine(cmd *cobra.Command, command string, addrs bool) error {
 	var b doctor.Executable
 	if err := o.client().call(cmd.Context(), "GET", "executable", nil, nil, &b); err != nil {
 		return err
@@ -107,7 +113,13 @@ func (o *options) doctorLine(cmd *cobra.Command) error {
 	if err := o.client().call(cmd.Context(), "GET", "site", nil, nil, &site); err != nil {
 		return err
 	}
-	out := doctorLine{doctor.Line(b, site.Addrs()), b.SHA256, b.Size, b.OS, b.Arch}
+	var words []string
+	if addrs {
+		for _, a := range site.Addrs() {
+			words = append(words, a.String())
+		}
+	}
+	out := doctorLine{doctor.Line(b, site.Addrs(), command, words...), b.SHA256, b.Size, b.OS, b.Arch}
 	if o.json() {
 		return printJSON(cmd.OutOrStdout(), out)
 	}

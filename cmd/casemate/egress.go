@@ -24,9 +24,10 @@ here, "forwarded" to the resolvers of the site (dns.forward), or "refused". This
 the evidence of what left the nodes for the outside: only what was forwarded did.
 
 KIND is dns for questions, tls for names in TLS handshakes, handshake for those
-without a request, and http for hosts of requests without TLS. CLASS marks names that are known: telemetry, time, certificate
-status, update check, connectivity check, resolver. A client is an address, or the
-/64 of an IPv6 address. Other bastions' part may be 15 minutes old.
+without a request, and http for hosts of requests without TLS. CLASS marks names
+that are known: telemetry, time, certificate status, update check, connectivity
+check, resolver. A client is an address, or the /64 of an IPv6 address. Other
+bastions' part may be 15 minutes old.
 
 What does not pass the bastions is not in the list. Its last lines name these ways,
 and "casemate doctor" tries them on a node.`,

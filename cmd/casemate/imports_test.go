@@ -19,13 +19,14 @@ type fence struct {
 	why    string
 }
 
-// leaves are packages that every room may import but bundle, which is built without any other room. They need the
-// standard library alone.
+// leaves are packages that every room may import; bundle, which is built without any other room, only its own. They
+// need the standard library alone.
 var leaves = []string{
-	"casemate/cluster/tree",      // the types of the tree are the same in all rooms, and do not depend on its storage
-	"casemate/cluster/byterange", // a Range header has the same rules for every content
-	"casemate/cluster/stall",     // a transfer without progress is the same between nodes and with clients
-	"casemate/cluster/share",     // who is one client, and what it may take, is the same for every service
+	"casemate/cluster/tree",       // the types of the tree are the same in all rooms, and do not depend on its storage
+	"casemate/cluster/byterange",  // a Range header has the same rules for every content
+	"casemate/cluster/stall",      // a transfer without progress is the same between nodes and with clients
+	"casemate/cluster/share",      // who is one client, and what it may take, is the same for every service
+	"casemate/bundle/credentials", // what of a URL is a credential is the same for who stores it and who records it
 }
 
 var services = []string{"casemate/registry", "casemate/fileserver", "casemate/dnssrv", "casemate/pki",

@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"casemate/appliance/rehearsal"
 	"casemate/bundle/lists"
 )
 
@@ -28,6 +29,7 @@ type listFlags struct {
 	kubesprayVars                    []string // files of variables, over those of the checkouts and inventories
 	k3s, rke2                        []lists.Release
 	checksums                        []string
+	transcripts                      []string // bundles, transcripts, rehearsals: what was asked for and answered
 	platforms                        []string
 	exclude                          []string // patterns of names to be left out
 	// domain returns the domain of the bastions, whose own names in an inventory denote what they mirror; nil if it is
@@ -84,7 +86,7 @@ func (l *listFlags) add(cmd *cobra.Command) {
 // any reports whether anything is selected.
 func (l *listFlags) any() bool {
 	return len(l.images)+len(l.files)+len(l.charts)+len(l.manifests)+len(l.git)+len(l.packages)+len(l.requirements)+
-		len(l.kubespray)+len(l.k3s)+len(l.rke2) > 0
+		len(l.kubespray)+len(l.k3s)+len(l.rke2)+len(l.transcripts) > 0
 }
 
 // wanted reads all lists and the checksums of their files. All mistakes in them are one usage error; notes go to
@@ -121,6 +123,15 @@ func (l *listFlags) wanted(cmd *cobra.Command) (*lists.Wanted, *lists.Checksums,
 				return nil, nil, err
 			}
 		}
+	}
+	for _, name := range l.transcripts {
+		asked = true
+		questions, err := readQuestions(cmd, []string{name})
+		if err != nil {
+			return nil, nil, err
+		}
+		parser.Images("transcript "+name, strings.NewReader(strings.Join(rehearsal.Images(questions), "\n")))
+		parser.Files("transcript "+name, strings.NewReader(strings.Join(rehearsal.Files(questions), "\n")))
 	}
 	switch {
 	case len(l.kubespray) > 0:
@@ -201,8 +212,8 @@ func (l *listFlags) wanted(cmd *cobra.Command) (*lists.Wanted, *lists.Checksums,
 // leaveOut removes the names that --exclude matches.
 func (l *listFlags) leaveOut(cmd *cobra.Command, w *lists.Wanted) error {
 	if len(w.Images)+len(w.Files)+len(w.Charts)+len(w.Git)+len(w.Unavailable) == 0 {
-		all := slices.Concat(l.images, l.files, l.charts, l.manifests, l.git, l.packages, l.requirements, l.kubespray,
-			l.kubesprayInventories)
+		all := slices.Concat(l.transcripts, l.images, l.files, l.charts, l.manifests, l.git, l.packages, l.requirements,
+			l.kubespray, l.kubesprayInventories)
 		return usageError{errors.New("the lists contain no names: " + strings.Join(all, ", "))}
 	}
 	gone, idle := lists.Exclude(w, l.exclude)

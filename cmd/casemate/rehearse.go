@@ -32,6 +32,7 @@ func rehearseCommand(o *options) *cobra.Command {
 	var (
 		advertise             []netip.Addr
 		resolvers, upstreamCA string
+		logFile               string
 		set                   [][2]string
 		opt                   setup.InitOptions
 	)
@@ -40,10 +41,14 @@ func rehearseCommand(o *options) *cobra.Command {
 		Args: cobra.ExactArgs(1),
 		Long: `Run a whole appliance in DIRECTORY, on a machine with a link to the internet, that
 fetches what its clients ask for and records every question with its answer.
-It prints the line that enrols a lab node. Install there as usual; then, while this
-command runs, make the bundle with "casemate bundle create FILE --rehearsal
-DIRECTORY". It has everything that was fetched, and the transcript, which
-"casemate replay" asks again inside.
+It prints the line that enrols a lab node. Install there as usual; then make the
+bundle with "casemate bundle create FILE --rehearsal DIRECTORY". It has everything
+that was fetched, and the transcript, which "casemate replay" asks again inside.
+"casemate rehearsal show DIRECTORY" shows it.
+
+On a terminal it shows for each host how often it was asked, how much was sent, how
+much came from upstream, and what failed. --log writes each request and each fetch
+as a line of JSON. At the end it lists what is not in the transcript.
 
 The CA is one of its own, called a rehearsal's, and permits most public names: only
 lab nodes may trust it. A public name that is no origin yet becomes one when it is
@@ -79,7 +84,7 @@ Ctrl-C ends it. The same command continues; --resolvers, --permit, --set and
 			if err != nil {
 				return err
 			}
-			return o.rehearse(cmd, dir, file)
+			return o.rehearse(cmd, rehearsalDir(dir), file, logFile)
 		},
 	}
 	f := cmd.Flags()
@@ -91,13 +96,15 @@ Ctrl-C ends it. The same command continues; --resolvers, --permit, --set and
 		"`ZONE` or CIDR that certificates may be for, besides the public ones; may be repeated")
 	settingsVar(f, &set, "set", "cluster setting `KEY=VALUE`; may be repeated")
 	f.StringVar(&upstreamCA, "upstream-ca", "", "trust the roots in `FILE` too when fetching")
+	f.StringVar(&logFile, "log", "", "append each request and fetch to `FILE`, as lines of JSON; - is standard output")
 	clockFlag(cmd, &opt.Clock)
 	cmd.MarkFlagFilename("upstream-ca", "pem", "crt")
 	return cmd
 }
 
 // prepareRehearsal makes the node of a rehearsal, unless it was made before, and returns its config file.
-func prepareRehearsal(cmd *cobra.Command, dir rehearsalDir, advertise []netip.Addr, opt setup.InitOptions) (string, error) {
+func prepareRehearsal(cmd *cobra.Command, dir rehearsalDir, advertise []netip.Addr,
+	opt setup.InitOptions) (string, error) {
 	if err := os.MkdirAll(string(dir), 0o700); err != nil {
 		return "", err
 	}
@@ -125,50 +132,62 @@ func prepareRehearsal(cmd *cobra.Command, dir rehearsalDir, advertise []netip.Ad
 }
 
 // rehearse runs the node until it is interrupted.
-func (o *options) rehearse(cmd *cobra.Command, dir, file string) error {
+func (o *options) rehearse(cmd *cobra.Command, dir rehearsalDir, file, logFile string) error {
 	cfg, err := loadConfig(file)
 	if err != nil {
 		return err
 	}
 	keepsRunning()
-	log, level, flush := config.NewServiceLogger(cfg.Log, cmd.ErrOrStderr())
-	defer flush()
-	a, err := appliance.Open(cfg, appliance.Options{
-		Version: version, Commit: commit, Log: log, Level: level,
-		Load:      func() (config.Config, error) { return loadConfig(file) },
-		Rehearsal: rehearsalDir(dir).record(),
-	})
+	view, err := newRehearsalView(cmd, logFile)
 	if err != nil {
 		return err
+	}
+	log, level, flush := config.NewServiceLogger(cfg.Log, cmd.ErrOrStderr())
+	defer flush()
+	if view.live() { // its lines would be in the way
+		log = view.meter.log()
+	}
+	a, err := appliance.Open(cfg, appliance.Options{
+		Version: version, Commit: commit, Log: log, Level: level, Watch: view.watch,
+		Load:      func() (config.Config, error) { return loadConfig(file) },
+		Rehearsal: dir.record(),
+	})
+	if err != nil {
+		return errors.Join(err, view.end())
 	}
 	o.socket = cfg.Listen.Admin
 	ctx, cancel := context.WithCancel(cmd.Context())
 	said := make(chan struct{})
 	go func() {
 		defer close(said)
-		o.printLine(ctx, cmd, dir)
+		o.printEnrolment(ctx, cmd, view, logFile == "-")
 	}()
 	err = a.Run(ctx)
 	cancel()
 	<-said
-	return cmp.Or(err, a.Close())
+	err = cmp.Or(err, a.Close(), view.end())
+	dir.summarize(cmd.ErrOrStderr())
+	return err
 }
 
-// printLine prints how lab nodes are enrolled as soon as the daemon serves: its socket is open already.
-func (o *options) printLine(ctx context.Context, cmd *cobra.Command, dir string) {
+// printEnrolment prints how lab nodes are enrolled as soon as the daemon serves: its socket is open already. aside says
+// that standard output is for the log.
+func (o *options) printEnrolment(ctx context.Context, cmd *cobra.Command, view *rehearsalView, aside bool) {
 	var files []nodeconf.File
 	err := o.client().call(ctx, "GET", "enroll", url.Values{"format": {"line"}}, nil, &files)
-	if ctx.Err() != nil {
+	switch {
+	case ctx.Err() != nil:
 		return
-	}
-	talk := cmd.ErrOrStderr()
-	if err != nil {
-		fmt.Fprintln(talk, "the line that enrols lab nodes is not known:", err)
+	case err != nil:
+		view.meter.say("the line that enrols lab nodes is not known: " + err.Error())
 		return
 	}
 	for _, f := range files {
-		fmt.Fprintln(cmd.OutOrStdout(), strings.TrimSpace(f.Text))
+		if line := strings.TrimSpace(f.Text); aside || view.live() {
+			view.meter.say(line)
+		} else {
+			fmt.Fprintln(cmd.OutOrStdout(), line)
+		}
 	}
-	fmt.Fprintf(talk, "run this line as root on each lab node, and install; then: casemate bundle create FILE "+
-		"--rehearsal %s\n", dir)
+	view.meter.say("run this line as root on each lab node, and install; end with Ctrl-C")
 }

@@ -203,8 +203,9 @@ var storyCommands = map[string]func(*testscript.TestScript, bool, []string){
 	// rehearsal NAME makes the directory $NAME for a rehearsal whose ports are free, and turns to it.
 	"rehearsal": func(ts *testscript.TestScript, _ bool, args []string) {
 		s := storyOf(ts)
-		dir := filepath.Join(filepath.Dir(ts.Getenv("CASEMATE_SOCKET")), args[0]) // short, for the path of its socket
-		ts.Check(os.Mkdir(dir, 0o700))
+		dir, err := os.MkdirTemp("", "cm"+args[0]) // short, for the path of its socket
+		ts.Check(err)
+		ts.Defer(func() { os.RemoveAll(dir) })
 		b := bastion{socket: filepath.Join(dir, "admin.sock"), http: scriptAddr(ts), https: scriptAddr(ts),
 			dns: scriptAddr(ts)}
 		text := fmt.Sprintf("advertise: [127.0.0.1]\nlisten:\n  http: [%q]\n  https: [%q]\n  dns: [%q]\n  peer: %q\n  "+

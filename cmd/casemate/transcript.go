@@ -29,7 +29,7 @@ func readQuestions(cmd *cobra.Command, names []string) ([]bundle.Question, error
 		return r.Questions(), nil
 	}
 	if len(names) == 1 {
-		if text, ok, err := readTranscript(names[0]); err != nil {
+		if text, ok, err := readTranscript(cmd, names[0]); err != nil {
 			return nil, err
 		} else if ok {
 			questions, err := bundle.DecodeTranscript(text)
@@ -59,21 +59,28 @@ func readQuestions(cmd *cobra.Command, names []string) ([]bundle.Question, error
 
 var errNoTranscript = errors.New("the bundle has no transcript: make it with casemate bundle create --rehearsal")
 
-// readTranscript reads a file if it is JSON, which no bundle is.
-func readTranscript(name string) (text []byte, ok bool, err error) {
-	if name == "-" {
-		return nil, false, nil
+// readTranscript reads a file if it is JSON, which no bundle is; - is standard input.
+func readTranscript(cmd *cobra.Command, name string) (text []byte, ok bool, err error) {
+	in := cmd.InOrStdin()
+	if name != "-" {
+		f, err := os.Open(name)
+		if err != nil {
+			return nil, false, err
+		}
+		defer f.Close()
+		in = f
 	}
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, false, err
-	}
-	defer f.Close()
 	begin := make([]byte, 1)
-	if _, err := io.ReadFull(f, begin); err != nil || !bytes.Equal(begin, []byte("{")) {
+	if _, err := io.ReadFull(in, begin); err != nil || !bytes.Equal(begin, []byte("{")) {
+		if f, isFile := in.(*os.File); isFile && name == "-" {
+			if _, err := f.Seek(0, io.SeekStart); err != nil {
+				return nil, false, usageError{errors.New("standard input is no transcript, and a bundle cannot be " +
+					"read from a pipe here: name its file")}
+			}
+		}
 		return nil, false, nil // openBundle says what it is
 	}
-	text, err = io.ReadAll(io.LimitReader(io.MultiReader(bytes.NewReader(begin), f), bundle.MaxTranscript+1))
+	text, err = io.ReadAll(io.LimitReader(io.MultiReader(bytes.NewReader(begin), in), bundle.MaxTranscript+1))
 	if err == nil && len(text) > bundle.MaxTranscript {
 		err = fmt.Errorf("%s is larger than %d bytes: it is no transcript", name, bundle.MaxTranscript)
 	}

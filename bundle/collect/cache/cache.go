@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"casemate/bundle/credentials"
 	"casemate/bundle/digests"
 )
 
@@ -221,12 +222,18 @@ func (c *Cache) Discard(part *os.File) {
 	_ = os.Remove(part.Name() + ".json")
 }
 
+// URL returns the record of a URL. Credentials in it do not count, and are not written.
 func (c *Cache) URL(url string) (r URLRecord, ok bool) {
-	ok = ReadRecord(filepath.Join(c.dir, "urls", FileName(url)+".json"), &r)
-	return r, ok && r.URL == url
+	clean := credentials.Strip(url)
+	ok = ReadRecord(filepath.Join(c.dir, "urls", FileName(clean)+".json"), &r)
+	ok = ok && r.URL == clean
+	r.URL = url
+	return r, ok
 }
 
+// PutURL writes the record of a URL.
 func (c *Cache) PutURL(r URLRecord) error {
+	r.URL = credentials.Strip(r.URL)
 	return writeRecord(filepath.Join(c.dir, "urls", FileName(r.URL)+".json"), r)
 }
 

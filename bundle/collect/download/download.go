@@ -118,20 +118,22 @@ func (c *Downloader) Fetch(ctx context.Context, d Request) (got Result, err erro
 		}
 		return got, err
 	}
-	got = g.result()
-	return got, c.Cache.Commit(f, got.Digest)
+	return g.got, c.Cache.Commit(f, g.got.Digest)
 }
 
 // Stream fetches d into sink, and returns once the content is complete and right. It resumes broken bodies as Fetch
 // does. If the first answer is no success, it returns that at once; whether to repeat it is up to d.Client.
 func Stream(ctx context.Context, d Request, retry transport.Retry, sink Sink) (Result, error) {
 	g := newGetter(d, retry, sink)
+	if s, ok := sink.(Summer); ok {
+		g.sha256, g.summer = nil, s
+	}
 	g.live = true
 	g.length, g.state = -1, partState{URL: d.URL, Size: -1}
 	if err := g.fetchVerified(ctx); err != nil {
 		return Result{}, err
 	}
-	return g.result(), nil
+	return g.got, nil
 }
 
 // Sink takes the bytes of a download, in order.
@@ -144,13 +146,20 @@ type Sink interface {
 	Restart() error
 }
 
+// Summer is a Sink that hashes what it gets, so that large content is not hashed twice.
+type Summer interface {
+	// Sum is the sha256 digest of the bytes since the last Restart.
+	Sum() (digest string, err error)
+}
+
 // getter is a download in progress.
 type getter struct {
 	d         Request
 	retry     transport.Retry
 	sink      Sink
-	live      bool // somebody waits for the first answer, see Stream
-	sha256    hash.Hash
+	live      bool      // somebody waits for the first answer, see Stream
+	summer    Summer    // hashes instead of sha256; nil: it does not
+	sha256    hash.Hash // nil if summer hashes
 	sha512    hash.Hash // nil if it is not needed
 	offset    int64     // bytes in the sink and in the sums
 	mostBytes int64     // the highest offset so far: repeating bytes after a restart is no progress
@@ -158,6 +167,7 @@ type getter struct {
 	from      string
 	length    int64 // of the complete content as the server said, -1
 	resumed   bool  // the content consists of more than one body
+	got       Result
 }
 
 func newGetter(d Request, retry transport.Retry, sink Sink) *getter {
@@ -231,7 +241,7 @@ func (g *getter) resume(f *os.File) error {
 	if s.URL != g.d.URL { // the same content at another URL: the validators are of the old one
 		s = partState{URL: g.d.URL, Size: s.Size}
 	}
-	n, err := io.Copy(g.sums(), f)
+	n, err := io.Copy(io.MultiWriter(g.sums()...), f)
 	if err != nil {
 		return cache.DiskError{Err: err}
 	}
@@ -241,11 +251,14 @@ func (g *getter) resume(f *os.File) error {
 	return nil
 }
 
-func (g *getter) sums() io.Writer {
-	if g.sha512 != nil {
-		return io.MultiWriter(g.sha256, g.sha512)
+// sums returns what hashes the bytes here.
+func (g *getter) sums() (list []io.Writer) {
+	for _, h := range []hash.Hash{g.sha256, g.sha512} {
+		if h != nil {
+			list = append(list, h)
+		}
 	}
-	return g.sha256
+	return list
 }
 
 // restart discards what was fetched so far.
@@ -255,9 +268,10 @@ func (g *getter) restart() error {
 	}
 	g.offset, g.length = 0, -1
 	g.state = partState{URL: g.d.URL, Size: -1}
-	g.sha256.Reset()
-	if g.sha512 != nil {
-		g.sha512.Reset()
+	for _, h := range []hash.Hash{g.sha256, g.sha512} {
+		if h != nil {
+			h.Reset()
+		}
 	}
 	return nil
 }
@@ -280,10 +294,7 @@ func (g *getter) fetchVerified(ctx context.Context) error {
 		if err := g.fetchAll(ctx); err != nil {
 			return err
 		}
-		if m := g.verify(); m != nil {
-			return transport.WrongError{Err: m}
-		}
-		return nil
+		return g.verify()
 	}, func(err error) (int, bool) {
 		var wrong transport.WrongError
 		failures++
@@ -438,7 +449,7 @@ func (g *getter) appendBody(resp *http.Response) error {
 	if g.d.Size >= 0 { // one byte more than allowed is enough to see that the content is wrong
 		body = io.LimitReader(body, g.d.Size-g.offset+1)
 	}
-	w := &sinkWriter{g: g, w: io.MultiWriter(g.sink, g.sums())}
+	w := &sinkWriter{g: g, w: io.MultiWriter(append([]io.Writer{g.sink}, g.sums()...)...)}
 	_, err := io.CopyBuffer(w, body, make([]byte, 256<<10))
 	switch {
 	case w.err != nil:
@@ -475,35 +486,30 @@ func (w *sinkWriter) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// verify compares the sums with the required digest.
-func (g *getter) verify() *diagnose.Mismatch {
-	got := g.result()
+// verify compares the sums with the required digest, and keeps the result.
+func (g *getter) verify() (err error) {
+	got := Result{Size: g.offset, From: g.from, ETag: g.state.ETag, LastModified: g.state.LastModified}
+	if g.summer == nil {
+		got.Digest = digests.Encode("sha256:", g.sha256)
+	} else if got.Digest, err = g.summer.Sum(); err != nil {
+		return err
+	}
+	if g.sha512 != nil {
+		got.SHA512 = digests.Encode("sha512:", g.sha512)
+		if g.d.Blob {
+			got.Digest = got.SHA512
+		}
+	}
+	g.got = got
 	if g.d.Digest == "" || g.d.Digest == got.Digest || g.d.Digest == got.SHA512 {
 		return nil
 	}
-	return &diagnose.Mismatch{
+	return transport.WrongError{Err: &diagnose.Mismatch{
 		Want:  g.d.Digest,
 		Got:   cmp.Or(got.SHA512, got.Digest),
 		Size:  g.offset,
 		Looks: diagnose.Changed,
-	}
-}
-
-func (g *getter) result() Result {
-	r := Result{
-		Digest:       digests.Encode("sha256:", g.sha256),
-		Size:         g.offset,
-		From:         g.from,
-		ETag:         g.state.ETag,
-		LastModified: g.state.LastModified,
-	}
-	if g.sha512 != nil {
-		r.SHA512 = digests.Encode("sha512:", g.sha512)
-		if g.d.Blob {
-			r.Digest = r.SHA512
-		}
-	}
-	return r
+	}}
 }
 
 // contentRange parses "bytes FROM-TO/WHOLE" (RFC 9110, 14.4); whole is -1 for "*".

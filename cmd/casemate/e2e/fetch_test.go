@@ -6,41 +6,27 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
-
-	"github.com/miekg/dns"
 )
 
-// resolver answers every name with the internet's address, from inside it.
-func (n *internet) resolver(t *testing.T) string {
-	t.Helper()
-	var conn net.PacketConn
-	n.inside(t, func() (err error) { conn, err = net.ListenPacket("udp", net.JoinHostPort(n.ip, "53")); return err })
-	s := &dns.Server{PacketConn: conn, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
-		m := new(dns.Msg).SetReply(q)
-		if q.Question[0].Qtype == dns.TypeA {
-			m.Answer = []dns.RR{&dns.A{A: net.ParseIP(n.ip), Hdr: dns.RR_Header{Name: q.Question[0].Name,
-				Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 60}}}
-		}
-		w.WriteMsg(m)
-	})}
-	done := make(chan struct{})
-	go func() { s.ActivateAndServe(); close(done) }()
-	t.Cleanup(func() { s.Shutdown(); <-done })
-	return n.ip
-}
-
-// strict makes a registry of the internet want a token, and send its blobs from another host.
+// strict makes a registry of the internet want a token, and send its blobs from another host, at signed addresses. The
+// first answer from there breaks off.
 func (n *internet) strict(host string, pulls *atomic.Int64) {
 	inner := n.registry(host)
-	n.files["auth.example/token"] = []byte(`{"token":"anonymous"}`)
+	n.sites["auth.example"] = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		user, password, _ := r.BasicAuth()
+		if n.login != "" && user+":"+password != n.login {
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		io.WriteString(w, `{"token":"s3crettoken"}`)
+	})
 	n.registries[host] = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Header.Get("Authorization") != "Bearer anonymous" {
+		if r.Header.Get("Authorization") != "Bearer s3crettoken" {
 			w.Header().Set("WWW-Authenticate", `Bearer realm="https://auth.example/token",service="`+host+`"`)
 			w.WriteHeader(http.StatusUnauthorized)
 			return
@@ -55,9 +41,11 @@ func (n *internet) strict(host string, pulls *atomic.Int64) {
 		inner.ServeHTTP(rec, r)
 		at := "cdn.example/" + strings.ReplaceAll(digest, ":", "/")
 		n.mu.Lock()
-		n.files[at] = rec.body.Bytes()
+		if n.files[at] == nil {
+			n.files[at], n.cut[at] = rec.body.Bytes(), true
+		}
 		n.mu.Unlock()
-		http.Redirect(w, r, "https://"+at+"?signed=yes", http.StatusTemporaryRedirect)
+		http.Redirect(w, r, "https://"+at+"?X-Amz-Signature=s3cretquery", http.StatusTemporaryRedirect)
 	})
 }
 

@@ -3,25 +3,44 @@
 package e2e
 
 import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"strings"
 	"testing"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/ulikunitz/xz"
 )
 
-// TestRehearsal: what is installed against a rehearsal is carried in one bundle, and a closed cluster answers every
-// question that was asked. What is taken out there is named. The rehearsal survives kill -9.
+// TestRehearsal: what real clients install against a rehearsal is carried in one bundle, without a secret. A closed
+// cluster, which has no route to the internet, answers every question that was asked, and the same clients install the
+// same there. What is taken out there is named. The rehearsal survives kill -9 in the middle of a fetch.
 func TestRehearsal(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
 	up := newInternetWithout(t, l)
-	up.put(t, "registry.k8s.io/pause:3.10", pauseImage(t))
-	up.files["dl.k8s.io/release/stable.txt"] = []byte("v1.35.4")
-	up.files["tools.vendor.example/tool"] = []byte("a tool that nobody has listed")
-	up.moved["github.com/o/r/releases/download/v1/tool"] =
-		"https://objects.githubusercontent.com/asset/1?sig=s3cretquery"
-	up.files["objects.githubusercontent.com/asset/1"] = []byte("an asset")
+	in := up.publish(t)
+	up.login = "ci:s3cretlogin"
+	held := make(chan struct{})
+	half := make(chan struct{}, 8)
+	big := []byte(strings.Repeat("big ", 1<<20))
+	up.sites["objects.vendor.example"] = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Length", fmt.Sprint(len(big)))
+		w.Write(big[:len(big)/2])
+		w.(http.Flusher).Flush()
+		half <- struct{}{}
+		select {
+		case <-held:
+			w.Write(big[len(big)/2:])
+		case <-r.Context().Done():
+		}
+	})
 
 	r := &bastion{host: l.host("lab", "")}
 	dir := r.path("debian12")
@@ -33,71 +52,145 @@ func TestRehearsal(t *testing.T) {
 	}
 	proc := rehearse("--resolvers", up.resolver(t), "--upstream-ca", r.write("internet.pem", up.pem), "--permit",
 		"vendor.example")
+	for _, registry := range []string{"registry.k8s.io", "docker.io"} {
+		if out, err := r.tryIn("s3cretlogin", r.bin(), "--socket", r.socket, "upstream", "login", registry, "--user",
+			"ci", "--password-stdin"); err != nil {
+			t.Fatalf("upstream login: %v\n%s", err, out)
+		}
+	}
 	node := l.host("node", r.ip)
 	node.trust(r.casemate(t, "ca"))
-	curl := func(args ...string) (string, error) {
-		return node.try(append([]string{"curl", "-sSfL", "-H", "Authorization: Basic s3cretheader"}, args...)...)
-	}
-	install := func(t *testing.T) {
-		t.Helper()
-		until(t, "the tool of a name that nobody enabled is there", func() error {
-			got, err := curl("https://tools.vendor.example/tool")
-			if err != nil || got != "a tool that nobody has listed" {
-				return fmt.Errorf("%v: %s", err, got)
-			}
-			return nil
-		})
-		for _, c := range [][2]string{{"https://dl.k8s.io/release/stable.txt", "v1.35.4"},
-			{"https://github.com/o/r/releases/download/v1/tool", "an asset"}} {
-			if got, err := curl(c[0]); err != nil || got != c[1] {
-				t.Fatalf("%s: %v: %s", c[0], err, got)
-			}
-		}
-		node.fails(t, "404", "curl", "-sSf", "https://dl.k8s.io/absent")
-		pulled := node.path("pulled")
-		os.RemoveAll(pulled)
-		node.must(t, client(t, "crane"), "pull", "--format", "oci", "registry.k8s.io/pause:3.10", pulled)
-	}
-	install(t)
+	learnt(t, node, append(vendor, "objects")...)
+
+	bigURL := "https://objects.vendor.example/big"
+	cut := make(chan error)
+	go func() {
+		_, err := node.try("curl", "-sSf", "-o", "/dev/null", bigURL)
+		cut <- err
+	}()
+	<-half
 	proc.Process.Kill()
-	until(t, "the rehearsal is dead", func() error {
-		if _, err := r.try(r.bin(), "--socket", r.socket, "status"); err == nil {
-			return fmt.Errorf("it answers")
-		}
-		return nil
-	})
+	if err := <-cut; err == nil {
+		t.Error("a client got all of half a file")
+	}
 	rehearse()
-	file := r.path("debian12.tar")
+	if out := r.casemate(t, "file", "list"); strings.Contains(out, bigURL) {
+		t.Errorf("half a file is listed:\n%s", out)
+	}
+	close(held)
+	in.curl(t, node, bigURL, string(big))
+
+	in.with(t, node)
+	// A tag that moves outside is what it was at its first use, for every client.
+	before := strings.TrimSpace(node.must(t, client(t, "crane"), "digest", "ghcr.io/team/app:1"))
+	up.put(t, "ghcr.io/team/app:1", randomImage(t, 1024, 1))
+	if after := strings.TrimSpace(node.must(t, "skopeo", "inspect", "--format", "{{.Digest}}",
+		"docker://ghcr.io/team/app:1")); after != before {
+		t.Errorf("the tag was %s for one client, and %s for another", before, after)
+	}
+	node.fails(t, "404", "curl", "-sSf", "https://dl.k8s.io/absent")
 	node.try("curl", "-sS", "-d", "want", "https://github.com/o/r.git/git-upload-pack")
+	file := r.path("debian12.tar")
 	if out := r.must(t, r.bin(), "bundle", "create", file, "--rehearsal", dir); !strings.Contains(out,
 		"git-upload-pack is not in the transcript") {
 		t.Errorf("what is not recorded is not said:\n%s", out)
 	}
-	text, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	transcript := string(text[strings.Index(string(text), `,"questions":`):])
-	for _, secret := range []string{"s3cretheader", "s3cretquery", node.ip} {
-		if strings.Contains(transcript, secret) {
-			t.Errorf("%s is in the transcript", secret)
+	for _, secret := range []string{"s3cret", "sig=", node.ip, r.ip, "ci:"} {
+		for _, where := range searchTar(t, file, secret) {
+			t.Errorf("%s is in the bundle, in %s", secret, where)
 		}
+	}
+	if !strings.Contains(r.must(t, r.bin(), "bundle", "inspect", file), before) {
+		t.Errorf("the bundle does not name %s", before)
 	}
 
 	b := newBastion(t, l, "n1", "--permit", "vendor.example")
-	b.serve(t)
 	inside := l.host("inside", b.ip)
+	b.only(t, inside)
+	inside.only(t, b.host)
+	b.serve(t)
 	inside.trust(b.casemate(t, "ca"))
-	must(t, "ip", "-n", up.ns, "link", "set", "eth0", "down")
-	must(t, "ip", "-n", r.ns, "link", "set", "eth0", "down")
-	inside.fails(t, "dl.k8s.io", b.bin(), "replay", file)
 	b.casemate(t, "import", file)
-	if out := inside.must(t, b.bin(), "replay", file); !strings.Contains(out, "100 % of ") {
+	in.with(t, inside)
+	in.curl(t, inside, bigURL, string(big))
+	b.missedNothing(t)
+	out := inside.must(t, b.bin(), "replay", file)
+	if !strings.Contains(out, "100 % of ") {
 		t.Errorf("replay:\n%s", out)
 	}
+	t.Log(strings.TrimSpace(out))
+	if m := inside.must(t, "curl", "-s", "http://"+b.at("80")+"/metrics"); !strings.Contains(m,
+		"casemate_upstream_connections_total 0\n") {
+		t.Error("a closed bastion has tried to connect")
+	}
 	b.casemate(t, "image", "remove", "registry.k8s.io/pause:3.10")
-	out := inside.fails(t, "registry.k8s.io/v2/pause/manifests/3.10", b.bin(), "replay", file)
+	out = inside.fails(t, "registry.k8s.io/v2/pause/manifests/3.10", b.bin(), "replay", file)
 	if strings.Contains(out, "stable.txt") {
 		t.Errorf("replay names what is there:\n%s", out)
 	}
+}
+
+// only leaves a host no route but to its peers.
+func (h *host) only(t *testing.T, peers ...*host) {
+	t.Helper()
+	must(t, "ip", "-n", h.ns, "route", "flush", "table", "main")
+	for _, p := range peers {
+		must(t, "ip", "-n", h.ns, "route", "add", p.ip, "dev", "eth0")
+	}
+	if out := strings.TrimSpace(must(t, "ip", "-n", h.ns, "route")); strings.Count(out, "\n")+1 != len(peers) ||
+		strings.Contains(out, "default") {
+		t.Fatalf("the routes of %s:\n%s", h.name, out)
+	}
+}
+
+// searchTar returns where text stands in a tar archive, in any case, also below layers of compression.
+func searchTar(t *testing.T, file, text string) (where []string) {
+	t.Helper()
+	f, err := os.Open(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for r := tar.NewReader(f); ; {
+		h, err := r.Next()
+		if err == io.EOF {
+			return where
+		}
+		var content []byte
+		if err == nil {
+			content, err = io.ReadAll(r)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name := h.Name; content != nil; content, name = unpacked(content), name+", decompressed" {
+			if at := bytes.Index(bytes.ToLower(content), []byte(text)); at >= 0 {
+				where = append(where, fmt.Sprintf("%s: %q", name, content[max(0, at-100):min(len(content), at+100)]))
+			}
+		}
+	}
+}
+
+// unpacked decompresses content; nil if it is not compressed.
+func unpacked(content []byte) []byte {
+	var r io.Reader
+	var err error
+	switch {
+	case bytes.HasPrefix(content, []byte("\x1f\x8b")):
+		r, err = gzip.NewReader(bytes.NewReader(content))
+	case bytes.HasPrefix(content, []byte("\xfd7zXZ")):
+		r, err = xz.NewReader(bytes.NewReader(content))
+	case bytes.HasPrefix(content, []byte("\x28\xb5\x2f\xfd")):
+		r, err = zstd.NewReader(bytes.NewReader(content))
+	default:
+		return nil
+	}
+	if err != nil {
+		return nil
+	}
+	plain, err := io.ReadAll(r)
+	if err != nil {
+		return nil
+	}
+	return plain
 }

@@ -1,0 +1,96 @@
+package main
+
+import (
+	"cmp"
+	"net/url"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"casemate/appliance/admin"
+)
+
+func imageShowCommand(o *options) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "show IMAGE", Short: "show one image: what it is, and who brought it", Args: cobra.ExactArgs(1),
+		Long: `Show one image, NAME:TAG or NAME@DIGEST: its digest, size and platforms, when it was
+stored, by whom and with which imports, and what refers to it. Who brought it is from
+the audit log; nothing is known of what was stored before there was one.`,
+		Example:           "  casemate image show registry.k8s.io/pause:3.10",
+		ValidArgsFunction: o.complete(theImages),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := noScheme(args...); err != nil {
+				return err
+			}
+			var i admin.ImageDetails
+			err := o.client().call(cmd.Context(), "GET", "images/show", url.Values{"ref": args}, nil, &i)
+			if err != nil {
+				return o.suggest(cmd, err, theImages, args[0])
+			}
+			return o.print(cmd, i, func(t *table) {
+				t.line("image", i.Reference)
+				t.line("digest", i.Digest)
+				t.line("type", cmp.Or(i.MediaType, "-"))
+				t.line("size", size(i.Size))
+				t.line("platforms", cmp.Or(strings.Join(i.Platforms, ", "), "-"))
+				if len(i.Absent) > 0 {
+					t.line("not here", strings.Join(i.Absent, ", "))
+				}
+				if i.Damaged {
+					t.line("damaged", "its manifest is damaged or lost")
+				}
+				t.provenance(i.Provenance)
+				t.line("tags", cmp.Or(strings.Join(i.Tags, ", "), "-"))
+				for _, d := range i.Referrers {
+					t.line("referrer", d)
+				}
+			})
+		},
+	}
+	o.printsTimes(cmd, admin.ImageDetails{})
+	return cmd
+}
+
+func fileShowCommand(o *options) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "show URL", Short: "show one file: what it is, and who brought it", Args: cobra.ExactArgs(1),
+		Long: `Show one file: its digest and size, when it was stored, by whom and with which imports,
+and what redirects to it. Who brought it is from the audit log; nothing is known of
+what was stored before there was one.`,
+		Example:           "  casemate file show https://dl.k8s.io/release/v1.32.5/bin/linux/amd64/kubeadm",
+		ValidArgsFunction: o.complete(theFiles),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var f admin.FileDetails
+			err := o.client().call(cmd.Context(), "GET", "files/show", url.Values{"url": args}, nil, &f)
+			if err != nil {
+				return o.suggest(cmd, err, theFiles, args[0])
+			}
+			return o.print(cmd, f, func(t *table) {
+				t.line("file", f.URL)
+				t.line("digest", f.Digest)
+				t.line("size", size(f.Size))
+				t.provenance(f.Provenance)
+				for _, from := range f.Redirects {
+					t.line("redirect", from)
+				}
+			})
+		},
+	}
+	o.printsTimes(cmd, admin.FileDetails{})
+	return cmd
+}
+
+// provenance adds who brought something.
+func (t *table) provenance(p admin.Provenance) {
+	t.line("stored", t.when(p.Stored))
+	if e := p.Event; e != nil {
+		by := cmp.Or(e.Actor, "somebody without a name")
+		if e.From != "" {
+			by += " from " + e.From
+		}
+		t.line("by", by+", "+e.Verb)
+	} else {
+		t.line("by", "unknown")
+	}
+	t.line("imports", cmp.Or(strings.Join(p.Imports, ", "), "-"))
+}
