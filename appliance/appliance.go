@@ -383,6 +383,7 @@ func (a *Appliance) wire() {
 		Current: a.current, Lookup: a.lookup, Problems: &a.problems, Luck: &a.luck, ClockJumps: a.clock.Sentences,
 		DNSProblems: a.dns.Problems, DNSWarnings: a.dns.Warnings,
 		UpstreamProblems: a.upstream.Problems, UpstreamWarnings: a.upstream.Warnings,
+		Directory: a.directory.State,
 		Ready: a.ready, Now: a.opt.Now, Counts: func() (images, files int) { return setup.Counts(a.cluster) },
 	}
 	a.admin = &admin.API{
