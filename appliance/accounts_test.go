@@ -155,8 +155,8 @@ func TestEveryRouteOfEveryListenerAsks(t *testing.T) {
 	}
 }
 
-// checkCookies: the session of a browser is for the admin API of the bastions' own names alone, and not for other sites.
-// Where no OpenID provider is configured, logins say so.
+// checkCookies: the session of a browser is for the admin API of the bastions' own names alone, and not for other
+// sites. Where no OpenID provider is configured, logins say so.
 func checkCookies(t *testing.T, n *node, key string) {
 	t.Helper()
 	cookie := func(more ...string) func(*http.Request) {

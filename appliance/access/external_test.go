@@ -115,13 +115,15 @@ func TestUsersOfTheDirectory(t *testing.T) {
 		bob.May(Pull, Object{}) {
 		t.Errorf("without a group that has a role: %+v, %v", bob, err)
 	}
-	for name, password := range map[string]string{"ada": "wrong password", "eve": "right password", "ops": "right password",
+	for name, password := range map[string]string{"ada": "wrong password", "eve": "right password",
+		"ops":      "right password",
 		"ldap/ada": "right password", "": "right password"} {
 		if s, err := h.Authenticate(ctx, name, password); !errors.Is(err, ErrCredentials) {
 			t.Errorf("%q with %q is %+v, %v", name, password, s, err)
 		}
 	}
-	if local, err := h.Authenticate(ctx, "ops", "correct horse"); err != nil || local.Name != "ops" || local.May(Inspect, Object{}) {
+	if local, err := h.Authenticate(ctx, "ops", "correct horse"); err != nil || local.Name != "ops" ||
+		local.May(Inspect, Object{}) {
 		t.Errorf("a user of the cluster is %+v, %v", local, err)
 	}
 	// A token of the user is what the groups are now.
@@ -256,7 +258,8 @@ func TestEnter(t *testing.T) {
 		t.Errorf("%+v", k)
 	}
 	s, err := h.Bearer(ctx, text)
-	if err != nil || s.Name != "oidc/ada@example.com" || !s.May(Push, Image("team/app")) || s.May(Push, Image("other")) {
+	if err != nil || s.Name != "oidc/ada@example.com" || !s.May(Push, Image("team/app")) ||
+		s.May(Push, Image("other")) {
 		t.Errorf("%+v, %v", s, err)
 	}
 	if _, err := h.RevokeRole(ctx, root, "group:builders", "pusher"); err != nil {

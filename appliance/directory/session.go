@@ -272,8 +272,8 @@ func (s *session) search(p Place, filter string, limit int) (entries []*ldap.Ent
 		case ldap.LDAPResultSizeLimitExceeded:
 			more, err = true, nil
 		case ldap.LDAPResultReferral:
-			return nil, false, fmt.Errorf("%s is on another server (a referral), which is not asked: name that server in "+
-				"ldap.url: %w", p.Base, err)
+			return nil, false, fmt.Errorf("%s is on another server (a referral), which is not asked: name that server "+
+				"in ldap.url: %w", p.Base, err)
 		default:
 			return nil, false, fmt.Errorf("search %s: %w", p.Base, err)
 		}

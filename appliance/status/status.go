@@ -92,8 +92,8 @@ func (p *Page) Report(ctx context.Context) (any, error) {
 	warnings = append(append(warnings, p.ClockJumps()...), p.DNSWarnings()...)
 	warnings = append(warnings, p.UpstreamWarnings()...)
 	if err := p.Directory(); err != nil {
-		warnings = append(warnings, fmt.Sprintf("the directory of ldap.url could not be asked the last time, so its users could "+
-			"not log in, and those of the cluster could: %v", err))
+		warnings = append(warnings, fmt.Sprintf("the directory of ldap.url could not be asked the last time, so its "+
+			"users could not log in, and those of the cluster could: %v", err))
 	}
 	warnings = append(warnings, p.Luck.sentences(20)...)
 	for _, c := range p.Registry.Conflicts() {

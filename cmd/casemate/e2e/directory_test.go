@@ -82,9 +82,11 @@ func checkDirectory(t *testing.T, b *bastion, n *host, docker, auth []string) {
 		t.Fatal(err)
 	}
 	d.must(t, "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
-		"-subj", "/CN=dir", "-addext", "subjectAltName=IP:"+d.ip, "-keyout", d.path("dir.key"), "-out", d.path("dir.crt"))
+		"-subj", "/CN=dir", "-addext", "subjectAltName=IP:"+d.ip, "-keyout", d.path("dir.key"),
+		"-out", d.path("dir.crt"))
 	d.must(t, "/usr/sbin/slapadd", "-f", d.path("slapd.conf"), "-l", d.path("content.ldif"))
-	slapd := d.daemon(t, "slapd", "/usr/sbin/slapd", "-d", "0", "-f", d.path("slapd.conf"), "-h", "ldap://"+d.at("389")+"/")
+	slapd := d.daemon(t, "slapd", "/usr/sbin/slapd", "-d", "0", "-f", d.path("slapd.conf"), "-h",
+		"ldap://"+d.at("389")+"/")
 	ca, err := os.ReadFile(d.path("dir.crt"))
 	if err != nil {
 		t.Fatal(err)
@@ -169,7 +171,8 @@ func checkDirectory(t *testing.T, b *bastion, n *host, docker, auth []string) {
 		}
 		return nil
 	})
-	if out, err := b.tryIn("local horse\n", b.bin(), "--socket", b.socket, "user", "add", "night", "--password-stdin"); err != nil {
+	if out, err := b.tryIn("local horse\n", b.bin(), "--socket", b.socket, "user", "add", "night",
+		"--password-stdin"); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	if out, err := login("night", "local horse", skopeoLogin...); err != nil {
