@@ -11,6 +11,7 @@ import (
 
 	"casemate/appliance/access"
 	"casemate/appliance/content"
+	"casemate/appliance/oidc"
 	"casemate/appliance/packages"
 	"casemate/appliance/parts"
 	"casemate/appliance/repositories"
@@ -30,6 +31,10 @@ var answers = map[string]any{
 	"GET /v1/apikeys":                         []access.Key{},
 	"POST /v1/apikeys":                        NewKey{},
 	"POST /v1/login":                          NewKey{},
+	"POST /v1/login/oidc":                     oidc.Device{},
+	"POST /v1/login/oidc/finish":              LoginStep{},
+	"GET /v1/directory":                       []Source{},
+	"GET /v1/directory/users/{name}":          DirectoryUser{},
 	"GET /v1/settings":                        []settings.Setting{},
 	"GET /v1/settings/{key}":                  settings.Setting{},
 	"GET /v1/certs":                           []Cert{},
@@ -95,6 +100,8 @@ func (r Route) operation(schemas object) object {
 	switch {
 	case r.Local != "":
 		says = "Answered on the admin socket only: " + r.Local + "."
+	case r.Public != "":
+		says = "Needs no account: " + r.Public + "."
 	case r.Verb == "":
 		says = "Every account may."
 	default:

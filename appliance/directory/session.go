@@ -163,7 +163,13 @@ func (d *Directory) connected(ctx context.Context, s Settings, good string, do f
 // isAnswer reports errors that say something about a user, not about the directory.
 func isAnswer(err error) bool { return errors.Is(err, ErrUnknown) || errors.Is(err, ErrDenied) }
 
+// run binds and runs do. The library panics on some answers that are not LDAP.
 func (s *session) run(do func(*session) error) (bound bool, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("the answer is not LDAP: %v", p)
+		}
+	}()
 	if err := s.bind(); err != nil {
 		return false, err
 	}

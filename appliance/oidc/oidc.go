@@ -192,7 +192,6 @@ func discover(ctx context.Context, s Settings) (*found, error) {
 		config.RootCAs.AppendCertsFromPEM([]byte(s.CA))
 	}
 	client := &http.Client{
-		Timeout:   patience,
 		Transport: secureOnly{&http.Transport{TLSClientConfig: config, DisableKeepAlives: true}},
 		// A redirect could lead the client's secret elsewhere.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -214,32 +213,45 @@ func discover(ctx context.Context, s Settings) (*found, error) {
 	return f, nil
 }
 
-// secureOnly sends requests over TLS only, whatever the provider says where they go, and bounds the answers.
+// secureOnly sends requests over TLS only, whatever the provider says where they go, and bounds the time and the bytes of
+// the answers.
 type secureOnly struct{ to http.RoundTripper }
 
 func (t secureOnly) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r.URL.Scheme != "https" {
 		return nil, fmt.Errorf("the provider names an address without TLS, %.200s", r.URL.Redacted())
 	}
-	resp, err := t.to.RoundTrip(r)
-	if err == nil {
-		resp.Body = &boundedBody{resp.Body, maxAnswer}
+	ctx, cancel := context.WithTimeout(r.Context(), patience)
+	resp, err := t.to.RoundTrip(r.WithContext(ctx))
+	if err != nil {
+		cancel()
+		return nil, err
 	}
-	return resp, err
+	resp.Body = &boundedBody{resp.Body, cancel, maxAnswer}
+	return resp, nil
 }
 
+// boundedBody is an answer, which is closed when it has been read: oauth2 does not close all.
 type boundedBody struct {
-	io.ReadCloser
-	left int64
+	body   io.ReadCloser
+	cancel context.CancelFunc
+	left   int64
 }
 
 func (b *boundedBody) Read(p []byte) (int, error) {
 	if b.left <= 0 {
 		return 0, fmt.Errorf("the provider's answer is longer than %d bytes", maxAnswer)
 	}
-	n, err := b.ReadCloser.Read(p[:min(int64(len(p)), b.left)])
-	b.left -= int64(n)
+	n, err := b.body.Read(p[:min(int64(len(p)), b.left)])
+	if b.left -= int64(n); err != nil {
+		b.Close()
+	}
 	return n, err
+}
+
+func (b *boundedBody) Close() error {
+	b.cancel()
+	return b.body.Close()
 }
 
 // context returns ctx with the client that the libraries use.

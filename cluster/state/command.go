@@ -49,6 +49,7 @@ const (
 	kindSetFormat  opKind = 14
 	kindEvent      opKind = 15
 	kindSealEvents opKind = 16
+	kindQuiet      opKind = 17
 )
 
 func (*Put) kind() opKind        { return kindPut }
@@ -67,6 +68,7 @@ func (*DropClaims) kind() opKind { return kindDropClaims }
 func (*SetFormat) kind() opKind  { return kindSetFormat }
 func (*Event) kind() opKind      { return kindEvent }
 func (*SealEvents) kind() opKind { return kindSealEvents }
+func (*Quiet) kind() opKind      { return kindQuiet }
 
 // newOp returns an empty edit of the kind and the lowest format in which it is allowed; nil for an unknown kind.
 func newOp(k opKind) (op Op, since uint64) {
@@ -103,6 +105,8 @@ func newOp(k opKind) (op Op, since uint64) {
 		return new(Event), eventFormat
 	case kindSealEvents:
 		return new(SealEvents), eventFormat
+	case kindQuiet:
+		return new(Quiet), eventFormat
 	}
 	return nil, 0
 }

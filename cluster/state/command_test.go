@@ -36,6 +36,7 @@ func laterOps() []Op {
 		&Event{Time: 9, Actor: "alice", How: "password", From: "10.0.0.1", Verb: "file.put", Object: "a", Old: "b",
 			New: "c", Outcome: "d"},
 		&Event{Verb: "gc"},
+		&Quiet{},
 		&SealEvents{Name: "s", First: 3, Count: 4},
 	}
 }

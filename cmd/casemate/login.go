@@ -17,6 +17,7 @@ type whoami struct {
 	Name    string    `json:"name"`
 	How     string    `json:"how"`
 	Roles   []grant   `json:"roles"`
+	Groups  []string  `json:"groups,omitempty"`
 	Expires time.Time `json:"expires,omitzero"`
 }
 
@@ -32,6 +33,9 @@ func whoamiCommand(o *options) *cobra.Command {
 				t.line("name", w.Name)
 				t.line("proved by", w.How)
 				t.line("roles", describeGrants(w.Roles))
+				if len(w.Groups) > 0 {
+					t.line("by groups", strings.Join(w.Groups, ", "))
+				}
 				if !w.Expires.IsZero() {
 					t.line("until", t.when(w.Expires))
 				}
@@ -51,25 +55,28 @@ type login struct {
 
 func loginCommand(o *options) *cobra.Command {
 	var user string
-	var password, key bool
+	var password, key, openID bool
 	var life time.Duration
 	cmd := &cobra.Command{
 		Use: "login --server URL", Short: "log in to a bastion over https", Args: cobra.NoArgs,
-		Long: `Log in to a bastion over https, with a user and the password, or with an API key.
+		Long: `Log in to a bastion over https, with a user and the password (also of the LDAP
+directory), with an API key, or at the OpenID provider, in a browser on any host.
 Commands with the same --server (or CASEMATE_SERVER) then need no password. What is
 stored is not the password but a key of its own for this login, which ends after 12
 hours, by "casemate logout", and with the user. It is in a file that only you can
 read, casemate/servers.json below ~/.config. The server's certificate must be one that
 this host trusts, or that --ca vouches for, which is stored, too.`,
 		Example: `  casemate login --server https://casemate.internal --user ada
+  casemate login --server https://casemate.internal --oidc
   casemate login --server https://n1.casemate.internal --key-stdin --ca root.pem < ci.key`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if o.server == "" {
 				return usageError{errors.New("casemate login needs --server, like https://casemate.internal; " +
 					"on the bastion itself no login is needed")}
 			}
-			if password && key {
-				return usageError{errors.New("casemate login takes --password-stdin or --key-stdin, not both")}
+			if password && key || openID && (password || key || user != "" || life > 0) {
+				return usageError{errors.New("casemate login takes --password-stdin, --key-stdin or --oidc, and --user and " +
+					"--ttl only with a password")}
 			}
 			c := o.client()
 			if c.wrong != nil {
@@ -77,13 +84,21 @@ this host trusts, or that --ca vouches for, which is stored, too.`,
 			}
 			e := entry{CA: c.ca}
 			var err error
-			if key {
+			switch {
+			case openID:
+				k, err := c.loginOIDC(cmd)
+				if err != nil {
+					return err
+				}
+				e.Key, e.Login = k.Key, k.Name
+				c.authorize("Bearer " + e.Key)
+			case key:
 				e.Key, err = secretLine(cmd, "API key: ", true)
 				if err != nil {
 					return err
 				}
 				c.authorize("Bearer " + e.Key)
-			} else {
+			default:
 				if user, err = nameOf(cmd, user); err != nil {
 					return err
 				}
@@ -117,6 +132,7 @@ this host trusts, or that --ca vouches for, which is stored, too.`,
 	cmd.Flags().StringVar(&user, "user", "", "`NAME` of the user")
 	cmd.Flags().BoolVar(&password, "password-stdin", false, "read the password from the first line of standard input")
 	cmd.Flags().BoolVar(&key, "key-stdin", false, "read an API key from the first line of standard input")
+	cmd.Flags().BoolVar(&openID, "oidc", false, "log in at the OpenID provider, in a browser on any host")
 	durationVar(cmd.Flags(), &life, "ttl", "the login ends after `DURATION`, at most 12h (default: 12h)")
 	o.prints(cmd, login{})
 	return cmd

@@ -203,7 +203,7 @@ Begin with "casemate init", then "systemctl enable --now casemate" or
 	add("nodes", enrollCommand(o), doctorCommand(o), mirrorsCommand(o), kubesprayCommand(o))
 	add("cluster", configCommand(o), memberCommand(o), tokenCommand(o), clusterCommand(o), caCommand(o), certCommand(o))
 	add("access", loginCommand(o), logoutCommand(o), whoamiCommand(o), userCommand(o), roleCommand(o),
-		apikeyCommand(o), auditCommand(o))
+		apikeyCommand(o), directoryCommand(o), auditCommand(o))
 	add("upkeep", statusCommand(o), gcCommand(o), scrubCommand(o), backupCommand(o), reloadCommand(o),
 		versionCommand(o))
 	root.AddCommand(manCommand(root), dnsCommand(o))

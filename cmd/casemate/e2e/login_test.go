@@ -67,6 +67,7 @@ func TestLogins(t *testing.T) {
 		}
 	}
 	checkScopedKeys(t, b, n, docker, auth)
+	checkDirectory(t, b, n, docker, auth)
 }
 
 // checkScopedKeys: with an API key of a pusher below a prefix, clients push there and nowhere else, and not any more
