@@ -123,9 +123,6 @@ func (s Subject) May(v Verb, o Object) bool {
 	return slices.ContainsFunc(s.Grants, func(g Grant) bool { return g.gives(v, o) })
 }
 
-// MayAll reports whether the subject may do something with every object.
-func (s Subject) MayAll(v Verb) bool { return s.May(v, Object{}) }
-
 // Covers reports whether the subject may do everything that the grants allow.
 func (s Subject) Covers(grants []Grant) bool {
 	for _, g := range grants {

@@ -71,12 +71,6 @@ func splitKey(text string) (name string, secret []byte, ok bool) {
 	return name, secret, err == nil
 }
 
-// IsKey reports whether a text has the form of an API key.
-func IsKey(text string) bool {
-	_, _, ok := splitKey(text)
-	return ok
-}
-
 // key reads a key; fs.ErrNotExist if there is none.
 func (a *Access) key(name string) (k keyRecord, version uint64, err error) {
 	if err := checkKeyName(name); err != nil {
