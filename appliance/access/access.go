@@ -231,8 +231,8 @@ func (a *Access) Authenticate(ctx context.Context, name, password string) (Subje
 	return s, nil
 }
 
-// byPassword returns who has a name and a password: a user of the cluster, and only if there is none of this name, one of
-// the directory. So users of the cluster need no directory.
+// byPassword returns who has a name and a password: a user of the cluster, and only if there is none of this name, one
+// of the directory. So users of the cluster need no directory.
 func (a *Access) byPassword(ctx context.Context, name, password string) (Subject, error) {
 	realm := a.realm()
 	own, err := a.cfg.Users.Exists(name)

@@ -65,8 +65,8 @@ func (a *Access) login(ctx context.Context, s Subject, life time.Duration) (stri
 	return a.storeKey(ctx, k, life, gone)
 }
 
-// mayEnd refuses to end a key that may do what by may not. Logins of users who are gone, or whom the directory cannot be
-// asked about, are ended by whoever manages accounts.
+// mayEnd refuses to end a key that may do what by may not. Logins of users who are gone, or whom the directory cannot
+// be asked about, are ended by whoever manages accounts.
 func (a *Access) mayEnd(ctx context.Context, by Subject, k keyRecord) error {
 	if err := a.Allow(by, Manage, Object{"apikey", k.Name}); err != nil {
 		return err

@@ -149,6 +149,7 @@ var meanings = map[string][]string{
 	"own":                 {"stringArray"},
 	"packages":            {"stringArray"},
 	"parallel":            {"int"},
+	"oidc":                {"bool"},
 	"partial":             {"bool"},
 	"passphrase-file":     {"string"},
 	"password-stdin":      {"bool"},
@@ -414,6 +415,7 @@ func TestSchema(t *testing.T) {
 			writeSchema(&b, "doctor --line", reflect.TypeOf(doctorLine{}))
 		}
 	})
+	writeSchema(&b, "a command that deletes, with --dry-run", reflect.TypeOf(removal{}))
 	const page, begin, end = "../../docs/admin-api.md", "```text\n", "```\n"
 	text, err := os.ReadFile(page)
 	if err != nil {
