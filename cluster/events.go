@@ -160,7 +160,7 @@ func (d *deeds) count(what deed) {
 
 func (d *deeds) event() tree.Event {
 	e := tree.Event{Verb: d.first.verb, Object: d.first.object, Old: d.first.old, New: d.first.new}
-	if d.n > 1 {
+	if d.n > 1 && e.Object != "" {
 		e.Object = fmt.Sprintf("%s and %d more", e.Object, d.n-1)
 	}
 	return e
