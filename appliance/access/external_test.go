@@ -288,6 +288,12 @@ func TestEnter(t *testing.T) {
 	if _, err := h.Bearer(ctx, text); !errors.Is(err, ErrCredentials) {
 		t.Errorf("expired: %v", err)
 	}
+	// The next login of anybody removes what has ended.
+	_, k, err = h.Enter(ctx, "eve@example.com", []string{"/realm/a%b"})
+	h.must(err)
+	if keys, err := h.Keys(); err != nil || len(keys) != 1 || keys[0].Name != k.Name {
+		t.Errorf("%+v, %v", keys, err)
+	}
 	h.events = nil
 	for _, groups := range [][]string{nil, {"unknown"}} {
 		if _, _, err := h.Enter(ctx, "bob", groups); !errors.Is(err, ErrRefused) ||

@@ -42,7 +42,7 @@ type Page struct {
 	UpstreamProblems, UpstreamWarnings func() []string
 	// Directory returns why the LDAP directory could not be asked the last time.
 	Directory func() error
-	Rotation                           *rotation.Book
+	Rotation  *rotation.Book
 	// NotPermitted returns why names that the root does not permit are not enabled, and what changes that.
 	NotPermitted func(names ...string) string
 	// UnpermittedAddrs says the same of a node's addresses; "" if the root permits them all.
