@@ -343,7 +343,8 @@ func TestLogins(t *testing.T) {
 	text, k, err := h.Login(ctx, ada, 0)
 	h.must(err)
 	s, err := h.Bearer(ctx, text)
-	if err != nil || s.Name != "ada" || s.How != "key" || !s.May(Import, Object{}) || k.Expires.Sub(k.Created) != LoginLife {
+	if err != nil || s.Name != "ada" || s.How != "key" || !s.May(Import, Object{}) ||
+		k.Expires.Sub(k.Created) != LoginLife {
 		t.Errorf("%+v %v", s, err)
 	}
 	if _, _, err := h.Login(ctx, s, 0); err == nil {

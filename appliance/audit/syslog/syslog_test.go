@@ -21,7 +21,8 @@ func TestParseTarget(t *testing.T) {
 		"tls://user@a": "", "tls://a/b": "", "tls://a?b": "", "tls://" + strings.Repeat("a", 600): "",
 	} {
 		got, err := ParseTarget(text)
-		if (err != nil) != (want == "") || err == nil && (got.Addr() != want || got.TLS != strings.HasPrefix(text, "tls")) {
+		if (err != nil) != (want == "") ||
+			err == nil && (got.Addr() != want || got.TLS != strings.HasPrefix(text, "tls")) {
 			t.Errorf("%.40q: %+v, %v", text, got, err)
 		}
 	}

@@ -109,7 +109,8 @@ func checkDirectory(t *testing.T, b *bastion, n *host, docker, auth []string) {
 		return nil
 	})
 	b.casemate(t, "role", "grant", "group:site builders", "pusher", "--images-below", "team")
-	if out := b.casemate(t, "directory", "test", "ada"); !strings.Contains(out, "uid=ada,ou=people,") ||
+	out := b.casemate(t, "directory", "test", "ada")
+	if !strings.Contains(out, "uid=ada,ou=people,") ||
 		!strings.Contains(out, "juniors: none") ||
 		!strings.Contains(out, "site builders: pusher (images team), through another group") {
 		t.Errorf("directory test:\n%s", out)
