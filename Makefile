@@ -40,7 +40,7 @@ test: ## unit and in-process tests (about four minutes on two quiet cores)
 
 e2e: build ## end-to-end tests with real clients in network namespaces (root, Debian)
 	./cmd/casemate/e2e/prepare
-	$(GOTEST) -tags e2e -vet=off -timeout 60m -count 1 -v ./cmd/casemate/e2e/...
+	$(GOTEST) -tags e2e -vet=off -parallel 3 -timeout 60m -count 1 -v ./cmd/casemate/e2e/...
 
 bench: build ## compare with public peers on this machine, side by side; prints ratios and what is missed
 	./cmd/casemate/e2e/prepare bench
