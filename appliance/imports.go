@@ -29,7 +29,13 @@ func (a *Appliance) newImports() *content.Engine {
 		Managed: a.files.Managed,
 		Policy: func() content.Policy {
 			s := a.current.State().Settings
-			return content.Policy{Require: s.RequireSignature, Keys: s.ImportKeys}
+			p := content.Policy{Require: s.RequireSignature, Keys: s.ImportKeys, MaxSize: s.ImportMaxSize,
+				MinAge: s.ImportMinAge, ApproveWithin: s.ApproveWithin}
+			for _, host := range s.ImportOrigins {
+				host, _ = a.current.State().Origins.Canonical(host)
+				p.Origins = append(p.Origins, host)
+			}
+			return p
 		},
 		Origins: func(hosts []content.Host) (content.Origins, error) {
 			p, err := a.changes.PlanHosts(hosts)

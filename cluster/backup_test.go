@@ -28,6 +28,7 @@ import (
 	"casemate/cluster/blob"
 	"casemate/cluster/blob/blobtest"
 	"casemate/cluster/state"
+	"casemate/cluster/tree"
 )
 
 // pass is the passphrase of the tests, with as little work as age allows.
@@ -139,6 +140,43 @@ func TestBackupAndRestore(t *testing.T) {
 	again, _ := backup(t, n, pass)
 	if _, err := restoreWith(testConfig(t, t.TempDir()), again); err != nil {
 		t.Error(err)
+	}
+}
+
+// What waits for an approval waits in the restored cluster too, with its bytes.
+func TestBackupOfWhatWaits(t *testing.T) {
+	t.Parallel()
+	c := start(t, testConfig(t, t.TempDir()))
+	big := push(t, c.Tree(), []byte("staged"))
+	alice := tree.WithActor(context.Background(), tree.Actor{Name: "alice", How: "socket"})
+	bob := tree.WithActor(context.Background(), tree.Actor{Name: "bob", How: "socket"})
+	until := time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC)
+	err := c.Tree().Hold(alice, Held{Claim: "waits", Content: big, Until: until},
+		func(b Batch) error { As(b, "waits").Link("held", big); return nil },
+		func(b Batch) error { Gate(b, true); return nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, _ := backup(t, c, pass)
+	cfg := testConfig(t, t.TempDir())
+	if _, err := restoreWith(cfg, data); err != nil {
+		t.Fatal(err)
+	}
+	n := start(t, cfg)
+	held := n.Tree().Held()
+	if len(held) != 1 || held[0].Maker != "alice" || !n.Tree().Gated() {
+		t.Fatalf("%+v waits for an approval", held)
+	}
+	diff, _, _ := n.Tree().HeldEffect(held[0].ID)
+	approve := func(b Batch) error { Approve(b, held[0].ID, diff); return nil }
+	if err := n.Tree().Update(alice, approve); !errors.Is(err, ErrApproval) {
+		t.Errorf("the maker: %v", err)
+	}
+	if err := n.Tree().Update(bob, approve); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := n.Tree().ReadFile("held"); string(got) != "staged" {
+		t.Errorf("%q, %v", got, err)
 	}
 }
 

@@ -67,8 +67,12 @@ func (t *Tree) ClaimsOf(name string) []Claim {
 	if !fs.ValidPath(name) || name == "." {
 		return nil
 	}
-	var list []Claim
-	for _, e := range t.state().ClaimsOf(t.full(name)) {
+	return claimsOf(t.state(), t.full(name), name)
+}
+
+// claimsOf are the entries of a name in the whole tree, with the name that is told.
+func claimsOf(s *state.State, full, name string) (list []Claim) {
+	for _, e := range s.ClaimsOf(full) {
 		list = append(list, Claim{e.Claim, fileInfo(name, e), e.Data})
 	}
 	return list

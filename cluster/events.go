@@ -45,6 +45,12 @@ func (c *Cluster) events(ctx context.Context, ops []state.Op) []state.Op {
 			d.name(op.Name, "", "", true)
 		case *state.DropClaims:
 			d.add(deed{verb: "import.remove", object: op.Claim})
+		case *state.Hold:
+			d.add(deed{verb: "import.stage", object: op.Claim, new: op.Content})
+		case *state.Approve:
+			d.held("import.approve", op.ID)
+		case *state.Reject:
+			d.held("import.reject", op.ID)
 		case *state.Collect:
 			d.add(deed{verb: "gc.collect", object: fmt.Sprintf("%d unreferenced blobs", len(op.Digests))})
 		case *state.SetFormat:
@@ -136,6 +142,15 @@ func (d *deeds) add(what deed) {
 	d.count(what)
 }
 
+// held adds what is done to a held stage.
+func (d *deeds) held(verb, id string) {
+	for h := range d.s.Held() {
+		if h.ID == id {
+			d.add(deed{verb: verb, object: h.Claim, new: h.Content})
+		}
+	}
+}
+
 func (d *deeds) count(what deed) {
 	if d.n == 0 || what.object != d.last.object {
 		d.n++
@@ -145,7 +160,7 @@ func (d *deeds) count(what deed) {
 
 func (d *deeds) event() tree.Event {
 	e := tree.Event{Verb: d.first.verb, Object: d.first.object, Old: d.first.old, New: d.first.new}
-	if d.n > 1 {
+	if d.n > 1 && e.Object != "" {
 		e.Object = fmt.Sprintf("%s and %d more", e.Object, d.n-1)
 	}
 	return e

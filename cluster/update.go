@@ -115,6 +115,27 @@ func (c *Cluster) fits(ops []state.Op) bool {
 // commit proposes edits of names at one entry or, if they are too many for one, stages them in several and publishes
 // them with one. For patient see Tree.Patient.
 func (c *Cluster) commit(ctx context.Context, patient bool, ops []state.Op) (uint64, error) {
+	approvers(ctx, ops)
+	cuts := c.cuts(ops)
+	if len(cuts) == 1 {
+		r, err := c.proposeAll(ctx, patient, ops)
+		return r.Index, err
+	}
+	// If we were to crash before Publish, nothing was visible, and the stage expires with the next GC.
+	id := "update-" + rand.Text()
+	if err := c.stage(ctx, patient, id, ops, cuts); err != nil {
+		return 0, err
+	}
+	// The whole batch is one act, which happens now.
+	r, err := c.proposeRecorded(ctx, patient, []state.Op{&state.Publish{ID: id}}, c.events(ctx, ops))
+	if err != nil {
+		return 0, c.dropStage(ctx, id, err)
+	}
+	return r.Index, nil
+}
+
+// cuts returns where the edits are cut so that each part fits into one entry; the first is 0.
+func (c *Cluster) cuts(ops []state.Op) []int {
 	cuts, size := []int{0}, 0
 	for i, op := range ops {
 		n := state.Size(op)
@@ -123,12 +144,11 @@ func (c *Cluster) commit(ctx context.Context, patient bool, ops []state.Op) (uin
 		}
 		size += n
 	}
-	if len(cuts) == 1 {
-		r, err := c.proposeAll(ctx, patient, ops)
-		return r.Index, err
-	}
-	// If we were to crash before Publish, nothing was visible, and the stage expires with the next GC.
-	id := "update-" + rand.Text()
+	return cuts
+}
+
+// stage stages the edits, one entry for each part. After an error the stage is dropped.
+func (c *Cluster) stage(ctx context.Context, patient bool, id string, ops []state.Op, cuts []int) error {
 	until := c.cfg.Now().Add(c.cfg.PinTime).UnixNano()
 	for i, from := range cuts {
 		to := len(ops)
@@ -137,15 +157,10 @@ func (c *Cluster) commit(ctx context.Context, patient bool, ops []state.Op) (uin
 		}
 		stage := &state.Stage{ID: id, Until: until, From: uint64(from), Ops: ops[from:to]}
 		if _, err := c.proposeAll(ctx, patient, []state.Op{stage}); err != nil {
-			return 0, c.dropStage(ctx, id, err)
+			return c.dropStage(ctx, id, err)
 		}
 	}
-	// The whole batch is one act, which happens now.
-	r, err := c.proposeRecorded(ctx, patient, []state.Op{&state.Publish{ID: id}}, c.events(ctx, ops))
-	if err != nil {
-		return 0, c.dropStage(ctx, id, err)
-	}
-	return r.Index, nil
+	return nil
 }
 
 // maxEdits is the maximum number of edits in one log entry: the state accepts more, but one entry should not delay the

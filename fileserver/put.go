@@ -99,18 +99,43 @@ func (s *Server) put(ctx context.Context, key string, body io.Reader, expect []s
 // them. The host need not be an origin any more. fs.ErrPermission: it is a file of a repository of packages, which only
 // changes with its metadata. fs.ErrNotExist: there is none. syscall.EAGAIN: no majority now.
 func (s *Server) Delete(ctx context.Context, url string) error {
-	a, err := parseURL(url)
+	key, err := s.removable(url)
 	if err != nil {
 		return err
 	}
+	return s.delete(ctx, key, nil)
+}
+
+// Removable returns the file that Delete would delete, or the error that it would return.
+func (s *Server) Removable(url string) (Info, error) {
+	key, err := s.removable(url)
+	if err != nil {
+		return Info{}, err
+	}
+	h, err := s.stat(key)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Info{}, fmt.Errorf("there is no file %s: %w", URL(key), fs.ErrNotExist)
+	}
+	if err != nil {
+		return Info{}, fmt.Errorf("delete %s: %w", URL(key), err)
+	}
+	return h.info(), nil
+}
+
+// removable returns the key of a file that people may delete.
+func (s *Server) removable(url string) (string, error) {
+	a, err := parseURL(url)
+	if err != nil {
+		return "", err
+	}
 	if s.Managed(a.key(a.query)) {
-		return fmt.Errorf("delete %s: %s: %w", a.url(), isManaged, fs.ErrPermission)
+		return "", fmt.Errorf("delete %s: %s: %w", a.url(), isManaged, fs.ErrPermission)
 	}
 	a, _ = s.canonical(a)
 	if _, err := s.stat(a.key(a.signed)); err == nil && a.signed != "" {
 		a.query = a.signed // stored by an earlier version
 	}
-	return s.delete(ctx, a.key(a.query), nil)
+	return a.key(a.query), nil
 }
 
 func (s *Server) delete(ctx context.Context, key string, version *uint64) error {

@@ -188,6 +188,33 @@ func (c *CA) issue(ctx context.Context, s *snapshot, out *Issued, pub crypto.Pub
 
 func serialText(n *big.Int) string { return fmt.Sprintf("%032x", n) }
 
+// serialOf parses a serial number as people write it: hex, with colons or without.
+func serialOf(text string) (string, error) {
+	n, ok := new(big.Int).SetString(stripColons(text), 16)
+	if !ok || n.Sign() <= 0 || n.BitLen() > 159 {
+		return "", mistakef("serial number must be in hex, as cert list shows it, got %.60q", text)
+	}
+	return serialText(n), nil
+}
+
+// Find returns the certificate made by Issue with a serial number, in the form that Revoke takes; fs.ErrNotExist if
+// there is none.
+func (c *CA) Find(serial string) (Certificate, error) {
+	serial, err := serialOf(serial)
+	if err != nil {
+		return Certificate{}, err
+	}
+	list, err := c.List()
+	if err != nil {
+		return Certificate{}, err
+	}
+	i := slices.IndexFunc(list, func(cert Certificate) bool { return cert.Serial == serial })
+	if i < 0 {
+		return Certificate{}, fmt.Errorf("there is no certificate %s: %w", serial, fs.ErrNotExist)
+	}
+	return list[i], nil
+}
+
 // List returns the certificates made by Issue, the newest first; expired ones for thirty days.
 func (c *CA) List() ([]Certificate, error) {
 	all, err := c.issued()
@@ -210,12 +237,11 @@ func (c *CA) List() ([]Certificate, error) {
 // Revoke puts a certificate made by Issue on its intermediate's revocation list. serial is hex, as List shows it;
 // colons and case do not matter. An unknown one is fs.ErrNotExist; one that is revoked already stays as it is.
 func (c *CA) Revoke(ctx context.Context, serial string) error {
-	n, ok := new(big.Int).SetString(stripColons(serial), 16)
-	if !ok || n.Sign() <= 0 || n.BitLen() > 159 {
-		return mistakef("serial number must be in hex, as cert list shows it, got %.60q", serial)
+	serial, err := serialOf(serial)
+	if err != nil {
+		return err
 	}
-	serial = serialText(n)
-	err := c.retry(func(*snapshot) error {
+	err = c.retry(func(*snapshot) error {
 		r, err := c.readIssued(serial)
 		if err != nil || r.Revoked != 0 {
 			return err

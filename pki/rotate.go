@@ -3,6 +3,7 @@ package pki
 import (
 	"context"
 	"crypto"
+	"crypto/sha256"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -221,13 +222,30 @@ func (c *CA) Rotation() (since time.Time, overlap bool) {
 	return time.Unix(s.state.Since, 0).UTC(), true
 }
 
+// FinishDrops returns the SHA-256 fingerprint, in hex, of the root that FinishRotation would drop. It is an error if no
+// rotation is under way.
+func (c *CA) FinishDrops() (fingerprint string, err error) {
+	s, err := c.current()
+	if err != nil {
+		return "", err
+	}
+	if s.old == nil {
+		return "", errNoRotation()
+	}
+	return fmt.Sprintf("%x", sha256.Sum256(s.old.anchor.Raw)), nil
+}
+
+func errNoRotation() error {
+	return mistakef("no rotation is under way: casemate ca rotate begins one")
+}
+
 // FinishRotation ends the overlap: the old root is not distributed any more, its cross certificate is not sent any
 // more, and its key is destroyed. Clients that trust only the old root fail from now on, unless Undo begins the overlap
 // again.
 func (c *CA) FinishRotation(ctx context.Context) error {
 	err := c.retry(func(s *snapshot) error {
 		if s.old == nil {
-			return mistakef("no rotation is under way: casemate ca rotate begins one")
+			return errNoRotation()
 		}
 		ch := &change{base: s, next: s.state}
 		ch.next.Old, ch.next.Done, ch.next.Finished = nil, s.state.Old, c.now().Unix()

@@ -1,11 +1,15 @@
 package admin
 
 import (
+	"fmt"
+	"io/fs"
 	"net/http"
+	"slices"
 	"time"
 
 	"casemate/appliance/access"
 	"casemate/appliance/usage"
+	"casemate/appliance/user"
 )
 
 // accountRoutes serves users, roles and API keys. What an account may do about others is decided by the room access,
@@ -30,9 +34,10 @@ func (a *API) accountRoutes(on *routes) {
 		}
 		return nil, a.Access.SetPassword(r.Context(), subject(r), r.PathValue("name"), in.Password)
 	})
-	on.json("DELETE /v1/users/{name}", to(access.Manage).named("user", "name"), func(r *http.Request) (any, error) {
-		return nil, a.Access.RemoveUser(r.Context(), subject(r), r.PathValue("name"))
-	})
+	on.removes("DELETE /v1/users/{name}", to(access.Manage).named("user", "name"), a.userToRemove,
+		func(r *http.Request) (any, error) {
+			return nil, a.Access.RemoveUser(r.Context(), subject(r), r.PathValue("name"))
+		})
 	on.json("GET /v1/roles", anyAccount, func(*http.Request) (any, error) { return rolesOf(access.Roles()), nil })
 	on.json("GET /v1/accounts", to(access.Inspect), func(*http.Request) (any, error) { return a.Access.Accounts() })
 	on.json("POST /v1/accounts/{name}/roles", to(access.Manage).named("account", "name"),
@@ -43,13 +48,13 @@ func (a *API) accountRoutes(on *routes) {
 			}
 			return a.Access.GrantRole(r.Context(), subject(r), r.PathValue("name"), in)
 		})
-	on.json("DELETE /v1/accounts/{name}/roles/{role}", to(access.Manage).named("account", "name"),
+	on.removes("DELETE /v1/accounts/{name}/roles/{role}", to(access.Manage).named("account", "name"), a.roleToRevoke,
 		func(r *http.Request) (any, error) {
 			return a.Access.RevokeRole(r.Context(), subject(r), r.PathValue("name"), r.PathValue("role"))
 		})
 	on.json("GET /v1/apikeys", to(access.Inspect), func(*http.Request) (any, error) { return a.Access.Keys() })
 	on.json("POST /v1/apikeys", to(access.Manage), a.postKey)
-	on.json("DELETE /v1/apikeys/{name}", anyAccount, func(r *http.Request) (any, error) {
+	on.removes("DELETE /v1/apikeys/{name}", anyAccount, a.keyToRevoke, func(r *http.Request) (any, error) {
 		return nil, a.Access.RevokeKey(r.Context(), subject(r), r.PathValue("name"))
 	})
 	on.json("POST /v1/login", anyAccount, a.postLogin)
@@ -163,4 +168,77 @@ func (a *API) postLogin(r *http.Request) (any, error) {
 		return nil, err
 	}
 	return NewKey{k, text}, nil
+}
+
+// account returns the user or group of that name.
+func (a *API) account(name string) (access.Account, error) {
+	list, err := a.Access.Accounts()
+	if err != nil {
+		return access.Account{}, err
+	}
+	i := slices.IndexFunc(list, func(u access.Account) bool { return u.Name == name })
+	if i < 0 {
+		return access.Account{}, fmt.Errorf("there is no user or group %s: %w", name, fs.ErrNotExist)
+	}
+	return list[i], nil
+}
+
+// keys adds the API keys for which match holds.
+func (a *API) keys(out *Removal, match func(access.Key) bool) error {
+	list, err := a.Access.Keys()
+	for _, k := range list {
+		if match(k) {
+			out.add("API key", k.Name, 0)
+		}
+	}
+	return err
+}
+
+// userToRemove lists the user that a request would remove, with roles and logins.
+func (a *API) userToRemove(r *http.Request) (*Removal, error) {
+	name := r.PathValue("name")
+	if err := user.CheckName(name); err != nil {
+		return nil, err
+	}
+	u, err := a.account(name)
+	if err != nil {
+		return nil, err
+	}
+	out := &Removal{}
+	out.add("user", name, 0)
+	for _, g := range u.Roles {
+		out.add("role", g.Role, 0)
+	}
+	return out, a.keys(out, func(k access.Key) bool { return k.Owner == name })
+}
+
+// roleToRevoke lists the role that a request would take from an account.
+func (a *API) roleToRevoke(r *http.Request) (*Removal, error) {
+	account, role := r.PathValue("name"), r.PathValue("role")
+	u, err := a.account(account)
+	if err != nil {
+		return nil, err
+	}
+	out := &Removal{Notes: []string{account + " can no longer use what only this role allows"}}
+	for _, g := range u.Roles {
+		if g.Role == role {
+			out.add("role", role+" of "+account, 0)
+		}
+	}
+	if out.Count == 0 {
+		return nil, fmt.Errorf("%s does not have the role %s: %w", account, role, fs.ErrNotExist)
+	}
+	return out, nil
+}
+
+// keyToRevoke lists the API key that a request would revoke.
+func (a *API) keyToRevoke(r *http.Request) (*Removal, error) {
+	name, out := r.PathValue("name"), &Removal{}
+	if err := a.keys(out, func(k access.Key) bool { return k.Name == name }); err != nil {
+		return nil, err
+	}
+	if out.Count == 0 {
+		return nil, fmt.Errorf("there is no API key %s: %w", name, fs.ErrNotExist)
+	}
+	return out, nil
 }

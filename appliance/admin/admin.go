@@ -99,6 +99,7 @@ func (a *API) register(on *routes) {
 		a.imageRoutes,
 		a.fileRoutes,
 		a.importRoutes,
+		a.approvalRoutes,
 		a.partRoutes,
 		a.openapiRoutes,
 		a.enrollRoutes,
@@ -132,11 +133,12 @@ type routes struct {
 type route struct {
 	pattern string
 	asks    asks
+	planned bool // it answers ?dry-run=1
 }
 
 // stream adds a handler that writes its own response.
 func (on *routes) stream(pattern string, asks asks, h http.HandlerFunc) {
-	on.all = append(on.all, route{pattern, asks})
+	on.all = append(on.all, route{pattern: pattern, asks: asks})
 	on.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 		if err := asks.allow(on.a.Access, r); err != nil {
 			on.a.adminError(w, r, err)

@@ -12,6 +12,7 @@ import (
 	"casemate/appliance/oidc"
 	"casemate/appliance/reply"
 	"casemate/appliance/usage"
+	"casemate/cluster"
 	"casemate/pki"
 )
 
@@ -53,7 +54,8 @@ func statusOf(err error) int {
 	switch {
 	case errors.Is(err, unauthenticated{}), errors.Is(err, access.ErrCredentials):
 		return http.StatusUnauthorized
-	case errors.Is(err, access.ErrRefused), errors.Is(err, oidc.ErrRefused), errors.As(err, new(forbidden)):
+	case errors.Is(err, access.ErrRefused), errors.Is(err, oidc.ErrRefused), errors.Is(err, cluster.ErrApproval),
+		errors.As(err, new(forbidden)):
 		return http.StatusForbidden
 	case errors.As(err, &mistake),
 		errors.Is(err, fs.ErrInvalid),

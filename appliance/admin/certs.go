@@ -2,6 +2,7 @@ package admin
 
 import (
 	"net/http"
+	"strings"
 	"time"
 
 	"casemate/appliance/access"
@@ -13,7 +14,7 @@ import (
 func (a *API) certRoutes(on *routes) {
 	on.stream("GET /v1/ca", to(access.List),
 		func(w http.ResponseWriter, r *http.Request) { reply.Send(w, r, "application/x-pem-file", a.CA.Roots()) })
-	on.json("POST /v1/ca/rotate", to(access.Administer), func(r *http.Request) (any, error) {
+	on.removes("POST /v1/ca/rotate", to(access.Administer), a.rootToRemove, func(r *http.Request) (any, error) {
 		var in rotateRequest
 		if err := read(r, &in); err != nil {
 			return nil, err
@@ -22,7 +23,7 @@ func (a *API) certRoutes(on *routes) {
 	})
 	on.json("GET /v1/certs", to(access.Inspect), a.getCerts)
 	on.json("POST /v1/certs", to(access.Operate), a.postCert)
-	on.json("POST /v1/certs/{serial}/revoke", to(access.Operate).named("certificate", "serial"),
+	on.removes("POST /v1/certs/{serial}/revoke", to(access.Operate).named("certificate", "serial"), a.certToRevoke,
 		func(r *http.Request) (any, error) {
 			return nil, a.CA.Revoke(r.Context(), r.PathValue("serial"))
 		})
@@ -70,4 +71,18 @@ func (a *API) postCert(r *http.Request) (any, error) {
 		Chain       string `json:"chain"`
 		Key         string `json:"key,omitempty"`
 	}{c.Serial, string(c.Cert), string(c.Chain), string(c.Key)}, nil
+}
+
+// certToRevoke lists the certificate that a request would revoke.
+func (a *API) certToRevoke(r *http.Request) (*Removal, error) {
+	cert, err := a.CA.Find(r.PathValue("serial"))
+	if err != nil {
+		return nil, err
+	}
+	out := &Removal{}
+	out.add("certificate", cert.Serial+" ("+strings.Join(cert.Names, " ")+")", 0)
+	if !cert.Revoked.IsZero() {
+		out.Notes = []string{"it is revoked already"}
+	}
+	return out, nil
 }

@@ -20,9 +20,20 @@ func (a *API) fileRoutes(on *routes) {
 		}
 		return File{i.URL, i.Digest, i.Size, i.Time}, nil
 	})
-	on.json("DELETE /v1/files", to(access.Delete).on(a.file), func(r *http.Request) (any, error) {
+	on.removes("DELETE /v1/files", to(access.Delete).on(a.file), a.fileToRemove, func(r *http.Request) (any, error) {
 		return nil, a.Files.Delete(r.Context(), r.URL.Query().Get("url"))
 	})
+}
+
+// fileToRemove lists the file that a request would delete.
+func (a *API) fileToRemove(r *http.Request) (*Removal, error) {
+	i, err := a.Files.Removable(r.URL.Query().Get("url"))
+	if err != nil {
+		return nil, err
+	}
+	out := &Removal{}
+	out.add("file", i.URL, i.Size)
+	return out, nil
 }
 
 type File struct {

@@ -15,7 +15,7 @@ import (
 // imageRoutes serves images.
 func (a *API) imageRoutes(on *routes) {
 	on.json("GET /v1/images", to(access.List), a.getImages)
-	on.json("DELETE /v1/images", to(access.Delete).on(a.repository),
+	on.removes("DELETE /v1/images", to(access.Delete).on(a.repository), a.imagesToRemove,
 		func(r *http.Request) (any, error) { return nil, a.deleteImage(r.Context(), r.FormValue("ref")) })
 }
 
@@ -32,18 +32,19 @@ type Image struct {
 func (a *API) getImages(r *http.Request) (any, error) {
 	prefix := r.URL.Query().Get("prefix")
 	// only the repository's part of the prefix; manifests of other repositories are not read
-	name, _, _ := strings.Cut(prefix, "@")
-	if i := strings.LastIndexByte(name, ':'); i > strings.LastIndexByte(name, '/') {
-		name = name[:i]
-	}
+	name := repositoryOf(prefix)
 	return streamOf(a.Registry.ImagesBelow(r.Context(), name), func(i registry.Image) (any, bool) {
-		ref := i.Name + ":" + i.Reference
-		if i.Reference == "" {
-			ref = i.Name + "@" + i.Digest.String()
-		}
-		info := Image{i.Name, ref, i.Digest.String(), i.MediaType, i.Size, i.Sparse, i.Lost}
-		return info, strings.HasPrefix(ref, prefix)
+		info := imageOf(i)
+		return info, strings.HasPrefix(info.Reference, prefix)
 	}), nil
+}
+
+func imageOf(i registry.Image) Image {
+	ref := i.Name + ":" + i.Reference
+	if i.Reference == "" {
+		ref = i.Name + "@" + i.Digest.String()
+	}
+	return Image{i.Name, ref, i.Digest.String(), i.MediaType, i.Size, i.Sparse, i.Lost}
 }
 
 // deleteImage deletes a tag (name:tag), a manifest with its tags (name@digest), or all of a repository (name).
@@ -51,11 +52,7 @@ func (a *API) deleteImage(ctx context.Context, ref string) error {
 	if ref == "" {
 		return usage.Errorf("ref is missing")
 	}
-	if host, rest, ok := strings.Cut(ref, "/"); ok {
-		if o, known := a.Current.State().Origins.Canonical(host); known {
-			ref = o + "/" + rest
-		}
-	}
+	ref = a.canonical(ref)
 	if strings.Contains(ref, "@") || strings.Contains(ref[strings.LastIndexByte(ref, '/')+1:], ":") {
 		return a.Registry.DeleteImage(ctx, ref)
 	}
@@ -86,16 +83,63 @@ func (a *API) deleteImage(ctx context.Context, ref string) error {
 	}
 }
 
-// repository is the object of a request about ref.
-func (a *API) repository(r *http.Request) access.Object {
-	name, _, _ := strings.Cut(r.FormValue("ref"), "@")
+// canonical returns the reference with the origin of its host, if that is an alias.
+func (a *API) canonical(ref string) string {
+	if host, rest, ok := strings.Cut(ref, "/"); ok {
+		if o, known := a.Current.State().Origins.Canonical(host); known {
+			return o + "/" + rest
+		}
+	}
+	return ref
+}
+
+// repositoryOf cuts the tag or digest off a reference.
+func repositoryOf(ref string) string {
+	name, _, _ := strings.Cut(ref, "@")
 	if i := strings.LastIndexByte(name, ':'); i > strings.LastIndexByte(name, '/') {
 		name = name[:i]
 	}
-	if host, rest, ok := strings.Cut(name, "/"); ok {
-		if o, known := a.Current.State().Origins.Canonical(host); known {
-			name = o + "/" + rest
+	return name
+}
+
+// imagesToRemove lists what deleteImage would delete.
+func (a *API) imagesToRemove(r *http.Request) (*Removal, error) {
+	ref := r.FormValue("ref")
+	if ref == "" {
+		return nil, usage.Errorf("ref is missing")
+	}
+	ref = a.canonical(ref)
+	name, out, counted := repositoryOf(ref), &Removal{}, map[string]bool{}
+	for i, err := range a.Registry.ImagesBelow(r.Context(), name) {
+		if err != nil {
+			return nil, err
+		}
+		info := imageOf(i)
+		if i.Name != name || ref != name && ref != info.Reference && ref != i.Name+"@"+info.Digest {
+			continue
+		}
+		if bytes := i.Size; !counted[info.Digest] {
+			counted[info.Digest] = true
+			out.add("image", info.Reference, bytes)
+		} else {
+			out.add("image", info.Reference, 0)
 		}
 	}
-	return access.Image(name)
+	if _, digest, ok := strings.Cut(ref, "@"); ok && out.Count == 0 { // part of an index, which lists do not show
+		path, err := a.Registry.TreeName(name, "", digest)
+		if err == nil {
+			if _, err = a.Tree.Stat("registry/" + path); err == nil {
+				out.add("image", ref, 0)
+			}
+		}
+	}
+	if out.Count == 0 {
+		return nil, fmt.Errorf("there is no image %s: %w", ref, fs.ErrNotExist)
+	}
+	return out, nil
+}
+
+// repository is the object of a request about ref.
+func (a *API) repository(r *http.Request) access.Object {
+	return access.Image(a.canonical(repositoryOf(r.FormValue("ref"))))
 }

@@ -3,6 +3,7 @@ package admin
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 
@@ -12,6 +13,7 @@ import (
 	"casemate/appliance/reply"
 	"casemate/appliance/usage"
 	"casemate/bundle/python"
+	"casemate/cluster"
 )
 
 // importRoutes serves imports.
@@ -23,7 +25,7 @@ func (a *API) importRoutes(on *routes) {
 		func(r *http.Request) (any, error) { return a.Imports.ListFor(r.Context()) })
 	on.json("GET /v1/imports/{name}", to(access.List).named("import", "name"),
 		func(r *http.Request) (any, error) { return a.Imports.Show(r.PathValue("name")) })
-	on.json("DELETE /v1/imports/{name}", to(access.Import).named("import", "name"),
+	on.removes("DELETE /v1/imports/{name}", to(access.Import).named("import", "name"), a.importToRemove,
 		func(r *http.Request) (any, error) {
 			removed, err := a.Imports.Remove(r.Context(), r.PathValue("name"))
 			if err == nil {
@@ -31,6 +33,31 @@ func (a *API) importRoutes(on *routes) {
 			}
 			return removed, err
 		})
+}
+
+// approvalRoutes serves the approval of staged imports.
+func (a *API) approvalRoutes(on *routes) {
+	on.json("GET /v1/approvals/{name}", to(access.List).named("import", "name"),
+		func(r *http.Request) (any, error) { return a.Imports.Diff(r.PathValue("name")) })
+	on.json("POST /v1/approvals/{name}", to(access.Approve).named("import", "name"), a.approveImport)
+	on.json("POST /v1/approvals/{name}/reject", to(access.Approve).named("import", "name"),
+		func(r *http.Request) (any, error) { return nil, a.Imports.Reject(r.Context(), r.PathValue("name")) })
+}
+
+// approveImport is POST /v1/approvals/NAME. Who approves is a person: whoever may create an API key could else
+// approve an import of their own with it.
+func (a *API) approveImport(r *http.Request) (any, error) {
+	var in struct{ Diff string }
+	if err := read(r, &in); err != nil {
+		return nil, err
+	}
+	if in.Diff == "" {
+		return nil, usage.Errorf("diff is missing: it is the digest that casemate import diff shows")
+	}
+	if key, ok := strings.CutPrefix(subject(r).Name, "key/"); ok {
+		return nil, fmt.Errorf("an API key cannot approve, and %s is one: log in as a user: %w", key, cluster.ErrApproval)
+	}
+	return a.Imports.Approve(r.Context(), r.PathValue("name"), in.Diff)
 }
 
 // postImport takes over the connection: the command passes the files that it opened, and waits for the end of the
@@ -97,3 +124,27 @@ func (a *API) newImport(q handover.Request) (content.Request, error) {
 		Name: q.Name, Keys: keys, Repository: q.Repository, PythonIndex: index, DryRun: q.DryRun, Partial: q.Partial,
 	}, nil
 }
+
+// importToRemove lists the names that removing an import would make vanish or change.
+func (a *API) importToRemove(r *http.Request) (*Removal, error) {
+	plan, bytes, err := a.Imports.WouldRemove(r.PathValue("name"))
+	if err != nil {
+		return nil, err
+	}
+	out := &Removal{}
+	out.add("import", plan.Name, bytes)
+	for _, n := range plan.Vanished {
+		out.add(n.Kind, n.Name, 0)
+	}
+	for _, n := range plan.Back {
+		out.Notes = append(out.Notes, n.Name.Name+" shows again what it was: "+n.By)
+		if len(out.Notes) == maxNotes {
+			out.Notes = append(out.Notes, fmt.Sprintf("and so do %d more", len(plan.Back)-maxNotes))
+			break
+		}
+	}
+	return out, nil
+}
+
+// maxNotes is how many names with older content a Removal lists.
+const maxNotes = 20

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net/http"
+	"slices"
 	"time"
 
 	"casemate/appliance/access"
@@ -24,7 +25,7 @@ func (a *API) memberRoutes(on *routes) {
 		return a.format(), a.Cluster.RaiseFormat(r.Context(), newest)
 	})
 	on.json("POST /v1/tokens", to(access.Administer), a.postToken)
-	on.json("DELETE /v1/members/{name}", to(access.Administer).named("member", "name"),
+	on.removes("DELETE /v1/members/{name}", to(access.Administer).named("member", "name"), a.memberToRemove,
 		func(r *http.Request) (any, error) {
 			return a.removeMember(r.Context(), r.PathValue("name"), r.URL.Query().Get("force") == "1")
 		})
@@ -80,9 +81,7 @@ func (a *API) postToken(r *http.Request) (any, error) {
 // an interruption, repeating it does the rest. A node cannot remove itself, because it would stop in the middle.
 func (a *API) removeMember(ctx context.Context, node string, force bool) (any, error) {
 	if node == a.Node && len(a.Cluster.Members()) > 1 {
-		return nil, usage.Errorf("node %s is this node, which stops when it is removed: run the command on another "+
-			"node",
-			node)
+		return nil, errRemovesItself(node)
 	}
 	if err := a.Cluster.RemoveMember(ctx, node, force); err != nil {
 		if errors.Is(err, cluster.ErrUnsafe) {
@@ -106,6 +105,10 @@ func (a *API) removeMember(ctx context.Context, node string, force bool) (any, e
 	return map[string]any{"removed": node, "left": len(a.Cluster.Members())}, nil
 }
 
+func errRemovesItself(node string) error {
+	return usage.Errorf("node %s is this node, which stops when it is removed: run the command on another node", node)
+}
+
 // setAddress sets where a member's peer port is, as given by the operator.
 func (a *API) setAddress(node, addr string) error {
 	addr, err := config.PeerAddr(addr)
@@ -117,4 +120,20 @@ func (a *API) setAddress(node, addr string) error {
 	}
 	a.Log.Info("a node's address was set", "peer", node, "addr", addr)
 	return nil
+}
+
+// memberToRemove lists the node that a request would remove.
+func (a *API) memberToRemove(r *http.Request) (*Removal, error) {
+	name, members := r.PathValue("name"), a.Cluster.Members()
+	i := slices.IndexFunc(members, func(m cluster.Member) bool { return m.Node == name })
+	if i < 0 {
+		return nil, fmt.Errorf("there is no node %s: %w", name, fs.ErrNotExist)
+	}
+	if name == a.Node && len(members) > 1 {
+		return nil, errRemovesItself(name)
+	}
+	out := &Removal{Notes: []string{fmt.Sprintf("%d of %d nodes stay; no node can have the name %s again", len(members)-1,
+		len(members), name)}}
+	out.add(members[i].Role, name, 0)
+	return out, nil
 }

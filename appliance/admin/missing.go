@@ -12,7 +12,7 @@ import (
 // missingRoutes serves the missing book.
 func (a *API) missingRoutes(on *routes) {
 	on.json("GET /v1/missing", to(access.List), a.getMissing)
-	on.json("DELETE /v1/missing", to(access.Operate),
+	on.removes("DELETE /v1/missing", to(access.Operate), a.missesToRemove,
 		func(r *http.Request) (any, error) { return nil, a.Book.Clear(r.Context()) })
 	on.json("DELETE /v1/missing/entries", to(access.Operate), a.forgetMissing)
 }
@@ -42,4 +42,14 @@ func (a *API) forgetMissing(r *http.Request) (any, error) {
 		}
 	}
 	return nil, nil
+}
+
+// missesToRemove lists what the missing book has.
+func (a *API) missesToRemove(*http.Request) (*Removal, error) {
+	entries, err := a.Book.All()
+	out := &Removal{}
+	for _, e := range entries {
+		out.add("missed "+e.Kind, e.Name, 0)
+	}
+	return out, err
 }

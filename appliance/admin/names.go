@@ -2,6 +2,7 @@ package admin
 
 import (
 	"net/http"
+	"strings"
 
 	"casemate/appliance/access"
 	"casemate/appliance/names"
@@ -19,13 +20,14 @@ func (a *API) nameRoutes(on *routes) {
 			}
 			return nil, a.changeName(names.Set(r.Context(), a.Tree, r.PathValue("name"), r.PathValue("type"), in))
 		})
-	on.json("DELETE /v1/names/{name}/{type}", to(access.Operate).named("name", "name"),
+	on.removes("DELETE /v1/names/{name}/{type}", to(access.Operate).named("name", "name"), a.namesToRemove,
 		func(r *http.Request) (any, error) {
 			return nil, a.changeName(names.Delete(r.Context(), a.Tree, r.PathValue("name"), r.PathValue("type")))
 		})
-	on.json("DELETE /v1/names/{name}", to(access.Operate).named("name", "name"), func(r *http.Request) (any, error) {
-		return nil, a.changeName(names.Delete(r.Context(), a.Tree, r.PathValue("name"), ""))
-	})
+	on.removes("DELETE /v1/names/{name}", to(access.Operate).named("name", "name"), a.namesToRemove,
+		func(r *http.Request) (any, error) {
+			return nil, a.changeName(names.Delete(r.Context(), a.Tree, r.PathValue("name"), ""))
+		})
 }
 
 type Name struct {
@@ -51,4 +53,26 @@ func (a *API) changeName(err error) error {
 		return err
 	}
 	return a.RefreshNames()
+}
+
+// namesToRemove lists the records that a request would delete. One that cannot be read is listed by its name.
+func (a *API) namesToRemove(r *http.Request) (*Removal, error) {
+	path, err := names.Deleted(a.Tree, r.PathValue("name"), r.PathValue("type"))
+	if err != nil {
+		return nil, err
+	}
+	out := &Removal{}
+	if r.PathValue("type") != "" {
+		out.add("DNS record", nameOfRecord(path), 0)
+		return out, nil
+	}
+	for file := range a.Tree.Walk(path, "") {
+		out.add("DNS record", nameOfRecord(file), 0)
+	}
+	return out, nil
+}
+
+// nameOfRecord returns the name and the type of names/NAME/TYPE.
+func nameOfRecord(file string) string {
+	return strings.ReplaceAll(strings.TrimPrefix(file, "names/"), "/", " ")
 }

@@ -18,7 +18,7 @@ func (a *API) originRoutes(on *routes) {
 		}
 		return a.addOrigin(r.Context(), r.PathValue("host"), in.Aliases)
 	})
-	on.json("DELETE /v1/origins/{host}", to(access.Operate).named("origin", "host"),
+	on.removes("DELETE /v1/origins/{host}", to(access.Operate).named("origin", "host"), a.originToRemove,
 		func(r *http.Request) (any, error) {
 			return nil, a.Changes.RemoveOrigin(r.Context(), r.PathValue("host"))
 		})
@@ -54,4 +54,18 @@ func (a *API) getOrigins(*http.Request) (any, error) {
 		list = append(list, info)
 	}
 	return list, nil
+}
+
+// originToRemove lists the origin that a request would remove, with its aliases.
+func (a *API) originToRemove(r *http.Request) (*Removal, error) {
+	o, err := a.Changes.RemovableOrigin(r.PathValue("host"))
+	if err != nil {
+		return nil, err
+	}
+	out := &Removal{Notes: []string{"its images and files stay stored; clients no longer reach them by its names"}}
+	out.add("origin", o.Host, 0)
+	for _, alias := range o.Aliases {
+		out.add("alias", alias, 0)
+	}
+	return out, nil
 }

@@ -1,6 +1,8 @@
 package admin
 
 import (
+	"fmt"
+	"io/fs"
 	"net/http"
 
 	"casemate/appliance/access"
@@ -19,7 +21,7 @@ func (a *API) packageRoutes(on *routes) {
 			}
 			return a.Packages.Add(r.Context(), r.PathValue("name"), in.Format)
 		})
-	on.json("DELETE /v1/repositories/{name}", to(access.Operate).named("package repository", "name"),
+	on.removes("DELETE /v1/repositories/{name}", to(access.Operate).named("package repository", "name"), a.packagesToRemove,
 		func(r *http.Request) (any, error) {
 			return nil, a.Packages.Remove(r.Context(), r.PathValue("name"), r.FormValue("force") == "true")
 		})
@@ -50,9 +52,10 @@ func (a *API) packageRoutes(on *routes) {
 		}
 		return a.Packages.Put(r.Context(), r.PathValue("repository"), r.URL.Query().Get("force") == "true", next)
 	})
-	on.json("DELETE /v1/packages/{repository}", to(access.Delete).on(a.packages), func(r *http.Request) (any, error) {
-		return a.Packages.RemovePackages(r.Context(), r.PathValue("repository"), r.FormValue("package"))
-	})
+	on.removes("DELETE /v1/packages/{repository}", to(access.Delete).on(a.packages), a.packagesToRemove,
+		func(r *http.Request) (any, error) {
+			return a.Packages.RemovePackages(r.Context(), r.PathValue("repository"), r.FormValue("package"))
+		})
 }
 
 // RepositoryKey is the key that signs the repositories.
@@ -103,4 +106,27 @@ func (a *API) getPackages(r *http.Request) (any, error) {
 // packages is the object of a request about the packages of a repository.
 func (a *API) packages(r *http.Request) access.Object {
 	return access.File(a.Current.State().Settings.PackagesHost() + "/" + r.PathValue("repository"))
+}
+
+// packagesToRemove lists the packages that a request would remove: some of a repository, or all of it.
+func (a *API) packagesToRemove(r *http.Request) (*Removal, error) {
+	out := &Removal{}
+	repo, what := r.PathValue("repository"), r.FormValue("package")
+	if repo == "" {
+		repo, what = r.PathValue("name"), ""
+		out.add("package repository", repo, 0)
+	}
+	list, err := a.Packages.List(r.Context(), repo)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range list {
+		if what == "" || packages.Matches(what, p) {
+			out.add("package", p.Name+" "+p.Version+" "+p.Arch, p.Size)
+		}
+	}
+	if out.Count == 0 {
+		return nil, fmt.Errorf("the repository %s has no package %s: %w", repo, what, fs.ErrNotExist)
+	}
+	return out, nil
 }

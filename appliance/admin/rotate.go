@@ -2,6 +2,8 @@ package admin
 
 import (
 	"context"
+	"fmt"
+	"net/http"
 	"time"
 
 	"casemate/appliance/usage"
@@ -35,14 +37,52 @@ func (a *API) rotate(ctx context.Context, in rotateRequest) (rotated, error) {
 	case !in.Finish:
 		return rotated{}, a.CA.RotateTo(ctx, change)
 	}
-	if since, overlap := a.CA.Rotation(); overlap && !in.Yes {
-		p, err := a.Rotation.Progress()
-		if err != nil {
-			return rotated{}, err
-		}
-		if err := p.Ready(since, time.Now(), a.Current.State().Settings.Overlap); err != nil {
+	if !in.Yes {
+		if err := a.readyToFinish(); err != nil {
 			return rotated{}, err
 		}
 	}
 	return rotated{}, a.CA.FinishRotation(ctx)
+}
+
+// readyToFinish refuses to finish a rotation that would cut off clients.
+func (a *API) readyToFinish() error {
+	since, overlap := a.CA.Rotation()
+	if !overlap {
+		return nil
+	}
+	p, err := a.Rotation.Progress()
+	if err != nil {
+		return err
+	}
+	return p.Ready(since, time.Now(), a.Current.State().Settings.Overlap)
+}
+
+// rootToRemove lists the root that finishing a rotation drops. It fails where finishing would be refused.
+func (a *API) rootToRemove(r *http.Request) (*Removal, error) {
+	var in rotateRequest
+	if err := read(r, &in); err != nil {
+		return nil, err
+	}
+	if !in.Finish {
+		return nil, usage.Errorf("only the end of a rotation (finish) removes a root: there is no dry run of other steps")
+	}
+	root, err := a.CA.FinishDrops()
+	if err == nil && !in.Yes {
+		err = a.readyToFinish()
+	}
+	if err != nil {
+		return nil, err
+	}
+	p, err := a.Rotation.Progress()
+	if err != nil {
+		return nil, err
+	}
+	out := &Removal{Notes: []string{fmt.Sprintf("%d clients have fetched the new root; for 30 days the step can be undone",
+		p.Fetched)}}
+	out.add("root certificate", root, 0)
+	for _, c := range p.Waiting {
+		out.Notes = append(out.Notes, c.String()+" was here lately and has not fetched the new root")
+	}
+	return out, nil
 }

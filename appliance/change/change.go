@@ -193,26 +193,35 @@ func (c *Changes) AddOrigin(ctx context.Context, host string, aliases []string) 
 	return made, nil
 }
 
-// RemoveOrigin removes an origin from DNS and certificates at once. Its content stays stored.
-func (c *Changes) RemoveOrigin(ctx context.Context, host string) error {
+// RemovableOrigin returns the origin that RemoveOrigin would remove, or the error that it would return.
+func (c *Changes) RemovableOrigin(host string) (origin.Origin, error) {
 	if err := onlyHost(host); err != nil {
-		return err
+		return origin.Origin{}, err
 	}
 	host, err := origin.Typed(host)
 	if err != nil {
-		return err
+		return origin.Origin{}, err
 	}
+	o, ok := c.Current.State().Origins.Get(host)
+	if !ok {
+		return o, fmt.Errorf("there is no origin %s: %w", host, fs.ErrNotExist)
+	}
+	if o.Host != host {
+		return o, fmt.Errorf("%s is an alias of the origin %s: remove that instead: %w", host, o.Host, fs.ErrInvalid)
+	}
+	return o, nil
+}
+
+// RemoveOrigin removes an origin from DNS and certificates at once. Its content stays stored.
+func (c *Changes) RemoveOrigin(ctx context.Context, host string) error {
 	told := tree.Event{Verb: "origin.remove", Object: host}
-	err = c.Commit(tree.WithEvent(ctx, told), func() (*origin.Set, func(cluster.Batch) error, error) {
+	err := c.Commit(tree.WithEvent(ctx, told), func() (*origin.Set, func(cluster.Batch) error, error) {
 		v := c.Current.State()
-		o, ok := v.Origins.Get(host)
-		if !ok {
-			return nil, nil, fmt.Errorf("there is no origin %s: %w", host, fs.ErrNotExist)
+		o, err := c.RemovableOrigin(host)
+		if err != nil {
+			return nil, nil, err
 		}
-		if o.Host != host {
-			return nil, nil, fmt.Errorf("%s is an alias of the origin %s: remove that instead: %w", host, o.Host,
-				fs.ErrInvalid)
-		}
+		host := o.Host
 		version, err := c.version("origins/" + host)
 		if err != nil {
 			return nil, nil, err
@@ -313,6 +322,9 @@ func (c *Changes) SetSetting(ctx context.Context, key string, value *string) err
 				b.Remove("settings/" + key)
 			} else {
 				b.Put("settings/"+key, []byte(*value))
+			}
+			if key == settings.ApprovalsKey {
+				cluster.Gate(b, set.Approvals > 0)
 			}
 			return nil
 		}, nil

@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"casemate/bundle"
+	"casemate/cluster"
 	"casemate/cluster/tree"
 )
 
@@ -35,10 +36,15 @@ type Change struct {
 
 // changes compares names with the tree. If the import exists already, its own claims are compared as well.
 func (e *Engine) changes(names []Name, importName string) []Change {
+	return changesOf(names, importName, e.cfg.Tree.ClaimsOf)
+}
+
+// changesOf is changes with what the names show.
+func changesOf(names []Name, importName string, claimsOf func(path string) []cluster.Claim) []Change {
 	list := make([]Change, 0, len(names))
 	for _, n := range names {
 		c := Change{What: ChangeNew, Kind: n.Kind, Name: n.Name, To: n.Digest}
-		for i, cl := range e.cfg.Tree.ClaimsOf(n.path) {
+		for i, cl := range claimsOf(n.path) {
 			d := claimDigest(n.path, cl)
 			if i == 0 {
 				c.From, c.What = d, ChangeOther

@@ -17,6 +17,8 @@
 //	imports/pending/KEY/new/DIGEST    links that retain the blobs that came with it
 //	imports/pending/KEY/held/DIGEST   links that retain the blobs that were stored before
 //
+// A staged import has no names of its own: the tree holds the batch that publishes it, until it is approved.
+//
 // KEY is the bundle's id, or else derived from the import's name. A DIGEST is written with "-" for ":".
 package content
 
@@ -55,6 +57,12 @@ type Tree interface {
 	CommitBlobs(ctx context.Context, writers []cluster.BlobWriter, digests []string) ([]string, error)
 	ResumeBlob(id string) (cluster.BlobWriter, error)
 	DropClaims(ctx context.Context, claim string) error
+	Gated() bool
+	Hold(ctx context.Context, h cluster.Held, held, now func(cluster.Batch) error) error
+	Reject(ctx context.Context, id string) error
+	Held() []cluster.Held
+	HeldEdits(id string) iter.Seq[cluster.HeldEdit]
+	HeldEffect(id string) (diff string, edits iter.Seq[cluster.HeldEdit], ok bool)
 	Claims() iter.Seq2[string, int]
 	Claimed(claim string) iter.Seq2[string, fs.FileInfo]
 	ClaimsOf(name string) []cluster.Claim

@@ -55,7 +55,7 @@ const (
 	Imported   = "imported"   // its names are published
 	Unchanged  = "unchanged"  // they were published before, nothing was written
 	Incomplete = "incomplete" // parts of it are missing
-	Planned    = "planned"    // it was a dry run
+	Planned    = "planned"    // it was a dry run; see also Staged
 )
 
 // Result is the result of an import.
@@ -217,6 +217,12 @@ func (j *job) run(ctx context.Context) (_ *Result, err error) {
 	j.keeper.edit(func(p *pending) {
 		p.Kind, p.ID, p.Signer, p.Parts, p.Absent = c.Kind, c.ID, c.Signer, c.Parts, len(c.Absent)
 	})
+	if name, ok := j.e.stagedContent(c.ID); ok { // known only now: inputs other than bundles have no index before
+		if err := j.e.dropPending(ctx, j.keeper.get()); err != nil {
+			return nil, err
+		}
+		return j.e.waits(name, c.Parts)
+	}
 	if r, ok, err := j.e.holding(c.ID); err != nil {
 		return nil, err
 	} else if ok {
@@ -247,6 +253,11 @@ func (j *job) read(ctx context.Context, s bundle.Sink, planned func(*bundle.Cont
 		if err := j.policy.check(c); err != nil {
 			return err
 		}
+		if c.Index != nil { // known early: refused before anything is read
+			if err := j.policy.checkIndex(c.Index, j.e.cfg.Canonical); err != nil {
+				return err
+			}
+		}
 		if c.Index != nil { // refuse early what publishing would refuse
 			if err := j.fit(c); err != nil {
 				return err
@@ -258,10 +269,17 @@ func (j *job) read(ctx context.Context, s bundle.Sink, planned func(*bundle.Cont
 				return err
 			}
 			// Only if all bytes are present: if some are lost, the bundle is read again and restores them.
-			if ok && j.e.hasDocument(ctx, r) && !slices.ContainsFunc(c.Index.Blobs, func(b bundle.Blob) bool {
+			here := !slices.ContainsFunc(c.Index.Blobs, func(b bundle.Blob) bool {
 				_, ok := j.e.held(ctx, b.Digest)
 				return !ok
-			}) {
+			})
+			if name, waits := j.e.stagedContent(c.ID); waits && here {
+				if j.done, err = j.e.waits(name, c.Parts); err != nil {
+					return err
+				}
+				return bundle.ErrStop
+			}
+			if ok && here && j.e.hasDocument(ctx, r) {
 				if j.done, err = j.unchanged(ctx, r); err != nil {
 					return err
 				}

@@ -45,6 +45,7 @@ type site struct {
 	reg  *registry.Registry
 	*Engine
 	config Config
+	policy func(Policy) // sets what the engine has
 
 	mu  sync.Mutex
 	now time.Time

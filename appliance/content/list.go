@@ -16,12 +16,13 @@ import (
 
 // Import is one import in a list.
 type Import struct {
-	State string `json:"state"` // Imported, Incomplete
+	State string `json:"state"` // Imported, Staged, Incomplete
 	Record
 	Parts   int   `json:"parts,omitempty"`
 	Have    []int `json:"have,omitempty"`
 	Missing []int `json:"missing,omitempty"`
-	// KeptUntil is when an incomplete import is dropped, together with what was read of it, unless it is continued.
+	// KeptUntil is when an incomplete import is dropped, together with what was read of it, unless it is continued; and
+	// when a staged one expires.
 	KeptUntil time.Time `json:"kept_until,omitzero"`
 	// Running reports that this node is reading it now.
 	Running bool `json:"running,omitempty"`
@@ -40,6 +41,7 @@ func (e *Engine) ListFor(ctx context.Context) ([]Import, error) {
 	for _, r := range records {
 		list = append(list, Import{State: Imported, Record: r})
 	}
+	list = append(list, e.stagedImports()...)
 	pendings, err := e.pendings()
 	if err != nil {
 		return nil, err
@@ -160,6 +162,15 @@ func (e *Engine) Show(name string) (*Details, error) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
+	if effect, err := e.Diff(name); err == nil {
+		d := &Details{Import: effect.Import, Intact: true, Names: []Shown{}}
+		for _, c := range effect.Changes {
+			d.Names = append(d.Names, Shown{Name: Name{Kind: c.Kind, Name: c.Name, Digest: c.To}, Behind: "not approved"})
+		}
+		return d, nil
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
 	p, ok, perr := e.pendingNamed(name)
 	if perr != nil || !ok {
 		return nil, errors.Join(perr, err)
@@ -258,14 +269,12 @@ func (e *Engine) Remove(ctx context.Context, name string) (*Removed, error) {
 	}
 	out := &Removed{Name: name, Vanished: []Name{}, Back: []Returned{}}
 	if _, err := e.cfg.Tree.Stat(recordName(name)); errors.Is(err, fs.ErrNotExist) {
-		p, ok, err := e.pendingNamed(name)
-		switch {
-		case err != nil:
+		if _, ok := e.staged(name); ok {
+			return out, e.Reject(ctx, name)
+		}
+		p, err := e.removable(name)
+		if err != nil {
 			return nil, err
-		case !ok:
-			return nil, fmt.Errorf("there is no import %s: %w", name, fs.ErrNotExist)
-		case e.isRunning(p.Key):
-			return nil, fmt.Errorf("import %s is being read now: stop its command first: %w", name, fs.ErrExist)
 		}
 		return out, e.dropPending(ctx, p)
 	} else if err != nil {
@@ -275,22 +284,67 @@ func (e *Engine) Remove(ctx context.Context, name string) (*Removed, error) {
 	if err := e.cfg.Tree.DropClaims(ctx, name); err != nil {
 		return nil, fmt.Errorf("import %s: %w", name, err)
 	}
+	out.tell(before, e.cfg.Tree.ClaimsOf)
+	e.cfg.Log.Info("import removed", "import", name, "vanished", len(out.Vanished), "back", len(out.Back), "kept",
+		out.Kept)
+	return out, nil
+}
+
+// WouldRemove returns what Remove would do now, and the size of the import's content in bytes. Vanished and Back are
+// empty for an incomplete import, of which nothing is visible.
+func (e *Engine) WouldRemove(name string) (*Removed, int64, error) {
+	if err := CheckName(name); err != nil {
+		return nil, 0, err
+	}
+	out := &Removed{Name: name, Vanished: []Name{}, Back: []Returned{}}
+	r, err := e.readRecord(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		if h, ok := e.staged(name); ok {
+			r, err := e.recordOf(h)
+			return out, r.Bytes, err
+		}
+		p, err := e.removable(name)
+		if err != nil {
+			return nil, 0, err
+		}
+		return out, e.pendingBlobs(p).Bytes, nil
+	}
+	// A record that cannot be read does not keep the import from being removed.
+	out.tell(e.shown(name), func(path string) []cluster.Claim {
+		return slices.DeleteFunc(e.cfg.Tree.ClaimsOf(path), func(c cluster.Claim) bool { return c.Claim == name })
+	})
+	return out, r.Bytes, nil
+}
+
+// removable returns the incomplete import of that name; fs.ErrNotExist: there is none. fs.ErrExist: it is being read.
+func (e *Engine) removable(name string) (pending, error) {
+	p, ok, err := e.pendingNamed(name)
+	switch {
+	case err != nil:
+		return p, err
+	case !ok:
+		return p, fmt.Errorf("there is no import %s: %w", name, fs.ErrNotExist)
+	case e.isRunning(p.Key):
+		return p, fmt.Errorf("import %s is being read now: stop its command first: %w", name, fs.ErrExist)
+	}
+	return p, nil
+}
+
+// tell sets what became of the names that an import had: after are the claims of a name without it.
+func (r *Removed) tell(before []Shown, after func(path string) []cluster.Claim) {
 	for _, s := range before {
-		var now []cluster.Claim
-		if now = e.cfg.Tree.ClaimsOf(s.path); len(now) == 0 {
-			out.Vanished = append(out.Vanished, s.Name)
+		now := after(s.path)
+		if len(now) == 0 {
+			r.Vanished = append(r.Vanished, s.Name)
 			continue
 		}
 		d := claimDigest(s.path, now[0])
 		if s.Behind != "" || d == s.Digest {
-			out.Kept++
+			r.Kept++
 			continue
 		}
 		back := Returned{Name: s.Name, From: s.Digest, By: cmp.Or(now[0].Claim, ByHand)}
 		back.Digest = d
-		out.Back = append(out.Back, back)
+		r.Back = append(r.Back, back)
 	}
-	e.cfg.Log.Info("import removed", "import", name, "vanished", len(out.Vanished), "back", len(out.Back), "kept",
-		out.Kept)
-	return out, nil
 }

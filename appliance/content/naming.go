@@ -3,6 +3,7 @@ package content
 import (
 	"fmt"
 	"io/fs"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -16,6 +17,7 @@ func (j *job) prepare(c *bundle.Contents, id string) error {
 	if err != nil {
 		return err
 	}
+	maps.Copy(records, j.e.stagedRecords())
 	all, err := j.e.pendings()
 	if err != nil {
 		return err

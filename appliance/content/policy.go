@@ -5,8 +5,10 @@ import (
 	"encoding/pem"
 	"fmt"
 	"io/fs"
+	"net/url"
 	"slices"
 	"strings"
+	"time"
 	"unicode"
 
 	"casemate/bundle"
@@ -19,6 +21,75 @@ type Policy struct {
 	Require bool
 	// Keys are trusted (import.keys).
 	Keys []ed25519.PublicKey
+	// Origins are the only hosts whose names an import may have; none: all (import.policy.origins).
+	Origins []string
+	// MaxSize is how many bytes the content of an import may have, 0: any number (import.policy.max_size).
+	MaxSize int64
+	// MinAge is how long ago each image must have been built; 0: any time (import.policy.min_age).
+	MinAge time.Duration
+	// ApproveWithin is how long a staged import waits; 0: two weeks.
+	ApproveWithin time.Duration
+}
+
+// checkIndex refuses what an index says already.
+func (p Policy) checkIndex(ix *bundle.Index, canonical func(string) string) error {
+	var r Record
+	for _, b := range ix.Blobs {
+		r.Bytes += b.Size
+	}
+	var hosts []Host
+	for _, i := range ix.Images {
+		if host, _, _ := strings.Cut(i.Repository, "/"); strings.Contains(host, ".") {
+			hosts = append(hosts, Host{Name: canonical(host)})
+		}
+	}
+	for _, list := range [][]string{fileURLs(ix.Files), redirectURLs(ix.Redirects)} {
+		for _, text := range list {
+			if u, err := url.Parse(text); err == nil && u.Host != "" { // others are refused later
+				hosts = append(hosts, Host{Name: canonical(u.Hostname())})
+			}
+		}
+	}
+	return p.checkNames(r, hosts)
+}
+
+func fileURLs(files []bundle.File) (list []string) {
+	for _, f := range files {
+		list = append(list, f.URL)
+	}
+	return list
+}
+
+func redirectURLs(redirects []bundle.Redirect) (list []string) {
+	for _, r := range redirects {
+		list = append(list, r.From)
+	}
+	return list
+}
+
+// checkNames refuses an import for its size and its hosts.
+func (p Policy) checkNames(r Record, hosts []Host) error {
+	if p.MaxSize > 0 && r.Bytes > p.MaxSize {
+		return fmt.Errorf("its content has %s, more than import.policy.max_size allows (%s): %w", BytesText(r.Bytes),
+			BytesText(p.MaxSize), fs.ErrPermission)
+	}
+	for _, h := range hosts {
+		if len(p.Origins) > 0 && !slices.Contains(p.Origins, h.Name) {
+			return fmt.Errorf("it has names of %s, which is not one of import.policy.origins (%s): %w", h.Name,
+				strings.Join(p.Origins, " "), fs.ErrPermission)
+		}
+	}
+	return nil
+}
+
+// checkAge refuses an image that was built too recently. built is what its config says, zero if it says nothing, as
+// with reproducible builds: such an image has no age.
+func (p Policy) checkAge(image string, built, now time.Time) error {
+	if p.MinAge == 0 || built.IsZero() || built.Unix() <= 0 || now.Sub(built) >= p.MinAge {
+		return nil
+	}
+	return fmt.Errorf("image %s was built on %s, and import.policy.min_age is %s: import it after %s: %w", image,
+		built.UTC().Format(time.DateOnly), p.MinAge, built.Add(p.MinAge).UTC().Format(time.DateTime), fs.ErrPermission)
 }
 
 // admit returns the keys of which one must have signed the content, none if no signature is required. asked are the

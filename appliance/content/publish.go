@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"strings"
 
 	"casemate/bundle"
@@ -26,7 +27,7 @@ func (j *job) publish(ctx context.Context, s *sink, c *bundle.Contents) (*Result
 		return nil, err
 	}
 	r.Kind, r.ID, r.Signer, r.Sources, r.Time = c.Kind, c.ID, c.Signer, j.keeper.get().Sources, e.cfg.Now().UTC()
-	r.Notes, r.Node = c.Notes, e.cfg.Node
+	r.Notes, r.Node, r.Maker = c.Notes, e.cfg.Node, tree.ActorIn(ctx).Name
 	r.Claims = len(links.list) + 2
 	r.count(c.Index, s)
 	for _, ch := range e.changes(e.names(links), r.Name) {
@@ -35,6 +36,15 @@ func (j *job) publish(ctx context.Context, s *sink, c *bundle.Contents) (*Result
 	index, err := j.document(ctx, c.Index)
 	if err != nil {
 		return nil, err
+	}
+	if err := j.policy.checkNames(r, hostsOf(links)); err != nil {
+		return nil, err
+	}
+	if err := j.ages(ctx, c.Index, s); err != nil {
+		return nil, err
+	}
+	if e.cfg.Tree.Gated() {
+		return j.stage(ctx, r, version, links, index)
 	}
 	pend := j.keeper.get().dir()
 	// If we were to crash before this, nothing would be visible and the next import would find the blobs; after it,
@@ -55,7 +65,10 @@ func (j *job) publish(ctx context.Context, s *sink, c *bundle.Contents) (*Result
 		b.Remove(pend)
 		return nil
 	})
-	if err != nil && !j.happened(r) {
+	if errors.Is(err, cluster.ErrApproval) { // import.approvals was set at this moment
+		return j.stage(ctx, r, version, links, index)
+	}
+	if err != nil && !e.happened(r) {
 		return nil, collected(err)
 	}
 	res := &Result{State: Imported, Record: r, Parts: c.Parts}
@@ -77,12 +90,12 @@ func collected(err error) error {
 
 // happened reports whether the batch that failed was committed all the same: the response was lost, or the import
 // ended before it arrived.
-func (j *job) happened(r Record) bool {
+func (e *Engine) happened(r Record) bool {
 	want, err := r.encode()
 	if err != nil {
 		return false
 	}
-	got, err := j.e.cfg.Tree.ReadFile(recordName(r.Name))
+	got, err := e.cfg.Tree.ReadFile(recordName(r.Name))
 	return err == nil && bytes.Equal(got, want)
 }
 
@@ -92,6 +105,7 @@ func (j *job) name(c *bundle.Contents) (Record, uint64, error) {
 	if err != nil {
 		return Record{}, 0, err
 	}
+	maps.Copy(records, j.e.stagedRecords())
 	name := j.keeper.get().Name
 	if j.req.Name != "" {
 		if r, ok := records[name]; ok && r.ID != c.ID {

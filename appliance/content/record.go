@@ -34,6 +34,9 @@ type Record struct {
 	Signer string    `json:"signer,omitempty"`
 	Time   time.Time `json:"time"` // when its names were published
 	Node   string    `json:"node,omitempty"`
+	// Maker is who has imported it, Approver who has approved it, if it was staged.
+	Maker    string `json:"maker,omitempty"`
+	Approver string `json:"approver,omitempty"`
 
 	Images int `json:"images"` // tags
 	// Manifests counts those without a tag in it: children of indexes, referrers, images that are pulled by digest

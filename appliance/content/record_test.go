@@ -83,7 +83,7 @@ func TestPolicies(t *testing.T) {
 		{true, keys{a}, keys{b}, nil, true},
 		{true, keys{a}, keys{b, a}, keys{a}, false},
 	} {
-		got, err := Policy{c.require, c.trusted}.admit(c.request)
+		got, err := Policy{Require: c.require, Keys: c.trusted}.admit(c.request)
 		if c.refused != errors.Is(err, fs.ErrPermission) ||
 			!slices.EqualFunc(got, c.want, func(x, y ed25519.PublicKey) bool { return x.Equal(y) }) {
 			t.Errorf("%+v: %v %v", c, got, err)

@@ -217,23 +217,32 @@ func portless(name string) error {
 
 // Delete deletes the records of a name for a type, or with "" all of them; fs.ErrNotExist if there are none.
 func Delete(ctx context.Context, tree Updater, name, kind string) error {
-	if err := portless(name); err != nil {
-		return err
-	}
-	path, err := typed(name)
+	path, err := Deleted(tree, name, kind)
 	if err != nil {
 		return err
+	}
+	return tree.Update(ctx, func(b cluster.Batch) error { b.Remove(path); return nil })
+}
+
+// Deleted returns the file, or the directory of records, that Delete would remove, or the error that it would return.
+func Deleted(tree fs.StatFS, name, kind string) (path string, err error) {
+	if err := portless(name); err != nil {
+		return "", err
+	}
+	if path, err = typed(name); err != nil {
+		return "", err
 	}
 	if kind != "" {
 		path += "/" + strings.ToUpper(kind)
 	}
 	if !fs.ValidPath(path) {
-		return usage.Errorf("name must be a host name, got %q", name)
+		return "", usage.Errorf("name must be a host name, got %q", name)
 	}
-	if _, err := tree.Stat("names/" + path); errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("name %s is not set: %w", strings.TrimSpace(name+" "+kind), fs.ErrNotExist)
+	path = "names/" + path
+	if _, err := tree.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("name %s is not set: %w", strings.TrimSpace(name+" "+kind), fs.ErrNotExist)
 	} else if err != nil {
-		return fmt.Errorf("name %s cannot be read: %w", strings.TrimSpace(name+" "+kind), err)
+		return "", fmt.Errorf("name %s cannot be read: %w", strings.TrimSpace(name+" "+kind), err)
 	}
-	return tree.Update(ctx, func(b cluster.Batch) error { b.Remove("names/" + path); return nil })
+	return path, nil
 }

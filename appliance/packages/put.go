@@ -211,10 +211,15 @@ func (s *Store) List(ctx context.Context, repo string) ([]Package, error) {
 // RemovePackages removes the packages NAME, or NAME=VERSION, of all architectures, and returns them. fs.ErrNotExist:
 // there is none.
 func (s *Store) RemovePackages(ctx context.Context, repo, what string) ([]Package, error) {
-	name, version, one := strings.Cut(what, "=")
-	return s.removePackages(ctx, repo, what, func(e *entry) bool {
-		return e.Name == name && (!one || e.Version == version)
-	})
+	return s.removePackages(ctx, repo, what, func(e *entry) bool { return matches(what, e.Name, e.Version) })
+}
+
+// Matches reports whether RemovePackages(what) would remove the package.
+func Matches(what string, p Package) bool { return matches(what, p.Name, p.Version) }
+
+func matches(what, name, version string) bool {
+	wantName, wantVersion, one := strings.Cut(what, "=")
+	return name == wantName && (!one || version == wantVersion)
 }
 
 func (s *Store) removePackages(

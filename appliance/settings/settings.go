@@ -63,6 +63,14 @@ type Settings struct {
 	// RequireSignature accepts only bundles that a trusted key signed, and ImportKeys are the trusted keys.
 	RequireSignature bool
 	ImportKeys       []ed25519.PublicKey
+	// Approvals is how many people besides the importer have to approve an import, 0 or 1, and ApproveWithin is how long
+	// an import waits for it.
+	Approvals     int
+	ApproveWithin time.Duration
+	// ImportOrigins, ImportMaxSize and ImportMinAge are what imports may bring, see content.Policy.
+	ImportOrigins []string
+	ImportMaxSize int64
+	ImportMinAge  time.Duration
 	// ScrubInterval is the time in which each node verifies every blob once in the background, 0 for never.
 	ScrubInterval time.Duration
 	// Audit is how long events of the audit log are kept, 0 for ever, and where they are sent; nil: nowhere.
@@ -264,6 +272,46 @@ var defs = slices.Concat([]def{
 			s.ImportKeys, err = content.ParseKeys(v)
 			return err
 		}},
+	{ApprovalsKey, "0", "0 or 1: how many people besides the importer have to approve an import before it is visible",
+		func(s *Settings, v string) error {
+			if s.Approvals = 0; v == "1" {
+				s.Approvals = 1
+			}
+			return oneOf(v, "0", "1")
+		}},
+	{"import.approve_within", "14d", "how many days, like 14d, an import waits for its approval",
+		func(s *Settings, v string) (err error) {
+			if s.ApproveWithin, err = parseInterval(v, 90); err == nil && s.ApproveWithin == 0 {
+				err = errors.New("must be between 1d and 90d, got off")
+			}
+			return err
+		}},
+	{"import.policy.origins", "", "the only hosts whose names an import may have; none: every host",
+		func(s *Settings, v string) error {
+			s.ImportOrigins = nil
+			for _, f := range fields(v) {
+				host, err := origin.Typed(f)
+				if err == nil {
+					err = origin.Check(host)
+				}
+				if err != nil {
+					return err
+				}
+				s.ImportOrigins = append(s.ImportOrigins, host)
+			}
+			return nil
+		}},
+	{"import.policy.max_size", "off", "how large the content of an import may be, like 200GiB; off: no limit",
+		func(s *Settings, v string) (err error) {
+			s.ImportMaxSize, err = parseSize(v)
+			return err
+		}},
+	{"import.policy.min_age", "off",
+		"how many days ago an image that is imported must have been built, like 7d, so that others have seen it; off: any",
+		func(s *Settings, v string) (err error) {
+			s.ImportMinAge, err = parseInterval(v, 365)
+			return err
+		}},
 	{"upstream", "off",
 		"off, on, or the origins from which is fetched what they have and this cluster does not",
 		func(s *Settings, v string) error {
@@ -390,6 +438,23 @@ func parseRedirects(s *Settings, v string) error {
 		seen[name], s.Redirects[from] = true, to
 	}
 	return nil
+}
+
+// ApprovalsKey is the setting that also closes the tree's gate for imports, see cluster.Gate.
+const ApprovalsKey = "import.approvals"
+
+// parseSize reads a number of bytes like 500MiB, 200GiB or 2TiB; off is 0.
+func parseSize(v string) (int64, error) {
+	if v == "off" {
+		return 0, nil
+	}
+	for i, unit := range []string{"MiB", "GiB", "TiB"} {
+		digits, ok := strings.CutSuffix(v, unit)
+		if n, err := strconv.ParseInt(digits, 10, 64); ok && err == nil && n > 0 && n < 1<<20 {
+			return n << (20 + 10*i), nil
+		}
+	}
+	return 0, fmt.Errorf("must be off, or a size like 500MiB, 200GiB or 2TiB, got %q", v)
 }
 
 // parseInterval reads whole days ("30d") or a duration, from one day to most days; off is 0.

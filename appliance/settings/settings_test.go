@@ -167,7 +167,8 @@ func TestSettingsNameTheirUnit(t *testing.T) {
 	for key, unit := range map[string]string{
 		"dns.ttl": "duration from 1s to 1h", "dns.response_rate": "answers a second",
 		"scrub.interval": "days, like 30d", "audit.retain": "days, like 400d", "pki.overlap": "days, like 7d",
-		"upstream.fresh": "duration from 1m to 720h",
+		"upstream.fresh": "duration from 1m to 720h", "import.approvals": "how many people",
+		"import.approve_within": "days, like 14d",
 	} {
 		for _, d := range defs {
 			if d.key == key && !strings.Contains(d.help, unit) {
@@ -178,7 +179,8 @@ func TestSettingsNameTheirUnit(t *testing.T) {
 	for _, d := range defs {
 		if named := map[string]bool{"dns.ttl": true, "dns.response_rate": true, "scrub.interval": true,
 			"audit.retain": true,
-			"pki.overlap": true, "upstream.fresh": true}[d.key]; !named &&
+			"pki.overlap":  true, "upstream.fresh": true, "import.approvals": true,
+			"import.approve_within": true}[d.key]; !named &&
 			strings.Trim(d.dflt, "0123456789") != d.dflt {
 			t.Errorf("%s: a setting with the default %s needs a unit in its help, and a line in this test",
 				d.key, d.dflt)

@@ -39,6 +39,9 @@ type tx struct {
 	time   int64
 	node   string
 	result *Result
+
+	approving bool   // the edits of a held stage are applied
+	approved  string // the claim of the stage that this command has approved
 }
 
 func (tx *tx) changed(name string) { tx.result.Changed = append(tx.result.Changed, name) }
@@ -139,6 +142,10 @@ func (s *State) run(tx *tx, ops []Op) error {
 			}
 		case *Publish:
 			if err := s.expectStaged(op.ID, ops[:i]); err != nil {
+				return err
+			}
+		case *Approve:
+			if err := op.judge(s, tx.time); err != nil {
 				return err
 			}
 		}

@@ -26,8 +26,9 @@ type Command struct {
 const version = 1
 
 // MaxFormat is the newest format that this program understands: 1 is the first; with 2 the state keeps a running sum
-// (see [State.Sum]), with 3 a log of events (see [Event]), and so do its snapshots.
-const MaxFormat = 3
+// (see [State.Sum]), with 3 a log of events (see [Event]), and so do its snapshots; with 4 stages can be held for an
+// approval (see [Hold]).
+const MaxFormat = 4
 
 // opKind numbers the edits in the log. Numbers are never reused.
 type opKind uint64
@@ -50,6 +51,10 @@ const (
 	kindEvent      opKind = 15
 	kindSealEvents opKind = 16
 	kindQuiet      opKind = 17
+	kindGate       opKind = 18
+	kindHold       opKind = 19
+	kindApprove    opKind = 20
+	kindReject     opKind = 21
 )
 
 func (*Put) kind() opKind        { return kindPut }
@@ -69,6 +74,10 @@ func (*SetFormat) kind() opKind  { return kindSetFormat }
 func (*Event) kind() opKind      { return kindEvent }
 func (*SealEvents) kind() opKind { return kindSealEvents }
 func (*Quiet) kind() opKind      { return kindQuiet }
+func (*Gate) kind() opKind       { return kindGate }
+func (*Hold) kind() opKind       { return kindHold }
+func (*Approve) kind() opKind    { return kindApprove }
+func (*Reject) kind() opKind     { return kindReject }
 
 // newOp returns an empty edit of the kind and the lowest format in which it is allowed; nil for an unknown kind.
 func newOp(k opKind) (op Op, since uint64) {
@@ -107,6 +116,14 @@ func newOp(k opKind) (op Op, since uint64) {
 		return new(SealEvents), eventFormat
 	case kindQuiet:
 		return new(Quiet), eventFormat
+	case kindGate:
+		return new(Gate), holdFormat
+	case kindHold:
+		return new(Hold), holdFormat
+	case kindApprove:
+		return new(Approve), holdFormat
+	case kindReject:
+		return new(Reject), holdFormat
 	}
 	return nil, 0
 }

@@ -2,6 +2,7 @@ package state
 
 import (
 	"bytes"
+	"fmt"
 	"reflect"
 	"strings"
 	"testing"
@@ -38,6 +39,10 @@ func laterOps() []Op {
 		&Event{Verb: "gc"},
 		&Quiet{},
 		&SealEvents{Name: "s", First: 3, Count: 4},
+		&Gate{On: true},
+		&Hold{ID: "s", Claim: "i", Content: "c", Maker: "m", Until: 9},
+		&Approve{ID: "s", By: "b", Diff: make([]byte, 32), Until: 9},
+		&Reject{ID: "s"},
 	}
 }
 
@@ -55,10 +60,12 @@ func TestCommandRoundTrip(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if out, err := Decode(data, eventFormat); err != nil || !reflect.DeepEqual(out.Ops[0], op) {
+		_, since := newOp(op.kind())
+		if out, err := Decode(data, since); err != nil || !reflect.DeepEqual(out.Ops[0], op) {
 			t.Errorf("%+v: %+v, %v", op, out, err)
 		}
-		if _, err := Decode(data, eventFormat-1); err == nil || !strings.Contains(err.Error(), "needs format 3") {
+		if _, err := Decode(data, since-1); err == nil ||
+			!strings.Contains(err.Error(), fmt.Sprintf("needs format %d", since)) {
 			t.Errorf("%T before its format: %v", op, err)
 		}
 	}
@@ -140,7 +147,7 @@ func TestFatalLeavesTheStateAlone(t *testing.T) {
 	l.must(everyOp()...)
 	before := snapshot(t, l.s)
 	cases := notUnderstood(t)
-	cases["the cluster went to format 4"] = unchecked(t, &Put{Name: "before"}, &SetFormat{Version: MaxFormat + 1})
+	cases["the cluster went to format 5"] = unchecked(t, &Put{Name: "before"}, &SetFormat{Version: MaxFormat + 1})
 	for want, data := range cases {
 		r := l.s.Apply(l.s.Index()+1, data)
 		if r.Fatal == nil || !strings.Contains(r.Fatal.Error(), want) || r.Err != nil || r.Changed != nil {

@@ -252,6 +252,9 @@ func (tx *tx) place(op, name string, n *node) error {
 	}
 	n.version, n.mod = tx.index, tx.time
 	rest, gone := without(old, n.claim)
+	if err := tx.claims(op, name, n, gone); err != nil {
+		return err
+	}
 	n.older = rest
 	depth := 0
 	for c := n; c != nil; c = c.older {

@@ -17,6 +17,8 @@ var (
 	// ErrFinished refuses a repeat of a command whose outcome the node has reported as received. Nothing was applied
 	// now.
 	ErrFinished = errors.New("the command was already answered and its outcome is no longer remembered")
+	// ErrApproval refuses what needs the approval of a second person.
+	ErrApproval = errors.New("it needs the approval of somebody else")
 )
 
 // Code is an Error's identity on the wire and in snapshots; codes are never reused.
@@ -35,13 +37,14 @@ const (
 	CodeFinished  Code = 8  // ErrFinished
 	CodeBusy      Code = 9  // syscall.EAGAIN: too many commands of the node are under way
 	CodeLimit     Code = 10 // fs.ErrInvalid: a limit of the state
+	CodeApproval  Code = 11 // ErrApproval
 )
 
 var sentinels = map[Code]error{
 	CodeInvalid: fs.ErrInvalid, CodeConflict: fs.ErrExist, CodeVersion: fs.ErrExist, CodeNoBlob: fs.ErrNotExist,
 	CodeNoStage:   fs.ErrNotExist,
 	CodeCollected: ErrCollected, CodeOldBoot: ErrOldBoot, CodeFinished: ErrFinished, CodeBusy: syscall.EAGAIN,
-	CodeLimit: fs.ErrInvalid,
+	CodeLimit: fs.ErrInvalid, CodeApproval: ErrApproval,
 }
 
 // Error is the reason why a command was refused. A refused command changes nothing. It has plain fields so that it can

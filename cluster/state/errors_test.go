@@ -14,7 +14,7 @@ func TestErrorsKeepTheirIdentity(t *testing.T) {
 		CodeInvalid: fs.ErrInvalid, CodeConflict: fs.ErrExist, CodeVersion: fs.ErrExist, CodeNoBlob: fs.ErrNotExist,
 		CodeNoStage:   fs.ErrNotExist,
 		CodeCollected: ErrCollected, CodeOldBoot: ErrOldBoot, CodeFinished: ErrFinished, CodeBusy: syscall.EAGAIN,
-		CodeLimit: fs.ErrInvalid,
+		CodeLimit: fs.ErrInvalid, CodeApproval: ErrApproval,
 	}
 	if len(want) != len(sentinels) {
 		t.Fatalf("%d codes, %d in this table", len(sentinels), len(want))

@@ -244,6 +244,8 @@ func (c Code) reason() string {
 		return "the batch has expired"
 	case CodeLimit:
 		return "a limit is reached"
+	case CodeApproval:
+		return "it needs the approval of somebody else"
 	}
 	return "it is not valid"
 }

@@ -69,7 +69,7 @@ func (l *log) refused(code Code, ops ...Op) *Error {
 	if !errors.As(r.Err, &e) || e.Code != code {
 		l.tb.Fatalf("got %v, want code %d (%v)", r.Err, code, sentinels[code])
 	}
-	before.index = l.s.index
+	before.index, before.sum = l.s.index, l.s.sum
 	if !bytes.Equal(snapshot(l.tb, before), snapshot(l.tb, l.s)) {
 		l.tb.Fatalf("a refused command changed the state: %v", e)
 	}
@@ -202,6 +202,13 @@ func audit(s *State) error {
 		}
 		return true
 	})
+	seenClaims := map[string]bool{}
+	for id, h := range s.holds() {
+		if _, ok := s.stages.get(id); !ok || seenClaims[h.claim] || s.format < holdFormat {
+			fail("stage %q is held for %q", id, h.claim)
+		}
+		seenClaims[h.claim] = true
+	}
 	tree, n := s.sealed, s.sealed.Size()
 	s.events.from("", func(k, line string) bool {
 		begin := fmt.Sprintf(`{"n":%d,"time":"`, n)
@@ -263,7 +270,7 @@ func audit(s *State) error {
 	})
 	for _, undo := range []int{len(s.names.blocks.undo), len(s.blobs.blocks.undo), len(s.pins.blocks.undo),
 		len(s.tombs.blocks.undo), len(s.claims.undo),
-		len(s.stages.undo), len(s.staged.undo), len(s.sessions.undo), len(s.outcomes.undo)} {
+		len(s.stages.undo), len(s.staged.undo), len(s.held.undo), len(s.sessions.undo), len(s.outcomes.undo)} {
 		if undo != 0 {
 			fail("an undo list was left behind")
 		}

@@ -30,6 +30,7 @@ type loader struct {
 	claims   map[string]int
 	edits    map[string]uint64 // of each stage so far
 	events   *snapEvents       // nil before the section of events
+	gate     *snapGate         // nil before the section of held stages
 }
 
 func newLoader(version byte) *loader {
@@ -123,8 +124,8 @@ func (l *loader) keep(d Digest) bool {
 func (l *loader) frame(p []byte) error {
 	l.whole = string(p) // one copy for the texts of all records; what outlives the frame's records is copied again
 	sec, p := p[0], p[1:]
-	if place(sec) < place(l.sec) || sec > secEvents || sec == secEvents && l.version < eventVersion ||
-		l.sec == 0 && sec != secHead || sec == secEnd && len(p) != 0 {
+	if place(sec) < place(l.sec) || sec > secHeld || sec == secEvents && l.version < eventVersion ||
+		sec == secHeld && l.version < holdVersion || l.sec == 0 && sec != secHead || sec == secEnd && len(p) != 0 {
 		return damaged("section %d after section %d", sec, l.sec)
 	}
 	l.sec = sec
@@ -214,8 +215,26 @@ func (l *loader) record(sec byte, p []byte) ([]byte, error) {
 			return read(l, p, new(snapEvents), l.beginEvents)
 		}
 		return read(l, p, new(string), l.useEvent)
+	case secHeld:
+		if l.gate == nil {
+			return read(l, p, new(snapGate), l.useGate)
+		}
+		return read(l, p, new(snapHold), l.useHold)
 	}
 	return nil, damaged("section %d", sec)
+}
+
+func (l *loader) useGate(g *snapGate) string {
+	l.gate, l.s.gated = g, g.On
+	return ""
+}
+
+func (l *loader) useHold(h *snapHold) string {
+	if _, ok := l.s.stages.get(h.ID); !ok || !ValidID(h.Claim) || !ValidID(h.Content) || !ValidID(h.Maker) {
+		return "a held stage that cannot be"
+	}
+	l.s.held.m.Set(h.ID, hold{claim: h.Claim, content: h.Content, maker: h.Maker, made: h.Made})
+	return ""
 }
 
 func (l *loader) readHead(p []byte) ([]byte, error) {
@@ -426,6 +445,9 @@ func (l *loader) finish() error {
 	}
 	if l.events != nil && l.events.Size != s.recorded.Size() {
 		return damaged("it has %d events instead of %d", s.recorded.Size(), l.events.Size)
+	}
+	if (l.gate != nil) != (l.version >= holdVersion) || l.gate != nil && l.gate.Held != uint64(s.held.len()) {
+		return damaged("it has %d held stages, which are not those that it counts", s.held.len())
 	}
 	var err error
 	s.stages.from("", func(id string, st stage) bool {

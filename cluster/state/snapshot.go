@@ -18,9 +18,9 @@ import (
 // consistent.
 const (
 	magic = "CMSTATE"
-	// Version 2 adds the sum to the header, version 3 the section of events. They are written from the formats 2 and 3
-	// on only, so that older programs can read the snapshots of older formats.
-	plainVersion, sumVersion, eventVersion = 1, 2, 3
+	// Version 2 adds the sum to the header, version 3 the section of events, version 4 that of held stages. They are
+	// written from the formats 2, 3 and 4 on only, so that older programs can read the snapshots of older formats.
+	plainVersion, sumVersion, eventVersion, holdVersion = 1, 2, 3, 4
 
 	frameWanted = 256 << 10 // bytes at which a frame is closed
 	frameMost   = 32 << 20  // far above the largest possible record (a stage's edit with all of its holds)
@@ -36,7 +36,8 @@ const (
 	secSessions
 	secOutcomes
 	secEnd
-	secEvents // before secEnd; the numbers of the others are older
+	secEvents // these are before secEnd, whose number is older
+	secHeld
 )
 
 type (
@@ -106,6 +107,17 @@ type (
 		Peaks  []byte
 		Size   uint64
 	}
+	// snapGate is the first record of the section of held stages; they follow.
+	snapGate struct {
+		_    struct{} `cbor:",toarray"`
+		On   bool
+		Held uint64
+	}
+	snapHold struct {
+		_                         struct{} `cbor:",toarray"`
+		ID, Claim, Content, Maker string
+		Made                      int64
+	}
 	snapOutcome struct {
 		_     struct{} `cbor:",toarray"`
 		Node  string
@@ -126,6 +138,8 @@ func (s *State) Snapshot() io.WriterTo { return s.Clone() }
 // versionOf is the version of the snapshots of a format.
 func versionOf(format uint64) byte {
 	switch {
+	case format >= holdFormat:
+		return holdVersion
 	case format >= eventFormat:
 		return eventVersion
 	case format >= sumFormat:
@@ -202,6 +216,13 @@ func (s *State) WriteTo(w io.Writer) (int64, error) {
 		f.section(secEvents)
 		f.record(&snapEvents{Sealed: s.sealed.Size(), Peaks: s.sealed.Append(nil), Size: s.recorded.Size()})
 		s.events.from("", func(_, line string) bool { return f.record(line) })
+	}
+	if version >= holdVersion {
+		f.section(secHeld)
+		f.record(&snapGate{On: s.gated, Held: uint64(s.held.len())})
+		for id, h := range s.holds() {
+			f.record(&snapHold{ID: id, Claim: h.claim, Content: h.content, Maker: h.maker, Made: h.made})
+		}
 	}
 	f.section(secEnd)
 	f.flush()
@@ -313,9 +334,9 @@ func Restore(r io.Reader) (*State, error) {
 		return nil, damaged("it does not begin like a snapshot")
 	}
 	v := head[len(magic)]
-	if v < plainVersion || v > eventVersion {
+	if v < plainVersion || v > holdVersion {
 		return nil, fmt.Errorf("snapshot version %d is not understood, only up to %d: install the newer casemate on "+
-			"this node", v, eventVersion)
+			"this node", v, holdVersion)
 	}
 	l := newLoader(v)
 	var buf bytes.Buffer

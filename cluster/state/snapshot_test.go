@@ -294,10 +294,10 @@ func TestForgedSnapshots(t *testing.T) {
 
 func TestNewerSnapshotsAreRefused(t *testing.T) {
 	data := snapshot(t, New())
-	data[len(magic)] = eventVersion + 1
+	data[len(magic)] = holdVersion + 1
 	for what, data := range map[string][]byte{
-		"snapshot version 4": data,
-		"format 4":           forge(t, secHead, &snapHead{Index: 1, Format: MaxFormat + 1}, secEnd),
+		"snapshot version 5": data,
+		"format 5":           forge(t, secHead, &snapHead{Index: 1, Format: MaxFormat + 1}, secEnd),
 	} {
 		_, err := Restore(bytes.NewReader(data))
 		if err == nil || errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), what) ||

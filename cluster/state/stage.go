@@ -77,6 +77,9 @@ func (s *State) inStage(id string, fn func(key string, op Op) bool) {
 
 func (o *Stage) apply(tx *tx) error {
 	s := tx.s
+	if err := tx.free("stage", o.ID); err != nil {
+		return err
+	}
 	st, ok := s.stages.get(o.ID)
 	if !ok && s.stages.len() >= MaxStages {
 		return refuse(CodeLimit, "stage", o.ID, "there are %d stages already: publish or drop one", MaxStages)
@@ -109,26 +112,37 @@ func (o *Publish) apply(tx *tx) error {
 	if _, ok := tx.s.stages.get(o.ID); !ok {
 		return refuse(CodeNoStage, "publish", o.ID, "there is no such stage, it may have expired: stage again")
 	}
+	if err := tx.free("publish", o.ID); err != nil {
+		return err
+	}
+	return tx.publish(o.ID, o.Until)
+}
+
+// publish applies the edits of a stage and ends it. until extends the pins of its weak links.
+func (tx *tx) publish(id string, until int64) error {
 	var ops []Op
-	tx.s.inStage(o.ID, func(_ string, op Op) bool {
+	tx.s.inStage(id, func(_ string, op Op) bool {
 		ops = append(ops, op)
 		return true
 	})
 	for _, op := range ops {
-		if w, ok := op.(*LinkWeak); ok && w.Until < o.Until {
+		if w, ok := op.(*LinkWeak); ok && w.Until < until {
 			renewed := *w
-			renewed.Until = o.Until
+			renewed.Until = until
 			op = &renewed
 		}
 		if err := op.apply(tx); err != nil {
 			return err
 		}
 	}
-	tx.dropStage(o.ID)
+	tx.dropStage(id)
 	return nil
 }
 
 func (o *DropStage) apply(tx *tx) error {
+	if err := tx.free("drop stage", o.ID); err != nil {
+		return err
+	}
 	tx.dropStage(o.ID)
 	return nil
 }
@@ -145,6 +159,7 @@ func (tx *tx) dropStage(id string) {
 		tx.s.staged.del(k)
 	}
 	tx.s.stages.del(id)
+	tx.s.held.del(id)
 }
 
 // StageInfo describes a stage.

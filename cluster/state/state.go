@@ -28,6 +28,7 @@ type State struct {
 	staged   table[string, Op]        // stage, NUL, number (8 bytes, big endian) → edit
 	sessions table[string, session]   // node → its newest boot and finished sequence
 	outcomes table[string, *outcome]  // node, NUL, sequence (8 bytes, big endian) → first outcome
+	held     table[string, hold]      // stage → what is known of it, if it waits for an approval
 	events   table[string, string]    // number (8 bytes, big endian) → event, for those from sealed on
 }
 
@@ -42,6 +43,8 @@ type scalars struct {
 	weak   int    // weak links, including stale ones
 	stale  int    // weak links whose blob was collected
 	sum    Sum    // of all that was applied; zero before format 2
+
+	gated bool // names appear under a claim only by an approval
 
 	recorded merkle.Frontier // of all events
 	sealed   merkle.Frontier // of the events that are in files
@@ -60,6 +63,7 @@ func New() *State {
 		staged:   newTable[string, Op](),
 		sessions: newTable[string, session](),
 		outcomes: newTable[string, *outcome](),
+		held:     newTable[string, hold](),
 		events:   newTable[string, string](),
 	}
 }
@@ -78,6 +82,7 @@ func (s *State) Clone() *State {
 		staged:   s.staged.clone(),
 		sessions: s.sessions.clone(),
 		outcomes: s.outcomes.clone(),
+		held:     s.held.clone(),
 		events:   s.events.clone(),
 	}
 }
@@ -92,6 +97,7 @@ func (s *State) commit() {
 	s.staged.commit()
 	s.sessions.commit()
 	s.outcomes.commit()
+	s.held.commit()
 	s.events.commit()
 }
 
@@ -106,6 +112,7 @@ func (s *State) rollback(saved scalars) {
 	s.staged.rollback()
 	s.sessions.rollback()
 	s.outcomes.rollback()
+	s.held.rollback()
 	s.events.rollback()
 }
 
@@ -128,6 +135,7 @@ type Stats struct {
 	Claims        int // claims that have a name
 	Stages        int
 	Staged        int // edits in stages
+	Held          int // stages that wait for an approval
 	Outcomes      int // outcomes stored for repeats
 	Events        int // events in memory
 }
@@ -138,6 +146,6 @@ func (s *State) Stats() Stats {
 		Index: s.index, Format: s.format, Entries: s.names.len(), Weak: s.weak, Stale: s.stale,
 		Blobs: s.blobs.len(), Bytes: s.bytes, Pins: s.pins.len(), Tombstones: s.tombs.len(), Claims: s.claims.len(),
 		Stages: s.stages.len(), Staged: s.staged.len(), Outcomes: s.outcomes.len(),
-		Events: s.events.len(),
+		Events: s.events.len(), Held: s.held.len(),
 	}
 }

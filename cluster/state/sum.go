@@ -27,6 +27,13 @@ const sumFormat = 2
 // Sum returns the running digest at Index, zero while the cluster is at a format without one.
 func (s *State) Sum() Sum { return s.sum }
 
+func bit(b bool) uint64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
 // addUp adds the command that was applied at index to the sum.
 func (s *State) addUp(index uint64, cmd []byte, r *Result) {
 	if s.format < sumFormat {
@@ -56,6 +63,9 @@ func (s *State) addUp(index uint64, cmd []byte, r *Result) {
 	h.Write(numbers)
 	if s.format >= eventFormat {
 		h.Write(s.recorded.Append(nil))
+	}
+	if s.format >= holdFormat {
+		h.Write(binary.BigEndian.AppendUint64(nil, uint64(s.held.len())<<1|bit(s.gated)))
 	}
 	h.Write(cmd)
 	copy(s.sum[:], h.Sum(nil))

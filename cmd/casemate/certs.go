@@ -92,6 +92,7 @@ type rotateRequest struct {
 
 func caRotate(o *options) *cobra.Command {
 	var in rotateRequest
+	d := &deletion{o: o}
 	cmd := &cobra.Command{
 		Use: "rotate", Short: "replace the CA's root certificate in two steps", Args: cobra.NoArgs,
 		Long: `Replace the CA's root certificate. The first call makes a second root, which
@@ -99,7 +100,8 @@ permits what the first does, changed by --permit, --exclude and --drop. "casemat
 ca", /ca.crt and the enroll script give nodes both, and nodes that trust only one
 of them keep working. With --finish the old root is dropped: not before the
 overlap (setting pki.overlap) is over, and not while a client that was here
-within 24 hours has not fetched the new root, unless --yes is given.
+within 24 hours has not fetched the new root, unless --yes is given. In a script,
+--finish --dry-run fails as long as nodes would be cut off; --finish --yes follows.
 
 --undo reverts the last step. For 30 days that can be a --finish: nodes then get
 both roots again. Or it is a rotation that was never finished: the old root then
@@ -116,12 +118,23 @@ it for a root of our own; --leave-issuer does so without another change.`,
 					"with " +
 					"--permit, --exclude, --drop and --leave-issuer")}
 			}
+			if d.yes = in.Yes; in.Finish {
+				if err := d.check(cmd); err != nil {
+					return err
+				}
+			} else if d.dryRun {
+				return usageError{errors.New("--dry-run is for --finish: the other steps can be undone")}
+			}
 			before, _, err := o.roots(cmd)
 			if err != nil {
 				return err
 			}
 			var done struct{ Undone string }
-			if err := o.client().call(cmd.Context(), "POST", "ca/rotate", nil, in, &done); err != nil {
+			if in.Finish {
+				if went, err := d.call(cmd, "POST", "ca/rotate", nil, in, &done); !went || err != nil {
+					return err
+				}
+			} else if err := o.client().call(cmd.Context(), "POST", "ca/rotate", nil, in, &done); err != nil {
 				return err
 			}
 			text, roots, err := o.roots(cmd)
@@ -156,7 +169,8 @@ it for a root of our own; --leave-issuer does so without another change.`,
 	f.BoolVar(&in.Own, "leave-issuer", false, "leave an enterprise's CA certificate for a root of our own")
 	f.BoolVar(&in.Finish, "finish", false, "drop the old root; every node has to trust the new one already")
 	f.BoolVar(&in.Undo, "undo", false, "undo the last step, a --finish or a rotation that was not finished")
-	f.BoolVar(&in.Yes, "yes", false, "continue although nodes may be cut off")
+	f.BoolVar(&in.Yes, "yes", false, "continue without asking, and although nodes may be cut off")
+	d.flags(cmd, &in.Yes)
 	o.prints(cmd, []rootInfo{})
 	return cmd
 }
@@ -186,18 +200,20 @@ func certCommand(o *options) *cobra.Command {
 		},
 	}
 	o.printsTimes(list, []certInfo{})
+	var d *deletion
 	revoke := &cobra.Command{
 		Use: "revoke SERIAL", Short: "revoke a certificate", Args: cobra.ExactArgs(1),
 		Long:              "Revoke a certificate. The certificate revocation list (CRL) contains it at once.",
 		ValidArgsFunction: o.complete(theCerts),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := o.client().call(cmd.Context(), "POST", "certs/"+seg(args[0])+"/revoke", nil, nil,
-				nil); err != nil {
+			done, err := d.call(cmd, "POST", "certs/"+seg(args[0])+"/revoke", nil, nil, nil)
+			if !done || err != nil {
 				return o.suggest(cmd, err, theCerts, args[0])
 			}
 			return o.changed(cmd, "certificate", args[0], "revoked")
 		},
 	}
+	d = o.deletes(revoke)
 	o.prints(revoke, change{})
 	return group("cert", "issue and revoke certificates for other services inside the gap", certIssue(o), list, revoke)
 }

@@ -330,19 +330,19 @@ func TestSuggestions(t *testing.T) {
 		"GET certs": []object{},
 	})
 	for _, c := range []struct{ args, want string }{
-		{"image delete registry.k8s.io/puase:3.10", "did you mean registry.k8s.io/pause:3.10?"},
-		{"image delete pause:3.10", "did you mean registry.k8s.io/pause:3.10?"},
-		{"file delete " + kubeadm + "n", "did you mean " + kubeadm + "?"},
-		{"origin remove registry.k8s.oi", "did you mean registry.k8s.io?"},
+		{"image delete --yes registry.k8s.io/puase:3.10", "did you mean registry.k8s.io/pause:3.10?"},
+		{"image delete --yes pause:3.10", "did you mean registry.k8s.io/pause:3.10?"},
+		{"file delete --yes " + kubeadm + "n", "did you mean " + kubeadm + "?"},
+		{"origin remove --yes registry.k8s.oi", "did you mean registry.k8s.io?"},
 		{"import show kubespray-2.13", "did you mean kubespray-2.31?"},
-		{"import remove kubespry-2.31", "did you mean kubespray-2.31?"},
-		{"user remove depoly", "did you mean deploy?"},
-		{"name delete api.cluster.exampl", "did you mean api.cluster.example?"},
+		{"import remove --yes kubespry-2.31", "did you mean kubespray-2.31?"},
+		{"user remove --yes depoly", "did you mean deploy?"},
+		{"name delete --yes api.cluster.exampl", "did you mean api.cluster.example?"},
 		{"config get dns.tll", "did you mean dns.ttl?"},
 		{"config set dns.tll 1m", "did you mean dns.ttl?"},
-		{"member remove bastoin1", "did you mean bastion1?"},
+		{"member remove --yes bastoin1", "did you mean bastion1?"},
 		{"member address basion1 10.0.0.1", "did you mean bastion1?"},
-		{"user remove somebody-else", "there is no such thing\n"},
+		{"user remove --yes somebody-else", "there is no such thing\n"},
 	} {
 		var out, talk strings.Builder
 		code := run(append(strings.Fields(c.args), "--socket", socket), strings.NewReader(""), &out, &talk)

@@ -49,6 +49,7 @@ func imageCommand(o *options) *cobra.Command {
 		},
 	}
 	o.prints(list, []imageInfo{})
+	var d *deletion
 	remove := &cobra.Command{
 		Use: "delete IMAGE", Aliases: []string{"remove"}, Args: cobra.ExactArgs(1),
 		Short: "delete a tag, a manifest with all its tags, or a repository",
@@ -60,13 +61,14 @@ tags, with neither the whole repository. "casemate gc" frees the disk space.`,
 			if err := noScheme(args[0]); err != nil {
 				return err
 			}
-			if err := o.client().call(cmd.Context(), "DELETE", "images", url.Values{"ref": args}, nil,
-				nil); err != nil {
+			done, err := d.call(cmd, "DELETE", "images", url.Values{"ref": args}, nil, nil)
+			if !done || err != nil {
 				return o.suggest(cmd, err, theImages, args[0])
 			}
 			return o.changed(cmd, "image", args[0], "deleted")
 		},
 	}
+	d = o.deletes(remove)
 	o.prints(remove, change{})
 	return group("image", "list, show and delete stored images", list, imageShowCommand(o), remove)
 }
@@ -118,16 +120,19 @@ func fileCommand(o *options) *cobra.Command {
 		},
 	}
 	o.printsTimes(list, []fileInfo{})
+	var d *deletion
 	remove := &cobra.Command{
 		Use: "delete URL", Aliases: []string{"remove"}, Short: "delete a file", Args: cobra.ExactArgs(1),
 		ValidArgsFunction: o.complete(theFiles),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := o.client().call(cmd.Context(), "DELETE", "files", url.Values{"url": args}, nil, nil); err != nil {
+			done, err := d.call(cmd, "DELETE", "files", url.Values{"url": args}, nil, nil)
+			if !done || err != nil {
 				return o.suggest(cmd, err, theFiles, args[0])
 			}
 			return o.changed(cmd, "file", args[0], "deleted")
 		},
 	}
+	d = o.deletes(remove)
 	o.prints(remove, change{})
 	return group("file", "list, show, add and delete stored files", list, fileShowCommand(o), filePut(o), remove)
 }
@@ -221,17 +226,20 @@ stored, and the error names the "casemate ca rotate" that makes a root that does
 	}
 	add.Flags().StringSliceVar(&aliases, "alias", nil, "another `NAME` of the same host; may be repeated")
 	o.prints(add, originInfo{})
+	var d *deletion
 	remove := &cobra.Command{
 		Use: "remove HOST", Aliases: []string{"delete"}, Args: cobra.ExactArgs(1),
 		Short:             "remove an origin; its content stays stored",
 		ValidArgsFunction: o.complete(theOrigins),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := o.client().call(cmd.Context(), "DELETE", "origins/"+seg(args[0]), nil, nil, nil); err != nil {
+			done, err := d.call(cmd, "DELETE", "origins/"+seg(args[0]), nil, nil, nil)
+			if !done || err != nil {
 				return o.suggest(cmd, err, theOrigins, args[0])
 			}
 			return o.changed(cmd, "origin", args[0], "removed")
 		},
 	}
+	d = o.deletes(remove)
 	o.prints(remove, change{})
 	return group("origin", "manage the public hosts that Casemate answers for", list, add, remove)
 }
@@ -291,6 +299,7 @@ the record that was set before. *.NAME is a wildcard.`,
 	}
 	durationVar(set.Flags(), &ttl, "ttl", "`TIME` to live (default: the setting dns.ttl)")
 	o.prints(set, change{})
+	var d *deletion
 	remove := &cobra.Command{
 		Use: "delete NAME [TYPE]", Aliases: []string{"remove"}, Args: cobra.RangeArgs(1, 2),
 		Short:             "delete your DNS records of a name",
@@ -301,12 +310,14 @@ the record that was set before. *.NAME is a wildcard.`,
 				args[1] = strings.ToUpper(args[1])
 				what += " " + args[1]
 			}
-			if err := o.client().call(cmd.Context(), "DELETE", "names/"+seg(args...), nil, nil, nil); err != nil {
+			done, err := d.call(cmd, "DELETE", "names/"+seg(args...), nil, nil, nil)
+			if !done || err != nil {
 				return o.suggest(cmd, err, theNames, name)
 			}
 			return o.changed(cmd, "DNS record", what, "deleted")
 		},
 	}
+	d = o.deletes(remove)
 	o.prints(remove, change{})
 	return group("name", "manage DNS records of your own", list, set, remove)
 }

@@ -70,7 +70,7 @@ listed name by name, and nothing is changed.`,
 		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
-				return usageError{errors.New("casemate import needs a file, or one of: list, remove, show " +
+				return usageError{errors.New("casemate import needs a file, or one of: approve, diff, list, reject, remove, show " +
 					"(see casemate import --help)")}
 			}
 			if near := nearCommands(cmd, args[0]); near != nil {
@@ -85,30 +85,7 @@ listed name by name, and nothing is changed.`,
 	f.add(cmd)
 	cmd.Flags().BoolVar(&f.request.DryRun, "dry-run", false, "report what would change and change nothing")
 	o.printsTimes(cmd, content.Result{})
-	cmd.AddCommand(importDiff(o), importList(o), importShow(o), importRemove(o))
-	return cmd
-}
-
-// importDiff is the older name of import --dry-run.
-func importDiff(o *options) *cobra.Command {
-	var f importFlags
-	cmd := &cobra.Command{
-		Use: "diff FILE…", Short: "report what an import would change", Args: cobra.MinimumNArgs(1), Hidden: true,
-		Long: "Report what an import would change, name by name. \"casemate import --dry-run\" is the same.",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			for _, name := range args {
-				if _, err := os.Stat(name); errors.Is(err, fs.ErrNotExist) && name != "-" {
-					return usageError{fmt.Errorf("import diff compares files with what is here, and there is no file "+
-						"%s; what an "+
-						"import brought is shown by: casemate import show NAME", name)}
-				}
-			}
-			f.request.DryRun = true
-			return o.runImport(cmd, f, args)
-		},
-	}
-	f.add(cmd)
-	o.printsTimes(cmd, content.Result{})
+	cmd.AddCommand(importDiff(o), importList(o), importShow(o), importRemove(o), importApprove(o), importReject(o))
 	return cmd
 }
 
@@ -192,6 +169,8 @@ func showResult(t *table, res *content.Result) {
 	switch res.State {
 	case content.Unchanged:
 		t.line("written", "nothing: it was here already")
+	case content.Staged:
+		t.line("visible", "nothing, until somebody else approves it: casemate import diff "+res.Name)
 	case content.Incomplete:
 		t.line("parts", fmt.Sprintf("%d of %d are here, missing: %s; nothing is visible until they are imported too",
 			len(res.Have), res.Parts, numbers(res.Missing)))
@@ -199,12 +178,16 @@ func showResult(t *table, res *content.Result) {
 		t.line("needs", size(res.Need)+" of disk at the most")
 		unchanged := func(c content.Change) bool { return c.What == content.ChangeNone }
 		if shown := slices.DeleteFunc(slices.Clone(res.Changes), unchanged); len(shown) > 0 {
-			t.line()
-			t.line("CHANGE", "NAME", "DIGEST", "NOW")
-			for _, c := range shown {
-				t.line(c.What, c.Name, c.To, c.From)
-			}
+			showChanges(t, shown)
 		}
+	}
+}
+
+func showChanges(t *table, list []content.Change) {
+	t.line()
+	t.line("CHANGE", "NAME", "DIGEST", "NOW")
+	for _, c := range list {
+		t.line(c.What, c.Name, c.To, c.From)
 	}
 }
 
@@ -219,6 +202,12 @@ func showRecord(t *table, r *content.Record) {
 		t.line("signed by", r.Signer)
 	}
 	t.line("time", strings.TrimSuffix(t.when(r.Time)+" on "+r.Node, " on "))
+	if r.Maker != "" {
+		t.line("imported by", r.Maker)
+	}
+	if r.Approver != "" {
+		t.line("approved by", r.Approver)
+	}
 	t.line("brings", fmt.Sprintf("%s: %d new, %d changed, %d unchanged",
 		howMany(r.Images, r.Manifests, r.Files), r.New, r.Changed, r.Unchanged))
 	t.line("content", fmt.Sprintf("%s, %s; %s of it new here", count(r.Blobs, "blob"), size(r.Bytes), size(r.BytesNew)))
@@ -288,6 +277,9 @@ func stateOf(t *table, i content.Import) string {
 	switch {
 	case i.Running:
 		return "is being imported now"
+	case i.State == content.Staged:
+		return fmt.Sprintf("staged by %s: waits until %s for the approval of somebody else: casemate import diff %s",
+			i.Maker, t.when(i.KeptUntil), i.Name)
 	case i.State == content.Incomplete && len(i.Missing) > 0:
 		return "not complete, missing parts: " + numbers(i.Missing)
 	case i.State == content.Incomplete:
@@ -333,6 +325,7 @@ func importShow(o *options) *cobra.Command {
 }
 
 func importRemove(o *options) *cobra.Command {
+	var d *deletion
 	cmd := &cobra.Command{
 		Use: "remove NAME", Aliases: []string{"delete"}, Args: cobra.ExactArgs(1),
 		Short: "undo an import; earlier content reappears",
@@ -342,7 +335,8 @@ again. Origins that the import enabled stay. "casemate gc" frees the disk space.
 		ValidArgsFunction: o.complete(theImports),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var r content.Removed
-			if err := o.client().call(cmd.Context(), "DELETE", "imports/"+seg(args[0]), nil, nil, &r); err != nil {
+			done, err := d.call(cmd, "DELETE", "imports/"+seg(args[0]), nil, nil, &r)
+			if !done || err != nil {
 				return o.suggest(cmd, err, theImports, args[0])
 			}
 			return o.print(cmd, r, func(t *table) {
@@ -362,6 +356,7 @@ again. Origins that the import enabled stay. "casemate gc" frees the disk space.
 			})
 		},
 	}
+	d = o.deletes(cmd)
 	o.prints(cmd, content.Removed{})
 	return cmd
 }

@@ -355,7 +355,7 @@ func (d *daemon) list(into any, args ...string) {
 
 func (d *daemon) forgetImport() {
 	d.t.Helper()
-	d.run("import", "remove", "crash")
+	d.run("import", "remove", "--yes", "crash")
 	d.run("gc", "--now")
 }
 

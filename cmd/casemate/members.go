@@ -193,6 +193,7 @@ func (m *member) row(t *table) {
 
 func memberRemove(o *options) *cobra.Command {
 	var force bool
+	var d *deletion
 	cmd := &cobra.Command{
 		Use: "remove NAME", Aliases: []string{"delete"}, Short: "remove a node permanently", Args: cobra.ExactArgs(1),
 		Long: `Remove a node permanently. Its certificate is no longer accepted, its name cannot
@@ -209,7 +210,8 @@ node held is lost.`,
 				q.Set("force", "1")
 			}
 			path := "members/" + url.PathEscape(args[0])
-			if err := o.client().call(cmd.Context(), http.MethodDelete, path, q, nil, nil); err != nil {
+			done, err := d.call(cmd, http.MethodDelete, path, q, nil, nil)
+			if !done || err != nil {
 				return o.suggest(cmd, err, theMembers, args[0])
 			}
 			return o.changedTo(cmd, change{"node", args[0], "removed"},
@@ -221,6 +223,7 @@ node held is lost.`,
 		},
 	}
 	cmd.Flags().BoolVar(&force, "force", false, "remove the node even if blobs are lost with it")
+	d = o.deletes(cmd)
 	o.prints(cmd, change{})
 	return cmd
 }

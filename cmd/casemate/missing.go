@@ -37,6 +37,7 @@ type miss struct {
 func missingCommand(o *options) *cobra.Command {
 	var reset, all bool
 	var forget []string
+	var d *deletion
 	cmd := &cobra.Command{
 		Use: "missing", Short: "list what clients asked for and did not get", Args: cobra.NoArgs,
 		Long: `List what clients asked for and did not get (the missing book): images, files,
@@ -59,8 +60,11 @@ comments show the version that was asked for, which may no longer be published.`
 			if reset && len(forget) > 0 {
 				return usageError{errors.New("--clear empties the book, --forget removes one entry: give one of them")}
 			}
+			if !reset && (d.yes || d.dryRun) {
+				return usageError{errors.New("--yes and --dry-run are for --clear")}
+			}
 			if reset {
-				if err := o.client().call(cmd.Context(), "DELETE", "missing", nil, nil, nil); err != nil {
+				if done, err := d.call(cmd, "DELETE", "missing", nil, nil, nil); !done || err != nil {
 					return err
 				}
 				return o.changed(cmd, "missing book", "", "cleared")
@@ -111,7 +115,8 @@ comments show the version that was asked for, which may no longer be published.`
 	}
 	f := cmd.Flags()
 	f.BoolVar(&all, "all", false, "list entries without need too, with the reason")
-	f.BoolVar(&reset, "clear", false, "clear the missing book")
+	f.BoolVar(&reset, "clear", false, "clear the missing book, after a question")
+	d = o.deletes(cmd)
 	f.StringArrayVar(&forget, "forget", nil,
 		"remove the entry called `NAME` on all nodes, until it is asked for again; may be repeated")
 	o.printsTimes(cmd, []miss{}, "images", "files", "packages")

@@ -124,9 +124,11 @@ type table struct {
 }
 
 func (o *options) table(cmd *cobra.Command) *table {
-	return &table{
-		w: tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0), relative: o.relative, now: time.Now(),
-	}
+	return o.tableTo(cmd.OutOrStdout())
+}
+
+func (o *options) tableTo(w io.Writer) *table {
+	return &table{w: tabwriter.NewWriter(w, 0, 0, 2, ' ', 0), relative: o.relative, now: time.Now()}
 }
 
 // header sets the column headers of the rows that follow; it is printed with the first row.

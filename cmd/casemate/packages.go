@@ -49,6 +49,7 @@ source and the key with the line of "casemate enroll --repo NAME".`,
 
 func repoRemove(o *options) *cobra.Command {
 	var force bool
+	var d *deletion
 	cmd := &cobra.Command{
 		Use: "remove NAME", Aliases: []string{"delete"}, Args: cobra.ExactArgs(1),
 		Short:             "remove a repository of your own",
@@ -58,14 +59,15 @@ func repoRemove(o *options) *cobra.Command {
 			if force {
 				query.Set("force", "true")
 			}
-			err := o.client().call(cmd.Context(), "DELETE", "repositories/"+seg(args[0]), query, nil, nil)
-			if err != nil {
+			done, err := d.call(cmd, "DELETE", "repositories/"+seg(args[0]), query, nil, nil)
+			if !done || err != nil {
 				return o.suggest(cmd, err, theRepositories, args[0])
 			}
 			return o.changed(cmd, "repository", args[0], "removed")
 		},
 	}
 	cmd.Flags().BoolVar(&force, "force", false, "remove its packages too")
+	d = o.deletes(cmd)
 	o.prints(cmd, change{})
 	return cmd
 }
@@ -169,6 +171,7 @@ func packageCommand(o *options) *cobra.Command {
 		},
 	}
 	o.printsTimes(list, []packageInfo{})
+	var d *deletion
 	remove := &cobra.Command{
 		Use: "remove REPO NAME[=VERSION]", Aliases: []string{"delete"}, Args: cobra.ExactArgs(2),
 		Short: "remove a package from a repository",
@@ -179,13 +182,14 @@ gc" frees the disk space.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			query := url.Values{"package": args[1:]}
 			var removed []packageInfo
-			err := o.client().call(cmd.Context(), "DELETE", "packages/"+seg(args[0]), query, nil, &removed)
-			if err != nil {
+			done, err := d.call(cmd, "DELETE", "packages/"+seg(args[0]), query, nil, &removed)
+			if !done || err != nil {
 				return err
 			}
 			return o.changedTo(cmd, removed, sentences(removed, "removed")...)
 		},
 	}
+	d = o.deletes(remove)
 	o.prints(remove, []packageInfo{})
 	return group("package", "manage packages of your own", packagePut(o), list, remove)
 }

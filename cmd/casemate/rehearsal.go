@@ -300,6 +300,7 @@ func was(n int) string {
 }
 
 func rehearsalRemove(o *options) *cobra.Command {
+	var d *deletion
 	cmd := &cobra.Command{
 		Use: "remove DIRECTORY…", Short: "remove rehearsals with everything that they have fetched",
 		Args: cobra.MinimumNArgs(1),
@@ -320,6 +321,19 @@ that were made of them remain. A directory that has other files is left with the
 				}
 				dirs = append(dirs, d)
 			}
+			done, err := d.agreed(cmd, func() (r removal, err error) {
+				for _, dir := range dirs {
+					bytes, err := dir.size()
+					if err != nil {
+						return r, err
+					}
+					r.add("rehearsal", string(dir), bytes)
+				}
+				return r, nil
+			})
+			if !done || err != nil {
+				return err
+			}
 			for _, d := range dirs {
 				if err := d.remove(); err != nil {
 					return err
@@ -332,8 +346,27 @@ that were made of them remain. A directory that has other files is left with the
 		},
 	}
 	cmd.ValidArgsFunction = directories
+	d = o.deletes(cmd)
 	o.prints(cmd, change{})
 	return cmd
+}
+
+// size returns how many bytes of content the rehearsal has.
+func (d rehearsalDir) size() (bytes int64, err error) {
+	err = filepath.WalkDir(d.data(), func(_ string, e fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil || !e.Type().IsRegular() {
+			return err
+		}
+		info, err := e.Info()
+		if err == nil {
+			bytes += info.Size()
+		}
+		return err
+	})
+	return bytes, err
 }
 
 // remove removes what rehearse has made. The record is the last: until then the command can be repeated.

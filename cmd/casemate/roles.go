@@ -162,6 +162,7 @@ limited to what is below these prefixes; prefixes of the same role add up.`,
 }
 
 func roleRevoke(o *options) *cobra.Command {
+	var d *deletion
 	cmd := &cobra.Command{
 		Use: "revoke ACCOUNT ROLE", Short: "take a role from a user or a group", Args: cobra.ExactArgs(2),
 		Long: `Take a role, with all its prefixes, from a user or from a group of a directory.
@@ -172,13 +173,14 @@ end, too.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var left []grant
 			path := "accounts/" + seg(args[0], "roles", args[1])
-			if err := o.client().call(cmd.Context(), "DELETE", path, nil, nil, &left); err != nil {
+			if done, err := d.call(cmd, "DELETE", path, nil, nil, &left); !done || err != nil {
 				return err
 			}
 			return o.changedTo(cmd, account{args[0], left}, fmt.Sprintf("%s has the roles %s", args[0],
 				describeGrants(left)))
 		},
 	}
+	d = o.deletes(cmd)
 	o.prints(cmd, account{})
 	return cmd
 }
@@ -231,16 +233,19 @@ func apikeyCommand(o *options) *cobra.Command {
 		},
 	}
 	o.printsTimes(list, []apiKey{})
+	var d *deletion
 	revoke := &cobra.Command{
 		Use: "revoke NAME", Short: "end an API key and its tokens", Args: cobra.ExactArgs(1),
 		ValidArgsFunction: o.complete(theKeys),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := o.client().call(cmd.Context(), "DELETE", "apikeys/"+seg(args[0]), nil, nil, nil); err != nil {
+			done, err := d.call(cmd, "DELETE", "apikeys/"+seg(args[0]), nil, nil, nil)
+			if !done || err != nil {
 				return o.suggest(cmd, err, theKeys, args[0])
 			}
 			return o.changed(cmd, "API key", args[0], "revoked")
 		},
 	}
+	d = o.deletes(revoke)
 	o.prints(revoke, change{})
 	return group("apikey", "manage API keys of machines", apikeyCreate(o), list, revoke)
 }

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -123,6 +124,14 @@ func TestScripts(t *testing.T) {
 					ts.Fatalf("%s has no %s", args[0], args[1])
 				}
 				ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(strings.ReplaceAll(text, args[1], args[2])), 0o644))
+			},
+			// found VAR PATTERN puts what the pattern's group matches in the last standard output into the variable.
+			"found": func(ts *testscript.TestScript, _ bool, args []string) {
+				m := regexp.MustCompile(args[1]).FindStringSubmatch(ts.ReadFile("stdout"))
+				if len(m) != 2 {
+					ts.Fatalf("%s is not in the output", args[1])
+				}
+				ts.Setenv(args[0], m[1])
 			},
 			// free VAR puts an unused address into the variable, for a daemon that clients of the script must find.
 			"free": func(ts *testscript.TestScript, _ bool, args []string) {

@@ -415,6 +415,7 @@ func TestSchema(t *testing.T) {
 			writeSchema(&b, "doctor --line", reflect.TypeOf(doctorLine{}))
 		}
 	})
+	writeSchema(&b, "a command that deletes, with --dry-run", reflect.TypeOf(removal{}))
 	const page, begin, end = "../../docs/admin-api.md", "```text\n", "```\n"
 	text, err := os.ReadFile(page)
 	if err != nil {

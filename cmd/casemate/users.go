@@ -69,16 +69,19 @@ packages (pusher), and nothing else.`
 			return c.call(ctx, "PUT", "users/"+seg(name), nil, map[string]string{"password": password}, nil)
 		})
 	passwd.ValidArgsFunction = o.complete(theUsers)
+	var d *deletion
 	remove := &cobra.Command{
 		Use: "remove NAME", Aliases: []string{"delete"}, Short: "remove a user", Args: cobra.ExactArgs(1),
 		ValidArgsFunction: o.complete(theUsers),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := o.client().call(cmd.Context(), "DELETE", "users/"+seg(args[0]), nil, nil, nil); err != nil {
+			done, err := d.call(cmd, "DELETE", "users/"+seg(args[0]), nil, nil, nil)
+			if !done || err != nil {
 				return o.suggest(cmd, err, theUsers, args[0])
 			}
 			return o.changed(cmd, "user", args[0], "removed")
 		},
 	}
+	d = o.deletes(remove)
 	o.prints(remove, change{})
 	return group("user", "manage users and their passwords", add, passwd, list, remove)
 }

@@ -137,7 +137,7 @@ func TestBenchImport(t *testing.T) {
 		os.Remove(file + ".copy")
 		importing = append(importing, timed("casemate import", casemate, "--socket", b.socket, "import", "--name",
 			"bench", file))
-		must(t, casemate, "--socket", b.socket, "import", "remove", "bench")
+		must(t, casemate, "--socket", b.socket, "import", "remove", "--yes", "bench")
 		must(t, casemate, "--socket", b.socket, "gc", "--now")
 	}
 	peak := b.peak()

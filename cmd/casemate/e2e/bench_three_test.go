@@ -298,7 +298,7 @@ func TestBenchThreeImport(t *testing.T) {
 	one, three := oneAndThree(t)
 	take := func(b *bench) { b.casemate(t, "import", "--name", "bench", file) }
 	drop := func(b *bench, holders ...*bench) {
-		b.casemate(t, "import", "remove", "bench")
+		b.casemate(t, "import", "remove", "--yes", "bench")
 		b.casemate(t, "gc", "--now")
 		for _, n := range holders {
 			blobs := filepath.Join(n.dir, "data", "cluster", "blobs")

@@ -56,7 +56,7 @@ func TestFullDisk(t *testing.T) {
 	}
 	c.must(t, "curl", "-fsS", "-o", "/dev/null", "https://dl.k8s.io/fill/0")
 	for i := range stored - 1 {
-		b.casemate(t, "file", "delete", fmt.Sprintf("https://dl.k8s.io/fill/%d", i+1))
+		b.casemate(t, "file", "delete", "--yes", fmt.Sprintf("https://dl.k8s.io/fill/%d", i+1))
 	}
 	b.casemate(t, "gc", "--now")
 	if out, err := put(99); err != nil {

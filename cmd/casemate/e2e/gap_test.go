@@ -204,7 +204,7 @@ func TestAcrossTheGap(t *testing.T) {
 		if out := b.casemate(t, "import", "list"); !strings.Contains(out, "podman-oci") {
 			t.Errorf("import list:\n%s", out)
 		}
-		b.casemate(t, "import", "remove", "podman-oci")
+		b.casemate(t, "import", "remove", "--yes", "podman-oci")
 	})
 }
 

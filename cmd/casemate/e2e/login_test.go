@@ -108,7 +108,7 @@ func checkScopedKeys(t *testing.T, b *bastion, n *host, docker, auth []string) {
 			t.Errorf("%s pushes elsewhere: %v\n%s", name, err, out)
 		}
 	}
-	b.casemate(t, "apikey", "revoke", "ci")
+	b.casemate(t, "apikey", "revoke", "--yes", "ci")
 	for name, push := range map[string]func(string) (string, error){"docker": dockerPush, "skopeo": skopeoPush} {
 		if out, err := push("team/" + name + ":2"); err == nil {
 			t.Errorf("%s pushes with a revoked key:\n%s", name, out)

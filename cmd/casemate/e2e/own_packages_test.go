@@ -73,7 +73,7 @@ Dir::Etc::sourcelist "/etc/apt/sources.list.d/casemate-tools.sources";
 	enroll(" --repo tools")
 	update()
 
-	b.casemate(t, "package", "remove", "tools", "first")
+	b.casemate(t, "package", "remove", "--yes", "tools", "first")
 	if err := os.MkdirAll(n.path("apt/none/partial"), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -150,7 +150,7 @@ func TestOwnPackagesDNF(t *testing.T) {
 	enroll()
 	must("third", "install", "--downloadonly", "fourth")
 
-	b.casemate(t, "package", "remove", "el9", "first=1.0~rc1+a-1")
+	b.casemate(t, "package", "remove", "--yes", "el9", "first=1.0~rc1+a-1")
 	if out, err := dnf("third", "install", "--downloadonly", "first"); err == nil {
 		t.Errorf("dnf still finds first:\n%s", out)
 	}

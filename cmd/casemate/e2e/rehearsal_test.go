@@ -123,7 +123,7 @@ func TestRehearsal(t *testing.T) {
 		"casemate_upstream_connections_total 0\n") {
 		t.Error("a closed bastion has tried to connect")
 	}
-	b.casemate(t, "image", "remove", "registry.k8s.io/pause:3.10")
+	b.casemate(t, "image", "remove", "--yes", "registry.k8s.io/pause:3.10")
 	out = inside.fails(t, "registry.k8s.io/v2/pause/manifests/3.10", b.bin(), "replay", file)
 	if strings.Contains(out, "stable.txt") {
 		t.Errorf("replay names what is there:\n%s", out)

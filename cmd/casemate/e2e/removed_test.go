@@ -46,7 +46,7 @@ func TestRemovedNodeStaysDown(t *testing.T) {
 		}
 		return nil
 	})
-	b1.sh(t, "casemate member remove b2")
+	b1.sh(t, "casemate member remove --yes b2")
 	silent := func() {
 		t.Helper()
 		until(t, "everything is down", func() error {

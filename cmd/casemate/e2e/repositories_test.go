@@ -190,7 +190,7 @@ func TestAptByHash(t *testing.T) {
 	}
 
 	// After an undo apt gets an older Release file than it has, which it ignores.
-	b.casemate(t, "import", "remove", "new")
+	b.casemate(t, "import", "remove", "--yes", "new")
 	apt.must(t, append([]string{"update"}, forced...)...)
 
 	// What status announced: apt refuses an expired Release file.

@@ -479,7 +479,7 @@ func TestThreeBastions(t *testing.T) {
 				if err := os.RemoveAll(gone.path("disk/data")); err != nil {
 					t.Fatal(err)
 				}
-				leader.casemate(t, "member", "remove", gone.name)
+				leader.casemate(t, "member", "remove", "--yes", gone.name)
 				tr.nodes = slices.DeleteFunc(tr.nodes, func(b *bastion) bool { return b == gone })
 			}, func() {
 				tr.start(tr.join(leader, "n4"))
