@@ -21,8 +21,8 @@ type Import struct {
 	Parts   int   `json:"parts,omitempty"`
 	Have    []int `json:"have,omitempty"`
 	Missing []int `json:"missing,omitempty"`
-	// KeptUntil is when an incomplete import is dropped, together with what was read of it, unless it is continued; and
-	// when a staged one expires.
+	// KeptUntil is when an incomplete import is dropped, together with what was read of it, unless it is continued;
+	// and when a staged one expires.
 	KeptUntil time.Time `json:"kept_until,omitzero"`
 	// Running reports that this node is reading it now.
 	Running bool `json:"running,omitempty"`

@@ -177,8 +177,9 @@ func TestSettingsNameTheirUnit(t *testing.T) {
 		}
 	}
 	for _, d := range defs {
-		if named := map[string]bool{"dns.ttl": true, "dns.response_rate": true, "scrub.interval": true, "audit.retain": true,
-			"pki.overlap": true, "upstream.fresh": true, "import.approvals": true,
+		if named := map[string]bool{"dns.ttl": true, "dns.response_rate": true, "scrub.interval": true,
+			"audit.retain": true,
+			"pki.overlap":  true, "upstream.fresh": true, "import.approvals": true,
 			"import.approve_within": true}[d.key]; !named &&
 			strings.Trim(d.dflt, "0123456789") != d.dflt {
 			t.Errorf("%s: a setting with the default %s needs a unit in its help, and a line in this test",
