@@ -165,7 +165,8 @@ func (e *Engine) Show(name string) (*Details, error) {
 	if effect, err := e.Diff(name); err == nil {
 		d := &Details{Import: effect.Import, Intact: true, Names: []Shown{}}
 		for _, c := range effect.Changes {
-			d.Names = append(d.Names, Shown{Name: Name{Kind: c.Kind, Name: c.Name, Digest: c.To}, Behind: "not approved"})
+			n := Name{Kind: c.Kind, Name: c.Name, Digest: c.To}
+			d.Names = append(d.Names, Shown{Name: n, Behind: "not approved"})
 		}
 		return d, nil
 	} else if !errors.Is(err, fs.ErrNotExist) {

@@ -307,8 +307,8 @@ var defs = slices.Concat([]def{
 			return err
 		}},
 	{"import.policy.min_age", "off",
-		"how many days ago an image that is imported must have been built, like 7d, so that others have seen it; off: " +
-			"any",
+		"how many days ago an image that is imported must have been built, like 7d, so that others have seen it; " +
+			"off: any",
 		func(s *Settings, v string) (err error) {
 			s.ImportMinAge, err = parseInterval(v, 365)
 			return err
