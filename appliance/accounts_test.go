@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"casemate/appliance/access"
+	"casemate/appliance/oidc"
 	"casemate/appliance/setup"
 )
 
@@ -48,12 +49,12 @@ func TestEveryRouteOfEveryListenerAsks(t *testing.T) {
 		}
 	}
 	parameter := regexp.MustCompile(`\{[a-z]+\}`)
-	var free, local []string
+	var free, local, public []string
 	for _, r := range n.Appliance.admin.Routes() {
 		url := base + parameter.ReplaceAllString(r.Path, "x")
 		what := r.Method + " " + r.Path
-		if resp, body := n.do(r.Method, url, nil); resp.StatusCode != 401 ||
-			!strings.Contains(body, "casemate login") || resp.Header.Get("WWW-Authenticate") == "" {
+		if resp, body := n.do(r.Method, url, nil); r.Public == "" && (resp.StatusCode != 401 ||
+			!strings.Contains(body, "casemate login") || resp.Header.Get("WWW-Authenticate") == "") {
 			t.Errorf("%s without an account: %d %s", what, resp.StatusCode, body)
 		}
 		if resp, body := n.do(r.Method, "http://n1.casemate.internal"+r.Path, nil); resp.StatusCode/100 != 4 {
@@ -66,6 +67,9 @@ func TestEveryRouteOfEveryListenerAsks(t *testing.T) {
 			t.Errorf("%s by a page of another site: %d", what, resp.StatusCode)
 		}
 		switch {
+		case r.Public != "":
+			public = append(public, what)
+			continue
 		case r.Local != "":
 			local = append(local, what)
 			if resp, body := n.do(r.Method, url, nil, as("boss")); resp.StatusCode != 403 ||
@@ -90,6 +94,9 @@ func TestEveryRouteOfEveryListenerAsks(t *testing.T) {
 	}
 	if len(free) != len(withoutVerb) || !slices.Equal(local, []string{"POST /v1/reload", "POST /v1/imports"}) {
 		t.Errorf("without a verb: %q; local: %q", free, local)
+	}
+	if !slices.Equal(public, []string{"POST /v1/login/oidc", "POST /v1/login/oidc/finish"}) {
+		t.Errorf("without an account: %q", public)
 	}
 	// What is allowed works over https as on the socket, and the socket's user is an administrator.
 	var who struct{ Name, How string }
@@ -123,9 +130,10 @@ func TestEveryRouteOfEveryListenerAsks(t *testing.T) {
 	// A login is an API key, which works as Bearer and as a password, and can be ended by itself.
 	var key struct{ Name, Key string }
 	_, body := n.do("POST", base+"/v1/login", strings.NewReader("{}"), as("boss"))
-	if err := json.Unmarshal([]byte(body), &key); err != nil || !access.IsKey(key.Key) {
+	if err := json.Unmarshal([]byte(body), &key); err != nil || !strings.HasPrefix(key.Key, "cmk_"+key.Name+"_") {
 		t.Fatalf("%v %s", err, body)
 	}
+	checkCookies(t, n, key.Key)
 	bearer := func(r *http.Request) { r.Header.Set("Authorization", "Bearer "+key.Key) }
 	for _, c := range []struct {
 		method, path string
@@ -144,6 +152,49 @@ func TestEveryRouteOfEveryListenerAsks(t *testing.T) {
 				t.Errorf("%s %s: %d", method, path, resp.StatusCode)
 			}
 		}
+	}
+}
+
+// checkCookies: the session of a browser is for the admin API of the bastions' own names alone, and not for other
+// sites. Where no OpenID provider is configured, logins say so.
+func checkCookies(t *testing.T, n *node, key string) {
+	t.Helper()
+	cookie := func(more ...string) func(*http.Request) {
+		return func(r *http.Request) {
+			r.AddCookie(&http.Cookie{Name: oidc.SessionCookie, Value: key})
+			for i := 0; i < len(more); i += 2 {
+				r.Header.Set(more[i], more[i+1])
+			}
+		}
+	}
+	const own, files = "https://casemate.internal", "https://files.casemate.internal"
+	for _, c := range []struct {
+		method, url, body string
+		edit              func(*http.Request)
+		want              int
+	}{
+		{"GET", own + "/v1/settings", "", cookie(), 200},
+		{"PUT", own + "/v1/settings/dns.ttl", `{"value":"25s"}`, cookie("Sec-Fetch-Site", "same-origin"), 204},
+		{"PUT", own + "/v1/settings/dns.ttl", `{"value":"26s"}`, cookie("Sec-Fetch-Site", "cross-site"), 403},
+		{"PUT", own + "/v1/settings/dns.ttl", `{"value":"26s"}`, cookie("Origin", "https://evil.example"), 403},
+		{"GET", own + "/v1/settings", "", cookie("Authorization", "Basic eDp5"), 401},
+		{"PUT", files + "/dl.k8s.io/y", "x", cookie(), 401},
+		{"GET", own + "/login", "", nil, 404},
+		{"GET", own + "/callback?code=x&state=y", "", nil, 403},
+		{"GET", strings.Replace(own, "https", "http", 1) + "/login", "", nil, 403},
+		{"POST", own + "/v1/login/oidc", "", nil, 404},
+		{"POST", own + "/v1/login/oidc/finish", `{"handle":"x"}`, nil, 403},
+	} {
+		var edits []func(*http.Request)
+		if c.edit != nil {
+			edits = append(edits, c.edit)
+		}
+		if resp, body := n.do(c.method, c.url, strings.NewReader(c.body), edits...); resp.StatusCode != c.want {
+			t.Errorf("%s %s: %d %s, want %d", c.method, c.url, resp.StatusCode, body, c.want)
+		}
+	}
+	if _, body := n.do("GET", own+"/v1/settings/dns.ttl", nil, cookie()); !strings.Contains(body, "25s") {
+		t.Error(body)
 	}
 }
 

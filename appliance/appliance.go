@@ -383,10 +383,12 @@ func (a *Appliance) wire() {
 		Current: a.current, Lookup: a.lookup, Problems: &a.problems, Luck: &a.luck, ClockJumps: a.clock.Sentences,
 		DNSProblems: a.dns.Problems, DNSWarnings: a.dns.Warnings,
 		UpstreamProblems: a.upstream.Problems, UpstreamWarnings: a.upstream.Warnings,
-		Ready: a.ready, Now: a.opt.Now, Counts: func() (images, files int) { return setup.Counts(a.cluster) },
+		Directory: a.directory.State,
+		Ready:     a.ready, Now: a.opt.Now, Counts: func() (images, files int) { return setup.Counts(a.cluster) },
 	}
 	a.admin = &admin.API{
-		Node: a.cfg.Node, Cluster: a.cluster, Tree: a.tree, CA: a.ca, Access: a.access, Directory: a.directory, OIDC: a.oidc,
+		Node: a.cfg.Node, Cluster: a.cluster, Tree: a.tree, CA: a.ca, Access: a.access,
+		Directory: a.directory, OIDC: a.oidc,
 		Registry: a.registry, Files: a.files, Imports: a.imports, Book: a.book, Egress: a.egress, Rotation: a.rotation,
 		Repositories: a.repositories, Upstream: a.upstream, Packages: a.packages, Parts: parts.New(),
 		Current:    a.current,

@@ -42,6 +42,13 @@ func (a *Appliance) newImports() *content.Engine {
 			return p.Outcome, err
 		},
 		Publish: a.changes.PublishImport,
+		Checkpoint: func(ctx context.Context) string {
+			c, err := a.audit.Checkpoint(ctx)
+			if err != nil || c.Size == 0 {
+				return "" // the import is made all the same
+			}
+			return c.Checkpoint
+		},
 		Room: func() int64 {
 			st := a.cluster.Status()
 			return st.DiskFree - st.DiskReserve

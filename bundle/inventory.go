@@ -15,8 +15,9 @@ import (
 	"casemate/bundle/signing"
 )
 
-// InventoryVersion is the version of the inventory document that this program writes and the newest it reads.
-const InventoryVersion = 1
+// InventoryVersion is the newest version of the inventory document that this program reads. Version 2 has a checkpoint;
+// version 1, which older programs read, is written without one.
+const InventoryVersion = 2
 
 // Inventory lists the blobs of a cluster; "bundle create --since" omits them.
 type Inventory struct {
@@ -24,6 +25,19 @@ type Inventory struct {
 	Domain  string    `json:"domain"` // of the cluster
 	Time    time.Time `json:"time"`   // when it was made, in seconds
 	Blobs   []Blob    `json:"blobs"`  // Omitted is not used
+	// Checkpoint is a signed checkpoint of the cluster's audit log, which leaves the gap with the inventory; "" for
+	// none.
+	Checkpoint string `json:"checkpoint,omitempty"`
+}
+
+// maxCheckpoint is the size limit of a checkpoint in bytes.
+const maxCheckpoint = 16 << 10
+
+func (inv *Inventory) version() int {
+	if inv.Checkpoint != "" {
+		return 2
+	}
+	return 1
 }
 
 var domainForm = regexp.MustCompile(`^[A-Za-z0-9_.-]{0,253}$`)
@@ -31,8 +45,12 @@ var domainForm = regexp.MustCompile(`^[A-Za-z0-9_.-]{0,253}$`)
 // document writes the inventory in its canonical form.
 func (inv *Inventory) document() ([]byte, error) {
 	slices.SortFunc(inv.Blobs, func(a, b Blob) int { return cmp.Compare(a.Digest, b.Digest) })
-	if inv.Version != InventoryVersion {
-		return nil, fmt.Errorf("inventory: version must be %d, got %d", InventoryVersion, inv.Version)
+	if want := inv.version(); inv.Version != want {
+		return nil, fmt.Errorf("inventory: version must be %d, got %d", want, inv.Version)
+	}
+	if len(inv.Checkpoint) > maxCheckpoint {
+		return nil, fmt.Errorf("inventory: the checkpoint has %d bytes, more than %d", len(inv.Checkpoint),
+			maxCheckpoint)
 	}
 	if !domainForm.MatchString(inv.Domain) {
 		return nil, fmt.Errorf("inventory: %.260q is not a domain", inv.Domain)
@@ -50,6 +68,14 @@ func (inv *Inventory) document() ([]byte, error) {
 		inv.Domain,
 		inv.Time.UTC().Format(time.RFC3339),
 	)
+	if inv.Checkpoint != "" {
+		text, err := canonical.Encode(inv.Checkpoint)
+		if err != nil {
+			return nil, err
+		}
+		l.WriteString(`,"checkpoint":`)
+		l.Write(text)
+	}
 	if err := canonical.WriteList(&l, `,"blobs":`, inv.Blobs); err != nil {
 		return nil, err
 	}
@@ -131,10 +157,14 @@ func readInventory(data []byte, keys []ed25519.PublicKey) (*Inventory, string, e
 
 // readInventoryDocument reads the document that document writes.
 func readInventoryDocument(c *canonical.Cursor) (*Inventory, error) {
+	start := c.Offset + len(`{"version":`)
 	if err := c.Version("the inventory", InventoryVersion); err != nil {
 		return nil, err
 	}
-	inv := &Inventory{Version: InventoryVersion}
+	inv := &Inventory{Version: 1}
+	if string(c.Doc[start:c.Offset]) == "2" {
+		inv.Version = 2
+	}
 	if err := c.Expect(`,"domain":`); err != nil {
 		return nil, err
 	}
@@ -155,6 +185,17 @@ func readInventoryDocument(c *canonical.Cursor) (*Inventory, error) {
 	inv.Time, err = time.Parse(time.RFC3339, stamp)
 	if err != nil || inv.Time.UTC().Format(time.RFC3339) != stamp {
 		return nil, fmt.Errorf("time must be like 2006-01-02T15:04:05Z, got %.40q", stamp)
+	}
+	if c.Skip(`,"checkpoint":`) {
+		if inv.Checkpoint, err = c.String(); err != nil {
+			return nil, err
+		}
+		if inv.Checkpoint == "" || len(inv.Checkpoint) > maxCheckpoint {
+			return nil, fmt.Errorf("a checkpoint of %d bytes", len(inv.Checkpoint))
+		}
+	}
+	if inv.Version != inv.version() {
+		return nil, fmt.Errorf("version %d has no checkpoint, or is without one", inv.Version)
 	}
 	if inv.Blobs, err = canonical.ReadList(c, `,"blobs":`, checkInventoryBlob); err != nil {
 		return nil, err

@@ -21,6 +21,32 @@ func sampleInventory() *Inventory {
 	}
 }
 
+// TestInventoryWithCheckpoint: a checkpoint makes it version 2, and one without stays as older programs read it.
+func TestInventoryWithCheckpoint(t *testing.T) {
+	inv := sampleInventory()
+	inv.Checkpoint, inv.Version = "bastion.example/audit\n7\nhash\n\n— signature\n", 2
+	b, err := inv.Sign(seededKey(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, _, err := ReadInventory(b, nil)
+	if err != nil || got.Checkpoint != inv.Checkpoint || got.Version != 2 || len(got.Blobs) != 2 {
+		t.Errorf("%+v, %v", got, err)
+	}
+	inv.Version = 1
+	if _, err := inv.Sign(seededKey(1)); err == nil {
+		t.Error("a checkpoint in version 1")
+	}
+	inv.Version, inv.Checkpoint = 2, ""
+	if _, err := inv.Sign(seededKey(1)); err == nil {
+		t.Error("version 2 without a checkpoint")
+	}
+	inv.Checkpoint = strings.Repeat("x", maxCheckpoint+1)
+	if _, err := inv.Sign(seededKey(1)); err == nil {
+		t.Error("a checkpoint without bounds")
+	}
+}
+
 func TestInventory(t *testing.T) {
 	b, err := sampleInventory().Sign(seededKey(1))
 	if err != nil {

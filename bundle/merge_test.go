@@ -79,13 +79,15 @@ func TestMerge(t *testing.T) {
 	if _, err := ix.Encode(); err != nil {
 		t.Fatal(err)
 	}
-	if len(ix.Images) != 3 || len(ix.Files) != 1 || len(ix.Redirects) != 1 || len(ix.Absent) != 1 || len(ix.Blobs) != 7 {
+	if len(ix.Images) != 3 || len(ix.Files) != 1 || len(ix.Redirects) != 1 || len(ix.Absent) != 1 ||
+		len(ix.Blobs) != 7 {
 		t.Fatalf("%+v", ix)
 	}
 	i := ix.Images[slices.IndexFunc(ix.Images, func(i Image) bool { return i.Tag == "1" })]
 	want := index.Size
-	for digest, size := range map[string]int64{amdBlobs[0].Digest: amdBlobs[0].Size, amdBlobs[1].Digest: amdBlobs[1].Size,
-		amdBlobs[2].Digest: amdBlobs[2].Size, armBlobs[0].Digest: armBlobs[0].Size,
+	for digest, size := range map[string]int64{amdBlobs[0].Digest: amdBlobs[0].Size,
+		amdBlobs[1].Digest: amdBlobs[1].Size, amdBlobs[2].Digest: amdBlobs[2].Size,
+		armBlobs[0].Digest: armBlobs[0].Size,
 		armBlobs[1].Digest: armBlobs[1].Size} {
 		if s[digest] == nil {
 			t.Fatal(digest)

@@ -61,6 +61,8 @@ type Cluster struct {
 	die         context.CancelFunc // cancels life: ends all that waits for other nodes
 
 	stopping atomic.Bool
+	// upToDate is set when this node has once had everything that was committed; see recordsEvents.
+	upToDate atomic.Bool
 	flight   sync.WaitGroup // commands without raft's response; none begins after stopping is set with ownMu held
 	ended    chan struct{}  // raft has ended
 	stop     chan struct{}

@@ -31,7 +31,7 @@ type Occurrence struct {
 // Not recorded are steps that show nothing: blobs that no name refers to yet, stages, pins, and weak names, which
 // disappear within the hour unless a lasting name follows. An event of tree.WithEvent is recorded with any name.
 func (c *Cluster) events(ctx context.Context, ops []state.Op) []state.Op {
-	if c.machine.view.Load().Format() < eventFormat {
+	if !c.recordsEvents() {
 		return nil
 	}
 	d := deeds{c: c, s: c.machine.view.Load()}
@@ -61,6 +61,8 @@ func (c *Cluster) events(ctx context.Context, ops []state.Op) []state.Op {
 	}
 	e, told := tree.EventIn(ctx)
 	switch {
+	case !told && d.n == 0 && d.quiet:
+		return []state.Op{&state.Quiet{}}
 	case !told && d.n == 0, !d.other && d.n == 0:
 		return nil
 	case !told:
@@ -69,6 +71,19 @@ func (c *Cluster) events(ctx context.Context, ops []state.Op) []state.Op {
 		e.Old, e.New = cmp.Or(e.Old, d.first.old), cmp.Or(e.New, d.first.new)
 	}
 	return []state.Op{eventOf(Occurrence{Event: e, Actor: tree.ActorIn(ctx)}, c.cfg.Node)}
+}
+
+// recordsEvents reports whether the cluster is at a format with events. A node that has just been started may know an
+// old state only, so it catches up once. If it cannot, or if the format is raised in this moment, the state itself
+// records what this node proposes without an event.
+func (c *Cluster) recordsEvents() bool {
+	if c.machine.view.Load().Format() >= eventFormat {
+		return true
+	}
+	if !c.upToDate.Load() && c.caughtUp() {
+		c.upToDate.Store(true)
+	}
+	return c.machine.view.Load().Format() >= eventFormat
 }
 
 // deed is what a change of a name means: what is done to what, and the digests before and after.
@@ -92,7 +107,8 @@ type deeds struct {
 	n           int // different in a row
 	first, last deed
 	removes     bool // all do
-	other       bool // there are names whose changes are no deeds
+	other       bool // there are names whose changes are no deeds:
+	quiet       bool // bookkeeping, and not only weak ones
 }
 
 // name adds the change of a name. Names of an import are told by the import.
@@ -103,7 +119,7 @@ func (d *deeds) name(name, claim string, digest state.Digest, removed bool) {
 	}
 	var what deed
 	if what.verb, what.object = d.c.describe(name, removed); what.verb == "" {
-		d.other = true
+		d.other, d.quiet = true, true
 		return
 	}
 	if d.n == 0 || d.removes && !removed {
@@ -144,7 +160,7 @@ func (d *deeds) count(what deed) {
 
 func (d *deeds) event() tree.Event {
 	e := tree.Event{Verb: d.first.verb, Object: d.first.object, Old: d.first.old, New: d.first.new}
-	if d.n > 1 {
+	if d.n > 1 && e.Object != "" {
 		e.Object = fmt.Sprintf("%s and %d more", e.Object, d.n-1)
 	}
 	return e
@@ -188,7 +204,7 @@ func cleanText(s string, most int) string {
 // Record records events that accompany no change of the tree, in one command: at most MaxOccurrences. It is
 // syscall.EAGAIN without a majority. Before format 3 there is no log, and nothing is recorded.
 func (c *Cluster) Record(ctx context.Context, list []Occurrence) error {
-	if len(list) == 0 || c.machine.view.Load().Format() < eventFormat {
+	if len(list) == 0 || !c.recordsEvents() {
 		return nil
 	}
 	ops := make([]state.Op, 0, len(list))

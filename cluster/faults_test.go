@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -23,6 +24,7 @@ import (
 	"casemate/cluster"
 	"casemate/cluster/blob/blobtest"
 	"casemate/cluster/clustertest"
+	events "casemate/cluster/tree"
 )
 
 // What a random run writes and reads. Every value of a record is written once. Blobs are few, so that the same one is
@@ -36,6 +38,7 @@ const (
 
 // op is one thing that a client did, as it looked from outside.
 type op struct {
+	event    string // the object of the event that tells it, unique; "" if it is no write
 	kind     string // put, link, remove, expect, miss, final
 	value    string // that was written, or read by final ("" is absent)
 	expected string // by expect ("" is absent)
@@ -357,8 +360,11 @@ func (f *faults) client(id int) {
 		link := fmt.Sprintf("link/%d", r.IntN(names))
 		value := fmt.Sprintf("%d.%d.%d", f.seed, id, i)
 		update := func(key string, o op, fn func(b cluster.Batch)) {
+			o.event = value
+			told := events.WithEvent(events.WithActor(ctx, events.Actor{Name: "client"}),
+				events.Event{Verb: "write", Object: o.event})
 			o.call = f.h.now()
-			err := tree.Update(ctx, func(b cluster.Batch) error { fn(b); return nil })
+			err := tree.Update(told, func(b cluster.Batch) error { fn(b); return nil })
 			if o.outcome = result(err); o.kind == "expect" && errors.Is(err, fs.ErrExist) {
 				o.outcome = conflicted
 			}
@@ -709,6 +715,7 @@ func (f *faults) end() {
 		f.h.end(key, op{kind: "final", value: value, call: call})
 	}
 	f.whole()
+	f.told()
 	// After a collection on every node, each disk has exactly the named blobs.
 	for _, n := range cl.Nodes {
 		n.SetForward(time.Hour)
@@ -726,6 +733,49 @@ func (f *faults) end() {
 			}
 			return err
 		})
+	}
+}
+
+// told: each write that was acknowledged is one event, one whose outcome is unknown at most one, and one that was
+// refused is none that was done. The log is the same on all nodes, as their states are. A node that has lost its disk
+// may not know of events when it proposes: the state tells its write by the name.
+func (f *faults) told() {
+	f.t.Helper()
+	done, all, changes := map[string]int{}, map[string]int{}, map[string]int{}
+	for _, line := range f.cl.Nodes[0].C.EventLog().Lines(0) {
+		var e struct{ Actor, Verb, Object, Outcome string }
+		if err := json.Unmarshal([]byte(line), &e); err != nil {
+			f.t.Fatal(err)
+		}
+		if e.Verb == "change" {
+			changes[e.Object]++
+		}
+		if e.Actor == "client" {
+			all[e.Object]++
+			if e.Outcome == "" {
+				done[e.Object]++
+			}
+		}
+	}
+	for key := range f.keys() {
+		for _, o := range f.h.ops[key] {
+			if o.event == "" {
+				continue
+			}
+			n := done[o.event]
+			if n == 0 && o.outcome == acked && changes[key] > 0 {
+				changes[key]--
+				continue
+			}
+			if all[o.event] > 1 || o.outcome == acked && n != 1 ||
+				o.outcome != acked && o.outcome != unknown && n != 0 {
+				f.t.Errorf("%s: %s is told by %d events, %d of them done", key, describe(o), all[o.event], n)
+			}
+			delete(all, o.event)
+		}
+	}
+	if len(all) > 0 {
+		f.t.Errorf("%d events tell of writes that nobody made: %v", len(all), all)
 	}
 }
 

@@ -123,9 +123,6 @@ func (s Subject) May(v Verb, o Object) bool {
 	return slices.ContainsFunc(s.Grants, func(g Grant) bool { return g.gives(v, o) })
 }
 
-// MayAll reports whether the subject may do something with every object.
-func (s Subject) MayAll(v Verb) bool { return s.May(v, Object{}) }
-
 // Covers reports whether the subject may do everything that the grants allow.
 func (s Subject) Covers(grants []Grant) bool {
 	for _, g := range grants {
@@ -234,8 +231,8 @@ func (a *Access) Authenticate(ctx context.Context, name, password string) (Subje
 	return s, nil
 }
 
-// byPassword returns who has a name and a password: a user of the cluster, and only if there is none of this name, one of
-// the directory. So users of the cluster need no directory.
+// byPassword returns who has a name and a password: a user of the cluster, and only if there is none of this name, one
+// of the directory. So users of the cluster need no directory.
 func (a *Access) byPassword(ctx context.Context, name, password string) (Subject, error) {
 	realm := a.realm()
 	own, err := a.cfg.Users.Exists(name)

@@ -135,8 +135,8 @@ func groupFile(group string) (string, error) {
 func groupName(file string) (string, error) { return url.PathUnescape(file) }
 
 // Enter is Login for somebody for whom the OpenID provider vouches, with the groups that the provider says. Roles that
-// these groups get later are those of the next login, but roles that they lose end at once. *Refusal: none of the groups
-// has a role.
+// these groups get later are those of the next login, but roles that they lose end at once. *Refusal: none of the
+// groups has a role.
 func (a *Access) Enter(ctx context.Context, name string, groups []string) (string, Key, error) {
 	actor := tree.Actor{Name: oidcPrefix + clip(name), How: "oidc", From: tree.ActorIn(ctx).From}
 	grants, with, err := a.GroupRoles(groups)
@@ -168,8 +168,8 @@ func (e *roleless) Error() string {
 			"oidc.groups_claim"
 	}
 	list := slices.Sorted(slices.Values(e.groups))
-	return fmt.Sprintf("%s has no role: give one to one of its groups with casemate role grant group:NAME ROLE; they are "+
-		"%.300q", e.who, cmp.Or(strings.Join(list, ", "), "none"))
+	return fmt.Sprintf("%s has no role: give one to one of its groups with casemate role grant group:NAME ROLE; they "+
+		"are %.300q", e.who, cmp.Or(strings.Join(list, ", "), "none"))
 }
 
 func (*roleless) Is(target error) bool { return isRefused(target) }

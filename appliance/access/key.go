@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,8 +22,9 @@ import (
 const (
 	keyPrefix = "cmk_" // of every key, so that scanners for leaked secrets recognise one
 	secretLen = 32     // bytes
-	maxKeys   = 1000   // in total
+	maxKeys   = 1000   // in total, without those of logins
 	maxLogins = 20     // keys of one user's logins: the oldest makes room
+	maxEnded  = 64     // keys of ended logins that a login removes
 	maxLife   = 10 * 366 * 24 * time.Hour
 	// LoginLife is how long the key of a login is valid.
 	LoginLife = 12 * time.Hour
@@ -69,12 +71,6 @@ func splitKey(text string) (name string, secret []byte, ok bool) {
 	}
 	secret, err := hex.DecodeString(digits)
 	return name, secret, err == nil
-}
-
-// IsKey reports whether a text has the form of an API key.
-func IsKey(text string) bool {
-	_, _, ok := splitKey(text)
-	return ok
 }
 
 // key reads a key; fs.ErrNotExist if there is none.
@@ -181,6 +177,7 @@ func (a *Access) CreateKey(ctx context.Context, by Subject, name string, grants 
 	if err != nil {
 		return "", Key{}, err
 	}
+	list = slices.DeleteFunc(list, func(k Key) bool { return k.Owner != "" })
 	if len(list) >= maxKeys {
 		return "", Key{}, fmt.Errorf("there are %d API keys, which is the most: revoke some that are not used: %w",
 			len(list), fs.ErrInvalid)

@@ -1,13 +1,14 @@
 package access
 
 import (
-	"casemate/appliance/usage"
 	"context"
 	"crypto/rand"
 	"errors"
 	"strings"
 	"syscall"
 	"time"
+
+	"casemate/appliance/usage"
 )
 
 // owner returns who has logged in with a key, as it is now.
@@ -40,10 +41,12 @@ func (a *Access) login(ctx context.Context, s Subject, life time.Duration) (stri
 	var gone []string
 	for _, k := range list {
 		switch {
-		case k.Owner != s.ID:
-		case !a.cfg.Now().Before(k.Expires):
-			gone = append(gone, k.Name)
-		default:
+		case k.Owner == "":
+		case !a.cfg.Now().Before(k.Expires): // also of others: users of a directory may never come again
+			if len(gone) < maxEnded {
+				gone = append(gone, k.Name)
+			}
+		case k.Owner == s.ID:
 			own = append(own, k)
 		}
 	}
@@ -65,8 +68,8 @@ func (a *Access) login(ctx context.Context, s Subject, life time.Duration) (stri
 	return a.storeKey(ctx, k, life, gone)
 }
 
-// mayEnd refuses to end a key that may do what by may not. Logins of users who are gone, or whom the directory cannot be
-// asked about, are ended by whoever manages accounts.
+// mayEnd refuses to end a key that may do what by may not. Logins of users who are gone, or whom the directory cannot
+// be asked about, are ended by whoever manages accounts.
 func (a *Access) mayEnd(ctx context.Context, by Subject, k keyRecord) error {
 	if err := a.Allow(by, Manage, Object{"apikey", k.Name}); err != nil {
 		return err

@@ -87,9 +87,9 @@ func (a asks) allow(decide *access.Access, r *http.Request) error {
 // socket is how who uses the admin socket has proved its name.
 const socket = "socket"
 
-// Remote returns the handler of all routes for https, where an account is needed: a user and the password or an API key,
-// as in access.Identify, or the cookie of a login with a browser. Requests that a browser sends for another site are
-// refused (http.CrossOriginProtection), and the cookie does not come with them.
+// Remote returns the handler of all routes for https, where an account is needed: a user and the password or an API
+// key, as in access.Identify, or the cookie of a login with a browser. Requests that a browser sends for another site
+// are refused (http.CrossOriginProtection), and the cookie does not come with them.
 func (a *API) Remote() http.Handler {
 	h := a.Handler()
 	identified := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

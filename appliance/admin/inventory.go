@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"time"
 
+	"casemate/appliance/audit"
 	"casemate/appliance/content"
 	"casemate/appliance/reply"
 	"casemate/appliance/secret"
@@ -18,7 +19,14 @@ func (a *API) getInventory(w http.ResponseWriter, r *http.Request) {
 	key, err := a.inventoryKey(r.Context())
 	var doc []byte
 	if err == nil {
-		doc, err = content.SignInventory(a.held(r.Context()), a.Current.State().Settings.Domain, time.Now(), key)
+		var c audit.Checkpoint
+		if c, err = a.Audit.Checkpoint(r.Context()); err == nil && c.Size == 0 {
+			c.Checkpoint = "" // before format 3
+		}
+		if err == nil {
+			doc, err = content.SignInventory(a.held(r.Context()), a.Current.State().Settings.Domain, c.Checkpoint,
+				time.Now(), key)
+		}
 	}
 	if err != nil {
 		a.adminError(w, r, err)

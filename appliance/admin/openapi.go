@@ -126,6 +126,9 @@ func (r Route) operation(schemas object) object {
 	if r.Verb != "" {
 		op["x-casemate-verb"] = r.Verb
 	}
+	if r.Public != "" {
+		op["security"] = []object{}
+	}
 	var list []object
 	for _, m := range pathParameter.FindAllStringSubmatch(r.Path, -1) {
 		list = append(list, object{"name": m[1], "in": "path", "required": true, "schema": object{"type": "string"}})

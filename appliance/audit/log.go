@@ -99,6 +99,8 @@ func (l *Log) Signer(ctx context.Context) (*proof.Signer, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.signer == nil {
+		// Whoever asks for the first checkpoint, it is the node that makes the key.
+		ctx = tree.WithActor(ctx, tree.Actor{})
 		seed, err := secret.ReadOrMake(ctx, l.cfg.Tree, l.cfg.Sealer, secretName)
 		if err != nil {
 			return nil, err

@@ -123,7 +123,9 @@ type Config struct {
 	// Node is this node's name, which is stored in records.
 	Node string
 	// Now is the clock; nil is time.Now.
-	Now func() time.Time
+	// Checkpoint returns the signed checkpoint of the audit log, "" if there is none; nil: there is no log.
+	Checkpoint func(ctx context.Context) string
+	Now        func() time.Time
 	// Log gets a line for each import; nil: nothing is logged.
 	Log *slog.Logger
 

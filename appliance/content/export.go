@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	"casemate/bundle"
-	"casemate/bundle/credentials"
 	"casemate/bundle/oci"
 	"casemate/cluster/tree"
 )
@@ -169,10 +168,10 @@ func (x *exporter) add(path string, info fs.FileInfo, text string) (k manifestKe
 	switch {
 	case !ok:
 	case n.Kind == KindRedirect:
-		x.redirects[credentials.Strip(n.Name)] = credentials.Strip(text)
+		x.redirects[n.Name] = text
 	case n.Digest == "":
 	case n.Kind == KindFile:
-		x.addFile(n.Name, n.Digest, info.Size())
+		x.files[n.Name] = bundle.File{URL: n.Name, Digest: n.Digest, Size: info.Size()}
 	default:
 		repository, tag, _, _ := x.e.cfg.Images.NameOf(path[len(imagesDir)+1:])
 		k = manifestKey{repository, n.Digest}
@@ -184,18 +183,6 @@ func (x *exporter) add(path string, info fs.FileInfo, text string) (k manifestKe
 		return k, true
 	}
 	return manifestKey{}, false
-}
-
-// addFile selects a file. A signed address becomes the one without its credentials, and redirects lead there.
-func (x *exporter) addFile(name, digest string, size int64) {
-	at := credentials.Strip(name)
-	old, there := x.files[at]
-	if there && old.Digest != digest {
-		x.out.Notes = append(x.out.Notes, at+" had several contents at signed addresses: the bundle has one of them")
-	}
-	if !there || at == name {
-		x.files[at] = bundle.File{URL: at, Digest: digest, Size: size}
-	}
 }
 
 // attached selects what an index lists for the platforms, and what refers to each of its manifests: referrers, and

@@ -47,7 +47,7 @@ func (x *exporter) describe() error {
 		ix.Files = append(ix.Files, f)
 	}
 	for from, to := range x.redirects {
-		if _, ok := x.files[from]; !ok && from != to { // a file answers before a redirect
+		if _, ok := x.files[from]; !ok { // a file answers before a redirect
 			ix.Redirects = append(ix.Redirects, bundle.Redirect{From: from, To: to})
 		}
 	}

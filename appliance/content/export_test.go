@@ -302,39 +302,3 @@ func TestExportOfLostBytes(t *testing.T) {
 		}
 	}
 }
-
-// TestExportOfSignedAddresses: credentials of addresses are not in a bundle, and redirects lead to what is there
-// without them.
-func TestExportOfSignedAddresses(t *testing.T) {
-	t.Parallel()
-	s := newSite(t)
-	p := newPack("a.tar")
-	p.addFile("https://objects.githubusercontent.com/1?X-Amz-Signature=secret", []byte("one"))
-	p.addFile("https://objects.githubusercontent.com/2?X-Amz-Signature=secret", []byte("two"))
-	p.addFile("https://objects.githubusercontent.com/2?X-Amz-Signature=other-secret", []byte("two, newer"))
-	p.addFile("https://dl.k8s.io/f?id=1&token=secret", []byte("f"))
-	p.index.Redirects = []bundle.Redirect{{From: "https://github.com/o/r",
-		To: "https://objects.githubusercontent.com/1?X-Amz-Signature=secret"}}
-	s.must("a", p)
-	out, _ := s.exported(Selection{Everything: true})
-	text, err := out.Index.Encode()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if strings.Contains(string(text), "secret") {
-		t.Errorf("a credential is in the bundle: %s", text)
-	}
-	files := []string{}
-	for _, f := range out.Index.Files {
-		files = append(files, f.URL)
-	}
-	if want := []string{"https://dl.k8s.io/f?id=1", "https://objects.githubusercontent.com/1",
-		"https://objects.githubusercontent.com/2"}; !slices.Equal(files, want) ||
-		len(out.Index.Redirects) != 1 || out.Index.Redirects[0].To != want[1] {
-		t.Errorf("files %v, redirects %v", files, out.Index.Redirects)
-	}
-	if notes := strings.Join(out.Notes, "\n"); !strings.Contains(notes,
-		"githubusercontent.com/2 had several contents") {
-		t.Errorf("notes: %s", notes)
-	}
-}

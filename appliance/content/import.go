@@ -77,6 +77,8 @@ type Result struct {
 	// were not meant to be imported.
 	Refused []bundle.Skipped `json:"refused,omitempty"`
 	LeftOut []bundle.Skipped `json:"left_out,omitempty"`
+	// Checkpoint is the signed checkpoint of the audit log after the import; "" if nothing was imported.
+	Checkpoint string `json:"checkpoint,omitempty"`
 }
 
 // job is one running import.

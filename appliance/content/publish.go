@@ -72,6 +72,9 @@ func (j *job) publish(ctx context.Context, s *sink, c *bundle.Contents) (*Result
 		return nil, collected(err)
 	}
 	res := &Result{State: Imported, Record: r, Parts: c.Parts}
+	if e.cfg.Checkpoint != nil {
+		res.Checkpoint = e.cfg.Checkpoint(ctx)
+	}
 	res.Message = fmt.Sprintf("%s is imported: %s", r.Name, changesText(r)) + res.repaired(s)
 	return res, nil
 }

@@ -2,10 +2,10 @@
 // the user is.
 //
 // It promises: passwords go over TLS only (ldaps, or StartTLS before anything else), to a server whose certificate is
-// verified. An empty password is never sent, because directories accept it as anonymous (RFC 4513 section 5.1.2). What a
-// client types is never part of a filter's syntax. Referrals are not followed. Every question ends within a few seconds,
-// and reads a bounded answer; a directory that did not answer is not asked again for a while, so that it holds up nobody.
-// It writes nothing.
+// verified. An empty password is never sent, because directories accept it as anonymous (RFC 4513 section 5.1.2). What
+// a client types is never part of a filter's syntax. Referrals are not followed. Every question ends within a few
+// seconds, and reads a bounded answer; a directory that did not answer is not asked again for a while, so that it holds
+// up nobody. It writes nothing.
 package directory
 
 import (
@@ -135,8 +135,8 @@ func CheckName(name string) error {
 	return nil
 }
 
-// Realm identifies the directory and where its users are; "" if there is none. What was learnt in one realm says nothing
-// about another.
+// Realm identifies the directory and where its users are; "" if there is none. What was learnt in one realm says
+// nothing about another.
 func (d *Directory) Realm() string {
 	s := d.cfg.Settings()
 	if !s.configured() {

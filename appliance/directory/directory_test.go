@@ -35,7 +35,7 @@ func open(t *testing.T, fakes ...*fake) (d *Directory, s *Settings, clock *time.
 	if s.Servers, err = ParseServers(strings.Join(urls, " ")); err != nil {
 		t.Fatal(err)
 	}
-	if s.Users, err = ParsePlace(people+"?uid??(objectClass=person)", "uid"); err != nil {
+	if s.Users, err = ParsePlace(userBase+"?uid??(objectClass=person)", "uid"); err != nil {
 		t.Fatal(err)
 	}
 	if s.Groups, err = ParsePlace(inGroup, "cn"); err != nil {
@@ -119,7 +119,7 @@ func TestGroups(t *testing.T) {
 	one := f.group("one", ada)
 	two := f.group("two (spaces, too)", one)
 	f.group("three", two, ada)
-	f.group("others", "uid=bob,"+people)
+	f.group("others", "uid=bob,"+userBase)
 	f.set(func() { // a circle
 		f.entries[1].attributes["member"] = append(f.entries[1].attributes["member"], two)
 	})
@@ -174,7 +174,7 @@ func TestTwoOfOneName(t *testing.T) {
 	d, _, _, _ := open(t, f)
 	f.user("ada", "correct horse")
 	f.set(func() {
-		f.entries = append(f.entries, entry{"uid=ada,ou=former," + people,
+		f.entries = append(f.entries, entry{"uid=ada,ou=former," + userBase,
 			map[string][]string{"uid": {"ada"}, "objectclass": {"person"}}})
 	})
 	if err := d.Check(t.Context(), "ada", "correct horse"); !errors.Is(err, ErrUnknown) {
@@ -258,7 +258,8 @@ func TestFaults(t *testing.T) {
 			d, _, now, _ := open(t, f)
 			f.user("ada", "correct horse")
 			f.set(func() { f.answer = c.answer })
-			if err := d.Check(t.Context(), "ada", "correct horse"); !isDown(err) || !strings.Contains(err.Error(), c.says) {
+			if err := d.Check(t.Context(), "ada", "correct horse"); !isDown(err) ||
+				!strings.Contains(err.Error(), c.says) {
 				t.Error(err)
 			}
 			f.set(func() { f.answer = nil })
@@ -369,7 +370,8 @@ func TestSettings(t *testing.T) {
 		"dc=x":                 "dc=x?uid?sub?(objectClass=*)",
 		"dc=x?mail?one":        "dc=x?mail?one?(objectClass=*)",
 		"dc=x???(&(a=b)(c=?))": "dc=x?uid?sub?(&(a=b)(c=?))",
-		"?uid":                 "no", "nonsense": "no", "dc=x?a b": "no", "dc=x?uid?base": "no", "dc=x?uid?sub?(a": "no",
+		"?uid":                 "no", "nonsense": "no", "dc=x?a b": "no", "dc=x?uid?base": "no",
+		"dc=x?uid?sub?(a":  "no",
 		"dc=x?uid?sub?a=b": "no", "dc=x?uid,cn": "no", "dc=x?uid:dn:": "no",
 	} {
 		p, err := ParsePlace(text, "uid")
@@ -386,7 +388,8 @@ func TestSettings(t *testing.T) {
 			t.Errorf("%q: %v", text, err)
 		}
 	}
-	if CheckDN("cn=a,dc=b") != nil || CheckDN("") != nil || CheckDN("a") == nil || CheckCA("") != nil || CheckCA("x") == nil {
+	if CheckDN("cn=a,dc=b") != nil || CheckDN("") != nil || CheckDN("a") == nil ||
+		CheckCA("") != nil || CheckCA("x") == nil {
 		t.Error("DN or CA")
 	}
 }

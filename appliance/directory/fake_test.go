@@ -242,14 +242,14 @@ func (f *fake) set(change func()) {
 }
 
 const (
-	people  = "ou=people,dc=example,dc=com"
-	inGroup = "ou=groups,dc=example,dc=com"
-	reader  = "cn=reader,dc=example,dc=com"
+	userBase = "ou=people,dc=example,dc=com"
+	inGroup  = "ou=groups,dc=example,dc=com"
+	reader   = "cn=reader,dc=example,dc=com"
 )
 
 // user and group add entries.
 func (f *fake) user(name, password string) string {
-	dn := "uid=" + name + "," + people
+	dn := "uid=" + name + "," + userBase
 	f.set(func() {
 		f.entries = append(f.entries, entry{dn, map[string][]string{"uid": {name}, "objectclass": {"person"}}})
 		f.passwords[strings.ToLower(dn)] = password

@@ -96,8 +96,12 @@ func (d *Directory) settle(down *unavailable) {
 	c.until = d.cfg.Now().Add(min(maxPause, firstPause<<min(c.failures-1, 6)))
 }
 
-// State returns why the directory could not be asked the last time, nil if it could or was not asked yet.
+// State returns why the directory could not be asked the last time, nil if it could, was not asked yet, or is not
+// configured.
 func (d *Directory) State() error {
+	if d.Realm() == "" {
+		return nil
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.circuit.err
@@ -268,8 +272,8 @@ func (s *session) search(p Place, filter string, limit int) (entries []*ldap.Ent
 		case ldap.LDAPResultSizeLimitExceeded:
 			more, err = true, nil
 		case ldap.LDAPResultReferral:
-			return nil, false, fmt.Errorf("%s is on another server (a referral), which is not asked: name that server in "+
-				"ldap.url: %w", p.Base, err)
+			return nil, false, fmt.Errorf("%s is on another server (a referral), which is not asked: name that server "+
+				"in ldap.url: %w", p.Base, err)
 		default:
 			return nil, false, fmt.Errorf("search %s: %w", p.Base, err)
 		}

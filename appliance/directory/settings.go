@@ -115,8 +115,8 @@ func CheckMember(text string) error {
 	return nil
 }
 
-// ParsePlace parses BASE?ATTRIBUTE?SCOPE?FILTER, the end of an LDAP URL (RFC 4516) without its percent-encoding. What is
-// left out is the attribute called name, sub, and (objectClass=*).
+// ParsePlace parses BASE?ATTRIBUTE?SCOPE?FILTER, the end of an LDAP URL (RFC 4516) without its percent-encoding. What
+// is left out is the attribute called name, sub, and (objectClass=*).
 func ParsePlace(text, name string) (Place, error) {
 	if text == "" {
 		return Place{}, nil

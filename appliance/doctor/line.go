@@ -21,8 +21,8 @@ var machines = map[string]string{"amd64": "x86_64", "arm64": "aarch64", "riscv64
 	"s390x": "s390x", "loong64": "loongarch64"}
 
 // Line returns one line for a node's shell: it downloads the executable from the first bastion that serves the right
-// bytes, verifies them and runs a command of it with these words. The download uses plain HTTP, since trust in the CA may
-// be what is broken; the checksum in the line protects it.
+// bytes, verifies them and runs a command of it with these words. The download uses plain HTTP, since trust in the CA
+// may be what is broken; the checksum in the line protects it.
 func Line(e Executable, bastions []netip.Addr, command string, words ...string) string {
 	var urls []string
 	for _, a := range bastions {

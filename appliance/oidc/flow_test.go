@@ -166,7 +166,8 @@ func TestBrowser(t *testing.T) {
 	b := open(t, url, ca, "web", "web secret")
 	c := b.browser(t, ca)
 	resp, body := get(t, c, "https://www.example.com/login")
-	if resp.StatusCode != 200 || resp.Request.URL.Host != "example.com" || !strings.Contains(body, "You are logged in") {
+	if resp.StatusCode != 200 || resp.Request.URL.Host != "example.com" ||
+		!strings.Contains(body, "You are logged in") {
 		t.Fatalf("%d at %s: %s", resp.StatusCode, resp.Request.URL, body)
 	}
 	if len(b.entered) != 1 || b.entered[0].Name != "test-user@127.0.0.1" || b.entered[0].Groups[0] != "/site/builders" {

@@ -4,8 +4,8 @@
 // It promises: who somebody is, is what a signed ID token says that this provider has issued for this client, now, and
 // for the browser that has asked (OpenID Connect Core 1.0 section 3.1.3.7). The provider is reached over TLS only.
 // Between the steps of a login nothing is stored here: what a step needs of the one before comes back from the client,
-// sealed with the cluster's key, so that any node can take the next one. Every request to the provider ends within a few
-// seconds, reads a bounded answer, and is one of few at a time.
+// sealed with the cluster's key, so that any node can take the next one. Every request to the provider ends within a
+// few seconds, reads a bounded answer, and is one of few at a time.
 package oidc
 
 import (
@@ -167,7 +167,8 @@ func (p *Provider) open(ctx context.Context) (*session, error) {
 	p.mu.Unlock()
 	if f == nil || f.settings != id || p.cfg.Now().Sub(f.at) > discovery {
 		if f, err = discover(ctx, s); err != nil {
-			return nil, fmt.Errorf("the OpenID provider %s does not say how to log in: %w: %w", s.Issuer, err, syscall.EAGAIN)
+			return nil, fmt.Errorf("the OpenID provider %s does not say how to log in: %w: %w", s.Issuer, err,
+				syscall.EAGAIN)
 		}
 		f.settings, f.at = id, p.cfg.Now()
 		p.mu.Lock()
@@ -213,8 +214,8 @@ func discover(ctx context.Context, s Settings) (*found, error) {
 	return f, nil
 }
 
-// secureOnly sends requests over TLS only, whatever the provider says where they go, and bounds the time and the bytes of
-// the answers.
+// secureOnly sends requests over TLS only, whatever the provider says where they go, and bounds the time and the bytes
+// of the answers.
 type secureOnly struct{ to http.RoundTripper }
 
 func (t secureOnly) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -286,7 +287,8 @@ func (s *session) user(ctx context.Context, token *oauth2.Token, nonce string) (
 	}
 	if claims[s.UserClaim] == nil || claims[s.GroupsClaim] == nil {
 		// Some providers say it only at their endpoint for this.
-		if info, err := s.provider.UserInfo(ctx, oauth2.StaticTokenSource(token)); err == nil && info.Subject == id.Subject {
+		info, err := s.provider.UserInfo(ctx, oauth2.StaticTokenSource(token))
+		if err == nil && info.Subject == id.Subject {
 			more := map[string]json.RawMessage{}
 			if info.Claims(&more) == nil {
 				for name, value := range more {

@@ -107,7 +107,8 @@ func TestIDTokens(t *testing.T) {
 		"right":               {want: &User{"ada", []string{"builders", "/site"}}},
 		"one group as a text": {change: claims{"groups": "builders"}, want: &User{"ada", []string{"builders"}}},
 		"no groups":           {change: claims{"groups": nil}, want: &User{Name: "ada"}},
-		"several audiences":   {change: claims{"aud": []string{"x", "casemate"}}, want: &User{"ada", []string{"builders", "/site"}}},
+		"several audiences": {change: claims{"aud": []string{"x", "casemate"}},
+			want: &User{"ada", []string{"builders", "/site"}}},
 		"names that are none": {change: claims{"groups": []string{"", "a\n", "b", strings.Repeat("c", 200)}},
 			want: &User{"ada", []string{"b"}}},
 		"another audience":                {change: claims{"aud": "other"}},
@@ -170,8 +171,10 @@ func TestIDTokens(t *testing.T) {
 	}
 	// What a provider says of itself is not believed where it leads out of TLS, and neither is another's word.
 	for name, change := range map[string]func(claims){
-		"endpoint without TLS": func(c claims) { c["jwks_uri"] = strings.Replace(server.URL, "https", "http", 1) + "/keys" },
-		"another issuer":       func(c claims) { c["issuer"] = "https://evil.example" },
+		"endpoint without TLS": func(c claims) {
+			c["jwks_uri"] = strings.Replace(server.URL, "https", "http", 1) + "/keys"
+		},
+		"another issuer": func(c claims) { c["issuer"] = "https://evil.example" },
 	} {
 		t.Run(name, func(t *testing.T) {
 			right := answers["/.well-known/openid-configuration"]

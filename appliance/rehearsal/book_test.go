@@ -302,7 +302,8 @@ func TestFetched(t *testing.T) {
 			t.Fatal(err)
 		}
 		list := r.Questions()
-		if len(list) != 3 || list[0].Digest != sumA || list[0].Size != 4 || list[1].Digest != sumB || list[1].Size != 5 ||
+		if len(list) != 3 || list[0].Digest != sumA || list[0].Size != 4 ||
+			list[1].Digest != sumB || list[1].Size != 5 ||
 			list[2].Digest != "" {
 			t.Errorf("%+v", list)
 		}

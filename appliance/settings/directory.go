@@ -13,7 +13,8 @@ var directoryDefs = []def{
 			s.Directory.Servers, err = directory.ParseServers(v)
 			return err
 		}},
-	{"ldap.ca", "", "roots that the directory's certificates are verified with, PEM; empty: those of the bastions' hosts",
+	{"ldap.ca", "",
+		"roots that the directory's certificates are verified with, PEM; empty: those of the bastions' hosts",
 		func(s *Settings, v string) error {
 			s.Directory.CA = v
 			return directory.CheckCA(v)
@@ -46,7 +47,8 @@ var directoryDefs = []def{
 			s.OIDC.Issuer = v
 			return oidc.CheckIssuer(v)
 		}},
-	{"oidc.client", "", "the client ID at the provider; its secret, if it has one, is set with casemate directory login",
+	{"oidc.client", "",
+		"the client ID at the provider; its secret, if it has one, is set with casemate directory login",
 		func(s *Settings, v string) error {
 			s.OIDC.Client = v
 			return oidc.CheckText(v)

@@ -40,7 +40,9 @@ type Page struct {
 	DNSWarnings   func() []string
 	// UpstreamProblems and UpstreamWarnings are about fetching from origins.
 	UpstreamProblems, UpstreamWarnings func() []string
-	Rotation                           *rotation.Book
+	// Directory returns why the LDAP directory could not be asked the last time.
+	Directory func() error
+	Rotation  *rotation.Book
 	// NotPermitted returns why names that the root does not permit are not enabled, and what changes that.
 	NotPermitted func(names ...string) string
 	// UnpermittedAddrs says the same of a node's addresses; "" if the root permits them all.
@@ -89,6 +91,10 @@ func (p *Page) Report(ctx context.Context) (any, error) {
 	}
 	warnings = append(append(warnings, p.ClockJumps()...), p.DNSWarnings()...)
 	warnings = append(warnings, p.UpstreamWarnings()...)
+	if err := p.Directory(); err != nil {
+		warnings = append(warnings, fmt.Sprintf("the directory of ldap.url could not be asked the last time, so its "+
+			"users could not log in, and those of the cluster could: %v", err))
+	}
 	warnings = append(warnings, p.Luck.sentences(20)...)
 	for _, c := range p.Registry.Conflicts() {
 		warnings = append(warnings,

@@ -265,11 +265,12 @@ func (u files) redirected(ctx context.Context, f *flight, known record, status *
 			return fmt.Errorf("it leads to %.300s: %w", withoutQuery(to), err)
 		}
 	}
+	u.mu.Lock()
+	u.signed.Forget(to)
 	if to != status.Location {
-		u.mu.Lock()
 		u.signed.Add(to, status.Location)
-		u.mu.Unlock()
 	}
+	u.mu.Unlock()
 	f.event.Status, f.event.Target = status.Status, to
 	u.note(ctx, record{Name: known.Name, Redirect: to, Plain: plain})
 	return nil

@@ -42,9 +42,9 @@ func (u *Upstream) record(name string) (r record, ok bool) {
 		return r, false
 	}
 	version := tree.VersionOf(fi)
-	u.mu.Lock()
+	u.parsedMu.Lock()
 	p, ok := u.parsed.See(name)
-	u.mu.Unlock()
+	u.parsedMu.Unlock()
 	if ok && p.version == version {
 		return p.record, true
 	}
@@ -52,8 +52,8 @@ func (u *Upstream) record(name string) (r record, ok bool) {
 	if err != nil || json.Unmarshal(data, &r) != nil || r.Name != name {
 		return record{}, false
 	}
-	u.mu.Lock()
-	defer u.mu.Unlock()
+	u.parsedMu.Lock()
+	defer u.parsedMu.Unlock()
 	u.parsed.Add(name, parsed{version, r})
 	return r, true
 }

@@ -147,6 +147,9 @@ type Upstream struct {
 	dials   atomic.Uint64
 	servers circuit
 
+	parsedMu sync.Mutex            // guards parsed; it is taken with mu held, and never the other way round
+	parsed   *share.Recent[parsed] // records, by name
+
 	mu      sync.Mutex
 	closed  bool
 	wg      sync.WaitGroup
@@ -157,7 +160,6 @@ type Upstream struct {
 	stale   *share.Recent[stale]      // by name
 	signed  *share.Recent[string]     // addresses of redirects with their credentials, by the same without
 	tags    *share.Recent[tagList]    // by repository
-	parsed  *share.Recent[parsed]     // records, by name
 	stats   map[string]*Stat          // by origin
 	loops   map[netip.AddrPort]string // resolvers that give our own answers, with the reason
 	waiting int64                     // bytes that running fetches have still to store

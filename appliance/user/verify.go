@@ -45,8 +45,8 @@ func (u *Users) Authenticate(ctx context.Context, name, password string) error {
 }
 
 // Elsewhere is Authenticate for a password that check verifies, somewhere else: it waits for its turn in a line of its
-// own, so that a slow check delays no user of the cluster, and wrong passwords count as those of users do. A correct one
-// is not checked again for the time keep. realm names who verifies it: one that changes ends what is remembered. An
+// own, so that a slow check delays no user of the cluster, and wrong passwords count as those of users do. A correct
+// one is not checked again for the time keep. realm names who verifies it: one that changes ends what is remembered. An
 // error of check means that the password could not be verified.
 func (u *Users) Elsewhere(ctx context.Context, name, password string, realm []byte, keep time.Duration,
 	check func() (bool, error)) error {

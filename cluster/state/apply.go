@@ -155,6 +155,7 @@ func (s *State) run(tx *tx, ops []Op) error {
 			return err
 		}
 	}
+	s.tell(tx, ops)
 	return nil
 }
 

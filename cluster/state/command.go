@@ -50,10 +50,11 @@ const (
 	kindSetFormat       opKind = 14
 	kindEvent           opKind = 15
 	kindSealEvents      opKind = 16
-	kindRequireApproval opKind = 17
-	kindHold            opKind = 18
-	kindApprove         opKind = 19
-	kindReject          opKind = 20
+	kindQuiet           opKind = 17
+	kindRequireApproval opKind = 18
+	kindHold            opKind = 19
+	kindApprove         opKind = 20
+	kindReject          opKind = 21
 )
 
 func (*Put) kind() opKind             { return kindPut }
@@ -72,6 +73,7 @@ func (*DropClaims) kind() opKind      { return kindDropClaims }
 func (*SetFormat) kind() opKind       { return kindSetFormat }
 func (*Event) kind() opKind           { return kindEvent }
 func (*SealEvents) kind() opKind      { return kindSealEvents }
+func (*Quiet) kind() opKind           { return kindQuiet }
 func (*RequireApproval) kind() opKind { return kindRequireApproval }
 func (*Hold) kind() opKind            { return kindHold }
 func (*Approve) kind() opKind         { return kindApprove }
@@ -112,6 +114,8 @@ func newOp(k opKind) (op Op, since uint64) {
 		return new(Event), eventFormat
 	case kindSealEvents:
 		return new(SealEvents), eventFormat
+	case kindQuiet:
+		return new(Quiet), eventFormat
 	case kindRequireApproval:
 		return new(RequireApproval), holdFormat
 	case kindHold:

@@ -37,6 +37,7 @@ func laterOps() []Op {
 		&Event{Time: 9, Actor: "alice", How: "password", From: "10.0.0.1", Verb: "file.put", Object: "a", Old: "b",
 			New: "c", Outcome: "d"},
 		&Event{Verb: "gc"},
+		&Quiet{},
 		&SealEvents{Name: "s", First: 3, Count: 4},
 		&RequireApproval{On: true},
 		&Hold{ID: "s", Claim: "i", Content: "c", Maker: "m", Until: 9},

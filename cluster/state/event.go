@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"iter"
 	"strconv"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -38,6 +39,12 @@ type Event struct {
 	Old     string   // the value before
 	New     string   // the value after
 	Outcome string   // why it was not done; "" is done
+}
+
+// Quiet declares that the names which its command changes are bookkeeping. A command that changes names and has neither
+// an Event nor a Quiet is recorded by the state itself: its proposer did not know that the format had been raised.
+type Quiet struct {
+	_ struct{} `cbor:",toarray"`
 }
 
 // SealEvents moves the oldest Count events from the state into the file Name, whose blob must be known: its bytes are
@@ -87,6 +94,58 @@ func (o *SealEvents) check() error {
 		return refuse(CodeInvalid, "seal events", o.Name, "there must be events to seal")
 	}
 	return checkName("seal events", o.Name)
+}
+
+func (o *Quiet) check() error    { return nil }
+func (o *Quiet) apply(*tx) error { return nil }
+
+// tell records a command that changes names and does not say how it is to be told, by the first name.
+func (s *State) tell(tx *tx, ops []Op) {
+	if s.format < eventFormat {
+		return
+	}
+	object, changes := "", false
+	for _, op := range ops {
+		name := ""
+		switch op := op.(type) {
+		case *Event, *Quiet:
+			return
+		case *Put:
+			name = op.Name
+		case *Link:
+			name = op.Name
+		case *Remove:
+			name = op.Name
+		case *DropClaims:
+			name = op.Claim
+		case *Publish, *Collect:
+		default:
+			continue
+		}
+		if changes = true; object == "" {
+			object = cutText(name)
+		}
+	}
+	if changes {
+		s.record(tx.index, tx.node, tx.time, &Event{How: ByNode, Verb: "change", Object: object}, "")
+	}
+}
+
+// cutText is a name as a text of an event, whatever its characters and its length.
+func cutText(name string) string {
+	name = strings.Map(func(r rune) rune {
+		if r < ' ' {
+			return '?'
+		}
+		return r
+	}, name)
+	for len(name) > MaxEventText {
+		name = name[:MaxEventText]
+		for !utf8.ValidString(name) {
+			name = name[:len(name)-1]
+		}
+	}
+	return name
 }
 
 func (o *Event) apply(tx *tx) error {

@@ -95,6 +95,42 @@ func TestEventsAreRecordedWithTheirCommand(t *testing.T) {
 	}
 }
 
+// TestUntoldChangesAreTold: a command whose proposer did not know of events is told by its first name. Only what
+// declares itself bookkeeping, or shows nothing, is not.
+func TestUntoldChangesAreTold(t *testing.T) {
+	l := newLog(t)
+	l.must(&SetFormat{Version: eventFormat})
+	one := l.blob("one")[0]
+	long := strings.Repeat(strings.Repeat("é", 500)+"/", 4) + "x\x01y"
+	for i, tt := range []struct {
+		ops    []Op
+		object string // "-": no event
+	}{
+		{[]Op{&Put{Name: "a"}, &Put{Name: "b"}}, "a"},
+		{[]Op{&Link{Name: "c", Digest: one}}, "c"},
+		{[]Op{&Remove{Name: "c"}}, "c"},
+		{[]Op{&DropClaims{Claim: "k"}}, "k"},
+		{[]Op{&Put{Name: long}}, strings.Repeat("é", 500) + "/" + strings.Repeat("é", 11)},
+		{[]Op{&Put{Name: "a"}, &Quiet{}}, "-"},
+		{[]Op{&LinkWeak{Name: "w", Digest: one}}, "-"},
+		{[]Op{&Stage{ID: "s", Ops: []Op{&Put{Name: "d"}}}}, "-"},
+		{[]Op{&Publish{ID: "s"}}, ""},
+		{[]Op{&Expect{Name: "none"}}, "-"},
+		{[]Op{&Collect{Digests: []Digest{dg("two")}}}, ""},
+	} {
+		before := len(events(l.s))
+		l.must(tt.ops...)
+		got := strings.Join(events(l.s)[before:], "\n")
+		if (got == "") != (tt.object == "-") || got != "" && (!strings.Contains(got, `"how":"node","verb":"change"`) ||
+			tt.object != "" && !strings.Contains(got, `"object":"`+tt.object+`"`)) {
+			t.Errorf("%d: %s", i, got)
+		}
+	}
+	if r := l.do(&Put{Name: "a/b"}); r.Err == nil || strings.Contains(strings.Join(events(l.s), ""), "a/b") {
+		t.Error("a refused one is told")
+	}
+}
+
 // TestBadEventsAreRefused: what could not be written as a line of JSON is refused, and leaves no event.
 func TestBadEventsAreRefused(t *testing.T) {
 	for what, e := range map[string]*Event{

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"casemate/appliance/audit"
+	"casemate/appliance/audit/proof"
 )
 
 func auditCommand(o *options) *cobra.Command {
@@ -26,7 +27,7 @@ func auditListCommand(o *options) *cobra.Command {
 		Long: `List the newest events of the audit log, the newest last: every change of content,
 settings, rights and members, every login, and what was refused.
 
-ACTOR is a user, key/NAME for an API key, uid/N for who used the admin socket, or
+ACTOR is an account, key/NAME for an API key, a user of the host (socket), or
 node/NAME for what a node did by itself. A change that was refused, or a login that
 failed, has its reason in OUTCOME. Values that are secret are not recorded.`,
 		Example: `  casemate audit list --since 2026-01-31 --verb image
@@ -50,7 +51,7 @@ failed, has its reason in OUTCOME. Values that are secret are not recorded.`,
 			err := o.printRows(cmd, p, "no events",
 				[]any{"N", "TIME", "ACTOR", "FROM", "VERB", "OBJECT", "OLD", "NEW", "OUTCOME"}, func(t *table) {
 					for _, e := range p.Events {
-						t.row(e.N, t.when(e.Time), cmp.Or(e.Actor, "-"), cmp.Or(e.From, "-"), e.Verb,
+						t.row(e.N, t.when(e.Time), actorOf(e), cmp.Or(e.From, "-"), e.Verb,
 							cmp.Or(e.Object, "-"), cmp.Or(e.Old, "-"), cmp.Or(e.New, "-"), cmp.Or(e.Outcome, "done"))
 					}
 				})
@@ -71,4 +72,13 @@ failed, has its reason in OUTCOME. Values that are secret are not recorded.`,
 	f.Uint64Var(&before, "before", 0, "only events with a smaller number than `N`")
 	o.printsTimes(cmd, audit.Page{})
 	return cmd
+}
+
+// actorOf is who did it, and how it was proved.
+func actorOf(e proof.Event) string {
+	actor := cmp.Or(e.Actor, "-")
+	if e.How != "" && e.How != "node" && e.How != "key" {
+		actor += " (" + e.How + ")"
+	}
+	return actor
 }

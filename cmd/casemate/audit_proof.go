@@ -125,13 +125,22 @@ FILE appears when it is complete.`,
 			if err == nil {
 				err = out.finish()
 			}
-			if err == nil {
-				fmt.Fprintf(cmd.ErrOrStderr(), "the audit log is exported to %s: %s\n", args[0], size(n))
+			if err != nil {
+				return err
 			}
-			return err
+			if out.file == nil {
+				cmd.SetOut(cmd.ErrOrStderr()) // standard output has the log
+			}
+			return o.print(cmd, auditExport{args[0], n}, func(t *table) { t.line(args[0] + ": " + size(n)) })
 		},
 	}
+	o.prints(cmd, auditExport{})
 	return cmd
+}
+
+type auditExport struct {
+	File  string `json:"file"`
+	Bytes int64  `json:"bytes"`
 }
 
 func auditVerifyCommand(o *options) *cobra.Command {
@@ -145,7 +154,7 @@ Every event is compared with the log's own checkpoint. With --checkpoint, which 
 be repeated, it is also proven that the log continues an older checkpoint: nothing
 before it was changed, dropped or moved, not even by who has the key of the log. A
 cluster that was restored from a backup, or recovered, has a break in its log: the
-events after that copy are missing, and the event at the break says why.
+events after that copy are missing, and the event at the break has the reason.
 
 Exit code 0: the log is intact. 3: it is not.`,
 		Example: `  casemate audit verify --checkpoint checkpoint-2026-01-31.txt

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/netip"
 	"strings"
 
@@ -68,6 +69,7 @@ func (d rehearsalDir) open(cmd *cobra.Command) (stop func(), err error) {
 		return nil, err
 	}
 	own := []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:0")}
+	cfg.Log.Level = slog.LevelWarn
 	cfg.Listen = config.Listen{HTTP: own, HTTPS: own, DNS: own, Peer: own, Admin: d.socket()}
 	a, err := appliance.Open(cfg, appliance.Options{Version: version, Commit: commit, Log: warnings(cmd),
 		Rehearsal: d.record()})
@@ -123,12 +125,12 @@ func (list openedRehearsals) contents(ctx context.Context) (*content.Exported, e
 			more = fmt.Sprintf("; and %d more", n-maxConflicts)
 			conflicts = conflicts[:maxConflicts]
 		}
-		return nil, fmt.Errorf("the rehearsals do not go into one bundle: %s%s: make a bundle of each and import both, "+
-			"or rehearse the older one again", strings.Join(conflicts, "; "), more)
+		return nil, fmt.Errorf("the rehearsals do not go into one bundle: %s%s: make a bundle of each and import "+
+			"both, or rehearse the older one again", strings.Join(conflicts, "; "), more)
 	}
 	for _, url := range differ {
-		all.Notes = append(all.Notes, url+" was answered differently in the rehearsals: the transcript has the answer "+
-			"of the first one")
+		all.Notes = append(all.Notes, url+" was answered differently in the rehearsals: the transcript has the "+
+			"answer of the first one")
 	}
 	all.Index = ix
 	return all, nil

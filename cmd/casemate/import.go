@@ -163,6 +163,9 @@ func showResult(t *table, res *content.Result) {
 		t.line("refused", l.Name, l.Why)
 	}
 	showRecord(t, &res.Record)
+	for l := range strings.Lines(res.Checkpoint) {
+		t.line("checkpoint", strings.TrimSuffix(l, "\n"))
+	}
 	switch res.State {
 	case content.Unchanged:
 		t.line("written", "nothing: it was here already")

@@ -75,8 +75,8 @@ this host trusts, or that --ca vouches for, which is stored, too.`,
 					"on the bastion itself no login is needed")}
 			}
 			if password && key || openID && (password || key || user != "" || life > 0) {
-				return usageError{errors.New("casemate login takes --password-stdin, --key-stdin or --oidc, and --user and " +
-					"--ttl only with a password")}
+				return usageError{errors.New("casemate login takes --password-stdin, --key-stdin or --oidc, " +
+					"and --user and --ttl only with a password")}
 			}
 			c := o.client()
 			if c.wrong != nil {

@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"casemate/appliance"
 	"casemate/appliance/config"
@@ -182,8 +183,10 @@ func (o *options) printEnrolment(ctx context.Context, cmd *cobra.Command, view *
 		view.meter.say("the line that enrols lab nodes is not known: " + err.Error())
 		return
 	}
+	out, isFile := cmd.OutOrStdout().(*os.File)
+	terminal := isFile && term.IsTerminal(int(out.Fd()))
 	for _, f := range files {
-		if line := strings.TrimSpace(f.Text); aside || view.live() {
+		if line := strings.TrimSpace(f.Text); aside || view.live() && terminal {
 			view.meter.say(line)
 		} else {
 			fmt.Fprintln(cmd.OutOrStdout(), line)

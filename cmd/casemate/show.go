@@ -84,7 +84,7 @@ what was stored before there was one.`,
 func (t *table) provenance(p admin.Provenance) {
 	t.line("stored", t.when(p.Stored))
 	if e := p.Event; e != nil {
-		by := cmp.Or(e.Actor, "somebody without a name")
+		by := actorOf(*e)
 		if e.From != "" {
 			by += " from " + e.From
 		}

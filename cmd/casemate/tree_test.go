@@ -150,6 +150,7 @@ var meanings = map[string][]string{
 	"own":                 {"stringArray"},
 	"packages":            {"stringArray"},
 	"parallel":            {"int"},
+	"oidc":                {"bool"},
 	"partial":             {"bool"},
 	"passphrase-file":     {"string"},
 	"password-stdin":      {"bool"},

@@ -56,7 +56,8 @@ var Rules = []Rule{
 	{Dir: "rotation", Why: "counts clients that have fetched a root, written every few minutes"},
 	{Dir: "imports/pending", Why: "protects what is being read; nothing is visible until the import is published"},
 	{Dir: "access/used", Why: "says only when an API key was last used"},
-	{Dir: "audit", Remove: "audit.remove", Why: "holds the events themselves, their hashes, and how far they were forwarded"},
+	{Dir: "audit", Remove: "audit.remove",
+		Why: "holds the events themselves, their hashes, and how far they were forwarded"},
 }
 
 // Of returns the verb for a change of a name of the tree, and what it is done to, by the name that people know. The

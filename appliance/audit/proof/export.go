@@ -23,8 +23,8 @@ type Event struct {
 	Time  time.Time `json:"time"`
 	Index uint64    `json:"index"`          // in the replicated log
 	Node  string    `json:"node,omitempty"` // that did it
-	// Actor is a user, "key/NAME", "uid/N" for who used the admin socket, "node/NAME" for the node itself; "" is a
-	// client that did not say who it is.
+	// Actor is an account, "key/NAME", the host's user who used the admin socket, "node/NAME" for the node itself; ""
+	// is a client that did not say who it is.
 	Actor   string `json:"actor,omitempty"`
 	How     string `json:"how,omitempty"`  // how the actor proved its name
 	From    string `json:"from,omitempty"` // address

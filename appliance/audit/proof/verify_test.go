@@ -168,7 +168,8 @@ func TestTheHolderOfTheKeyIsFound(t *testing.T) {
 		`"verb":"cluster.restore","old":"cluster x, backup of 2026-01-31"}`+"\n"))
 	r := verify(t, resign(restored), opt)
 	if len(r.Faults) != 1 || !strings.Contains(r.Faults[0], "checkpoint of 60 events is newer than the log") ||
-		!strings.Contains(r.Faults[0], "restored from a backup (cluster x, backup of 2026-01-31)") || len(r.Breaks) != 1 {
+		!strings.Contains(r.Faults[0], "restored from a backup (cluster x, backup of 2026-01-31)") ||
+		len(r.Breaks) != 1 {
 		t.Errorf("%+v", r)
 	}
 	other, _ := NewSigner("casemate.internal/audit", bytes.Repeat([]byte{8}, 32))
@@ -205,7 +206,8 @@ func TestWrongInputs(t *testing.T) {
 	}
 	for what, text := range map[string]string{
 		"nothing": "", "a long line": strings.Repeat("x", 2*maxLine), "another file": "hello\n",
-		"half an event": `{"n":0` + "\n", "long hashes": `{"first":0,"hashes":"` + strings.Repeat("A", 60_000) + `"}` + "\n",
+		"half an event": `{"n":0` + "\n",
+		"long hashes":   `{"first":0,"hashes":"` + strings.Repeat("A", 60_000) + `"}` + "\n",
 	} {
 		if r := verify(t, []byte(text), Options{}); len(r.Faults) == 0 {
 			t.Errorf("%s: %+v", what, r)

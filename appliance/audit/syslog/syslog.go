@@ -19,8 +19,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"casemate/appliance/audit/proof"
 )
 
@@ -169,13 +167,5 @@ func (c *Conn) Acknowledged() (bool, error) {
 		return false, errGone
 	default:
 	}
-	raw, err := c.tcp.SyscallConn()
-	if err != nil {
-		return false, err
-	}
-	left := 0
-	if e := raw.Control(func(fd uintptr) { left, err = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ) }); e != nil {
-		return false, e
-	}
-	return left == 0, err
+	return acknowledged(c.tcp)
 }
