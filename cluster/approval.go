@@ -47,18 +47,19 @@ const heldFormat = 4
 // mayHold refuses edits that not every member understands.
 func (c *Cluster) mayHold() error {
 	if agreed, newest := c.Format(); agreed < heldFormat {
-		return fmt.Errorf("approvals need format %d of the replicated log, and the cluster is at %d (newest here: %d): "+
-			"upgrade every node, then run casemate cluster format --raise: %w", heldFormat, agreed, newest, fs.ErrInvalid)
+		return fmt.Errorf("approvals need format %d of the replicated log, and the cluster is at %d (newest here: "+
+			"%d): upgrade every node, then run casemate cluster format --raise: %w", heldFormat, agreed, newest,
+			fs.ErrInvalid)
 	}
 	return nil
 }
 
-// Gate decides, with the batch, whether entries with a claim are written only by approvals. b must come from an Update
-// of this package. Before format 4 the Update is refused with fs.ErrInvalid.
-func Gate(b Batch, on bool) {
+// RequireApproval decides, with the batch, whether entries with a claim are written only by approvals. b must come from
+// an Update of this package. Before format 4 the Update is refused with fs.ErrInvalid.
+func RequireApproval(b Batch, on bool) {
 	own, ok := b.(*batch)
 	if !ok {
-		b.Put("/cluster.Gate of a batch that is not of this cluster", nil) // an invalid name
+		b.Put("/cluster.RequireApproval of a batch that is not of this cluster", nil) // an invalid name
 		return
 	}
 	if err := own.t.c.mayHold(); err != nil {
@@ -67,11 +68,11 @@ func Gate(b Batch, on bool) {
 		}
 		return
 	}
-	own.ops = append(own.ops, &state.Gate{On: on})
+	own.ops = append(own.ops, &state.RequireApproval{On: on})
 }
 
-// Gated reports whether entries with a claim are written only by approvals.
-func (t *Tree) Gated() bool { return t.state().Gated() }
+// ApprovalRequired reports whether entries with a claim are written only by approvals.
+func (t *Tree) ApprovalRequired() bool { return t.state().ApprovalRequired() }
 
 // Hold stages the edits of held until somebody approves them, and applies those of now at once. Of h it takes Claim,
 // Content and Until; the maker is the context's actor. fs.ErrExist: a batch is held for the claim already.

@@ -24,8 +24,8 @@ func approve(t testing.TB, n *clustertest.Node, who, id, diff string) error {
 	})
 }
 
-// A batch that one node holds is approved at another, after the leader was lost: once, by somebody else, and by no other
-// way. It is larger than one log entry.
+// A batch that one node holds is approved at another, after the leader was lost: once, by somebody else, and by no
+// other way. It is larger than one log entry.
 func TestApprovalAfterTheLeaderIsLost(t *testing.T) {
 	clustertest.Run(t, func(t *testing.T) {
 		cl := clustertest.New(t, 3, nil)
@@ -34,8 +34,8 @@ func TestApprovalAfterTheLeaderIsLost(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		gate := func(b cluster.Batch) error { cluster.Gate(b, true); b.Put("pending", nil); return nil }
-		if err := leader.C.Tree().Update(t.Context(), gate); err != nil {
+		requires := func(b cluster.Batch) error { cluster.RequireApproval(b, true); b.Put("pending", nil); return nil }
+		if err := leader.C.Tree().Update(t.Context(), requires); err != nil {
 			t.Fatal(err)
 		}
 		h := cluster.Held{Claim: "one", Content: "sha256:1", Until: time.Now().Add(time.Hour)}

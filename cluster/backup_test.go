@@ -153,7 +153,7 @@ func TestBackupOfWhatWaits(t *testing.T) {
 	until := time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC)
 	err := c.Tree().Hold(alice, Held{Claim: "waits", Content: big, Until: until},
 		func(b Batch) error { As(b, "waits").Link("held", big); return nil },
-		func(b Batch) error { Gate(b, true); return nil })
+		func(b Batch) error { RequireApproval(b, true); return nil })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -164,7 +164,7 @@ func TestBackupOfWhatWaits(t *testing.T) {
 	}
 	n := start(t, cfg)
 	held := n.Tree().Held()
-	if len(held) != 1 || held[0].Maker != "alice" || !n.Tree().Gated() {
+	if len(held) != 1 || held[0].Maker != "alice" || !n.Tree().ApprovalRequired() {
 		t.Fatalf("%+v waits for an approval", held)
 	}
 	diff, _, _ := n.Tree().HeldEffect(held[0].ID)

@@ -52,27 +52,27 @@ func TestRaiseFormat(t *testing.T) {
 	}
 }
 
-// Before its format nothing can be held, and the error says what to do; an open gate needs no format.
+// Before its format nothing can be held, and the error says what to do; imports without approval need no format.
 func TestApprovalsNeedTheFormat(t *testing.T) {
 	cfg := testConfig(t, t.TempDir())
 	cfg.format = heldFormat - 1
 	c, ctx := start(t, cfg), context.Background()
 	none := func(Batch) error { return nil }
 	for what, err := range map[string]error{
-		"gate":   c.Tree().Update(ctx, func(b Batch) error { Gate(b, true); return nil }),
-		"hold":   c.Tree().Hold(ctx, Held{Claim: "c", Content: "d"}, none, none),
-		"reject": c.Tree().Reject(ctx, "x"),
+		"require": c.Tree().Update(ctx, func(b Batch) error { RequireApproval(b, true); return nil }),
+		"hold":    c.Tree().Hold(ctx, Held{Claim: "c", Content: "d"}, none, none),
+		"reject":  c.Tree().Reject(ctx, "x"),
 	} {
 		if !errors.Is(err, fs.ErrInvalid) || !strings.Contains(err.Error(), "casemate cluster format --raise") {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	update(t, c.Tree(), func(b Batch) { Gate(b, false); b.Put("x", nil) })
+	update(t, c.Tree(), func(b Batch) { RequireApproval(b, false); b.Put("x", nil) })
 	if err := c.RaiseFormat(ctx, heldFormat); err != nil {
 		t.Fatal(err)
 	}
-	update(t, c.Tree(), func(b Batch) { Gate(b, true) })
-	if !c.Tree().Gated() {
-		t.Error("the gate is open")
+	update(t, c.Tree(), func(b Batch) { RequireApproval(b, true) })
+	if !c.Tree().ApprovalRequired() {
+		t.Error("no approval is required")
 	}
 }

@@ -9,7 +9,6 @@ import (
 
 	"casemate/appliance/access"
 	"casemate/appliance/usage"
-	"casemate/appliance/user"
 )
 
 // accountRoutes serves users, roles and API keys. What an account may do about others is decided by the room access,
@@ -197,9 +196,6 @@ func (a *API) keys(out *Removal, match func(access.Key) bool) error {
 // userToRemove lists the user that a request would remove, with roles and logins.
 func (a *API) userToRemove(r *http.Request) (*Removal, error) {
 	name := r.PathValue("name")
-	if err := user.CheckName(name); err != nil {
-		return nil, err
-	}
 	u, err := a.account(name)
 	if err != nil {
 		return nil, err

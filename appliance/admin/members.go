@@ -132,8 +132,8 @@ func (a *API) memberToRemove(r *http.Request) (*Removal, error) {
 	if name == a.Node && len(members) > 1 {
 		return nil, errRemovesItself(name)
 	}
-	out := &Removal{Notes: []string{fmt.Sprintf("%d of %d nodes stay; no node can have the name %s again", len(members)-1,
-		len(members), name)}}
+	out := &Removal{Notes: []string{fmt.Sprintf("%d of %d nodes stay; no node can have the name %s again",
+		len(members)-1, len(members), name)}}
 	out.add(members[i].Role, name, 0)
 	return out, nil
 }

@@ -21,7 +21,8 @@ func (a *API) packageRoutes(on *routes) {
 			}
 			return a.Packages.Add(r.Context(), r.PathValue("name"), in.Format)
 		})
-	on.removes("DELETE /v1/repositories/{name}", to(access.Operate).named("package repository", "name"), a.packagesToRemove,
+	on.removes("DELETE /v1/repositories/{name}", to(access.Operate).named("package repository", "name"),
+		a.packagesToRemove,
 		func(r *http.Request) (any, error) {
 			return nil, a.Packages.Remove(r.Context(), r.PathValue("name"), r.FormValue("force") == "true")
 		})

@@ -65,7 +65,8 @@ func (a *API) rootToRemove(r *http.Request) (*Removal, error) {
 		return nil, err
 	}
 	if !in.Finish {
-		return nil, usage.Errorf("only the end of a rotation (finish) removes a root: there is no dry run of other steps")
+		return nil, usage.Errorf("only the end of a rotation (finish) removes a root: there is no dry run of other " +
+			"steps")
 	}
 	root, err := a.CA.FinishDrops()
 	if err == nil && !in.Yes {
@@ -78,8 +79,8 @@ func (a *API) rootToRemove(r *http.Request) (*Removal, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := &Removal{Notes: []string{fmt.Sprintf("%d clients have fetched the new root; for 30 days the step can be undone",
-		p.Fetched)}}
+	out := &Removal{Notes: []string{fmt.Sprintf("%d clients have fetched the new root; for 30 days the step can be "+
+		"undone", p.Fetched)}}
 	out.add("root certificate", root, 0)
 	for _, c := range p.Waiting {
 		out.Notes = append(out.Notes, c.String()+" was here lately and has not fetched the new root")

@@ -324,7 +324,7 @@ func (c *Changes) SetSetting(ctx context.Context, key string, value *string) err
 				b.Put("settings/"+key, []byte(*value))
 			}
 			if key == settings.ApprovalsKey {
-				cluster.Gate(b, set.Approvals > 0)
+				cluster.RequireApproval(b, set.Approvals > 0)
 			}
 			return nil
 		}, nil

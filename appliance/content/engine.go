@@ -57,7 +57,7 @@ type Tree interface {
 	CommitBlobs(ctx context.Context, writers []cluster.BlobWriter, digests []string) ([]string, error)
 	ResumeBlob(id string) (cluster.BlobWriter, error)
 	DropClaims(ctx context.Context, claim string) error
-	Gated() bool
+	ApprovalRequired() bool
 	Hold(ctx context.Context, h cluster.Held, held, now func(cluster.Batch) error) error
 	Reject(ctx context.Context, id string) error
 	Held() []cluster.Held

@@ -21,8 +21,8 @@ type Import struct {
 	Parts   int   `json:"parts,omitempty"`
 	Have    []int `json:"have,omitempty"`
 	Missing []int `json:"missing,omitempty"`
-	// KeptUntil is when an incomplete import is dropped, together with what was read of it, unless it is continued; and
-	// when a staged one expires.
+	// KeptUntil is when an incomplete import is dropped, together with what was read of it, unless it is continued;
+	// and when a staged one expires.
 	KeptUntil time.Time `json:"kept_until,omitzero"`
 	// Running reports that this node is reading it now.
 	Running bool `json:"running,omitempty"`
@@ -165,7 +165,8 @@ func (e *Engine) Show(name string) (*Details, error) {
 	if effect, err := e.Diff(name); err == nil {
 		d := &Details{Import: effect.Import, Intact: true, Names: []Shown{}}
 		for _, c := range effect.Changes {
-			d.Names = append(d.Names, Shown{Name: Name{Kind: c.Kind, Name: c.Name, Digest: c.To}, Behind: "not approved"})
+			n := Name{Kind: c.Kind, Name: c.Name, Digest: c.To}
+			d.Names = append(d.Names, Shown{Name: n, Behind: "not approved"})
 		}
 		return d, nil
 	} else if !errors.Is(err, fs.ErrNotExist) {

@@ -43,7 +43,8 @@ func (j *job) stage(ctx context.Context, r Record, version uint64, links *edits,
 	if err != nil {
 		return nil, err
 	}
-	h := cluster.Held{Claim: r.Name, Content: r.ID, Until: e.cfg.Now().Add(cmp.Or(j.policy.ApproveWithin, approveWithin))}
+	until := e.cfg.Now().Add(cmp.Or(j.policy.ApproveWithin, approveWithin))
+	h := cluster.Held{Claim: r.Name, Content: r.ID, Until: until}
 	told := tree.WithEvent(ctx, tree.Event{Verb: "import.stage", Object: r.Name, New: r.ID})
 	err = e.cfg.Tree.Hold(told, h, func(b cluster.Batch) error {
 		own := cluster.As(b, r.Name)
@@ -210,8 +211,8 @@ func (e *Engine) Approve(ctx context.Context, name, diff string) (*Result, error
 	case actor.Name == h.Maker:
 		return nil, fmt.Errorf("import %s was made by %s: %w", name, h.Maker, cluster.ErrApproval)
 	case effect.Diff != diff:
-		return nil, fmt.Errorf("import %s would do something else than %.80q now (%s): casemate import diff %s shows what: %w",
-			name, diff, effect.Diff, name, fs.ErrExist)
+		return nil, fmt.Errorf("import %s would do something else than %.80q now (%s): casemate import diff %s shows "+
+			"what: %w", name, diff, effect.Diff, name, fs.ErrExist)
 	default:
 		return e.approve(ctx, h, effect)
 	}

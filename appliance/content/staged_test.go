@@ -21,10 +21,11 @@ func (s *site) by(name string) context.Context {
 	return tree.WithActor(s.t.Context(), tree.Actor{Name: name, How: "password"})
 }
 
-// gate sets whether imports need an approval.
-func (s *site) gate(on bool) {
+// needsApproval sets whether imports need an approval.
+func (s *site) needsApproval(on bool) {
 	s.t.Helper()
-	if err := s.tree.Update(s.t.Context(), func(b cluster.Batch) error { cluster.Gate(b, on); return nil }); err != nil {
+	require := func(b cluster.Batch) error { cluster.RequireApproval(b, on); return nil }
+	if err := s.tree.Update(s.t.Context(), require); err != nil {
 		s.t.Fatal(err)
 	}
 }
@@ -56,7 +57,7 @@ func TestAStagedImport(t *testing.T) {
 			s := newSite(t)
 			p := sample("a.tar")
 			p.kind = kind
-			s.gate(true)
+			s.needsApproval(true)
 			r := s.stages("", p)
 			if r.Name != "a" || r.Maker != "alice" || r.Images != 2 || r.Files != 2 || r.New == 0 ||
 				!strings.Contains(r.Message, "somebody other than alice") {
@@ -134,7 +135,7 @@ func TestRejectedAndExpired(t *testing.T) {
 			s := newSite(t)
 			before := s.world()
 			p := sample("a.tar")
-			s.gate(true)
+			s.needsApproval(true)
 			s.stages("", p)
 			diff := s.diff("a").Diff
 			if err := end(s); err != nil {
@@ -236,7 +237,7 @@ func TestWaysRoundTheSecondPerson(t *testing.T) {
 			})
 		}, fs.ErrInvalid, ""},
 		"the setting is turned off": {func(s *site, _ string) error {
-			s.gate(false)
+			s.needsApproval(false)
 			if again := s.stages("", sample("a.tar")); again.State != Staged {
 				s.t.Errorf("%+v", again)
 			}
@@ -255,7 +256,7 @@ func TestWaysRoundTheSecondPerson(t *testing.T) {
 			s := newSite(t, func(c *Config) { c.Policy = func() Policy { return policy } })
 			s.policy = func(p Policy) { policy = p }
 			p := sample("a.tar")
-			s.gate(true)
+			s.needsApproval(true)
 			s.stages("", p)
 			before := s.sees(p)
 			err := c.try(s, s.diff("a").Diff)
@@ -274,7 +275,7 @@ func TestWaysRoundTheSecondPerson(t *testing.T) {
 func TestApproversRace(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
-	s.gate(true)
+	s.needsApproval(true)
 	p := sample("a.tar")
 	s.stages("", p)
 	diff := s.diff("a").Diff
@@ -314,15 +315,18 @@ func TestImportPolicy(t *testing.T) {
 		pack   *pack
 		says   string // "": it is imported
 	}{
-		"too large":       {Policy{MaxSize: 10}, sample("a.tar"), "more than import.policy.max_size allows (10 bytes)"},
-		"not too large":   {Policy{MaxSize: 1 << 30}, sample("a.tar"), ""},
-		"another host":    {Policy{Origins: []string{"quay.io"}}, sample("a.tar"), "is not one of import.policy.origins (quay.io)"},
-		"an alias":        {Policy{Origins: []string{"docker.io"}}, built(newPack("a"), "index.docker.io/x:1", old), ""},
-		"a local name":    {Policy{Origins: []string{"docker.io"}}, built(newPack("a"), "team/x:1", old), ""},
-		"built yesterday": {week, built(newPack("a"), "docker.io/x:1", fresh), "was built on 2026-01-01, and import.policy.min_age is 168h0m0s: import it after 2026-01-08 12:00:00"},
-		"built long ago":  {week, built(newPack("a"), "docker.io/x:1", old), ""},
-		"no date":         {week, sample("a.tar"), ""},
-		"reproducible":    {week, built(newPack("a"), "docker.io/x:1", "1970-01-01T00:00:00Z"), ""},
+		"too large":     {Policy{MaxSize: 10}, sample("a.tar"), "more than import.policy.max_size allows (10 bytes)"},
+		"not too large": {Policy{MaxSize: 1 << 30}, sample("a.tar"), ""},
+		"another host": {Policy{Origins: []string{"quay.io"}}, sample("a.tar"),
+			"is not one of import.policy.origins (quay.io)"},
+		"an alias": {Policy{Origins: []string{"docker.io"}}, built(newPack("a"),
+			"index.docker.io/x:1", old), ""},
+		"a local name": {Policy{Origins: []string{"docker.io"}}, built(newPack("a"), "team/x:1", old), ""},
+		"built yesterday": {week, built(newPack("a"), "docker.io/x:1", fresh), "was built on 2026-01-01, and " +
+			"import.policy.min_age is 168h0m0s: import it after 2026-01-08 12:00:00"},
+		"built long ago": {week, built(newPack("a"), "docker.io/x:1", old), ""},
+		"no date":        {week, sample("a.tar"), ""},
+		"reproducible":   {week, built(newPack("a"), "docker.io/x:1", "1970-01-01T00:00:00Z"), ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

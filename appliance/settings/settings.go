@@ -63,8 +63,8 @@ type Settings struct {
 	// RequireSignature accepts only bundles that a trusted key signed, and ImportKeys are the trusted keys.
 	RequireSignature bool
 	ImportKeys       []ed25519.PublicKey
-	// Approvals is how many people besides the importer have to approve an import, 0 or 1, and ApproveWithin is how long
-	// an import waits for it.
+	// Approvals is how many people besides the importer have to approve an import, 0 or 1, and ApproveWithin is how
+	// long an import waits for it.
 	Approvals     int
 	ApproveWithin time.Duration
 	// ImportOrigins, ImportMaxSize and ImportMinAge are what imports may bring, see content.Policy.
@@ -307,7 +307,8 @@ var defs = slices.Concat([]def{
 			return err
 		}},
 	{"import.policy.min_age", "off",
-		"how many days ago an image that is imported must have been built, like 7d, so that others have seen it; off: any",
+		"how many days ago an image that is imported must have been built, like 7d, so that others have seen it; " +
+			"off: any",
 		func(s *Settings, v string) (err error) {
 			s.ImportMinAge, err = parseInterval(v, 365)
 			return err
@@ -440,7 +441,7 @@ func parseRedirects(s *Settings, v string) error {
 	return nil
 }
 
-// ApprovalsKey is the setting that also closes the tree's gate for imports, see cluster.Gate.
+// ApprovalsKey is the setting that the tree itself applies, see cluster.RequireApproval.
 const ApprovalsKey = "import.approvals"
 
 // parseSize reads a number of bytes like 500MiB, 200GiB or 2TiB; off is 0.

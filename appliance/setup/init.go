@@ -204,7 +204,7 @@ func bootstrap(ctx context.Context, cfg config.Config, opt InitOptions, log *slo
 				b.Put("settings/"+k, []byte(v))
 			}
 		}
-		cluster.Gate(b, set.Approvals > 0)
+		cluster.RequireApproval(b, set.Approvals > 0)
 		for _, o := range disabled {
 			data, err := origin.Record(o)
 			if err != nil {

@@ -34,50 +34,50 @@ const MaxFormat = 4
 type opKind uint64
 
 const (
-	kindPut        opKind = 1
-	kindLink       opKind = 2
-	kindLinkWeak   opKind = 3
-	kindRemove     opKind = 4
-	kindExpect     opKind = 5
-	kindAddBlob    opKind = 6
-	kindExpire     opKind = 7
-	kindCollect    opKind = 8
-	kindSweep      opKind = 9
-	kindStage      opKind = 10
-	kindPublish    opKind = 11
-	kindDropStage  opKind = 12
-	kindDropClaims opKind = 13
-	kindSetFormat  opKind = 14
-	kindEvent      opKind = 15
-	kindSealEvents opKind = 16
-	kindQuiet      opKind = 17
-	kindGate       opKind = 18
-	kindHold       opKind = 19
-	kindApprove    opKind = 20
-	kindReject     opKind = 21
+	kindPut             opKind = 1
+	kindLink            opKind = 2
+	kindLinkWeak        opKind = 3
+	kindRemove          opKind = 4
+	kindExpect          opKind = 5
+	kindAddBlob         opKind = 6
+	kindExpire          opKind = 7
+	kindCollect         opKind = 8
+	kindSweep           opKind = 9
+	kindStage           opKind = 10
+	kindPublish         opKind = 11
+	kindDropStage       opKind = 12
+	kindDropClaims      opKind = 13
+	kindSetFormat       opKind = 14
+	kindEvent           opKind = 15
+	kindSealEvents      opKind = 16
+	kindQuiet           opKind = 17
+	kindRequireApproval opKind = 18
+	kindHold            opKind = 19
+	kindApprove         opKind = 20
+	kindReject          opKind = 21
 )
 
-func (*Put) kind() opKind        { return kindPut }
-func (*Link) kind() opKind       { return kindLink }
-func (*LinkWeak) kind() opKind   { return kindLinkWeak }
-func (*Remove) kind() opKind     { return kindRemove }
-func (*Expect) kind() opKind     { return kindExpect }
-func (*AddBlob) kind() opKind    { return kindAddBlob }
-func (*Expire) kind() opKind     { return kindExpire }
-func (*Collect) kind() opKind    { return kindCollect }
-func (*Sweep) kind() opKind      { return kindSweep }
-func (*Stage) kind() opKind      { return kindStage }
-func (*Publish) kind() opKind    { return kindPublish }
-func (*DropStage) kind() opKind  { return kindDropStage }
-func (*DropClaims) kind() opKind { return kindDropClaims }
-func (*SetFormat) kind() opKind  { return kindSetFormat }
-func (*Event) kind() opKind      { return kindEvent }
-func (*SealEvents) kind() opKind { return kindSealEvents }
-func (*Quiet) kind() opKind      { return kindQuiet }
-func (*Gate) kind() opKind       { return kindGate }
-func (*Hold) kind() opKind       { return kindHold }
-func (*Approve) kind() opKind    { return kindApprove }
-func (*Reject) kind() opKind     { return kindReject }
+func (*Put) kind() opKind             { return kindPut }
+func (*Link) kind() opKind            { return kindLink }
+func (*LinkWeak) kind() opKind        { return kindLinkWeak }
+func (*Remove) kind() opKind          { return kindRemove }
+func (*Expect) kind() opKind          { return kindExpect }
+func (*AddBlob) kind() opKind         { return kindAddBlob }
+func (*Expire) kind() opKind          { return kindExpire }
+func (*Collect) kind() opKind         { return kindCollect }
+func (*Sweep) kind() opKind           { return kindSweep }
+func (*Stage) kind() opKind           { return kindStage }
+func (*Publish) kind() opKind         { return kindPublish }
+func (*DropStage) kind() opKind       { return kindDropStage }
+func (*DropClaims) kind() opKind      { return kindDropClaims }
+func (*SetFormat) kind() opKind       { return kindSetFormat }
+func (*Event) kind() opKind           { return kindEvent }
+func (*SealEvents) kind() opKind      { return kindSealEvents }
+func (*Quiet) kind() opKind           { return kindQuiet }
+func (*RequireApproval) kind() opKind { return kindRequireApproval }
+func (*Hold) kind() opKind            { return kindHold }
+func (*Approve) kind() opKind         { return kindApprove }
+func (*Reject) kind() opKind          { return kindReject }
 
 // newOp returns an empty edit of the kind and the lowest format in which it is allowed; nil for an unknown kind.
 func newOp(k opKind) (op Op, since uint64) {
@@ -116,8 +116,8 @@ func newOp(k opKind) (op Op, since uint64) {
 		return new(SealEvents), eventFormat
 	case kindQuiet:
 		return new(Quiet), eventFormat
-	case kindGate:
-		return new(Gate), holdFormat
+	case kindRequireApproval:
+		return new(RequireApproval), holdFormat
 	case kindHold:
 		return new(Hold), holdFormat
 	case kindApprove:

@@ -39,7 +39,7 @@ func laterOps() []Op {
 		&Event{Verb: "gc"},
 		&Quiet{},
 		&SealEvents{Name: "s", First: 3, Count: 4},
-		&Gate{On: true},
+		&RequireApproval{On: true},
 		&Hold{ID: "s", Claim: "i", Content: "c", Maker: "m", Until: 9},
 		&Approve{ID: "s", By: "b", Diff: make([]byte, 32), Until: 9},
 		&Reject{ID: "s"},

@@ -17,8 +17,8 @@ type hold struct {
 	made                  int64 // Unix nanoseconds
 }
 
-// Gate decides whether names appear under a claim only by an Approve. Stages that are held stay held.
-type Gate struct {
+// RequireApproval decides whether names appear under a claim only by an Approve. Stages that are held stay held.
+type RequireApproval struct {
 	_  struct{} `cbor:",toarray"`
 	On bool
 }
@@ -53,27 +53,28 @@ type Reject struct {
 	ID string
 }
 
-func (o *Gate) check() error { return nil }
+func (o *RequireApproval) check() error { return nil }
 
 func (o *Hold) check() error {
 	if !ValidID(o.Claim) || !ValidID(o.Maker) || !ValidID(o.Content) {
-		return refuse(CodeInvalid, "hold", o.ID, "claim, content and maker have 1 to %d bytes and no control characters",
-			MaxID)
+		return refuse(CodeInvalid, "hold", o.ID, "claim, content and maker have 1 to %d bytes and no control "+
+			"characters", MaxID)
 	}
 	return checkID("hold", o.ID)
 }
 
 func (o *Approve) check() error {
 	if len(o.Diff) != sha256.Size {
-		return refuse(CodeInvalid, "approve", o.ID, "the diff is a sha256 of %d bytes, got %d", sha256.Size, len(o.Diff))
+		return refuse(CodeInvalid, "approve", o.ID, "the diff is a sha256 of %d bytes, got %d", sha256.Size,
+			len(o.Diff))
 	}
 	return checkID("approve", o.ID)
 }
 
 func (o *Reject) check() error { return checkID("reject", o.ID) }
 
-func (o *Gate) apply(tx *tx) error {
-	tx.s.gated = o.On
+func (o *RequireApproval) apply(tx *tx) error {
+	tx.s.approval = o.On
 	return nil
 }
 
@@ -128,13 +129,17 @@ func (tx *tx) free(op, id string) error {
 	return nil
 }
 
+func notHeld(op, id string) *Error {
+	return refuse(CodeNoStage, op, id, "no stage of this id is held: it was approved, rejected, or has expired")
+}
+
 // judge checks an approval against the state before the command.
 func (o *Approve) judge(s *State, now int64) error {
 	h, held := s.held.get(o.ID)
 	st, _ := s.stages.get(o.ID)
 	switch {
 	case !held:
-		return refuse(CodeNoStage, "approve", o.ID, "no stage of this id is held: it was approved, rejected, or has expired")
+		return notHeld("approve", o.ID)
 	case now >= st.until:
 		return refuse(CodeNoStage, "approve", o.ID, "it expired at %s",
 			time.Unix(0, st.until).UTC())
@@ -152,7 +157,7 @@ func (o *Approve) judge(s *State, now int64) error {
 func (o *Approve) apply(tx *tx) error {
 	h, ok := tx.s.held.get(o.ID)
 	if !ok { // a second approval in the same command
-		return refuse(CodeNoStage, "approve", o.ID, "it was approved before")
+		return notHeld("approve", o.ID)
 	}
 	tx.approving = true
 	err := tx.publish(o.ID, o.Until)
@@ -163,7 +168,7 @@ func (o *Approve) apply(tx *tx) error {
 
 func (o *Reject) apply(tx *tx) error {
 	if _, ok := tx.s.held.get(o.ID); !ok {
-		return refuse(CodeNoStage, "reject", o.ID, "no stage of this id is held: it was approved, rejected, or has expired")
+		return notHeld("reject", o.ID)
 	}
 	tx.dropStage(o.ID)
 	return nil
@@ -172,7 +177,7 @@ func (o *Reject) apply(tx *tx) error {
 // claims refuses a node under a claim that nobody has approved. gone is the node of the same claim that it replaces.
 func (tx *tx) claims(op, name string, n, gone *node) error {
 	switch {
-	case n.claim == "", !tx.s.gated, tx.approving:
+	case n.claim == "", !tx.s.approval, tx.approving:
 		return nil
 	case n.claim == tx.approved && gone != nil && gone.version == tx.index: // what this command's approval has written
 		return nil
@@ -282,5 +287,5 @@ func (s *State) Diff(id string) (sum [sha256.Size]byte, ok bool) {
 	return s.diff(id, h), true
 }
 
-// Gated reports whether names appear under a claim only by an Approve.
-func (s *State) Gated() bool { return s.gated }
+// ApprovalRequired reports whether names appear under a claim only by an Approve.
+func (s *State) ApprovalRequired() bool { return s.approval }

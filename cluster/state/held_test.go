@@ -7,17 +7,18 @@ import (
 	"testing"
 )
 
-// waiting is a log with a gate and a held stage "s" of the claim "i", made by alice, which would write m, w and r. m is
-// there already.
+// waiting requires approvals and has a held stage "s" of the claim "i", made by alice, which would write m, w and r. m
+// is there already.
 func waiting(t *testing.T) *log {
 	l := newLog(t)
 	l.must(&SetFormat{Version: holdFormat})
 	l.blob("one", "two", "four")
 	l.must(&Put{Name: "m", Data: []byte("old")}, &Put{Name: "gone"})
-	l.must(&Gate{On: true})
+	l.must(&RequireApproval{On: true})
 	l.must(&Stage{ID: "s", Until: 1, Ops: []Op{
 		&Link{Name: "m", Digest: dg("one"), Holds: []Digest{dg("two")}, Claim: "i"},
-		&LinkWeak{Name: "w", Digest: dg("four"), Until: 7, Claim: "i"}, &Put{Name: "r", Data: []byte("record"), Claim: "i"},
+		&LinkWeak{Name: "w", Digest: dg("four"), Until: 7, Claim: "i"},
+		&Put{Name: "r", Data: []byte("record"), Claim: "i"},
 		&Remove{Name: "gone"}, &Expect{Name: "r", Version: 0}}})
 	l.must(aliceHolds())
 	return l
@@ -73,31 +74,65 @@ func TestWaysRoundAnApproval(t *testing.T) {
 		code Code
 		ops  func(l *log) []Op
 	}{
-		"publish it":           {CodeApproval, func(*log) []Op { return []Op{&Publish{ID: "s"}} }},
-		"drop it":              {CodeApproval, func(*log) []Op { return []Op{&DropStage{ID: "s"}} }},
-		"add to it":            {CodeApproval, func(*log) []Op { return []Op{&Stage{ID: "s", Until: 1, Ops: []Op{link}}} }},
-		"hold it again":        {CodeApproval, func(*log) []Op { return []Op{aliceHolds()} }},
-		"a name of its claim":  {CodeApproval, func(*log) []Op { return []Op{link} }},
-		"a record":             {CodeApproval, func(*log) []Op { return []Op{&Put{Name: "x", Claim: "i"}} }},
-		"a name of no import":  {CodeApproval, func(*log) []Op { return []Op{&Put{Name: "x", Claim: "j"}} }},
-		"a weak name":          {CodeApproval, func(*log) []Op { return []Op{&LinkWeak{Name: "x", Digest: dg("four"), Claim: "i"}} }},
-		"another stage":        {CodeApproval, func(*log) []Op { return []Op{&Stage{ID: "t", Until: 1, Ops: []Op{link}}, &Publish{ID: "t"}} }},
-		"the same claim twice": {CodeVersion, func(*log) []Op { h := aliceHolds(); h.ID = "t"; return []Op{&Stage{ID: "t", Until: 1}, h} }},
-		"the maker":            {CodeApproval, func(l *log) []Op { a := l.approval(); a.By = "alice"; return []Op{a} }},
-		"nobody":               {CodeApproval, func(l *log) []Op { a := l.approval(); a.By = ""; return []Op{a} }},
-		"another effect":       {CodeVersion, func(l *log) []Op { a := l.approval(); a.Diff[0] ^= 1; return []Op{a} }},
-		"expired":              {CodeNoStage, func(l *log) []Op { l.now = expiry; return []Op{l.approval()} }},
+		"publish it": {CodeApproval, func(*log) []Op { return []Op{&Publish{ID: "s"}} }},
+		"drop it":    {CodeApproval, func(*log) []Op { return []Op{&DropStage{ID: "s"}} }},
+		"add to it": {CodeApproval, func(*log) []Op {
+			return []Op{&Stage{ID: "s", Until: 1, Ops: []Op{link}}}
+		}},
+		"hold it again":       {CodeApproval, func(*log) []Op { return []Op{aliceHolds()} }},
+		"a name of its claim": {CodeApproval, func(*log) []Op { return []Op{link} }},
+		"a record":            {CodeApproval, func(*log) []Op { return []Op{&Put{Name: "x", Claim: "i"}} }},
+		"a name of no import": {CodeApproval, func(*log) []Op { return []Op{&Put{Name: "x", Claim: "j"}} }},
+		"a weak name": {CodeApproval, func(*log) []Op {
+			return []Op{&LinkWeak{Name: "x", Digest: dg("four"), Claim: "i"}}
+		}},
+		"another stage": {CodeApproval, func(*log) []Op {
+			return []Op{&Stage{ID: "t", Until: 1, Ops: []Op{link}}, &Publish{ID: "t"}}
+		}},
+		"the same claim twice": {CodeVersion, func(*log) []Op {
+			h := aliceHolds()
+			h.ID = "t"
+			return []Op{&Stage{ID: "t", Until: 1}, h}
+		}},
+		"the maker": {CodeApproval, func(l *log) []Op {
+			a := l.approval()
+			a.By = "alice"
+			return []Op{a}
+		}},
+		"nobody": {CodeApproval, func(l *log) []Op { a := l.approval(); a.By = ""; return []Op{a} }},
+		"another effect": {CodeVersion, func(l *log) []Op {
+			a := l.approval()
+			a.Diff[0] ^= 1
+			return []Op{a}
+		}},
+		"expired": {CodeNoStage, func(l *log) []Op { l.now = expiry; return []Op{l.approval()} }},
 		"the expiry was collected": {CodeNoStage, func(l *log) []Op {
 			a := l.approval()
 			l.must(&Expire{Now: expiry})
 			return []Op{a}
 		}},
-		"rejected":             {CodeNoStage, func(l *log) []Op { a := l.approval(); l.must(&Reject{ID: "s"}); return []Op{a} }},
+		"rejected": {CodeNoStage, func(l *log) []Op {
+			a := l.approval()
+			l.must(&Reject{ID: "s"})
+			return []Op{a}
+		}},
 		"used twice":           {CodeNoStage, func(l *log) []Op { a := l.approval(); l.must(a); return []Op{a} }},
 		"twice in one command": {CodeNoStage, func(l *log) []Op { a := l.approval(); return []Op{a, a} }},
-		"a name changed":       {CodeVersion, func(l *log) []Op { a := l.approval(); l.must(&Put{Name: "m"}); return []Op{a} }},
-		"a name appeared":      {CodeVersion, func(l *log) []Op { a := l.approval(); l.must(&Put{Name: "r"}); return []Op{a} }},
-		"a name went":          {CodeVersion, func(l *log) []Op { a := l.approval(); l.must(&Remove{Name: "m"}); return []Op{a} }},
+		"a name changed": {CodeVersion, func(l *log) []Op {
+			a := l.approval()
+			l.must(&Put{Name: "m"})
+			return []Op{a}
+		}},
+		"a name appeared": {CodeVersion, func(l *log) []Op {
+			a := l.approval()
+			l.must(&Put{Name: "r"})
+			return []Op{a}
+		}},
+		"a name went": {CodeVersion, func(l *log) []Op {
+			a := l.approval()
+			l.must(&Remove{Name: "m"})
+			return []Op{a}
+		}},
 		"the content was replaced": {CodeVersion, func(l *log) []Op {
 			a := l.approval()
 			l.must(&Reject{ID: "s"})
@@ -133,9 +168,9 @@ func TestWaysRoundAnApproval(t *testing.T) {
 			l.refused(c.code, ops...)
 		})
 	}
-	// The gate opened: what is held stays held, other imports appear at once.
+	// No approval is required any more: what is held stays held, other imports appear at once.
 	l := waiting(t)
-	l.must(&Gate{})
+	l.must(&RequireApproval{})
 	l.refused(CodeApproval, &Publish{ID: "s"})
 	l.must(&Put{Name: "x", Claim: "j"})
 	l.must(l.approval())
@@ -170,7 +205,7 @@ func TestDiff(t *testing.T) {
 	}
 }
 
-// A snapshot keeps what waits and the gate; the replica that reads it decides alike.
+// A snapshot keeps what waits, and that approvals are required; the replica that reads it decides alike.
 func TestHeldInSnapshots(t *testing.T) {
 	l := waiting(t)
 	copied, err := Restore(strings.NewReader(string(snapshot(t, l.s))))
@@ -181,8 +216,8 @@ func TestHeldInSnapshots(t *testing.T) {
 	for h := range copied.Held() {
 		held = append(held, fmt.Sprintf("%s %s %s %s %d", h.ID, h.Claim, h.Content, h.Maker, h.Edits))
 	}
-	if fmt.Sprint(held) != "[s i sha256:1 alice 5]" || !copied.Gated() {
-		t.Errorf("%v, gated %v", held, copied.Gated())
+	if fmt.Sprint(held) != "[s i sha256:1 alice 5]" || !copied.ApprovalRequired() {
+		t.Errorf("%v, required %v", held, copied.ApprovalRequired())
 	}
 	l.s = copied
 	l.refused(CodeApproval, &Publish{ID: "s"})
@@ -198,7 +233,8 @@ func TestHeldInSnapshots(t *testing.T) {
 
 // A snapshot of older formats is that of older programs.
 func TestHeldNeedsTheFormat(t *testing.T) {
-	for _, op := range []Op{&Gate{On: true}, aliceHolds(), &Approve{ID: "s", Diff: make([]byte, 32)}, &Reject{ID: "s"}} {
+	approve := &Approve{ID: "s", Diff: make([]byte, 32)}
+	for _, op := range []Op{&RequireApproval{On: true}, aliceHolds(), approve, &Reject{ID: "s"}} {
 		l := newLog(t)
 		l.must(&SetFormat{Version: holdFormat - 1})
 		if r := l.s.Apply(l.s.Index()+1, unchecked(t, op)); r.Fatal == nil ||

@@ -30,7 +30,7 @@ type loader struct {
 	claims   map[string]int
 	edits    map[string]uint64 // of each stage so far
 	events   *snapEvents       // nil before the section of events
-	gate     *snapGate         // nil before the section of held stages
+	approval *snapApproval     // nil before the section of held stages
 }
 
 func newLoader(version byte) *loader {
@@ -216,16 +216,16 @@ func (l *loader) record(sec byte, p []byte) ([]byte, error) {
 		}
 		return read(l, p, new(string), l.useEvent)
 	case secHeld:
-		if l.gate == nil {
-			return read(l, p, new(snapGate), l.useGate)
+		if l.approval == nil {
+			return read(l, p, new(snapApproval), l.useApproval)
 		}
 		return read(l, p, new(snapHold), l.useHold)
 	}
 	return nil, damaged("section %d", sec)
 }
 
-func (l *loader) useGate(g *snapGate) string {
-	l.gate, l.s.gated = g, g.On
+func (l *loader) useApproval(g *snapApproval) string {
+	l.approval, l.s.approval = g, g.On
 	return ""
 }
 
@@ -446,7 +446,8 @@ func (l *loader) finish() error {
 	if l.events != nil && l.events.Size != s.recorded.Size() {
 		return damaged("it has %d events instead of %d", s.recorded.Size(), l.events.Size)
 	}
-	if (l.gate != nil) != (l.version >= holdVersion) || l.gate != nil && l.gate.Held != uint64(s.held.len()) {
+	if (l.approval != nil) != (l.version >= holdVersion) ||
+		l.approval != nil && l.approval.Held != uint64(s.held.len()) {
 		return damaged("it has %d held stages, which are not those that it counts", s.held.len())
 	}
 	var err error

@@ -107,8 +107,8 @@ type (
 		Peaks  []byte
 		Size   uint64
 	}
-	// snapGate is the first record of the section of held stages; they follow.
-	snapGate struct {
+	// snapApproval is the first record of the section of held stages; they follow.
+	snapApproval struct {
 		_    struct{} `cbor:",toarray"`
 		On   bool
 		Held uint64
@@ -219,7 +219,7 @@ func (s *State) WriteTo(w io.Writer) (int64, error) {
 	}
 	if version >= holdVersion {
 		f.section(secHeld)
-		f.record(&snapGate{On: s.gated, Held: uint64(s.held.len())})
+		f.record(&snapApproval{On: s.approval, Held: uint64(s.held.len())})
 		for id, h := range s.holds() {
 			f.record(&snapHold{ID: id, Claim: h.claim, Content: h.content, Maker: h.maker, Made: h.made})
 		}

@@ -44,7 +44,7 @@ type scalars struct {
 	stale  int    // weak links whose blob was collected
 	sum    Sum    // of all that was applied; zero before format 2
 
-	gated bool // names appear under a claim only by an approval
+	approval bool // names appear under a claim only by an approval
 
 	recorded merkle.Frontier // of all events
 	sealed   merkle.Frontier // of the events that are in files

@@ -65,7 +65,7 @@ func (s *State) addUp(index uint64, cmd []byte, r *Result) {
 		h.Write(s.recorded.Append(nil))
 	}
 	if s.format >= holdFormat {
-		h.Write(binary.BigEndian.AppendUint64(nil, uint64(s.held.len())<<1|bit(s.gated)))
+		h.Write(binary.BigEndian.AppendUint64(nil, uint64(s.held.len())<<1|bit(s.approval)))
 	}
 	h.Write(cmd)
 	copy(s.sum[:], h.Sum(nil))

@@ -70,8 +70,8 @@ listed name by name, and nothing is changed.`,
 		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
-				return usageError{errors.New("casemate import needs a file, or one of: approve, diff, list, reject, remove, show " +
-					"(see casemate import --help)")}
+				return usageError{errors.New("casemate import needs a file, or one of: approve, diff, list, reject, " +
+					"remove, show (see casemate import --help)")}
 			}
 			if near := nearCommands(cmd, args[0]); near != nil {
 				if _, err := os.Stat(args[0]); errors.Is(err, fs.ErrNotExist) {

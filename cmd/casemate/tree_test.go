@@ -94,6 +94,7 @@ var meanings = map[string][]string{
 	"csr":                 {"string"},
 	"data":                {"string"},
 	"default":             {"bool"},
+	"diff":                {"string"}, // what an approval is for
 	"digest":              {"string"},
 	"dir":                 {"string"}, // where files are written
 	"dnf":                 {"stringArray"},
@@ -245,14 +246,13 @@ func TestOldNames(t *testing.T) {
 	}
 	for _, c := range []string{
 		"image remove", "file remove", "name remove", "origin delete", "user delete", "member delete", "import delete",
-		"import diff",
 	} {
 		root := newRoot()
 		cmd, rest, err := root.Find(strings.Fields(c))
 		if err != nil || len(rest) > 0 {
 			t.Errorf("%s: %v, left are %v", c, err, rest)
 		}
-		for _, word := range []string{"Aliases", "diff "} {
+		for _, word := range []string{"Aliases"} {
 			if help := helpOf(t, cmd.Parent()) + helpOf(t, cmd); strings.Contains(help, word) && !cmd.Hidden {
 				t.Errorf("help shows %q, which %s has only for older scripts", word, c)
 			}
@@ -264,7 +264,7 @@ func TestOldNames(t *testing.T) {
 func TestCompletion(t *testing.T) {
 	for _, c := range []struct{ typed, has, not string }{
 		{"", "missing", "man"},
-		{"import ", "show", "diff"},
+		{"import ", "approve", "delete"},
 		{"image ", "delete", "remove"},
 		{"origin ", "remove", "delete"},
 		{"inventory --", "--public-key", "--key"},
