@@ -40,7 +40,7 @@ test: ## unit and in-process tests (about four minutes on two quiet cores)
 
 e2e: build ## end-to-end tests with real clients in network namespaces (root, Debian)
 	./cmd/casemate/e2e/prepare
-	$(GOTEST) -tags e2e -vet=off -timeout 60m -count 1 -v ./cmd/casemate/e2e/...
+	$(GOTEST) -tags e2e -vet=off -parallel 3 -timeout 60m -count 1 -v ./cmd/casemate/e2e/...
 
 bench: build ## compare with public peers on this machine, side by side; prints ratios and what is missed
 	./cmd/casemate/e2e/prepare bench
@@ -51,14 +51,14 @@ bench-quick: build ## the same comparison in five minutes, with fewer rounds and
 	./cmd/casemate/e2e/prepare bench
 	CASEMATE_BENCH=quick go test -tags bench -timeout 60m -count 1 -v -run '^TestBench' ./cmd/casemate/e2e
 
-soak: build ## long tests: many seeds, many kills, an hour of siege (the last as e2e: root, Debian)
+soak: build ## long tests: many seeds, many kills, an hour of siege, 1 GiB for many (the last two as e2e: root, Debian)
 	CASEMATE_SOAK=1 go test -timeout 180m -count 1 -parallel 6 -skip '^TestFaults$$' ./cluster -seeds 2000
 	go test -timeout 360m -count 1 -parallel 3 -run '^TestFaults$$' ./cluster -seeds 3000
 	CASEMATE_SOAK=1 go test -timeout 120m -count 1 -run 'TestKilledDuring(Pushes|Imports)' -v ./cmd/casemate
 	CASEMATE_SOAK=1 go test -timeout 60m -count 1 ./appliance/... ./bundle/... ./dnssrv
 	cd packaging/tools && go run ./mutations -root ../..
 	./cmd/casemate/e2e/prepare
-	CASEMATE_SOAK=1 go test -tags e2e -timeout 120m -count 1 -run '^TestSiege$$' -v ./cmd/casemate/e2e
+	CASEMATE_SOAK=1 go test -tags e2e -timeout 120m -count 1 -run '^Test(Siege|FetchForMany)$$' -v ./cmd/casemate/e2e
 
 lint: ## gofmt, tidy modules, vet, staticcheck, the import rules, govulncheck where its database can be had
 	@mkdir -p bin

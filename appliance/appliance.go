@@ -46,6 +46,7 @@ import (
 	"casemate/appliance/packages"
 	"casemate/appliance/pages"
 	"casemate/appliance/parts"
+	"casemate/appliance/pulls"
 	"casemate/appliance/repositories"
 	"casemate/appliance/resolver"
 	"casemate/appliance/rotation"
@@ -88,6 +89,7 @@ type Appliance struct {
 	tree       *cluster.Tree
 	book       *missing.Book
 	egress     *egress.Book
+	pulls      *pulls.Book
 	rotation   *rotation.Book // records which clients have fetched the new root of a rotation
 	ca         *pki.CA
 	rehearsal  *learner // nil: nothing is rehearsed
@@ -241,6 +243,13 @@ func (a *Appliance) openTree() (err error) {
 	if err := a.openEgress(); err != nil {
 		return err
 	}
+	a.pulls, err = pulls.Open(pulls.Config{
+		File: filepath.Join(a.cfg.Data, setup.PullsFile), Node: a.cfg.Node, Tree: a.tree.Sub("pulls"), Now: a.opt.Now,
+		Log: a.log.With("room", "pulls"),
+	})
+	if err != nil {
+		return err
+	}
 	a.current = &current.Reader{
 		Tree: a.tree, Self: nodes.Node{Name: a.cfg.Node, Addrs: a.cfg.Advertise},
 		Addrs: func() []netip.Addr { return a.socks.Reachable(a.cfg.Advertise) },
@@ -287,7 +296,7 @@ func (a *Appliance) openServices() (err error) {
 		Anonymous:     func() bool { return a.current.State().Settings.Anonymous },
 		LocalFallback: func() bool { return a.current.State().Settings.LocalFallback },
 		Namesakes:     func() string { return a.current.State().Settings.Namesakes },
-		Miss:          a.missed, Luck: a.lucky, Log: a.log.With("room", "registry"),
+		Miss:          a.missed, Luck: a.lucky, Pulled: a.pulls.Pulled, Log: a.log.With("room", "registry"),
 	})
 	if err != nil {
 		return err
@@ -301,7 +310,8 @@ func (a *Appliance) openServices() (err error) {
 		Redirects: func() map[string]string { return a.current.State().Redirects },
 		Defaults:  func() map[string]string { return a.current.State().Settings.Defaults },
 		AliasArch: func() string { return a.current.State().Settings.AliasArch },
-		Allow:     a.allowFile, Miss: a.missed, Luck: a.lucky, Log: a.log.With("room", "files"),
+		Allow:     a.allowFile, Miss: a.missed, Luck: a.lucky, Pulled: a.pulls.Pulled,
+		Log: a.log.With("room", "files"),
 	})
 	a.packages = packages.New(packages.Config{
 		Tree: a.tree, Sealer: a.cluster, Host: set.PackagesHost(), Allow: a.allowFile, Now: a.opt.Now,
@@ -389,7 +399,8 @@ func (a *Appliance) wire() {
 	a.admin = &admin.API{
 		Node: a.cfg.Node, Cluster: a.cluster, Tree: a.tree, CA: a.ca, Access: a.access,
 		Directory: a.directory, OIDC: a.oidc,
-		Registry: a.registry, Files: a.files, Imports: a.imports, Book: a.book, Egress: a.egress, Rotation: a.rotation,
+		Registry: a.registry, Files: a.files, Imports: a.imports, Book: a.book, Egress: a.egress, Pulls: a.pulls,
+		Rotation:     a.rotation,
 		Repositories: a.repositories, Upstream: a.upstream, Packages: a.packages, Parts: parts.New(),
 		Current:    a.current,
 		Transcript: a.transcript(),

@@ -94,7 +94,17 @@ func (a *Appliance) transcript() admin.Transcript {
 	if a.rehearsal == nil {
 		return nil
 	}
-	return a.rehearsal.book
+	return transcript{a.rehearsal.book, a.upstream}
+}
+
+// transcript is the record, whose tags are compared with their origins.
+type transcript struct {
+	*rehearsal.Book
+	upstream *upstream.Upstream
+}
+
+func (t transcript) Compare(ctx context.Context) string {
+	return t.Book.Compare(ctx, t.upstream.TagNow)
 }
 
 // fetched is called at the end of each fetch.

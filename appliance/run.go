@@ -46,6 +46,7 @@ func (a *Appliance) Run(ctx context.Context) error {
 	start("follow", a.follow)
 	start("missing book", func(ctx context.Context) error { a.book.Run(ctx); return nil })
 	start("egress book", func(ctx context.Context) error { a.egress.Run(ctx); return nil })
+	start("pulls", func(ctx context.Context) error { a.pulls.Run(ctx); return nil })
 	start("pki", a.ca.Run)
 	start("repositories", func(ctx context.Context) error { a.repositories.Run(ctx); return nil })
 	start("clock", func(ctx context.Context) error { a.clock.Run(ctx, a.log.With("room", "clock")); return nil })

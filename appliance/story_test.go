@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
@@ -89,6 +90,7 @@ func TestAnUnmodifiedClientPullsAndFetchesByUpstreamNames(t *testing.T) {
 	n.stop()
 
 	n = serveNode(t, cfg)
+	checkLastPulls(t, n, want.String(), url)
 	pulls(n)
 	var book []missing.Entry
 	n.must("GET", "missing", nil, &book)
@@ -117,6 +119,31 @@ func TestAnUnmodifiedClientPullsAndFetchesByUpstreamNames(t *testing.T) {
 	if len(book) != 0 {
 		t.Errorf("a cleared book: %+v", book)
 	}
+}
+
+// checkLastPulls: what was pulled before a restart is known after it, under its own names only.
+func checkLastPulls(t *testing.T, n *node, digest, url string) {
+	t.Helper()
+	n.must("PUT", "files?url=https://dl.k8s.io/unread", "x", nil)
+	for path, want := range map[string]string{
+		"images/show?ref=registry.k8s.io/pause:3.10":      "n1",
+		"images/show?ref=registry.k8s.io/pause@" + digest: "n1",
+		"files/show?url=" + url:                           "n1",
+		"files/show?url=https://dl.k8s.io/unread":         "",
+	} {
+		var shown struct {
+			LastPull struct {
+				Time time.Time
+				Node string
+			} `json:"last_pull"`
+		}
+		n.must("GET", path, nil, &shown)
+		at := shown.LastPull.Time
+		if shown.LastPull.Node != want || (want != "") != (at.Unix() > 0 && at.Second() == 0) {
+			t.Errorf("%s: %+v, want node %q", path, shown.LastPull, want)
+		}
+	}
+	n.must("DELETE", "files?url=https://dl.k8s.io/unread", nil, nil)
 }
 
 func checkLayers(t *testing.T, img v1.Image) {

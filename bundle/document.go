@@ -241,8 +241,8 @@ func (ix *Index) checkReferences() error {
 	if len(ix.Questions) > MaxQuestions {
 		return fmt.Errorf("%d questions, at most %d are possible", len(ix.Questions), MaxQuestions)
 	}
-	if len(ix.Redirects) > maxRedirects {
-		return fmt.Errorf("%d redirects, at most %d are possible", len(ix.Redirects), maxRedirects)
+	if len(ix.Redirects) > MaxRedirects {
+		return fmt.Errorf("%d redirects, at most %d are possible", len(ix.Redirects), MaxRedirects)
 	}
 	for _, r := range ix.Redirects {
 		if _, ok := slices.BinarySearchFunc(ix.Files, r.From, func(f File, url string) int {

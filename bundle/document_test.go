@@ -50,6 +50,14 @@ func fullIndex() *Index {
 	}
 }
 
+// redirects returns n redirects.
+func redirects(n int) (list []Redirect) {
+	for i := range n {
+		list = append(list, Redirect{fmt.Sprintf("https://a.example/%d", i), "https://a.example/x"})
+	}
+	return list
+}
+
 func TestIndexRoundTrip(t *testing.T) {
 	full := fullIndex()
 	full.Since = digestA
@@ -62,8 +70,11 @@ func TestIndexRoundTrip(t *testing.T) {
 	unverified.Unverified = []Unverified{{"https://b.example/InRelease", "it is signed by key AB"},
 		{"https://a.example/InRelease", "it is signed by key CD"}}
 	both.Redirects, both.Unverified = leads.Redirects, unverified.Unverified
+	many := fullIndex()
+	many.Redirects = redirects(MaxRedirects)
 	for name, ix := range map[string]*Index{"small": smallIndex(), "empty": {
-		Version: 1}, "full": full, "leads": leads, "unverified": unverified, "both": both} {
+		Version: 1}, "full": full, "leads": leads, "unverified": unverified, "both": both,
+		"many": many} {
 		b, err := ix.Encode()
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
@@ -158,12 +169,7 @@ func TestEncodeRefuses(t *testing.T) {
 		`redirect: "/x" is not an http`: func(ix *Index) {
 			ix.Redirects = []Redirect{{"https://a.example/x", "/x"}}
 		},
-		"1001 redirects": func(ix *Index) {
-			for i := range 1001 {
-				ix.Redirects = append(ix.Redirects,
-					Redirect{fmt.Sprintf("https://a.example/%d", i), "https://a.example/x"})
-			}
-		},
+		"20001 redirects": func(ix *Index) { ix.Redirects = redirects(MaxRedirects + 1) },
 		"unverified: the reason": func(ix *Index) { ix.Unverified = []Unverified{{"https://a.example/x", ""}} },
 		`unverified: "/x" is not an http`: func(ix *Index) {
 			ix.Unverified = []Unverified{{"/x", "it is signed by key AB"}}

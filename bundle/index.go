@@ -11,8 +11,8 @@ import (
 // as an older version, which older programs read.
 const IndexVersion = 4
 
-// maxRedirects bounds the redirects of an index: every node keeps them in memory.
-const maxRedirects = 1000
+// MaxRedirects bounds the redirects of an index: every node keeps them in memory.
+const MaxRedirects = 20_000
 
 // Index is the document of a bundle that lists its contents: every name and every blob. Its lists are sorted (by name,
 // URL, digest) without repeated entries, and its JSON has one form, so that the same content gives the same bytes.

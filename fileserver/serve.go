@@ -339,6 +339,7 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request, h storedFile) {
 			}
 		}
 	}
+	s.cfg.Pulled(h.key, h.digest)
 	w.Header().Set("Content-Type", media)
 	if active(media) {
 		w.Header().Set("Content-Security-Policy", "sandbox")

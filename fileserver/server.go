@@ -85,6 +85,9 @@ type Config struct {
 	Miss func(r *http.Request, kind, name, detail string)
 	// Luck is called when an alias without an architecture was answered; served is the URL. nil: nothing is called.
 	Luck func(r *http.Request, asked, served string)
+	// Pulled is called when the file of a name of the tree is sent to a client. It must not block. nil: nothing is
+	// called.
+	Pulled func(name, digest string)
 	// Upstream is asked for what an origin may have and is not here. nil: nothing is fetched.
 	Upstream Upstream
 	// Log gets a line for each change of content and for each answer that was interrupted. nil: slog.Default().
@@ -135,6 +138,9 @@ func New(cfg Config) *Server {
 	}
 	if cfg.Luck == nil {
 		cfg.Luck = func(*http.Request, string, string) {}
+	}
+	if cfg.Pulled == nil {
+		cfg.Pulled = func(string, string) {}
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()

@@ -52,6 +52,7 @@ func (r *Registry) serveManifest(w http.ResponseWriter, req *http.Request, rt ro
 		r.readFailed(w, req, &rt, errManifestUnknown, err)
 		return
 	}
+	r.cfg.Pulled(h.repo, h.digest.String())
 	header := w.Header()
 	header["Content-Type"] = []string{m.mediaType}
 	if rt.digest == "" {

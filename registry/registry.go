@@ -89,6 +89,9 @@ type Config struct {
 	Miss func(r *http.Request, kind, name, detail string)
 	// Luck is called when a tolerance was used: asked was answered by served.
 	Luck func(r *http.Request, asked, served string)
+	// Pulled is called when a manifest of a canonical repository was found for a client. It must not block. Nil: nothing
+	// is called.
+	Pulled func(repository, digest string)
 	// Upstream is asked for what an origin may have and is not here. Nil: nothing is fetched.
 	Upstream Upstream
 	// Log receives one line for each change of state. Nil: nothing is logged.
@@ -154,6 +157,9 @@ func Open(cfg Config) (*Registry, error) {
 	}
 	if cfg.Luck == nil {
 		cfg.Luck = func(*http.Request, string, string) {}
+	}
+	if cfg.Pulled == nil {
+		cfg.Pulled = func(string, string) {}
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)

@@ -23,8 +23,6 @@ import (
 
 // directory is one of the interface's kind: users with their groups, all with the password "right password".
 type directory struct {
-	t *testing.T
-
 	mu      sync.Mutex
 	realm   string
 	users   map[string][]string

@@ -26,6 +26,7 @@ import (
 	"casemate/appliance/packages"
 	"casemate/appliance/pages"
 	"casemate/appliance/parts"
+	"casemate/appliance/pulls"
 	"casemate/appliance/repositories"
 	"casemate/appliance/rotation"
 	"casemate/appliance/status"
@@ -54,6 +55,7 @@ type API struct {
 	Packages     *packages.Store
 	Book         *missing.Book
 	Egress       *egress.Book
+	Pulls        *pulls.Book
 	Rotation     *rotation.Book
 	Current      *current.Reader
 	Changes      *change.Changes

@@ -84,6 +84,9 @@ func (a *API) postBundle(r *http.Request) (any, error) {
 	if req.Everything && a.Transcript != nil {
 		out.Index.Questions = a.Transcript.Questions()
 		a.settle(r.Context(), out.Index)
+		if note := a.Transcript.Compare(r.Context()); note != "" {
+			notes = append(notes, note)
+		}
 		notes = append(append(notes, a.Transcript.Notes()...), a.unasked()...)
 	}
 	own := "https://" + a.Current.State().Settings.PackagesHost() + "/"

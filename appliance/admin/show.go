@@ -11,6 +11,7 @@ import (
 
 	"casemate/appliance/access"
 	"casemate/appliance/audit/proof"
+	"casemate/appliance/pulls"
 	"casemate/appliance/usage"
 	"casemate/cluster/tree"
 	"casemate/fileserver"
@@ -27,12 +28,14 @@ func (a *API) showRoutes(on *routes) {
 	})
 }
 
-// Provenance is who brought a name.
+// Provenance is who brought a name, and when it was last in use.
 type Provenance struct {
 	Stored  time.Time `json:"stored"`
 	Imports []string  `json:"imports"` // that claim the name, the newest first; "by hand" for a push
 	// Event is the event of the audit log that wrote the name; absent if there is none any more.
 	Event *proof.Event `json:"event,omitempty"`
+	// LastPull is the last read of this content under this name that is known; absent if none is.
+	LastPull *pulls.Pull `json:"last_pull,omitempty"`
 }
 
 // provenance returns who brought a name of the tree.
@@ -105,7 +108,10 @@ func (a *API) showImage(ctx context.Context, ref string) (any, error) {
 	for d := range a.Registry.Referrers(name, out.Digest) {
 		out.Referrers = append(out.Referrers, d)
 	}
-	out.Provenance, err = a.provenance(ctx, treeName, fi)
+	if out.Provenance, err = a.provenance(ctx, treeName, fi); err != nil {
+		return nil, err
+	}
+	out.LastPull, err = a.Pulls.Last(name, out.Digest)
 	return out, err
 }
 
@@ -136,6 +142,9 @@ func (a *API) showFile(ctx context.Context, url string) (any, error) {
 		}
 	}
 	slices.Sort(out.Redirects)
-	out.Provenance, err = a.provenance(ctx, "files/"+key, fi)
+	if out.Provenance, err = a.provenance(ctx, "files/"+key, fi); err != nil {
+		return nil, err
+	}
+	out.LastPull, err = a.Pulls.Last(key, i.Digest)
 	return out, err
 }

@@ -15,6 +15,9 @@ import (
 // Transcript is the record of a rehearsal.
 type Transcript interface {
 	Questions() []bundle.Question
+	// Compare asks the origins which tags have moved since clients used them, of which Notes say then. It returns a
+	// sentence about those that could not be compared, "" if all were.
+	Compare(ctx context.Context) string
 	// Notes say what is not recorded, one sentence each.
 	Notes() []string
 }

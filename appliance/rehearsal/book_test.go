@@ -1,8 +1,10 @@
 package rehearsal
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
+	"io/fs"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -197,6 +199,7 @@ func TestCrash(t *testing.T) {
 // FuzzOpen: no file makes it panic, and what is read is valid.
 func FuzzOpen(f *testing.F) {
 	f.Add([]byte(`{"method":"GET","url":"https://a.example/1","status":404}` + "\n"))
+	f.Add([]byte(`{"tag":{"image":"quay.io/a/b:1","digest":"` + sumA + `"}}` + "\n"))
 	f.Add([]byte("{}\n"))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		path := filepath.Join(t.TempDir(), "questions")
@@ -376,6 +379,76 @@ func TestLists(t *testing.T) {
 			t.Errorf("%s: got %q, want %q", name, c.got, c.want)
 		}
 	}
+}
+
+// TestCompare: a tag that has moved outside keeps what clients got, and that is said as long as it is so, also by who
+// reads the record later. Tags that cannot be compared are said as well, and nothing else is asked for.
+func TestCompare(t *testing.T) {
+	path := filepath.Join(t.TempDir(), FileName)
+	b := open(t, path)
+	manifest := func(of string, status int, digest string) {
+		b.Record("registry", request("GET", "https://"+of, "Accept: a/b"), status, header("Docker-Content-Digest: "+digest))
+	}
+	manifest("registry-1.docker.io/v2/library/nginx/manifests/1", 200, sumA)
+	manifest("quay.io/v2/a/b/manifests/2", 200, sumA)
+	manifest("quay.io/v2/a/b/manifests/"+sumA, 200, sumA)
+	manifest("quay.io/v2/a/b/manifests/none", 404, "")
+	manifest("quay.io/v2/a/b/blobs/"+sumA, 200, sumA)
+	origins := map[string]string{"docker.io/library/nginx:1": sumB, "quay.io/a/b:2": sumA}
+	compare := func() string {
+		return b.Compare(t.Context(), func(_ context.Context, repository, tag string) (string, error) {
+			if digest, ok := origins[repository+":"+tag]; ok {
+				return digest, nil
+			}
+			return "", fs.ErrNotExist
+		})
+	}
+	const moved = "docker.io/library/nginx:1 has moved at its origin, to " + sumB + ": the transcript has " + sumA
+	check := func(when string, want ...string) {
+		t.Helper()
+		r, err := Read(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, notes := range [][]string{r.Notes(), b.Notes()} {
+			if len(notes) != len(want) || len(want) == 1 && !strings.HasPrefix(notes[0], want[0]) {
+				t.Errorf("%s: got %q, want %q", when, notes, want)
+			}
+		}
+		for _, e := range r.Entries() {
+			if nginx := strings.Contains(e.URL, "nginx"); (e.OriginDigest == sumB) != (nginx && len(want) > 0) {
+				t.Errorf("%s: %+v", when, e)
+			}
+		}
+		if got := Images(r.Questions()); !slices.Contains(got, "docker.io/library/nginx:1@"+sumA) {
+			t.Errorf("%s: %q", when, got)
+		}
+	}
+	check("before")
+	if note := compare(); note != "" {
+		t.Error(note)
+	}
+	check("after", moved)
+	b.mu.Lock()
+	err := b.rewrite()
+	b.mu.Unlock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	check("after it was written anew", moved)
+	delete(origins, "docker.io/library/nginx:1")
+	if note := compare(); !strings.HasPrefix(note, "1 of 2 tags could not be compared with their origins") ||
+		!strings.Contains(note, "docker.io/library/nginx:1: file does not exist") {
+		t.Error(note)
+	}
+	check("while it is not known", moved)
+	b.Close()
+	b = open(t, path)
+	origins["docker.io/library/nginx:1"] = sumA
+	if note := compare(); note != "" {
+		t.Error(note)
+	}
+	check("after it has moved back")
 }
 
 // TestDiff: what only one rehearsal has asked, and what was answered differently.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"slices"
@@ -35,6 +36,8 @@ type Entry struct {
 	Count   int       `json:"count"`
 	// Moved says that the answer had another content before.
 	Moved bool `json:"moved,omitempty"`
+	// OriginDigest is the digest that a tag had at its origin when it was compared last, if it was another one.
+	OriginDigest string `json:"origin_digest,omitempty"`
 }
 
 // Gap is something that was asked and is not in the transcript.
@@ -61,12 +64,13 @@ func (f *File) check() error {
 	return q.Check()
 }
 
-// line is one line of the file: requests with one answer, or with none that is recorded, or the digest of a file. A
-// line of a single request has no count, and a line of several has what they add up to.
+// line is one line of the file: requests with one answer, or with none that is recorded, the digest of a file, or that
+// of a tag at its origin. A line of a single request has no count, and a line of several has what they add up to.
 type line struct {
 	*bundle.Question
 	Gap     *Gap      `json:"gap,omitempty"`
 	File    *File     `json:"file,omitempty"`
+	Tag     *Tag      `json:"tag,omitempty"`
 	Clients []string  `json:"clients,omitempty"`
 	First   time.Time `json:"first,omitzero"`
 	Last    time.Time `json:"last,omitzero"`
@@ -78,8 +82,9 @@ type line struct {
 type Record struct {
 	questions map[key]*Entry
 	gaps      map[gapKey]*Gap
-	files     map[string]File // that were fetched, by URL
-	lost      int             // requests that found no place
+	files     map[string]File   // that were fetched, by URL
+	origins   map[string]string // digests of tags at their origins, by REPOSITORY:TAG
+	lost      int               // requests that found no place
 }
 
 type key struct{ url, method, accept, held string }
@@ -129,12 +134,19 @@ func (r *Record) read(f io.Reader) (size int64, err error) {
 }
 
 func (l *line) check() error {
+	kinds := 0
+	for _, has := range []bool{l.Question != nil, l.Gap != nil, l.File != nil, l.Tag != nil} {
+		if has {
+			kinds++
+		}
+	}
 	switch {
-	case l.Question == nil && l.Gap == nil && l.File == nil, l.Question != nil && (l.Gap != nil || l.File != nil),
-		l.Gap != nil && l.File != nil:
-		return errors.New("it has one of a question, a gap and a file")
+	case kinds != 1:
+		return errors.New("it has one of a question, a gap, a file and a tag")
 	case l.File != nil:
 		return l.File.check()
+	case l.Tag != nil:
+		return l.Tag.check()
 	case l.Count < 0 || l.Gap != nil && l.Gap.Count < 0:
 		return errors.New("count must not be negative")
 	case l.Gap != nil && (l.Gap.Name == "" || len(l.Gap.Name) > maxGapName || len(l.Gap.Why) > maxGapName):
@@ -154,6 +166,8 @@ func (r *Record) add(l line) bool {
 		return r.addGap(*l.Gap)
 	case l.File != nil:
 		return r.addFile(*l.File)
+	case l.Tag != nil:
+		return r.addTag(*l.Tag)
 	}
 	q, n := *l.Question, max(l.Count, 1)
 	e := r.questions[keyOf(&q)]
@@ -240,6 +254,11 @@ func (r *Record) lines() (text []byte, err error) {
 			return nil, err
 		}
 	}
+	for _, image := range slices.Sorted(maps.Keys(r.origins)) {
+		if text, err = appendLine(text, line{Tag: &Tag{image, r.origins[image]}}); err != nil {
+			return nil, err
+		}
+	}
 	return text, nil
 }
 
@@ -254,6 +273,7 @@ func (r *Record) Entries() []Entry {
 	for _, e := range r.questions {
 		e := *e
 		e.Clients = slices.Clone(e.Clients)
+		e.OriginDigest = r.originDigest(&e.Question)
 		list = append(list, e)
 	}
 	slices.SortFunc(list, func(x, y Entry) int { return bundle.CompareQuestions(&x.Question, &y.Question) })
@@ -294,6 +314,12 @@ func (r *Record) Notes() (list []string) {
 		}
 	}
 	list = slices.Compact(list) // one URL may have been asked in several ways
+	for _, t := range r.Tags() {
+		if at := r.origins[t.Image]; at != "" && at != t.Digest {
+			list = append(list, fmt.Sprintf("%s has moved at its origin, to %s: the transcript has %s, as all clients "+
+				"of the rehearsal", t.Image, at, t.Digest))
+		}
+	}
 	if r.lost > 0 {
 		list = append(list, fmt.Sprintf("%d requests were too many to be recorded", r.lost))
 	}

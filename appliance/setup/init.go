@@ -41,6 +41,7 @@ import (
 //	certs/         this node's leaf certificates and their keys
 //	missing.json   this node's missing book
 //	egress.json    this node's egress book
+//	pulls.json     when clients of this node last read images and files
 //	removed        only if the node was removed from its cluster
 //
 // and no other files.
@@ -49,6 +50,7 @@ const (
 	CertsDir    = "certs"        // this node's leaf certificates and their keys
 	MissingFile = "missing.json" // this node's missing book
 	EgressFile  = "egress.json"  // this node's egress book
+	PullsFile   = "pulls.json"   // when clients of this node last read images and files
 )
 
 // The disk's reserve: 1 GiB, or a twentieth of a small disk.
@@ -285,7 +287,7 @@ func checkDataDir(dir string) error {
 	if err != nil {
 		return unreadable(dir, err)
 	}
-	own := []string{clusterDir, CertsDir, MissingFile, EgressFile, removedFile, "lost+found"}
+	own := []string{clusterDir, CertsDir, MissingFile, EgressFile, PullsFile, removedFile, "lost+found"}
 	for _, e := range entries {
 		if !slices.Contains(own, e.Name()) {
 			return fmt.Errorf("data directory %s contains %q, which is not casemate's: choose an empty directory "+

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"casemate/bundle/collect/download"
+	"casemate/bundle/collect/remote"
 	"casemate/bundle/collect/transport"
 	"casemate/bundle/oci"
 	"casemate/cluster/share"
@@ -78,13 +79,9 @@ func (u images) manifest(ctx context.Context, f *flight, repo, reference, held s
 		return "", err
 	}
 	if held != "" {
-		// A HEAD is not counted by registries that limit pulls.
-		now, err := at.DigestOf(ctx, reference)
-		if err == nil && now == held {
-			return held, nil
-		}
-		if err != nil && !transport.HasStatus(err, http.StatusMethodNotAllowed, http.StatusNotImplemented) {
-			return "", err
+		now, err := digestNow(ctx, at, reference)
+		if err != nil || now == held {
+			return now, err
 		}
 	}
 	digest, data, err := at.Manifest(ctx, reference)
@@ -104,6 +101,42 @@ func (u images) manifest(ctx context.Context, f *flight, repo, reference, held s
 	return digest, u.patiently(keep, func() error {
 		return u.cfg.Images().KeepManifest(keep, repo, reference, m.MediaType, data)
 	})
+}
+
+// digestNow asks for the digest of a tag by HEAD, which registries that limit pulls do not count. "" if the registry
+// does not tell.
+func digestNow(ctx context.Context, at *remote.Repository, tag string) (string, error) {
+	digest, err := at.DigestOf(ctx, tag)
+	if transport.HasStatus(err, http.StatusMethodNotAllowed, http.StatusNotImplemented) {
+		return "", nil
+	}
+	return digest, err
+}
+
+// TagNow returns the digest that a tag has at its origin now, and stores nothing. fs.ErrNotExist: the origin does not
+// have it, or content of this origin is not fetched.
+func (u *Upstream) TagNow(ctx context.Context, repo, tag string) (digest string, err error) {
+	host := hostOf(repo)
+	if !u.For(host) {
+		return "", fmt.Errorf("content of %s is not fetched: %w", host, fs.ErrNotExist)
+	}
+	if origin, ok := u.cfg.Canonical(host); ok {
+		repo, host = origin+strings.TrimPrefix(repo, host), origin
+	}
+	link, err := u.current()
+	if err != nil {
+		return "", err
+	}
+	defer u.take("manifests of "+host, "")()
+	ctx = from(ctx, host)
+	at, err := link.remote.Repository(ctx, repo)
+	if err == nil {
+		digest, err = digestNow(ctx, at, tag)
+	}
+	if err == nil && digest == "" {
+		digest, _, err = at.Manifest(ctx, tag)
+	}
+	return digest, told(host, err)
 }
 
 // Blob implements registry.Upstream.

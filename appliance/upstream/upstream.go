@@ -27,6 +27,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"casemate/bundle"
 	"casemate/bundle/collect/remote"
 	"casemate/bundle/collect/transport"
 	"casemate/cluster/share"
@@ -40,13 +41,16 @@ const (
 	maxFailed  = 4096            // answers that are remembered
 	maxStale   = 256             // names that could not be compared with their origin
 	failedFor  = time.Minute     // how long an origin is not asked again for what it does not have
-	maxMoved   = 10_000          // redirects that are recorded: each node reads all of them when one changes
 	maxOfPath  = 1000            // files whose addresses differ in their query alone, which no origin bounds
 	maxQueries = 50_000          // files whose address has a query
 	maxSigned  = 4096            // signed addresses of redirects
 	maxLogins  = 256             // repositories that stay logged in
 	maxParsed  = 4096            // records that are remembered
 	keepFor    = 5 * time.Minute // how long a fetch waits for a majority to store what it has
+
+	// maxMoved is how many redirects are recorded: each node reads all of them when one changes. A bundle has a place
+	// for those of two rehearsals, and for those that are recorded at the same moment.
+	maxMoved = bundle.MaxRedirects / 2
 )
 
 // Settings are those of the cluster. They are immutable.

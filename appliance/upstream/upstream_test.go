@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -661,6 +662,53 @@ func TestImages(t *testing.T) {
 			t.Errorf("event %+v", e)
 		}
 	}
+}
+
+// TestTagNow: an origin is asked which digest a tag has, and what is held remains.
+func TestTagNow(t *testing.T) {
+	w := newWorld(t)
+	first, moved := newPicture("a layer"), newPicture("another layer")
+	w.internet(first.serve)
+	w.want(w.get(site, "/v2/app/manifests/v1"), 200, first.manifest)
+	want := treetest.DigestOf([]byte(moved.manifest), "")
+	for name, serve := range map[string]http.HandlerFunc{
+		"by HEAD": moved.serve,
+		"without a digest": func(rw http.ResponseWriter, r *http.Request) {
+			moved.serve(withoutDigest{rw}, r)
+		},
+		"without HEAD": func(rw http.ResponseWriter, r *http.Request) {
+			if r.Method == http.MethodHead {
+				rw.WriteHeader(http.StatusMethodNotAllowed)
+				return
+			}
+			moved.serve(rw, r)
+		},
+	} {
+		w.internet(serve)
+		if got, err := w.up.TagNow(t.Context(), "alias.example.com/app", "v1"); got != want || err != nil {
+			t.Errorf("%s: got %s, %v", name, got, err)
+		}
+	}
+	w.want(w.get(site, "/v2/app/manifests/v1"), 200, first.manifest)
+	for _, repo := range []string{site + "/absent", foreign + "/app"} {
+		w.internet(status(http.StatusNotFound))
+		if _, err := w.up.TagNow(t.Context(), repo, "v1"); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s: %v", repo, err)
+		}
+	}
+}
+
+// withoutDigest is an answer that does not tell the digest of its content.
+type withoutDigest struct{ http.ResponseWriter }
+
+func (w withoutDigest) WriteHeader(code int) {
+	w.Header().Del("Docker-Content-Digest")
+	w.ResponseWriter.WriteHeader(code)
+}
+
+func (w withoutDigest) Write(p []byte) (int, error) {
+	w.Header().Del("Docker-Content-Digest")
+	return w.ResponseWriter.Write(p)
 }
 
 // TestWrongBlob: bytes that do not have the digest are refused, and no client gets all of them.

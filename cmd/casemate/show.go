@@ -14,8 +14,10 @@ func imageShowCommand(o *options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "show IMAGE", Short: "show one image: what it is, and who brought it", Args: cobra.ExactArgs(1),
 		Long: `Show one image, NAME:TAG or NAME@DIGEST: its digest, size and platforms, when it was
-stored, by whom and with which imports, and what refers to it. Who brought it is from
-the audit log; nothing is known of what was stored before there was one.`,
+stored, by whom and with which imports, when a client last asked for its manifest, and
+what refers to it. Who brought it is from the audit log; nothing is known of what was
+stored before there was one. The last pull is a sample: it has the pulls of this node at
+once and those of others after up to an hour, and nodes forget the least recent ones.`,
 		Example:           "  casemate image show registry.k8s.io/pause:3.10",
 		ValidArgsFunction: o.complete(theImages),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -55,8 +57,10 @@ func fileShowCommand(o *options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "show URL", Short: "show one file: what it is, and who brought it", Args: cobra.ExactArgs(1),
 		Long: `Show one file: its digest and size, when it was stored, by whom and with which imports,
-and what redirects to it. Who brought it is from the audit log; nothing is known of
-what was stored before there was one.`,
+when a client last read it, and what redirects to it. Who brought it is from the audit
+log; nothing is known of what was stored before there was one. The last pull is a sample:
+it has the pulls of this node at once and those of others after up to an hour, and nodes
+forget the least recent ones.`,
 		Example:           "  casemate file show https://dl.k8s.io/release/v1.32.5/bin/linux/amd64/kubeadm",
 		ValidArgsFunction: o.complete(theFiles),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -80,7 +84,7 @@ what was stored before there was one.`,
 	return cmd
 }
 
-// provenance adds who brought something.
+// provenance adds who brought something, and when it was last in use.
 func (t *table) provenance(p admin.Provenance) {
 	t.line("stored", t.when(p.Stored))
 	if e := p.Event; e != nil {
@@ -93,4 +97,9 @@ func (t *table) provenance(p admin.Provenance) {
 		t.line("by", "unknown")
 	}
 	t.line("imports", cmp.Or(strings.Join(p.Imports, ", "), "-"))
+	if pull := p.LastPull; pull != nil {
+		t.line("last pull", t.when(pull.Time)+", node "+pull.Node)
+	} else {
+		t.line("last pull", "not known")
+	}
 }

@@ -3,11 +3,19 @@
 package e2e
 
 import (
+	"bufio"
+	"context"
 	"fmt"
+	"net/http"
 	"os"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
+
+	"github.com/zitadel/oidc/v3/example/server/storage"
+	"github.com/zitadel/oidc/v3/pkg/oidc"
+	"github.com/zitadel/oidc/v3/pkg/op"
 )
 
 const slapdConf = `include /etc/ldap/schema/core.schema
@@ -165,6 +173,8 @@ func checkDirectory(t *testing.T, b *bastion, n *host, docker, auth []string) {
 		t.Errorf("a user whose groups have no role pushes: %v", failed)
 	}
 
+	checkOIDC(t, b, n, d, string(ca))
+
 	slapd.Process.Signal(syscall.SIGTERM)
 	until(t, "the directory is gone", func() error {
 		if out := b.casemate(t, "directory", "show"); strings.Contains(out, "answers") {
@@ -182,4 +192,83 @@ func checkDirectory(t *testing.T, b *bastion, n *host, docker, auth []string) {
 	if out, err := n.try(with([]string{"skopeo", "inspect"}, "docker://registry.k8s.io/pause:3.10")...); err != nil {
 		t.Errorf("a pull without the directory: %v\n%s", err, out)
 	}
+}
+
+// groupStore is the storage of an OpenID provider that knows groups.
+type groupStore struct{ *storage.Storage }
+
+func (s groupStore) SetUserinfoFromToken(ctx context.Context, u *oidc.UserInfo, token, subject, origin string) error {
+	err := s.Storage.SetUserinfoFromToken(ctx, u, token, subject, origin)
+	u.AppendClaims("groups", []string{"/site/auditors"})
+	return err
+}
+
+// checkOIDC: a user logs in on the command line of a node, at a provider inside the gap with a CA of its own.
+func checkOIDC(t *testing.T, b *bastion, n, d *host, ca string) {
+	t.Helper()
+	issuer := "https://" + d.at("8443")
+	s := groupStore{storage.NewStorageWithClients(storage.NewUserStore(issuer), map[string]*storage.Client{
+		"casemate": storage.DeviceClient("casemate", "client secret")})}
+	provider, err := op.NewProvider(&op.Config{AuthMethodPost: true, CryptoKey: [32]byte{1}, CryptoKeyId: "1",
+		DeviceAuthorization: op.DeviceAuthorizationConfig{Lifetime: time.Hour, PollInterval: time.Second,
+			UserFormPath: "/device", UserCode: op.UserCodeDigits}}, s, op.StaticIssuer(issuer))
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: provider}
+	l := d.listenOn(t, d.at("8443"))
+	served := make(chan error, 1)
+	go func() { served <- server.ServeTLS(l, d.path("dir.crt"), d.path("dir.key")) }()
+	defer func() {
+		server.Close()
+		<-served
+	}()
+	for key, value := range map[string]string{"oidc.issuer": issuer, "oidc.client": "casemate", "oidc.ca": ca} {
+		b.casemate(t, "config", "set", "--", key, value)
+	}
+	if out, err := b.tryIn("client secret\n", b.bin(), "--socket", b.socket, "directory", "login", "oidc",
+		"--password-stdin"); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	login := []string{b.bin(), "login", "--oidc", "--server", "https://n1.casemate.internal"}
+	// run begins a login, and the user finishes it where the provider says.
+	run := func() (string, error) {
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		cmd := n.command(ctx, login...)
+		out, err := cmd.StderrPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		var said strings.Builder
+		for lines := bufio.NewScanner(out); lines.Scan(); {
+			line := lines.Text()
+			said.WriteString(line + "\n")
+			if _, code, ok := strings.Cut(line, " and enter the code "); ok {
+				if err := s.CompleteDeviceAuthorization(ctx, code, "id1"); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+		return said.String(), cmd.Wait()
+	}
+	if out, err := run(); err == nil || !strings.Contains(out, "has no role: give one to one of its groups") {
+		t.Errorf("a user without a role logs in: %v\n%s", err, out)
+	}
+	b.casemate(t, "role", "grant", "group:/site/auditors", "auditor")
+	if out, err := run(); err != nil || !strings.Contains(out, "as oidc/test-user@10.") {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	whoami := n.must(t, b.bin(), "whoami", "--server", "https://n1.casemate.internal")
+	if !strings.Contains(whoami, "oidc/test-user@10.") || !strings.Contains(whoami, "auditor") ||
+		!strings.Contains(whoami, "/site/auditors") {
+		t.Errorf("%s", whoami)
+	}
+	n.must(t, b.bin(), "user", "list", "--server", "https://n1.casemate.internal")
+	n.fails(t, "may not manage", b.bin(), "user", "remove", "ops", "--server", "https://n1.casemate.internal")
+	n.must(t, b.bin(), "logout", "--server", "https://n1.casemate.internal")
+	n.fails(t, "needs an account", b.bin(), "whoami", "--server", "https://n1.casemate.internal")
 }

@@ -64,7 +64,6 @@ func show(r *doctor.Report) string {
 
 // TestDoctor: doctor finds nothing on an enrolled node, and finds the problem on one that is not.
 func TestDoctor(t *testing.T) {
-	t.Parallel()
 	l := newLab(t)
 	tr := newTrio(t, l)
 	b, ips := tr.nodes[0], []string{}

@@ -63,7 +63,6 @@ func familyTroubles(r *doctor.Report) (list []string) {
 // only, with both, and with both where IPv6 is lost on the way; a node whose new resolver does not answer has its old
 // one back.
 func TestEnrollFamilies(t *testing.T) {
-	t.Parallel()
 	l := newLab(t)
 	b, six := dualBastion(t, l, "n1")
 	b.serve(t)

@@ -91,9 +91,16 @@ func TestRehearsal(t *testing.T) {
 	node.fails(t, "404", "curl", "-sSf", "https://dl.k8s.io/absent")
 	node.try("curl", "-sS", "-d", "want", "https://github.com/o/r.git/git-upload-pack")
 	file := r.path("debian12.tar")
-	if out := r.must(t, r.bin(), "bundle", "create", file, "--rehearsal", dir); !strings.Contains(out,
-		"git-upload-pack is not in the transcript") {
-		t.Errorf("what is not recorded is not said:\n%s", out)
+	moved := "ghcr.io/team/app:1 has moved at its origin, to "
+	out := r.must(t, r.bin(), "bundle", "create", file, "--rehearsal", dir)
+	for _, want := range []string{"git-upload-pack is not in the transcript", moved} {
+		if !strings.Contains(out, want) {
+			t.Errorf("bundle create does not say %q:\n%s", want, out)
+		}
+	}
+	if out := r.must(t, r.bin(), "rehearsal", "show", dir); !strings.Contains(out, moved) ||
+		!strings.Contains(out, "the transcript has "+before) {
+		t.Errorf("rehearsal show does not say which tag has moved:\n%s", out)
 	}
 	for _, secret := range []string{"s3cret", "sig=", node.ip, r.ip, "ci:"} {
 		for _, where := range searchTar(t, file, secret) {
@@ -114,7 +121,7 @@ func TestRehearsal(t *testing.T) {
 	in.with(t, inside)
 	in.curl(t, inside, bigURL, string(big))
 	b.missedNothing(t)
-	out := inside.must(t, b.bin(), "replay", file)
+	out = inside.must(t, b.bin(), "replay", file)
 	if !strings.Contains(out, "100 % of ") {
 		t.Errorf("replay:\n%s", out)
 	}

@@ -19,13 +19,11 @@ import (
 // finds nothing, containerd, docker, podman, curl and apt find everything under its upstream name; then a bastion is
 // killed.
 func TestSiteIPv6(t *testing.T) {
-	t.Parallel()
 	wholeSite(t, onlyIPv6)
 }
 
 // TestSiteDeadIPv6: the same in a site whose hosts have IPv6 addresses that lead nowhere.
 func TestSiteDeadIPv6(t *testing.T) {
-	t.Parallel()
 	wholeSite(t, deadIPv6, "--set", "dns.families=ipv4")
 }
 
