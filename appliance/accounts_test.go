@@ -127,6 +127,7 @@ func TestEveryRouteOfEveryListenerAsks(t *testing.T) {
 	}
 	n.must("PUT", "repositories/tools", map[string]string{"format": "deb"}, nil)
 	checkOpenAPI(t, n)
+	checkRoles(t, n)
 	// A login is an API key, which works as Bearer and as a password, and can be ended by itself.
 	var key struct{ Name, Key string }
 	_, body := n.do("POST", base+"/v1/login", strings.NewReader("{}"), as("boss"))
@@ -153,6 +154,64 @@ func TestEveryRouteOfEveryListenerAsks(t *testing.T) {
 			}
 		}
 	}
+}
+
+// checkRoles tries what docs/admin-api.md says of each role and route: every refusal, and of routes that only read,
+// the role with the least rights that may. The registry and the file server decide by the same table.
+func checkRoles(t *testing.T, n *node) {
+	t.Helper()
+	as := map[string]func(*http.Request){}
+	for _, role := range access.Roles() {
+		var key struct{ Key string }
+		n.must("POST", "apikeys", map[string]any{"name": "as-" + role.Name,
+			"roles": []access.Grant{{Role: role.Name}}}, &key)
+		as[role.Name] = func(r *http.Request) { r.SetBasicAuth("key", key.Key) }
+	}
+	parameter := regexp.MustCompile(`\{[a-z]+\}`)
+	refused := 0
+	for _, r := range n.Appliance.admin.Routes() {
+		url := "https://n1.casemate.internal" + parameter.ReplaceAllString(r.Path, "x")
+		read := r.Method == "GET" && r.Path != "/v1/executable" // which is large
+		for _, role := range access.Roles() {
+			switch may := r.MayOverHTTPS(role); {
+			case !may:
+				refused++
+				if resp, body := n.do(r.Method, url, nil, as[role.Name]); resp.StatusCode != 403 {
+					t.Errorf("%s %s as %s: %d %s, want 403", r.Method, r.Path, role.Name, resp.StatusCode, body)
+				}
+			case read:
+				read = false
+				if resp, body := n.do(r.Method, url, nil, as[role.Name]); resp.StatusCode == 401 ||
+					resp.StatusCode == 403 {
+					t.Errorf("%s %s as %s: %d %s", r.Method, r.Path, role.Name, resp.StatusCode, body)
+				}
+			}
+		}
+	}
+	if refused < 200 {
+		t.Errorf("only %d refusals were tried", refused)
+	}
+	n.must("PUT", "settings/registry.anonymous", map[string]string{"value": "none"}, nil)
+	const image, file = "https://registry.casemate.internal/v2/team/app", "https://files.casemate.internal/dl.k8s.io/roles"
+	for _, role := range access.Roles() {
+		for _, c := range []struct {
+			method, url string
+			verb        access.Verb
+		}{
+			{"GET", image + "/tags/list", access.Pull},
+			{"POST", image + "/blobs/uploads/", access.Push},
+			{"DELETE", image + "/manifests/none", access.Delete},
+			{"PUT", file, access.Push},
+			{"DELETE", file, access.Delete},
+		} {
+			resp, body := n.do(c.method, c.url, strings.NewReader(""), as[role.Name])
+			may := resp.StatusCode != 401 && resp.StatusCode != 403
+			if may != slices.Contains(role.Verbs, c.verb) || resp.StatusCode >= 500 {
+				t.Errorf("%s %s as %s: %d %s", c.method, c.url, role.Name, resp.StatusCode, body)
+			}
+		}
+	}
+	n.must("DELETE", "settings/registry.anonymous", nil, nil)
 }
 
 // checkCookies: the session of a browser is for the admin API of the bastions' own names alone, and not for other

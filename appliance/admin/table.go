@@ -1,0 +1,73 @@
+package admin
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"casemate/appliance/access"
+)
+
+// RoleTable returns the table of routes and roles for docs/admin-api.md: one row for the routes of a resource that ask
+// for the same.
+func RoleTable(list []Route) string {
+	var rows []string
+	routes := map[string][]string{} // by row
+	for _, r := range list {
+		resource, _, _ := strings.Cut(strings.TrimPrefix(r.Path, "/v1/"), "/")
+		row := resource + "\x00" + r.verdicts()
+		if routes[row] == nil {
+			rows = append(rows, row)
+		}
+		routes[row] = append(routes[row], r.Method+" "+strings.TrimPrefix(r.Path, "/v1"))
+	}
+	// Rows of one resource follow each other.
+	slices.SortStableFunc(rows, func(x, y string) int {
+		x, _, _ = strings.Cut(x, "\x00")
+		y, _, _ = strings.Cut(y, "\x00")
+		return strings.Compare(x, y)
+	})
+	var b strings.Builder
+	b.WriteString("| requests | verb |")
+	for _, role := range access.Roles() {
+		fmt.Fprintf(&b, " %s |", role.Name)
+	}
+	b.WriteString("\n|---|---|" + strings.Repeat("---|", len(access.Roles())) + "\n")
+	for _, row := range rows {
+		_, verdicts, _ := strings.Cut(row, "\x00")
+		fmt.Fprintf(&b, "| `%s` | %s\n", strings.Join(routes[row], "`, `"), verdicts)
+	}
+	return b.String()
+}
+
+// verdicts returns the cells of a route's row after the first: the verb, and what each role may.
+func (r Route) verdicts() string {
+	cells := []string{string(r.Verb)}
+	switch {
+	case r.Public != "":
+		cells[0] = "no account needed"
+	case r.Local != "":
+		cells[0] += ", on the socket only"
+	case r.Verb == "":
+		cells[0] = "any account"
+	}
+	for _, role := range access.Roles() {
+		mark := ""
+		if r.MayOverHTTPS(role) {
+			mark = "yes"
+		}
+		cells = append(cells, mark)
+	}
+	return strings.Join(cells, " | ") + " |"
+}
+
+// MayOverHTTPS reports whether an account with the role, for everything, gets more than a refusal over https.
+func (r Route) MayOverHTTPS(role access.Role) bool {
+	switch {
+	case r.Public != "":
+		return true
+	case r.Local != "":
+		return false
+	}
+	return r.Verb == "" || slices.Contains(role.Verbs, r.Verb)
+}
