@@ -89,8 +89,8 @@ type Config struct {
 	Miss func(r *http.Request, kind, name, detail string)
 	// Luck is called when a tolerance was used: asked was answered by served.
 	Luck func(r *http.Request, asked, served string)
-	// Pulled is called when a manifest of a canonical repository was found for a client. It must not block. Nil: nothing
-	// is called.
+	// Pulled is called when a manifest of a canonical repository was found for a client. It must not block. Nil:
+	// nothing is called.
 	Pulled func(repository, digest string)
 	// Upstream is asked for what an origin may have and is not here. Nil: nothing is fetched.
 	Upstream Upstream

@@ -55,7 +55,8 @@ func (a *API) approveImport(r *http.Request) (any, error) {
 		return nil, usage.Errorf("diff is missing: it is the digest that casemate import diff shows")
 	}
 	if key, ok := strings.CutPrefix(subject(r).Name, "key/"); ok {
-		return nil, fmt.Errorf("an API key cannot approve, and %s is one: log in as a user: %w", key, cluster.ErrApproval)
+		return nil, fmt.Errorf("an API key cannot approve, and %s is one: log in as a user: %w", key,
+			cluster.ErrApproval)
 	}
 	return a.Imports.Approve(r.Context(), r.PathValue("name"), in.Diff)
 }

@@ -19,8 +19,7 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/net/dns/dnsmessage"
-
+	"casemate/appliance/dnsquery"
 	"casemate/appliance/nodeconf"
 )
 
@@ -130,9 +129,9 @@ func (r *run) try(ctx context.Context, endpoints []*endpoint) {
 		}
 		wg.Go(func() { d.tcp = r.reach(ctx, netip.AddrPortFrom(d.addr, r.cfg.Ports.DNS)) })
 		wg.Go(func() {
-			q := &question{name: "registry.k8s.io", kind: dnsmessage.TypeA}
+			q := &question{name: "registry.k8s.io", kind: dnsquery.A}
 			_, d.udp = ask(ctx, r.cfg.dial, "udp", netip.AddrPortFrom(d.addr, r.cfg.Ports.DNS), []*question{q})
-			if d.udp == nil && q.rcode == dnsmessage.RCodeRefused {
+			if d.udp == nil && q.rcode == dnsquery.Refused {
 				d.udp = errRefused
 			}
 		})

@@ -2,25 +2,22 @@ package doctor
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net"
 	"net/netip"
-	"strings"
 	"time"
 
-	"golang.org/x/net/dns/dnsmessage"
+	"casemate/appliance/dnsquery"
 )
 
 // question is one DNS query and its response.
 type question struct {
 	name  string
-	kind  dnsmessage.Type
+	kind  dnsquery.Type
 	got   bool
-	rcode dnsmessage.RCode
+	rcode dnsquery.RCode
 	addrs []netip.Addr
 }
 
@@ -82,12 +79,12 @@ func send(conn net.Conn, network string, ids map[uint16]*question) error {
 		if q.got {
 			continue
 		}
-		msg, err := pack(id, q)
+		msg, err := dnsquery.Query{ID: id, Name: q.name, Type: q.kind}.Pack(maxUDP)
 		if err != nil {
-			return err
+			return errors.New(clip(err.Error()))
 		}
 		if network == "tcp" {
-			all = append(binary.BigEndian.AppendUint16(all, uint16(len(msg))), msg...)
+			all = dnsquery.AppendTCP(all, msg)
 		} else if _, err := conn.Write(msg); err != nil {
 			return err
 		}
@@ -97,23 +94,6 @@ func send(conn net.Conn, network string, ids map[uint16]*question) error {
 	}
 	_, err := conn.Write(all)
 	return err
-}
-
-func pack(id uint16, q *question) ([]byte, error) {
-	name, err := dnsmessage.NewName(strings.TrimSuffix(q.name, ".") + ".")
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", clip(q.name), err)
-	}
-	b := dnsmessage.NewBuilder(nil, dnsmessage.Header{ID: id, RecursionDesired: true})
-	var opt dnsmessage.ResourceHeader
-	err = errors.Join(b.StartQuestions(), b.Question(
-		dnsmessage.Question{Name: name, Type: q.kind, Class: dnsmessage.ClassINET}),
-		b.StartAdditionals(), opt.SetEDNS0(maxUDP, dnsmessage.RCodeSuccess, false),
-		b.OPTResource(opt, dnsmessage.OPTResource{}))
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", clip(q.name), err)
-	}
-	return b.Finish()
 }
 
 // receive reads responses until none is outstanding or the time of this try is over.
@@ -129,20 +109,19 @@ func receive(ctx context.Context, conn net.Conn, network string, ids map[uint16]
 		if ctx.Err() != nil { // setting the deadline may just have overwritten the one set by the context's end
 			break
 		}
-		var n int
+		var msg []byte
 		if network == "tcp" {
-			if _, err = io.ReadFull(conn, buf[:2]); err == nil {
-				n = int(binary.BigEndian.Uint16(buf))
-				_, err = io.ReadFull(conn, buf[:n])
-			}
+			msg, err = dnsquery.ReadTCP(conn)
 		} else {
+			var n int
 			n, err = conn.Read(buf)
+			msg = buf[:n]
 		}
 		if err != nil {
 			return total, left, err
 		}
-		total += n
-		if take(buf[:n], ids) {
+		total += len(msg)
+		if take(msg, ids) {
 			left--
 		}
 	}
@@ -151,39 +130,14 @@ func receive(ctx context.Context, conn net.Conn, network string, ids map[uint16]
 
 // take assigns one response to its query, and reports whether it was expected.
 func take(msg []byte, ids map[uint16]*question) bool {
-	var p dnsmessage.Parser
-	h, err := p.Start(msg)
-	q := ids[h.ID]
-	if err != nil || !h.Response || q == nil || q.got {
+	id, ok := dnsquery.ID(msg)
+	q := ids[id]
+	if !ok || q == nil || q.got {
 		return false
 	}
-	asked, err := p.AllQuestions()
-	if err != nil || len(asked) > 1 || len(asked) == 1 &&
-		!strings.EqualFold(strings.TrimSuffix(asked[0].Name.String(), "."), strings.TrimSuffix(q.name, ".")) {
-		return false
+	a, ok := dnsquery.Query{ID: id, Name: q.name, Type: q.kind}.Read(msg)
+	if ok {
+		q.got, q.rcode, q.addrs = true, a.RCode, a.Addrs
 	}
-	q.got, q.rcode = true, h.RCode
-	for {
-		rh, err := p.AnswerHeader()
-		if err != nil {
-			return true
-		}
-		switch rh.Type {
-		case dnsmessage.TypeA:
-			if a, err := p.AResource(); err == nil {
-				q.addrs = append(q.addrs, netip.AddrFrom4(a.A))
-				continue
-			}
-		case dnsmessage.TypeAAAA:
-			if a, err := p.AAAAResource(); err == nil {
-				q.addrs = append(q.addrs, netip.AddrFrom16(a.AAAA))
-				continue
-			}
-		default:
-			if p.SkipAnswer() == nil {
-				continue
-			}
-		}
-		return true
-	}
+	return ok
 }

@@ -7,7 +7,7 @@ import (
 	"net/netip"
 	"slices"
 
-	"golang.org/x/net/dns/dnsmessage"
+	"casemate/appliance/dnsquery"
 )
 
 // Outside are addresses that a node of a closed site cannot reach, for Config.Outside: two public resolvers, which
@@ -73,7 +73,7 @@ func (r *run) reaches(ctx context.Context, at netip.AddrPort) bool {
 		return true
 	}
 	for _, network := range []string{"udp", "tcp"} {
-		q := &question{name: "example.com", kind: dnsmessage.TypeA}
+		q := &question{name: "example.com", kind: dnsquery.A}
 		if _, err := ask(ctx, r.cfg.dial, network, at, []*question{q}); err == nil && q.got {
 			return true
 		}

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"sync"
 
-	"golang.org/x/net/dns/dnsmessage"
+	"casemate/appliance/dnsquery"
 )
 
 // usedResolvers is how many resolvers in resolv.conf programs use (resolv.conf(5), MAXNS).
@@ -216,8 +216,8 @@ func (r *run) askBastions(ctx context.Context, c *Check, names []string) (bytes 
 		d := open[i]
 		list := make([]*question, 0, 2*len(names))
 		for _, n := range names {
-			list = append(list, &question{name: n, kind: dnsmessage.TypeA},
-				&question{name: n, kind: dnsmessage.TypeAAAA})
+			list = append(list, &question{name: n, kind: dnsquery.A},
+				&question{name: n, kind: dnsquery.AAAA})
 		}
 		n, err := ask(ctx, r.cfg.dial, "tcp", netip.AddrPortFrom(d.addr, r.cfg.Ports.DNS), list)
 		mu.Lock()
@@ -230,11 +230,11 @@ func (r *run) askBastions(ctx context.Context, c *Check, names []string) (bytes 
 		for j := 0; j < len(list); j += 2 {
 			switch four, aaaa := list[j], list[j+1]; {
 			case !four.got || !aaaa.got:
-			case four.rcode == dnsmessage.RCodeRefused:
+			case four.rcode == dnsquery.Refused:
 				refused = append(refused, four.name)
 			case len(four.addrs) == 0 && len(aaaa.addrs) == 0:
 				lost = append(lost, four.name)
-			case four.rcode == dnsmessage.RCodeNameError || aaaa.rcode == dnsmessage.RCodeNameError:
+			case four.rcode == dnsquery.NameError || aaaa.rcode == dnsquery.NameError:
 				nxdomain = append(nxdomain, four.name)
 			}
 		}
@@ -311,7 +311,7 @@ func (r *run) askNode(ctx context.Context, c *Check, names []string) (left int) 
 	server := r.node.listed[i]
 	var list []*question
 	for _, n := range names {
-		list = append(list, &question{name: n, kind: dnsmessage.TypeA}, &question{name: n, kind: dnsmessage.TypeAAAA})
+		list = append(list, &question{name: n, kind: dnsquery.A}, &question{name: n, kind: dnsquery.AAAA})
 	}
 	ctx, cancel := context.WithTimeout(ctx, 4*second)
 	defer cancel()
@@ -319,7 +319,7 @@ func (r *run) askNode(ctx context.Context, c *Check, names []string) (left int) 
 	ask(ctx, r.cfg.dial, "udp", netip.AddrPortFrom(server, r.cfg.Ports.DNS), list)
 	var nxdomain []string
 	for _, q := range list {
-		if q.got && q.rcode == dnsmessage.RCodeNameError {
+		if q.got && q.rcode == dnsquery.NameError {
 			nxdomain = append(nxdomain, q.name)
 		}
 	}

@@ -387,7 +387,8 @@ func TestCompare(t *testing.T) {
 	path := filepath.Join(t.TempDir(), FileName)
 	b := open(t, path)
 	manifest := func(of string, status int, digest string) {
-		b.Record("registry", request("GET", "https://"+of, "Accept: a/b"), status, header("Docker-Content-Digest: "+digest))
+		b.Record("registry", request("GET", "https://"+of, "Accept: a/b"), status,
+			header("Docker-Content-Digest: "+digest))
 	}
 	manifest("registry-1.docker.io/v2/library/nginx/manifests/1", 200, sumA)
 	manifest("quay.io/v2/a/b/manifests/2", 200, sumA)

@@ -10,7 +10,7 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/net/dns/dnsmessage"
+	"casemate/appliance/dnsquery"
 )
 
 const (
@@ -43,13 +43,8 @@ func (n *Names) Serve(ctx context.Context, conn net.PacketConn) error {
 		if err != nil {
 			return err
 		}
-		var p dnsmessage.Parser
-		h, err := p.Start(buf[:size])
-		if err != nil || h.Response {
-			continue
-		}
-		q, err := p.Question()
-		if err != nil {
+		q, ok := dnsquery.Parse(buf[:size])
+		if !ok {
 			continue
 		}
 		select {
@@ -59,40 +54,24 @@ func (n *Names) Serve(ctx context.Context, conn net.PacketConn) error {
 		}
 		wg.Go(func() {
 			defer func() { <-held }()
-			answer, err := n.answer(ctx, h.ID, q)
+			answer, err := n.answer(ctx, q)
 			if err == nil {
 				_, err = conn.WriteTo(answer, from)
 			}
 			if err != nil && ctx.Err() == nil {
-				n.Log.Warn("a name is not answered", "name", q.Name.String(), "err", err)
+				n.Log.Warn("a name is not answered", "name", q.Name, "err", err)
 			}
 		})
 	}
 }
 
-// answer learns a name and returns the answer to a question for it (RFC 1035, 4.1).
-func (n *Names) answer(ctx context.Context, id uint16, q dnsmessage.Question) ([]byte, error) {
+// answer learns a name and returns the answer to a question for it.
+func (n *Names) answer(ctx context.Context, q dnsquery.Query) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, heldFor)
 	defer cancel()
-	addrs, ok := n.Learn(ctx, strings.ToLower(strings.TrimSuffix(q.Name.String(), ".")))
-	m := dnsmessage.Message{Header: dnsmessage.Header{ID: id, Response: true, RecursionDesired: true,
-		RecursionAvailable: true}, Questions: []dnsmessage.Question{q}}
+	addrs, ok := n.Learn(ctx, strings.ToLower(strings.TrimSuffix(q.Name, ".")))
 	if !ok {
-		m.RCode = dnsmessage.RCodeNameError
-		return m.Pack()
+		return q.Reply(dnsquery.NameError, nil, nameTTL)
 	}
-	for _, a := range addrs {
-		var body dnsmessage.ResourceBody
-		switch a = a.Unmap(); {
-		case a.Is4() && q.Type == dnsmessage.TypeA:
-			body = &dnsmessage.AResource{A: a.As4()}
-		case a.Is6() && q.Type == dnsmessage.TypeAAAA:
-			body = &dnsmessage.AAAAResource{AAAA: a.As16()}
-		default:
-			continue
-		}
-		m.Answers = append(m.Answers, dnsmessage.Resource{Body: body,
-			Header: dnsmessage.ResourceHeader{Name: q.Name, Class: dnsmessage.ClassINET, TTL: nameTTL}})
-	}
-	return m.Pack()
+	return q.Reply(dnsquery.Success, addrs, nameTTL)
 }

@@ -186,39 +186,3 @@ func TestResolveEnds(t *testing.T) {
 		t.Errorf("got %v, %v", got, err)
 	}
 }
-
-// FuzzAnswer: a message is taken for the answer only if it has the question, and nothing panics.
-func FuzzAnswer(f *testing.F) {
-	q, err := newQuery("registry.example.com", dnsmessage.TypeA)
-	if err != nil {
-		f.Fatal(err)
-	}
-	q.id = 7
-	asked := dnsmessage.Message{Header: dnsmessage.Header{ID: q.id}, Questions: []dnsmessage.Question{q.question}}
-	for _, m := range []dnsmessage.Message{asked, reply(asked, dnsmessage.RCodeSuccess, "192.0.2.7"),
-		reply(asked, dnsmessage.RCodeNameError)} {
-		b, err := m.Pack()
-		if err != nil {
-			f.Fatal(err)
-		}
-		f.Add(b)
-		f.Add(b[:len(b)-2])
-	}
-	f.Fuzz(func(t *testing.T, msg []byte) {
-		q := query{id: q.id, question: q.question}
-		if q.take(msg) != q.answered {
-			t.Error("what is taken is answered")
-		}
-		if q.answered && (binary.BigEndian.Uint16(msg) != q.id || msg[2]&0x80 == 0) {
-			t.Errorf("taken: %x", msg)
-		}
-		for _, ip := range q.addrs {
-			if !ip.Is4() {
-				t.Errorf("a question for IPv4 brought %s", ip)
-			}
-		}
-		if len(q.addrs) > maxAddresses {
-			t.Errorf("%d addresses", len(q.addrs))
-		}
-	})
-}

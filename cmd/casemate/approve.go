@@ -72,8 +72,8 @@ import has expired.`,
 		ValidArgsFunction: o.complete(theImports),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if diff == "" {
-				return usageError{errors.New("import approve needs --diff DIGEST, which casemate import diff " + args[0] +
-					" shows")}
+				return usageError{errors.New("import approve needs --diff DIGEST, which casemate import diff " +
+					args[0] + " shows")}
 			}
 			var res content.Result
 			in := map[string]string{"diff": diff}

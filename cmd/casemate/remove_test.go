@@ -87,8 +87,8 @@ func (a *asked) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	switch {
 	case r.URL.Query().Get("dry-run") == "1":
-		json.NewEncoder(w).Encode(removal{Removes: []removed{{"image", "registry.k8s.io/pause:3.10", 2 << 20}}, Count: 7,
-			Bytes: 3 << 20, Notes: []string{"it is needed"}})
+		json.NewEncoder(w).Encode(removal{Removes: []removed{{"image", "registry.k8s.io/pause:3.10", 2 << 20}},
+			Count: 7, Bytes: 3 << 20, Notes: []string{"it is needed"}})
 	case r.Method == "GET": // completion of names, the roots of ca rotate
 		w.WriteHeader(http.StatusNotFound)
 	default:

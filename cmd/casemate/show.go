@@ -58,9 +58,9 @@ func fileShowCommand(o *options) *cobra.Command {
 		Use: "show URL", Short: "show one file: what it is, and who brought it", Args: cobra.ExactArgs(1),
 		Long: `Show one file: its digest and size, when it was stored, by whom and with which imports,
 when a client last read it, and what redirects to it. Who brought it is from the audit
-log; nothing is known of what was stored before there was one. The last pull is a sample:
-it has the pulls of this node at once and those of others after up to an hour, and nodes
-forget the least recent ones.`,
+log; nothing is known of what was stored before there was one. The last pull is a
+sample: it has the pulls of this node at once and those of others after up to an hour,
+and nodes forget the least recent ones.`,
 		Example:           "  casemate file show https://dl.k8s.io/release/v1.32.5/bin/linux/amd64/kubeadm",
 		ValidArgsFunction: o.complete(theFiles),
 		RunE: func(cmd *cobra.Command, args []string) error {

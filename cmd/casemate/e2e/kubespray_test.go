@@ -26,6 +26,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/rogpeppe/go-internal/txtar"
@@ -52,6 +53,28 @@ func readKubesprayLists(t *testing.T) (all []kubesprayLists) {
 		all = append(all, k)
 	}
 	return all
+}
+
+// fewer returns the first file of each host and the first image of each registry.
+func (k kubesprayLists) fewer() kubesprayLists {
+	few, seen := kubesprayLists{version: k.version}, map[string]bool{}
+	first := func(name string) bool {
+		host, _, _ := strings.Cut(strings.TrimPrefix(name, "https://"), "/")
+		again := seen[host]
+		seen[host] = true
+		return !again
+	}
+	for _, url := range k.files {
+		if first(url) {
+			few.files = append(few.files, url)
+		}
+	}
+	for _, ref := range k.images {
+		if first(ref) {
+			few.images = append(few.images, ref)
+		}
+	}
+	return few
 }
 
 // The variables of Kubespray's defaults that its downloads' names begin with.
@@ -146,6 +169,49 @@ func makeKubesprayContent(t *testing.T, all []kubesprayLists) *kubesprayContent 
 		}
 	}
 	return c
+}
+
+// kubespray publishes files and images. Assets of releases at github.com are redirects, as they are there.
+func (n *internet) kubespray(t *testing.T, c *kubesprayContent) {
+	t.Helper()
+	for url, sum := range c.sums {
+		at := strings.TrimPrefix(url, "https://")
+		data, err := os.ReadFile(filepath.Join(c.tree, at))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.HasPrefix(at, "github.com/") {
+			asset := "release-assets.githubusercontent.com/" + sum
+			n.moved[at] = "https://" + asset + "?sig=s3cretquery"
+			at = asset
+		}
+		n.files[at] = data
+	}
+	p, err := layout.FromPath(c.layout)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := p.ImageIndex()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for ref, digest := range c.digests {
+		h, err := v1.NewHash(digest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var content remote.Taggable
+		if rest, hub := strings.CutPrefix(ref, "docker.io/"); hub {
+			ref = "index.docker.io/" + rest
+			content, err = all.Image(h)
+		} else {
+			content, err = all.ImageIndex(h)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		n.put(t, ref, content)
+	}
 }
 
 // smallImage is an image with one file that identifies it.
@@ -306,6 +372,16 @@ func (h *host) kubespray(c *kubesprayContent, l kubesprayLists) *kubespray {
 	return k
 }
 
+// knowsItself gives the host a name, which Ansible looks up and a real node has.
+func (h *host) knowsItself(t *testing.T) {
+	t.Helper()
+	name, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.write("etc/hosts", "127.0.0.1 localhost\n127.0.1.1 "+name+"\n")
+}
+
 func (k *kubespray) dest(url string) string {
 	return strings.ReplaceAll(strings.TrimPrefix(url, "https://"), "/", "-")
 }
@@ -451,12 +527,7 @@ func TestKubespray(t *testing.T) {
 		node.write("etc/resolv.conf", fmt.Sprintf("nameserver %s\nnameserver %s\nnameserver %s\n", n1.ip, n2.ip,
 			tr.nodes[2].ip))
 		node.trust(ca)
-		hostname, err := os.Hostname()
-		if err != nil {
-			t.Fatal(err)
-		}
-		// Ansible looks up its own name, which is there on a real node
-		node.write("etc/hosts", "127.0.0.1 localhost\n127.0.1.1 "+hostname+"\n")
+		node.knowsItself(t)
 		var all []*kubespray
 		for _, list := range lists {
 			k := node.kubespray(content, list)

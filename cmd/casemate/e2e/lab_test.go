@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -216,6 +217,18 @@ func (h *host) fails(t testing.TB, want string, args ...string) string {
 	}
 	if !strings.Contains(out, want) {
 		t.Fatalf("%s: %s: should have said %q, said\n%s", h.name, strings.Join(args, " "), want, out)
+	}
+	return out
+}
+
+// exits is fails with an exit code.
+func (h *host) exits(t testing.TB, code int, want string, args ...string) string {
+	t.Helper()
+	out, err := h.try(args...)
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != code || !strings.Contains(out, want) {
+		t.Fatalf("%s: %s: should have exited with %d and said %q: %v\n%s", h.name, strings.Join(args, " "), code, want,
+			err, out)
 	}
 	return out
 }

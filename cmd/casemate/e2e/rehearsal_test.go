@@ -8,12 +8,15 @@ import (
 	"compress/gzip"
 	"fmt"
 	"io"
+	"log"
 	"net/http"
 	"os"
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/google/go-containerregistry/pkg/registry"
 	"github.com/klauspost/compress/zstd"
 	"github.com/ulikunitz/xz"
 )
@@ -25,6 +28,11 @@ func TestRehearsal(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
 	up := newInternetWithout(t, l)
+	up.registries["quay.io"] = registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	lists := readKubesprayLists(t)
+	release := lists[len(lists)-1].fewer()
+	content := makeKubesprayContent(t, []kubesprayLists{release})
+	up.kubespray(t, content)
 	in := up.publish(t)
 	up.login = "ci:s3cretlogin"
 	held := make(chan struct{})
@@ -81,6 +89,7 @@ func TestRehearsal(t *testing.T) {
 	in.curl(t, node, bigURL, string(big))
 
 	in.with(t, node)
+	release.download(t, node, content)
 	// A tag that moves outside is what it was at its first use, for every client.
 	before := strings.TrimSpace(node.must(t, client(t, "crane"), "digest", "ghcr.io/team/app:1"))
 	up.put(t, "ghcr.io/team/app:1", randomImage(t, 1024, 1))
@@ -119,6 +128,7 @@ func TestRehearsal(t *testing.T) {
 	inside.trust(b.casemate(t, "ca"))
 	b.casemate(t, "import", file)
 	in.with(t, inside)
+	release.download(t, inside, content)
 	in.curl(t, inside, bigURL, string(big))
 	b.missedNothing(t)
 	out = inside.must(t, b.bin(), "replay", file)
@@ -130,11 +140,41 @@ func TestRehearsal(t *testing.T) {
 		"casemate_upstream_connections_total 0\n") {
 		t.Error("a closed bastion has tried to connect")
 	}
+	// From a node that has no program, and for a list besides.
+	transcript := b.path("debian12.json")
+	b.must(t, "sh", "-c", b.bin()+" bundle inspect "+file+" -o transcript > "+transcript)
+	text, err := os.ReadFile(transcript)
+	if err != nil {
+		t.Fatal(err)
+	}
+	line, _, _ := strings.Cut(b.casemate(t, "replay", "--line"), "\n")
+	if out, err := inside.tryIn(string(text), "sh", "-c", line); err != nil || !strings.Contains(out, "100 % of ") {
+		t.Errorf("%s: %v\n%s", line, err, out)
+	}
+	list := b.write("extra.list", "registry.k8s.io/pause:3.10\ndocker.io/library/sample:1\n"+
+		"https://github.com/o/r/releases/download/v1/tool\n")
+	if out := inside.must(t, b.bin(), "replay", "--against", list); !strings.Contains(out, "100 % of 3 questions") {
+		t.Errorf("replay --against:\n%s", out)
+	}
+
 	b.casemate(t, "image", "remove", "--yes", "registry.k8s.io/pause:3.10")
-	out = inside.fails(t, "registry.k8s.io/v2/pause/manifests/3.10", b.bin(), "replay", file)
+	inside.exits(t, 3, "2 of 3 questions", b.bin(), "replay", "--against", list)
+	out = inside.exits(t, 3, "registry.k8s.io/v2/pause/manifests/3.10", b.bin(), "replay", file)
 	if strings.Contains(out, "stable.txt") {
 		t.Errorf("replay names what is there:\n%s", out)
 	}
+}
+
+// download does what Kubespray's roles download, by the public names.
+func (k kubesprayLists) download(t *testing.T, h *host, c *kubesprayContent) {
+	t.Helper()
+	h.knowsItself(t)
+	begun := time.Now()
+	if _, err := h.kubespray(c, k).play(false); err != nil {
+		t.Fatal(err)
+	}
+	h.pullAll(t, h.isolated(t), "kubespray", "", c.digests)
+	t.Logf("%s: Kubespray's downloads took %s", h.name, time.Since(begun).Round(time.Second))
 }
 
 // only leaves a host no route but to its peers.
