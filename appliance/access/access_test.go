@@ -1,10 +1,13 @@
 package access
 
 import (
+	"bytes"
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/http/httptest"
 	"os"
 	"slices"
 	"strings"
@@ -440,4 +443,56 @@ func FuzzPrefix(f *testing.F) {
 			t.Errorf("%q of %q", prefix, name)
 		}
 	})
+}
+
+// FuzzIdentify: whatever a client sends as its credentials, it is nobody, or has a key that is valid, or is refused,
+// and the events about it are bounded.
+func FuzzIdentify(f *testing.F) {
+	users := user.New(treetest.New(f))
+	users.Cost = bcrypt.MinCost
+	store := treetest.New(f)
+	var events []Event
+	a := New(Config{Tree: store, Users: users, Event: func(e Event) { events = append(events, e) }})
+	key, _, err := a.CreateKey(f.Context(), root, "ci", []Grant{{Role: "reader"}}, 0)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add("Bearer " + key)
+	f.Add("Bearer " + key[:len(key)-1] + "g")
+	f.Add("Basic " + base64.StdEncoding.EncodeToString([]byte("x:"+key)))
+	f.Add("Basic " + base64.StdEncoding.EncodeToString([]byte(strings.Repeat("x", 300)+":y")))
+	f.Add("bearer cmk_../users/ada_" + strings.Repeat("0", 64))
+	f.Add("Negotiate x")
+	f.Fuzz(func(t *testing.T, header string) {
+		r := httptest.NewRequest("GET", "/", nil)
+		r.Header.Set("Authorization", header)
+		if _, password, ok := r.BasicAuth(); ok {
+			if _, _, ok := splitKey(password); !ok {
+				return // a password, whose checks take turns and pauses
+			}
+		}
+		events = nil
+		s, err := a.Identify(r)
+		switch {
+		case err == nil && s.ID == "" && header == "":
+		case err == nil && s.ID == "key/ci" && s.How == "key":
+			if !bytes.Contains(bytes.ToLower(decoded(header)), []byte(key)) {
+				t.Errorf("%q is the key", header)
+			}
+		case !errors.Is(err, ErrCredentials):
+			t.Errorf("%q: %+v, %v", header, s, err)
+		}
+		for _, e := range events {
+			if text := fmt.Sprint(e); len(text) > 500 || strings.Contains(text, key) {
+				t.Errorf("%q: event %s", header, text)
+			}
+		}
+	})
+}
+
+// decoded returns a header with what it has in base64.
+func decoded(header string) []byte {
+	_, value, _ := strings.Cut(header, " ")
+	plain, _ := base64.StdEncoding.DecodeString(value)
+	return append([]byte(header), plain...)
 }

@@ -2,6 +2,7 @@ package admin
 
 import (
 	"net/http"
+	"net/url"
 	"strconv"
 	"time"
 
@@ -25,31 +26,37 @@ func (a *API) auditRoutes(on *routes) {
 
 // getAudit lists events.
 func (a *API) getAudit(r *http.Request) (any, error) {
-	q := r.URL.Query()
-	f := audit.Filter{Actor: q.Get("actor"), Verb: q.Get("verb"), Object: q.Get("object")}
-	var err error
-	if f.Since, err = a.since(r.Context(), q.Get("since")); err != nil {
+	f, err := auditFilter(r.URL.Query(), func(text string) (time.Time, error) { return a.since(r.Context(), text) })
+	if err != nil {
 		return nil, err
-	}
-	if text := q.Get("until"); text != "" {
-		if f.Until, err = parseTime(text); err != nil {
-			return nil, usage.Errorf("until must be a time (UTC) like 2026-01-31 or 2026-01-31T15:04:05Z, got %.80q",
-				text)
-		}
-	}
-	if text := q.Get("before"); text != "" {
-		if f.Before, err = strconv.ParseUint(text, 10, 63); err != nil || f.Before == 0 {
-			return nil, usage.Errorf("before must be the number of an event, got %.80q", text)
-		}
-	}
-	if text := q.Get("limit"); text != "" {
-		if f.Limit, err = strconv.Atoi(text); err != nil || f.Limit < 1 || f.Limit > audit.MaxLimit {
-			return nil, usage.Errorf("limit must be between 1 and %d, got %.80q", audit.MaxLimit, text)
-		}
 	}
 	p, err := a.Audit.List(r.Context(), f)
 	p.Events = append([]proof.Event{}, p.Events...)
 	return p, err
+}
+
+// auditFilter parses the parameters of a list of events; since parses the parameter of that name.
+func auditFilter(q url.Values, since func(string) (time.Time, error)) (f audit.Filter, err error) {
+	f = audit.Filter{Actor: q.Get("actor"), Verb: q.Get("verb"), Object: q.Get("object")}
+	if f.Since, err = since(q.Get("since")); err != nil {
+		return f, err
+	}
+	if text := q.Get("until"); text != "" {
+		if f.Until, err = parseTime(text); err != nil {
+			return f, usage.Errorf("until must be a time (UTC) like 2026-01-31 or 2026-01-31T15:04:05Z, got %.80q", text)
+		}
+	}
+	if text := q.Get("before"); text != "" {
+		if f.Before, err = strconv.ParseUint(text, 10, 63); err != nil || f.Before == 0 {
+			return f, usage.Errorf("before must be the number of an event, got %.80q", text)
+		}
+	}
+	if text := q.Get("limit"); text != "" {
+		if f.Limit, err = strconv.Atoi(text); err != nil || f.Limit < 1 || f.Limit > audit.MaxLimit {
+			return f, usage.Errorf("limit must be between 1 and %d, got %.80q", audit.MaxLimit, text)
+		}
+	}
+	return f, nil
 }
 
 // getAuditExport streams the whole log. An error in the middle aborts the connection.

@@ -268,7 +268,8 @@ func checkOIDC(t *testing.T, b *bastion, n, d *host, ca string) {
 		t.Errorf("%s", whoami)
 	}
 	n.must(t, b.bin(), "user", "list", "--server", "https://n1.casemate.internal")
-	n.fails(t, "may not manage", b.bin(), "user", "remove", "ops", "--server", "https://n1.casemate.internal")
+	n.fails(t, "may not manage", b.bin(), "user", "remove", "--yes", "ops", "--server",
+		"https://n1.casemate.internal")
 	n.must(t, b.bin(), "logout", "--server", "https://n1.casemate.internal")
 	n.fails(t, "needs an account", b.bin(), "whoami", "--server", "https://n1.casemate.internal")
 }

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"os"
+	"path"
 	"strings"
 	"testing"
 )
@@ -17,6 +18,7 @@ func TestLogins(t *testing.T) {
 	b := newBastion(t, l, "n1")
 	b.serve(t)
 	putPause(t, l, b)
+	r := newReceiver(t, b)
 	n := l.host("node", b.ip)
 	n.trust(b.casemate(t, "ca"))
 	n.write("etc/policy.json", `{"default":[{"type":"insecureAcceptAnything"}]}`)
@@ -66,8 +68,12 @@ func TestLogins(t *testing.T) {
 			}
 		}
 	}
+	// A receiver of the audit log that dies, and comes back later, gets what happened meanwhile.
+	r.daemon.Process.Kill()
 	checkScopedKeys(t, b, n, docker, auth)
+	r.start(t)
 	checkDirectory(t, b, n, docker, auth)
+	r.check(t, b)
 }
 
 // checkScopedKeys: with an API key of a pusher below a prefix, clients push there and nowhere else, and not any more
@@ -75,43 +81,57 @@ func TestLogins(t *testing.T) {
 func checkScopedKeys(t *testing.T, b *bastion, n *host, docker, auth []string) {
 	t.Helper()
 	key := strings.TrimSpace(b.casemate(t, "apikey", "create", "ci", "--role", "pusher", "--images-below", "team"))
-	const own = "registry.casemate.internal"
-	run := func(command []string, more ...string) (string, error) {
-		return n.try(append(append([]string{}, command...), more...)...)
+	const own, image = "registry.casemate.internal", "registry.k8s.io/pause:3.10"
+	helm := client(t, "helm")
+	with := func(command []string, more ...string) []string {
+		return append(append([]string{}, command...), more...)
 	}
-	login := func(command ...string) {
-		t.Helper()
-		if out, err := n.tryIn(key, append(command, "-u", "ci", "--password-stdin", own)...); err != nil {
-			t.Fatalf("%s with a key: %v\n%s", command[0], err, out)
+	for _, login := range [][]string{with(docker, "login"), with([]string{"skopeo", "login"}, auth...),
+		{helm, "registry", "login"}} {
+		if out, err := n.tryIn(key, append(login, "-u", "ci", "--password-stdin", own)...); err != nil {
+			t.Fatalf("%s with a key: %v\n%s", login[0], err, out)
 		}
 	}
-	login(append(append([]string{}, docker...), "login")...)
-	login(append([]string{"skopeo", "login"}, auth...)...)
-	if out, err := run(docker, "pull", "registry.k8s.io/pause:3.10"); err != nil {
-		t.Fatalf("%v\n%s", err, out)
+	n.must(t, with(docker, "pull", image)...)
+	n.write("tmp/chart/Chart.yaml", "apiVersion: v2\nname: chart\nversion: 0.1.0\n")
+	n.must(t, helm, "package", n.path("tmp/chart"), "-d", n.path("tmp"))
+	n.must(t, "sh", "-c", `cd "$HOME" && COSIGN_PASSWORD= "$0" generate-key-pair`, client(t, "cosign"))
+	clients := []struct {
+		name string
+		push func(below string) (string, error)
+	}{
+		{"docker", func(below string) (string, error) {
+			n.must(t, with(docker, "tag", image, own+"/"+below+"/docker:1")...)
+			return n.try(with(docker, "push", own+"/"+below+"/docker:1")...)
+		}},
+		{"skopeo", func(below string) (string, error) {
+			return n.try(with(with([]string{"skopeo", "copy"}, auth...), "docker://"+image,
+				"docker://"+own+"/"+below+"/skopeo:1")...)
+		}},
+		{"helm", func(below string) (string, error) {
+			return n.try(helm, "push", n.path("tmp/chart-0.1.0.tgz"), "oci://"+own+"/"+below)
+		}},
+		// It reads the credentials of docker's login. Of a repository with the same last element it would find the
+		// signature, and have nothing to push.
+		{"cosign", func(below string) (string, error) {
+			return n.try("env", "DOCKER_CONFIG="+n.path("tmp/docker"), "COSIGN_PASSWORD=",
+				"COSIGN_REPOSITORY="+own+"/"+below+"/in-"+path.Base(below), client(t, "cosign"), "sign", "--yes",
+				"--tlog-upload=false", "--key", n.path("tmp/cosign.key"), own+"/team/docker:1")
+		}},
 	}
-	dockerPush := func(repo string) (string, error) {
-		if out, err := run(docker, "tag", "registry.k8s.io/pause:3.10", own+"/"+repo); err != nil {
-			t.Fatalf("%v\n%s", err, out)
+	for _, c := range clients {
+		if out, err := c.push("team"); err != nil {
+			t.Errorf("%s does not push below its prefix: %v\n%s", c.name, err, out)
 		}
-		return run(docker, "push", own+"/"+repo)
-	}
-	skopeoPush := func(repo string) (string, error) {
-		return run(append([]string{"skopeo", "copy"}, auth...), "docker://registry.k8s.io/pause:3.10",
-			"docker://"+own+"/"+repo)
-	}
-	for name, push := range map[string]func(string) (string, error){"docker": dockerPush, "skopeo": skopeoPush} {
-		if out, err := push("team/" + name + ":1"); err != nil {
-			t.Errorf("%s does not push below its prefix: %v\n%s", name, err, out)
-		}
-		if out, err := push("other/" + name + ":1"); err == nil || !strings.Contains(out, "denied") {
-			t.Errorf("%s pushes elsewhere: %v\n%s", name, err, out)
+		if out, err := c.push("other"); err == nil || !strings.Contains(strings.ToLower(out), "denied") {
+			t.Errorf("%s pushes elsewhere: %v\n%s", c.name, err, out)
 		}
 	}
+	n.must(t, helm, "pull", "oci://"+own+"/team/chart", "--version", "0.1.0", "-d", n.path("tmp/docker"))
 	b.casemate(t, "apikey", "revoke", "--yes", "ci")
-	for name, push := range map[string]func(string) (string, error){"docker": dockerPush, "skopeo": skopeoPush} {
-		if out, err := push("team/" + name + ":2"); err == nil {
-			t.Errorf("%s pushes with a revoked key:\n%s", name, out)
+	for _, c := range clients {
+		if out, err := c.push("team/again"); err == nil {
+			t.Errorf("%s pushes with a revoked key:\n%s", c.name, out)
 		}
 	}
 }
