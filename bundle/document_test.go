@@ -169,7 +169,7 @@ func TestEncodeRefuses(t *testing.T) {
 		`redirect: "/x" is not an http`: func(ix *Index) {
 			ix.Redirects = []Redirect{{"https://a.example/x", "/x"}}
 		},
-		"20001 redirects": func(ix *Index) { ix.Redirects = redirects(MaxRedirects + 1) },
+		"20001 redirects":        func(ix *Index) { ix.Redirects = redirects(MaxRedirects + 1) },
 		"unverified: the reason": func(ix *Index) { ix.Unverified = []Unverified{{"https://a.example/x", ""}} },
 		`unverified: "/x" is not an http`: func(ix *Index) {
 			ix.Unverified = []Unverified{{"/x", "it is signed by key AB"}}
