@@ -1,7 +1,6 @@
 package access
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 )
@@ -80,26 +79,4 @@ func roleNames() string {
 		names = append(names, r.Name)
 	}
 	return strings.Join(names, ", ")
-}
-
-// Table returns the table of roles and verbs for docs/security.md.
-func Table() string {
-	var b strings.Builder
-	b.WriteString("| may |")
-	for _, r := range roles {
-		fmt.Fprintf(&b, " %s |", r.Name)
-	}
-	b.WriteString("\n|---|" + strings.Repeat("---|", len(roles)) + "\n")
-	for _, v := range verbs {
-		fmt.Fprintf(&b, "| %s: %s |", v.verb, v.what)
-		for _, r := range roles {
-			mark := ""
-			if slices.Contains(r.Verbs, v.verb) {
-				mark = "yes"
-			}
-			fmt.Fprintf(&b, " %s |", mark)
-		}
-		b.WriteString("\n")
-	}
-	return b.String()
 }

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 
@@ -201,4 +202,15 @@ func (a *API) statusRoutes(on *routes) {
 			notes, err := a.Reload()
 			return map[string]any{"notes": append([]string{}, notes...)}, err
 		})
+}
+
+// MayOverHTTPS reports whether an account with the role, for everything, gets more than a refusal over https.
+func (r Route) MayOverHTTPS(role access.Role) bool {
+	switch {
+	case r.Public != "":
+		return true
+	case r.Local != "":
+		return false
+	}
+	return r.Verb == "" || slices.Contains(role.Verbs, r.Verb)
 }

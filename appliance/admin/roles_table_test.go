@@ -1,16 +1,28 @@
 package admin
 
 import (
+	"casemate/appliance/access"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
-
-	"casemate/appliance/access"
+	"testing"
 )
 
-// RoleTable returns the table of routes and roles for docs/admin-api.md: one row for the routes of a resource that ask
+// TestRoleTable: the table in the documentation has every route, with what it asks for.
+func TestRoleTable(t *testing.T) {
+	text, err := os.ReadFile("../../docs/admin-api.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := roleTable((&API{}).Routes()); !strings.Contains(string(text), want) {
+		t.Errorf("docs/admin-api.md must have this table:\n%s", want)
+	}
+}
+
+// roleTable returns the table of routes and roles for docs/admin-api.md: one row for the routes of a resource that ask
 // for the same.
-func RoleTable(list []Route) string {
+func roleTable(list []Route) string {
 	var rows []string
 	routes := map[string][]string{} // by row
 	for _, r := range list {
@@ -59,15 +71,4 @@ func (r Route) verdicts() string {
 		cells = append(cells, mark)
 	}
 	return strings.Join(cells, " | ") + " |"
-}
-
-// MayOverHTTPS reports whether an account with the role, for everything, gets more than a refusal over https.
-func (r Route) MayOverHTTPS(role access.Role) bool {
-	switch {
-	case r.Public != "":
-		return true
-	case r.Local != "":
-		return false
-	}
-	return r.Verb == "" || slices.Contains(role.Verbs, r.Verb)
 }
