@@ -192,7 +192,10 @@ func checkRoles(t *testing.T, n *node) {
 		t.Errorf("only %d refusals were tried", refused)
 	}
 	n.must("PUT", "settings/registry.anonymous", map[string]string{"value": "none"}, nil)
-	const image, file = "https://registry.casemate.internal/v2/team/app", "https://files.casemate.internal/dl.k8s.io/roles"
+	const (
+		image = "https://registry.casemate.internal/v2/team/app"
+		file  = "https://files.casemate.internal/dl.k8s.io/roles"
+	)
 	for _, role := range access.Roles() {
 		for _, c := range []struct {
 			method, url string

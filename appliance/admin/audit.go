@@ -43,7 +43,8 @@ func auditFilter(q url.Values, since func(string) (time.Time, error)) (f audit.F
 	}
 	if text := q.Get("until"); text != "" {
 		if f.Until, err = parseTime(text); err != nil {
-			return f, usage.Errorf("until must be a time (UTC) like 2026-01-31 or 2026-01-31T15:04:05Z, got %.80q", text)
+			return f, usage.Errorf("until must be a time (UTC) like 2026-01-31 or 2026-01-31T15:04:05Z, got %.80q",
+				text)
 		}
 	}
 	if text := q.Get("before"); text != "" {
