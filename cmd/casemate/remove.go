@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net/http"
 	"net/url"
 	"os"
 	"strings"
@@ -65,6 +66,9 @@ var errNotConfirmed = errors.New("not confirmed: nothing was changed")
 // after a dry run, whose result was printed.
 func (d *deletion) call(cmd *cobra.Command, method, path string, query url.Values, in, out any) (done bool, err error) {
 	done, err = d.agreed(cmd, func() (r removal, err error) {
+		if err := d.knowsDryRuns(cmd.Context()); err != nil {
+			return r, err
+		}
 		dry := url.Values{}
 		maps.Copy(dry, query)
 		dry.Set("dry-run", "1")
@@ -75,6 +79,17 @@ func (d *deletion) call(cmd *cobra.Command, method, path string, query url.Value
 		return false, err
 	}
 	return true, d.o.client().call(cmd.Context(), method, path, query, in, out)
+}
+
+// knowsDryRuns returns an error if the daemon is of a version that would ignore dry-run=1, and delete. Such a version
+// does not describe itself.
+func (d *deletion) knowsDryRuns(ctx context.Context) error {
+	err := d.o.client().call(ctx, "GET", "openapi.json", nil, nil, nil)
+	if e := new(apiError); errors.As(err, &e) && e.status == http.StatusNotFound {
+		return errors.New("the daemon is of an older version, which cannot show what would be deleted: restart it, " +
+			"or give --yes")
+	}
+	return err
 }
 
 // agreed reports whether to delete what plan returns: with --yes at once, else if the user says so. With --dry-run it

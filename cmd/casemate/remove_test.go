@@ -75,9 +75,11 @@ func TestDeletionsNeedATerminal(t *testing.T) {
 	}
 }
 
-// asked is a daemon that answers every dry run, and counts the requests that are none.
+// asked is a daemon that answers every dry run, and counts the requests that are none. If it is old, it knows no dry
+// run.
 type asked struct {
 	socket string
+	old    bool
 
 	mu   sync.Mutex
 	gone []string
@@ -86,7 +88,9 @@ type asked struct {
 func (a *asked) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	switch {
-	case r.URL.Query().Get("dry-run") == "1":
+	case r.URL.Path == "/v1/openapi.json" && !a.old:
+		w.Write([]byte("{}"))
+	case r.URL.Query().Get("dry-run") == "1" && !a.old:
 		json.NewEncoder(w).Encode(removal{Removes: []removed{{"image", "registry.k8s.io/pause:3.10", 2 << 20}},
 			Count: 7, Bytes: 3 << 20, Notes: []string{"it is needed"}})
 	case r.Method == "GET": // completion of names, the roots of ca rotate
@@ -177,6 +181,15 @@ func TestDeletionsInScripts(t *testing.T) {
 		}
 		if code := run(append(args, "--yes", "--dry-run"), strings.NewReader(""), &out, &stderr); code != exitUsage {
 			t.Errorf("%s with --yes and --dry-run: exit code %d", name, code)
+		}
+		a = askedDaemon(t)
+		a.old = true
+		args[len(args)-1] = a.socket
+		stderr.Reset()
+		if code := run(append(args, "--dry-run"), strings.NewReader(""), &out, &stderr); code != exitFailed ||
+			!strings.Contains(stderr.String(), "older version") || a.requests() != "" {
+			t.Errorf("%s --dry-run at an old daemon: exit code %d, %s, deleted %q", name, code, stderr.String(),
+				a.requests())
 		}
 	}
 }
