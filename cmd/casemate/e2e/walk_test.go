@@ -197,14 +197,14 @@ func TestWalk(t *testing.T) {
 	b.sh(t, "casemate origin add files.newzone.example && echo new > /mnt/new && casemate file put "+
 		"https://files.newzone.example/new /mnt/new")
 	works("in the overlap, with the new origin")
-	b.wrong(t, "", "casemate ca rotate --finish 2>&1")
+	b.wrong(t, "", "casemate ca rotate --finish --dry-run 2>&1")
 	works("after a finish that was refused")
 	node.must(t, "sh", "-c", strings.TrimSpace(b.sh(t, "casemate enroll 2>/dev/null")))
 	works("with both roots")
 	if out := node.must(t, "curl", "-fsS", "https://files.newzone.example/new"); out != "new\n" {
 		t.Errorf("the new origin: %q", out)
 	}
-	b.wrong(t, "the overlap lasts until", "casemate ca rotate --finish 2>&1")
+	b.wrong(t, "the overlap lasts until", "casemate ca rotate --finish --dry-run 2>&1")
 	b.sh(t, "casemate ca rotate --finish --yes")
 	works("with the new root alone")
 	node.must(t, "curl", "-fsS", "https://files.newzone.example/new")
