@@ -53,7 +53,7 @@ func (s *Server) sendSum(w http.ResponseWriter, r *http.Request, h storedFile, n
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.Header().Set("ETag", `"`+tree.Sum([]byte(text), "")+`"`)
-	http.ServeContent(w, byterange.Bound(r, int64(len(text))), "", s.validDate(h), strings.NewReader(text))
+	http.ServeContent(w, byterange.Bound(r, int64(len(text))), "", s.validDate(w, h), strings.NewReader(text))
 }
 
 // sumText is the content of a checksum file of h under that name.

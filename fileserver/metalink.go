@@ -46,7 +46,7 @@ func (s *Server) sendMirrors(w http.ResponseWriter, r *http.Request, h storedFil
 	w.Header().Set("Content-Type", media)
 	w.Header().Set("Content-Security-Policy", "sandbox")
 	w.Header().Set("ETag", `"`+tree.Sum([]byte(text), "")+`"`)
-	http.ServeContent(w, byterange.Bound(r, int64(len(text))), "", s.validDate(h), strings.NewReader(text))
+	http.ServeContent(w, byterange.Bound(r, int64(len(text))), "", s.validDate(w, h), strings.NewReader(text))
 }
 
 // mirrorsText is the content of the document called name beside the repomd.xml h. plain: by http, for a client that

@@ -345,15 +345,21 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request, h storedFile) {
 		w.Header().Set("Content-Security-Policy", "sandbox")
 	}
 	w.Header().Set("ETag", `"`+h.digest+`"`)
-	http.ServeContent(w, byterange.Bound(r, h.size), "", s.validDate(h), content)
+	http.ServeContent(w, byterange.Bound(r, h.size), "", s.validDate(w, h), content)
 }
 
 // validDate returns the date that Last-Modified gives and If-Modified-Since is compared with, or the zero time if
-// there is none yet: a file that was put in this second can be replaced in the same one, and its date, which has
-// seconds only, would then be that of two contents (RFC 9110, section 8.8.2.2). apt sends no other condition and would
-// keep the older one. A date in the future, of a node whose clock is ahead, is not sent either (section 8.8.2.1).
-func (s *Server) validDate(h storedFile) time.Time {
-	if s.cfg.Now().Unix() <= h.mod.Unix() {
+// there is none to compare with yet: a file that was put in this second can be replaced in the same one, and its date,
+// which has seconds only, would then be that of two contents (RFC 9110, section 8.8.2.2). apt sends no other condition
+// and would keep the older one. Such an answer has the date of the second before: without any, apt would later send the
+// time at which it wrote the file, which can be that of the next change. A date in the future, of a node whose clock is
+// ahead, is not sent (section 8.8.2.1).
+func (s *Server) validDate(w http.ResponseWriter, h storedFile) time.Time {
+	switch now := s.cfg.Now().Unix(); {
+	case now < h.mod.Unix():
+		return time.Time{}
+	case now == h.mod.Unix():
+		w.Header().Set("Last-Modified", h.mod.Add(-time.Second).UTC().Format(http.TimeFormat))
 		return time.Time{}
 	}
 	return h.mod
