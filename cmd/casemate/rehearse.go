@@ -53,8 +53,8 @@ as a line of JSON. At the end it lists what is not in the transcript.
 
 The CA is one of its own, called a rehearsal's, and permits most public names: only
 lab nodes may trust it. A public name that is no origin yet becomes one when it is
-asked for in DNS for the first time, before that question is answered; repeat what
-fails all the same. Names of the site are forwarded: --set dns.forward=ZONE=ADDRESS.
+asked for in DNS for the first time, before that question is answered. If a step
+fails, repeat it. Names of the site are forwarded: --set dns.forward=ZONE=ADDRESS.
 
 Ctrl-C ends it. The same command continues; --resolvers, --permit, --set and
 --upstream-ca count only the first time.`,
