@@ -21,7 +21,6 @@ var nodePackages, ansiblePackages = []string{"conntrack", "ebtables", "ipvsadm",
 // them on a booted Debian that has the same sources and keys, with its own apt, which verifies the publisher's own
 // signatures.
 func TestAptAcrossTheGap(t *testing.T) {
-	t.Parallel()
 	l := newLab(t)
 	b := newBastion(t, l, "n1", machinePermits(t)...)
 	b.serve(t)

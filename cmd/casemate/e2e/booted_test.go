@@ -193,7 +193,6 @@ func (h *host) wrongDNS(t *testing.T) {
 // the bastion after the line was run, also for what kubelet reads and after the link was down; and they are as before
 // after undo.
 func TestEnrollBootedMachines(t *testing.T) {
-	t.Parallel()
 	const stub = "-> ../run/systemd/resolve/stub-resolv.conf"
 	for _, c := range []struct {
 		name    string

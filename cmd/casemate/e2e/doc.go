@@ -6,5 +6,5 @@
 // (k3s.sh, rke2.sh), as their projects publish them.
 //
 // Tests with labs of their own run at the same time. Those that judge what doctor says of a host do not: it looks at
-// the processes, which all labs of a machine share.
+// the processes, which all labs of a machine share. Neither do those that boot machines, which share a control group.
 package e2e

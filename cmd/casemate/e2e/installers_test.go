@@ -21,7 +21,6 @@ import (
 // CASEMATE_INSTALLERS names a directory with k3s.sh (what https://get.k3s.io/ answers) and rke2.sh (what
 // https://get.rke2.io/ answers). The story installers.txtar makes the same requests without them.
 func TestInstallers(t *testing.T) {
-	t.Parallel()
 	scripts := os.Getenv("CASEMATE_INSTALLERS")
 	if scripts == "" {
 		t.Skip("CASEMATE_INSTALLERS names no directory with k3s.sh and rke2.sh")

@@ -13,7 +13,6 @@ import (
 // TestUpgradeFromPackageWithConffile: earlier packages owned /etc/casemate/casemate.yaml, which init writes. The
 // upgrade asks nothing, keeps what was written, takes away what was not, and no package owns the file afterwards.
 func TestUpgradeFromPackageWithConffile(t *testing.T) {
-	t.Parallel()
 	dir := t.TempDir()
 	before := earlier(t, dir)
 	packages(t, "v99.0.0", dir)
@@ -124,7 +123,6 @@ func packagerAt(t *testing.T, commit string) string {
 // TestDaemonEndsForNoReasonButItsOwn: what the machine under a bastion does to it, its status names, and when the cause
 // is gone it runs again by itself.
 func TestDaemonEndsForNoReasonButItsOwn(t *testing.T) {
-	t.Parallel()
 	dir := t.TempDir()
 	packages(t, "v0.1.0", dir)
 	l := newLab(t)
@@ -193,7 +191,6 @@ func TestDaemonEndsForNoReasonButItsOwn(t *testing.T) {
 // TestPortsOfOthers: another program has a port of the bastion's, which its status says, and when that program ends the
 // bastion serves by itself. A link in place of its data directory is said where people look.
 func TestPortsOfOthers(t *testing.T) {
-	t.Parallel()
 	dir := t.TempDir()
 	packages(t, "v0.1.0", dir)
 	l := newLab(t)

@@ -45,7 +45,6 @@ type manager struct {
 // a hanging daemon, kill -9, upgrade with pulls running, remove, install again, purge. RPM's own program does so with
 // the RPM, on the same Debian.
 func TestPackage(t *testing.T) {
-	t.Parallel()
 	dir := t.TempDir()
 	packages(t, "v0.1.0", dir)
 	packages(t, "v0.2.0", dir)

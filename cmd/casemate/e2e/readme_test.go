@@ -50,7 +50,6 @@ func plainMachine(m *booted) {
 // TestReadme types the commands of the README, from the package to the first pull and to a second bastion, on machines
 // that systemd has booted.
 func TestReadme(t *testing.T) {
-	t.Parallel()
 	dir := t.TempDir()
 	packages(t, "v0.1.0", dir)
 	l := newLab(t)

@@ -13,7 +13,6 @@ import (
 // TestRemovedNodeStaysDown: a bastion that was removed is not started again by systemd, its sockets and its DNS are
 // down, and its own status says why and what to do.
 func TestRemovedNodeStaysDown(t *testing.T) {
-	t.Parallel()
 	dir := t.TempDir()
 	packages(t, "v0.1.0", dir)
 	l := newLab(t)

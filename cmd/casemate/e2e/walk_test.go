@@ -51,7 +51,6 @@ func (m *booted) terminal(t *testing.T, line string, answers ...string) string {
 // TestWalk is a new operator's first day, with the lines that the README says, on a bastion without a default route:
 // from the package to pulls and pushes on the bastion itself, and a root that is made wider while a node works on.
 func TestWalk(t *testing.T) {
-	t.Parallel()
 	dir := t.TempDir()
 	packages(t, "v0.1.0", dir)
 	l := newLab(t)
