@@ -132,7 +132,7 @@ func (f *filled) value(schema any, depth int) any {
 	return f.text
 }
 
-// everyPage returns what to ask for: every page, with and without the query that it takes, and the form of every action.
+// everyPage returns what to ask for: every page, with and without the query that it takes, and every action's form.
 func everyPage() (list []string) {
 	query := url.Values{}
 	for _, name := range []string{"q", "name", "ref", "url", "path", "kind", "client", "type", "import", "id", "digest",

@@ -21,9 +21,9 @@ import (
 	"time"
 )
 
-// TestBenchPage measures every page with 200 000 own names, 500 nodes that have asked, and a missing book that is full of
-// images, files and hosts (6 500 of its 10 000 places), and what 100 browsers cost that show a page on which nothing
-// changes.
+// TestBenchPage measures every page with 200 000 own names, 500 nodes that have asked, and a missing book that is full
+// of images, files and hosts (6 500 of its 10 000 places), and what 100 browsers cost that show a page on which
+// nothing changes.
 func TestBenchPage(t *testing.T) {
 	const names, misses, nodes = 200_000, 10_000, 500
 	b := newBench(t)
@@ -181,7 +181,8 @@ func miss(t *testing.T, b *bench, misses, nodes int) {
 	close(work)
 	all.Wait()
 	var list []json.RawMessage
-	if err := json.Unmarshal([]byte(b.casemate(t, "missing", "-o", "json")), &list); err != nil || len(list) < misses*3/5 {
+	err := json.Unmarshal([]byte(b.casemate(t, "missing", "-o", "json")), &list)
+	if err != nil || len(list) < misses*3/5 {
 		t.Fatalf("the missing book has %d entries: %v", len(list), err)
 	}
 	fmt.Printf("BENCH page       the missing book has %d entries\n", len(list))
