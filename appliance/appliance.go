@@ -44,6 +44,7 @@ import (
 	"casemate/appliance/nodes"
 	"casemate/appliance/oidc"
 	"casemate/appliance/packages"
+	"casemate/appliance/page"
 	"casemate/appliance/pages"
 	"casemate/appliance/parts"
 	"casemate/appliance/pulls"
@@ -117,6 +118,7 @@ type Appliance struct {
 	status       *status.Page
 	admin        *admin.API
 	remote       http.Handler // admin over https
+	page         *page.Page
 
 	places   *share.Places  // for client connections
 	turns    *share.Turns   // for large responses
@@ -371,11 +373,13 @@ func (a *Appliance) wire() {
 		Anonymous: func() bool { return a.current.State().Settings.Anonymous }, Hosts: hosts,
 		Images: a.registry, Files: a.files, Age: pages.SampleAge,
 	}
+	a.openPage()
 	a.edge = &edge.Edge{
 		Hosts: hosts, Registry: a.registry.Serve, Files: a.files.Serve,
 		Packages: a.packages.Write, Admin: http.HandlerFunc(a.serveAdmin), Login: a.oidc,
+		Page: a.page, HTTPS: a.httpsPort,
 		Pages: &pages.Pages{
-			Roots: a.ca.Roots, Revocation: a.ca.CRL, Ready: a.ready, Metrics: a.metrics.Handler(), Front: a.front,
+			Roots: a.ca.Roots, Revocation: a.ca.CRL, Ready: a.ready, Metrics: a.metrics.Handler(),
 			Site: a.site, Samples: a.samples, Executable: a.executable,
 		},
 		Miss: a.miss, Observe: a.requested, Unasked: a.unasked, Stall: clientconn.StallTimeout, Node: a.cfg.Node,

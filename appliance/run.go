@@ -89,6 +89,8 @@ func (a *Appliance) Run(ctx context.Context) error {
 		a.edge.Drain(a.grace - a.grace/lastGrace)
 		a.shutdown(a.grace/lastGrace, secure, plain)
 	})
+	// After the servers, so that it stops before them: browsers that wait for changes are not waited for.
+	start("page", func(ctx context.Context) error { a.page.Run(ctx); return nil })
 	operators := &http.Server{
 		Handler: a.admin.Handler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute,
 		MaxHeaderBytes: edge.MaxHeader, ErrorLog: slog.NewLogLogger(a.log.Handler(), slog.LevelDebug),

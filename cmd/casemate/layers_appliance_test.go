@@ -103,6 +103,7 @@ func applianceLayers() []layer {
 			"who changes how requests are routed never opens the admin API, the settings or DNS"},
 		{a + "/pages", []string{a + "/doctor", a + "/nodeconf", a + "/reply", a + "/routing"},
 			"pages show their arguments"},
+		{a + "/page", []string{a + "/oidc"}, "it asks the admin API over its interface, as a browser would"},
 		{a + "/admin", []string{a + "/access", a + "/address", a + "/audit", a + "/audit/proof", a + "/change",
 			a + "/config", a + "/content", a + "/current", a + "/directory", a + "/egress", a + "/handover",
 			a + "/hostname", a + "/lookup", a + "/missing", a + "/names", a + "/nodeconf", a + "/nodes", a + "/oidc",
