@@ -342,6 +342,15 @@ func (j *job) room(c *bundle.Contents, need int64) error {
 			}
 		}
 	}
+	if c.Index == nil && !j.dry { // and so is what an interrupted reading of the same files has stored
+		all, err := j.e.pendings()
+		if err != nil {
+			return err
+		}
+		if p, ok := all[keyOf("", j.base)]; ok {
+			need -= j.e.pendingBlobs(p).Bytes
+		}
+	}
 	if room := j.e.cfg.Room(); need > room {
 		return fmt.Errorf("it needs up to %s, but only %s are free besides the disk's reserve: delete content and "+
 			"run casemate gc --now, or give the data directory a larger disk: %w",
