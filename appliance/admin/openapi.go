@@ -16,7 +16,10 @@ import (
 	"casemate/appliance/parts"
 	"casemate/appliance/repositories"
 	"casemate/appliance/search"
+	"casemate/appliance/series"
 	"casemate/appliance/settings"
+	"casemate/appliance/status"
+	"casemate/appliance/totals"
 	"casemate/appliance/upstream"
 )
 
@@ -39,6 +42,9 @@ var answers = map[string]any{
 	"GET /v1/settings":                        []settings.Setting{},
 	"GET /v1/settings/{key}":                  settings.Setting{},
 	"GET /v1/certs":                           []Cert{},
+	"GET /v1/members":                         []status.Member{},
+	"GET /v1/series":                          series.Report{},
+	"GET /v1/content":                         []totals.Origin{},
 	"GET /v1/images":                          []Image{},
 	"GET /v1/images/show":                     ImageDetails{},
 	"GET /v1/images/manifest":                 ImageManifest{},
@@ -46,25 +52,28 @@ var answers = map[string]any{
 	"GET /v1/files/show":                      FileDetails{},
 	"GET /v1/browse":                          Browse{},
 	"GET /v1/search":                          []search.Hit{},
-
-	"PUT /v1/files":                    File{},
-	"GET /v1/names":                    []Name{},
-	"GET /v1/origins":                  []Origin{},
-	"GET /v1/egress":                   Egress{},
-	"GET /v1/imports":                  []content.Import{},
-	"GET /v1/imports/{name}":           content.Details{},
-	"DELETE /v1/imports/{name}":        content.Removed{},
-	"POST /v1/imports/parts":           parts.State{},
-	"GET /v1/imports/parts/{id}":       parts.State{},
-	"PATCH /v1/imports/parts/{id}":     parts.State{},
-	"GET /v1/repositories":             []repositories.Repository{},
-	"GET /v1/repositories/key":         RepositoryKey{},
-	"POST /v1/repositories/key":        RepositoryKey{},
-	"GET /v1/packages":                 []packages.Package{},
-	"GET /v1/packages/repositories":    []packages.Repository{},
-	"POST /v1/packages/{repository}":   []packages.Package{},
-	"DELETE /v1/packages/{repository}": []packages.Package{},
-	"GET /v1/upstream/logins":          []upstream.Login{},
+	"PUT /v1/files":                           File{},
+	"GET /v1/names":                           []Name{},
+	"GET /v1/origins":                         []Origin{},
+	"GET /v1/egress":                          Egress{},
+	"GET /v1/imports":                         []content.Import{},
+	"GET /v1/imports/{name}":                  content.Details{},
+	"GET /v1/approvals":                       []content.Import{},
+	"GET /v1/approvals/{name}":                content.Effect{},
+	"POST /v1/approvals/{name}":               content.Result{},
+	"POST /v1/imports/{name}/publish":         content.Result{},
+	"DELETE /v1/imports/{name}":               content.Removed{},
+	"POST /v1/imports/parts":                  parts.State{},
+	"GET /v1/imports/parts/{id}":              parts.State{},
+	"PATCH /v1/imports/parts/{id}":            parts.State{},
+	"GET /v1/repositories":                    []repositories.Repository{},
+	"GET /v1/repositories/key":                RepositoryKey{},
+	"POST /v1/repositories/key":               RepositoryKey{},
+	"GET /v1/packages":                        []packages.Package{},
+	"GET /v1/packages/repositories":           []packages.Repository{},
+	"POST /v1/packages/{repository}":          []packages.Package{},
+	"DELETE /v1/packages/{repository}":        []packages.Package{},
+	"GET /v1/upstream/logins":                 []upstream.Login{},
 }
 
 // openapiRoutes serves the description of the API.
