@@ -29,8 +29,8 @@ type world struct {
 }
 
 func newWorld(t *testing.T) *world {
-	w := &world{t: t, now: time.Date(2026, 5, 4, 12, 0, 0, 0, time.UTC), file: filepath.Join(t.TempDir(), "disks.json"),
-		disks: []Disk{{"n1", true, 900 * gib, 1000 * gib, gib}}}
+	w := &world{t: t, now: time.Date(2026, 5, 4, 12, 0, 0, 0, time.UTC),
+		file: filepath.Join(t.TempDir(), "disks.json"), disks: []Disk{{"n1", true, 900 * gib, 1000 * gib, gib}}}
 	w.restart()
 	return w
 }
