@@ -150,7 +150,7 @@ func (p *Page) Report(ctx context.Context, inspect bool) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	warnings = append(warnings, importWarnings(pending)...)
+	warnings = append(warnings, importWarnings(append(pending, p.Imports.Waiting()...))...)
 	warnings = append(warnings, p.clusterWarnings()...)
 	warnings = append(warnings, diskWarnings(members)...)
 	expires, err := p.expires(ends, inspect)
@@ -174,7 +174,7 @@ func (p *Page) Report(ctx context.Context, inspect bool) (any, error) {
 		"term": st.Term, "applied": st.Applied, "commit": st.Commit,
 		"entries": st.Entries, "images": images, "files": files, "blobs": st.Blobs, "bytes": st.Bytes,
 		"imports": map[string]any{"complete": complete, "incomplete": len(pending),
-			"running": p.Imports.Running()},
+			"staged": p.Imports.Staged(), "running": p.Imports.Running()},
 		"disk":         map[string]int64{"total": st.DiskTotal, "free": st.DiskFree, "reserve": st.DiskReserve},
 		"certificates": certs, "ca": shape, "warnings": append([]string{}, warnings...), "misses": misses,
 		"repositories": expirations(expiring, now), "expires": expires,

@@ -32,6 +32,7 @@ type status struct {
 	Imports   struct {
 		Complete   int    `json:"complete"`
 		Incomplete int    `json:"incomplete"`
+		Staged     int    `json:"staged"`
 		Running    string `json:"running"`
 	} `json:"imports"`
 	Disk struct {
