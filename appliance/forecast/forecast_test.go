@@ -43,7 +43,8 @@ func (w *world) restart() {
 			w.t.Fatal(err)
 		}
 	}
-	b, err := Open(Config{File: w.file, Disks: func() []Disk { return w.disks }, Now: func() time.Time { return w.now }})
+	b, err := Open(Config{File: w.file, Now: func() time.Time { return w.now },
+		Disks: func() []Disk { return w.disks }})
 	if err != nil {
 		w.t.Fatal(err)
 	}
