@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"encoding"
 	"encoding/json"
 	"net/http"
 	"reflect"
@@ -41,6 +42,7 @@ var answers = map[string]any{
 	"GET /v1/settings":                        []settings.Setting{},
 	"GET /v1/settings/{key}":                  settings.Setting{},
 	"GET /v1/certs":                           []Cert{},
+	"GET /v1/status":                          status.Document{},
 	"GET /v1/members":                         []status.Member{},
 	"GET /v1/series":                          series.Report{},
 	"GET /v1/content":                         []totals.Origin{},
@@ -167,6 +169,8 @@ func schemaOf(t reflect.Type, schemas object) object {
 		return object{"type": "string", "format": "date-time"}
 	case t == reflect.TypeFor[json.RawMessage]():
 		return object{}
+	case t.Implements(reflect.TypeFor[encoding.TextMarshaler]()):
+		return object{"type": "string"}
 	}
 	switch t.Kind() {
 	case reflect.Pointer:

@@ -192,7 +192,9 @@ func TestBounded(t *testing.T) {
 	for i := range 2 * maxNodes {
 		w.disks = append(w.disks, Disk{fmt.Sprint("m", i), true, gib, 2 * gib, 0})
 	}
-	w.pass(keep+30*time.Hour, gib)
+	for end := w.now.Add(keep + 30*time.Hour); w.now.Before(end); w.now = w.now.Add(sampleEvery) {
+		w.b.Look()
+	}
 	w.restart()
 	if len(w.b.nodes) != maxNodes || len(w.b.nodes["n1"]) > maxSamples {
 		t.Errorf("%d nodes, %d samples", len(w.b.nodes), len(w.b.nodes["n1"]))
