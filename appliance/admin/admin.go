@@ -61,6 +61,7 @@ type API struct {
 	Current      *current.Reader
 	Changes      *change.Changes
 	Lookup       *lookup.Lookup
+	DNS          DNS
 	Audit        *audit.Log
 	Forwarder    *audit.Forwarder
 	// Transcript is what was rehearsed here; nil: nothing was.
@@ -108,6 +109,7 @@ func (a *API) register(on *routes) {
 		a.enrollRoutes,
 		a.originRoutes,
 		a.nameRoutes,
+		a.explainRoutes,
 		a.missingRoutes,
 		a.egressRoutes,
 		a.repositoryRoutes,

@@ -11,6 +11,7 @@ import (
 
 	"casemate/appliance/access"
 	"casemate/appliance/content"
+	"casemate/appliance/explain"
 	"casemate/appliance/oidc"
 	"casemate/appliance/packages"
 	"casemate/appliance/parts"
@@ -42,6 +43,8 @@ var answers = map[string]any{
 	"GET /v1/files":                           []File{},
 	"PUT /v1/files":                           File{},
 	"GET /v1/names":                           []Name{},
+	"GET /v1/explain":                         explain.Answer{},
+	"GET /v1/forwarders":                      []explain.Forwarder{},
 	"GET /v1/origins":                         []Origin{},
 	"GET /v1/egress":                          Egress{},
 	"GET /v1/imports":                         []content.Import{},
