@@ -234,7 +234,8 @@ func TestBrowser(t *testing.T) {
 		!strings.Contains(body, "oidc.issuer") {
 		t.Errorf("without a provider: %d %s", resp.StatusCode, body)
 	}
-	if resp, err := b.browser(t, ca).Post("https://example.com/login/oidc", "", nil); err != nil || resp.StatusCode != 405 {
+	resp, err := b.browser(t, ca).Post("https://example.com/login/oidc", "", nil)
+	if err != nil || resp.StatusCode != 405 {
 		t.Errorf("%v, %v", resp, err)
 	} else {
 		resp.Body.Close()

@@ -259,5 +259,6 @@ func (p *Page) postAction(w http.ResponseWriter, r *http.Request) {
 		p.fail(c, err)
 		return
 	}
-	p.render(c, http.StatusOK, view{Title: a.title, Template: a.show, Data: map[string]any{"Answer": doc, "Back": back}})
+	p.render(c, http.StatusOK, view{Title: a.title, Template: a.show,
+		Data: map[string]any{"Answer": doc, "Back": back}})
 }

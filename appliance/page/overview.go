@@ -24,7 +24,7 @@ type member struct {
 	Node, Role, Addr, Version, Stopped string
 	Self, Up                           bool
 	Lag                                int64
-	Lacks                              int64
+	Missing                            int64     `json:"lacks"` // blobs
 	DiskFree                           int64     `json:"disk_free"`
 	DiskTotal                          int64     `json:"disk_total"`
 	Seen                               time.Time `json:"seen"`
@@ -55,7 +55,7 @@ func memberRow(m member) []Cell {
 	switch {
 	case !m.Up && !m.Self:
 		state = Cell{Text: "down", Class: "bad", More: m.Stopped}
-	case m.Lag > 0 || m.Lacks > 0:
+	case m.Lag > 0 || m.Missing > 0:
 		state = Cell{Text: m.Role, Class: "warn", More: "catches up"}
 	}
 	return []Cell{text(m.Node), state, number(m.Lag), text(Bytes(m.DiskFree) + " of " + Bytes(m.DiskTotal)),

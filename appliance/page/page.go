@@ -181,8 +181,8 @@ func (p *Page) serve(w http.ResponseWriter, r *http.Request, e entry) {
 		return
 	}
 	if !c.may(e.verb) {
-		p.fail(c, &apiError{http.StatusForbidden, "your roles do not include this page; it needs one that may " + e.verb +
-			" (casemate role list)"})
+		p.fail(c, &apiError{http.StatusForbidden, "your roles do not include this page; it needs one that may " +
+			e.verb + " (casemate role list)"})
 		return
 	}
 	v, err := e.view(c)

@@ -83,8 +83,8 @@ func (p *Page) getLogin(w http.ResponseWriter, r *http.Request) {
 
 func (p *Page) showLogin(c *call, status int, form login) {
 	form.OIDC = p.cfg.Front(c.r.Context()).OIDC
-	p.render(c, status, view{Title: "Log in", Template: "login", Data: form, Command: "casemate login --server https://" +
-		p.cfg.Domain})
+	p.render(c, status, view{Title: "Log in", Template: "login", Data: form,
+		Command: "casemate login --server https://" + p.cfg.Domain})
 }
 
 const maxForm = 1 << 20 // bytes of a form's fields
