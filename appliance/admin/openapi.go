@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"casemate/appliance/access"
+	"casemate/appliance/audit"
 	"casemate/appliance/content"
 	"casemate/appliance/explain"
 	"casemate/appliance/oidc"
@@ -42,6 +43,11 @@ var answers = map[string]any{
 	"GET /v1/settings":                        []settings.Setting{},
 	"GET /v1/settings/{key}":                  settings.Setting{},
 	"GET /v1/certs":                           []Cert{},
+	"POST /v1/certs":                          NewCert{},
+	"POST /v1/tokens":                         Token{},
+	"GET /v1/audit":                           audit.Page{},
+	"GET /v1/audit/checkpoint":                audit.Checkpoint{},
+	"GET /v1/audit/forward":                   audit.ForwardStatus{},
 	"GET /v1/members":                         []status.Member{},
 	"GET /v1/series":                          series.Report{},
 	"GET /v1/content":                         []totals.Origin{},
