@@ -19,8 +19,8 @@ func applianceFences() []fence {
 		{a + "/setup", nil, "casemate/dnssrv", "init, join and restore prepare a stopped node and serve nobody"},
 	}
 	for _, room := range []string{
-		"address", "change", "config", "current", "hostname", "lookup", "names", "nodes", "resolver", "secret",
-		"settings", "setup",
+		"address", "change", "config", "current", "explain", "hostname", "lookup", "names", "nodes", "resolver",
+		"secret", "settings", "setup",
 		"sockets", "status", "usage",
 	} {
 		f = append(f, fence{a + "/" + room, nil, "net/http",
@@ -90,6 +90,8 @@ func applianceLayers() []layer {
 			"what changes the cluster does not know who asked for it"},
 		{a + "/resolver", []string{a + "/config", a + "/current", a + "/names", a + "/sockets", a + "/usage"},
 			"who changes how DNS is fed never opens HTTP"},
+		{a + "/explain", []string{a + "/address", a + "/current", a + "/hostname", a + "/origin", a + "/usage"},
+			"an answer is explained whoever asks, and decided elsewhere"},
 		{a + "/lookup", []string{a + "/content", a + "/current", a + "/missing", a + "/origin", a + "/reply",
 			a + "/routing"},
 			"it asks the services as a client would"},
@@ -108,7 +110,8 @@ func applianceLayers() []layer {
 			"pages show their arguments"},
 		{a + "/page", []string{a + "/oidc"}, "it asks the admin API over its interface, as a browser would"},
 		{a + "/admin", []string{a + "/access", a + "/address", a + "/audit", a + "/audit/proof", a + "/change",
-			a + "/config", a + "/content", a + "/current", a + "/directory", a + "/egress", a + "/handover",
+			a + "/config", a + "/content", a + "/current", a + "/directory", a + "/egress", a + "/explain",
+			a + "/handover",
 			a + "/hostname", a + "/lookup", a + "/missing", a + "/names", a + "/nodeconf", a + "/nodes", a + "/oidc",
 			a + "/origin",
 			a + "/packages", a + "/pages", a + "/parts", a + "/pulls", a + "/reply",
