@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/http"
 	"os"
 	"slices"
 	"strings"
@@ -154,6 +155,14 @@ func (o *options) handOver(ctx context.Context, req handover.Request, paths []st
 	}
 	if c.server != nil {
 		return c.sendImport(ctx, req, paths, progress)
+	}
+	if req.Hold { // a daemon of an older version would publish the import at once
+		err := c.call(ctx, "GET", "approvals", nil, nil, nil)
+		if e := new(apiError); errors.As(err, &e) && e.status == http.StatusNotFound {
+			return nil, errors.New("the daemon is of an older version, which cannot hold an import: restart it")
+		} else if err != nil {
+			return nil, err
+		}
 	}
 	conn, err := c.dial(ctx)
 	if err != nil {
