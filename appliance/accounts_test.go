@@ -241,9 +241,9 @@ func checkCookies(t *testing.T, n *node, key string) {
 		{"PUT", own + "/v1/settings/dns.ttl", `{"value":"26s"}`, cookie("Origin", "https://evil.example"), 403},
 		{"GET", own + "/v1/settings", "", cookie("Authorization", "Basic eDp5"), 401},
 		{"PUT", files + "/dl.k8s.io/y", "x", cookie(), 401},
-		{"GET", own + "/login", "", nil, 404},
+		{"GET", own + "/login/oidc", "", nil, 404},
 		{"GET", own + "/callback?code=x&state=y", "", nil, 403},
-		{"GET", strings.Replace(own, "https", "http", 1) + "/login", "", nil, 403},
+		{"GET", strings.Replace(own, "https", "http", 1) + "/login/oidc", "", nil, 403},
 		{"POST", own + "/v1/login/oidc", "", nil, 404},
 		{"POST", own + "/v1/login/oidc/finish", `{"handle":"x"}`, nil, 403},
 	} {

@@ -60,6 +60,9 @@ func (a *Appliance) Run(ctx context.Context) error {
 	}
 	start("dns", a.dns.Run)
 	a.dns.Await(ctx, a.cluster.Done()) // clients that find this node by name need DNS
+	// What DNS has counted before is known from here on.
+	start("series", func(ctx context.Context) error { a.series.Run(ctx); return nil })
+	start("forecast", func(ctx context.Context) error { a.forecast.Run(ctx); return nil })
 	failures := a.metrics.TLSErrors(a.log.With("room", "http"))
 	secure, plain := a.edge.Server(false, failures), a.edge.Server(true, failures)
 	secure.TLSConfig = a.ca.TLSConfig()
@@ -89,6 +92,8 @@ func (a *Appliance) Run(ctx context.Context) error {
 		a.edge.Drain(a.grace - a.grace/lastGrace)
 		a.shutdown(a.grace/lastGrace, secure, plain)
 	})
+	// After the servers, so that it stops before them: browsers that wait for changes are not waited for.
+	start("page", func(ctx context.Context) error { a.page.Run(ctx); return nil })
 	operators := &http.Server{
 		Handler: a.admin.Handler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute,
 		MaxHeaderBytes: edge.MaxHeader, ErrorLog: slog.NewLogLogger(a.log.Handler(), slog.LevelDebug),

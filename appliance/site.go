@@ -2,13 +2,17 @@ package appliance
 
 import (
 	"cmp"
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"io/fs"
+	"net/http"
 	"slices"
 
 	"casemate/appliance/nodeconf"
-	"casemate/appliance/nodes"
-	"casemate/appliance/pages"
+	"casemate/appliance/page"
 )
 
 // site returns what the tree says about the bastions, for everything that is generated for nodes: the same on every
@@ -65,19 +69,52 @@ func (a *Appliance) namesIn(dir string) map[string]bool {
 	return names
 }
 
-// front returns the content of the page for people.
-func (a *Appliance) front() pages.Front {
+// front returns what the page shows to everybody.
+func (a *Appliance) front(context.Context) page.Front {
 	v := a.current.State()
-	p := pages.Front{Node: a.cfg.Node, Domain: v.Settings.Domain, Origins: v.OriginHosts}
-	list, err := a.current.Nodes() // this node is first
+	p := page.Front{Ready: a.ready(), Anonymous: v.Settings.Anonymous, OIDC: v.Settings.OIDC.Issuer != "",
+		Origins: v.OriginHosts}
+	site, err := a.site()
 	if err != nil {
-		a.log.Warn("the front page shows only this node", "err", err)
-		list = []nodes.Node{a.current.Self}
+		a.log.Warn("the page shows only this node", "err", err)
+		site = nodeconf.Site{Domain: v.Settings.Domain, Roots: string(a.ca.Roots())}
+		site.Nodes = []nodeconf.Node{{Name: a.current.Self.Name, Addrs: a.current.Self.Addrs}}
 	}
-	for _, n := range list {
-		for _, addr := range n.Addrs {
-			p.Resolvers = append(p.Resolvers, addr.String())
+	for _, addr := range site.Addrs() {
+		p.Resolvers = append(p.Resolvers, addr.String())
+	}
+	if line, err := site.Enroll("line"); err == nil && len(line) == 1 {
+		p.Enrol = line[0].Text
+	} else if err != nil {
+		a.log.Warn("the page has no line that enrols nodes", "err", err)
+	}
+	for rest := a.ca.Roots(); ; {
+		var b *pem.Block
+		if b, rest = pem.Decode(rest); b == nil {
+			return p
+		}
+		if c, err := x509.ParseCertificate(b.Bytes); err == nil {
+			p.Roots = append(p.Roots, page.Fingerprint{Name: c.Subject.CommonName, SHA256: sha256.Sum256(b.Bytes)})
 		}
 	}
-	return p
+}
+
+// openPage opens the page for browsers, which asks the admin API.
+func (a *Appliance) openPage() {
+	a.page = page.New(page.Config{
+		Node: a.cfg.Node, Domain: a.current.State().Settings.Domain, API: http.HandlerFunc(a.serveAdmin),
+		Front: a.front, Now: a.opt.Now, Log: a.log.With("room", "page"),
+		Topics: map[string]func() uint64{
+			"tree":   func() uint64 { return a.cluster.Status().Applied },
+			"missed": a.book.Changed,
+		},
+	})
+}
+
+// httpsPort returns the port on which TLS is served.
+func (a *Appliance) httpsPort() uint16 {
+	if list := a.socks.Addrs().HTTPS; len(list) > 0 {
+		return list[0].Port()
+	}
+	return 443
 }

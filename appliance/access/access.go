@@ -123,6 +123,18 @@ func (s Subject) May(v Verb, o Object) bool {
 	return slices.ContainsFunc(s.Grants, func(g Grant) bool { return g.gives(v, o) })
 }
 
+// Verbs returns what the subject may do with something, sorted: a role that is limited to prefixes counts.
+func (s Subject) Verbs() []Verb {
+	verbs := []Verb{}
+	for _, g := range s.Grants {
+		if role, ok := roleOf(g.Role); ok {
+			verbs = append(verbs, role.Verbs...)
+		}
+	}
+	slices.Sort(verbs)
+	return slices.Compact(verbs)
+}
+
 // Covers reports whether the subject may do everything that the grants allow.
 func (s Subject) Covers(grants []Grant) bool {
 	for _, g := range grants {

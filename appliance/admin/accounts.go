@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"casemate/appliance/access"
@@ -66,11 +67,19 @@ type Whoami struct {
 	Roles   []access.Grant `json:"roles"`
 	Groups  []string       `json:"groups,omitempty"` // of a directory, those that give roles
 	Expires time.Time      `json:"expires,omitzero"` // of the key
+	// Verbs are what it may do with something, without regard to prefixes of its roles.
+	Verbs []access.Verb `json:"verbs"`
+	// Key is the name of the API key that was used.
+	Key string `json:"key,omitempty"`
 }
 
 func (a *API) getWhoami(r *http.Request) (any, error) {
 	s := subject(r)
-	return Whoami{s.Name, s.How, append([]access.Grant{}, s.Grants...), s.Groups, s.Expires}, nil
+	key, _ := strings.CutPrefix(s.ID, "key/")
+	if s.How != "key" {
+		key = ""
+	}
+	return Whoami{s.Name, s.How, append([]access.Grant{}, s.Grants...), s.Groups, s.Expires, s.Verbs(), key}, nil
 }
 
 // User is a user and the roles.

@@ -15,7 +15,10 @@ import (
 	"casemate/appliance/packages"
 	"casemate/appliance/parts"
 	"casemate/appliance/repositories"
+	"casemate/appliance/series"
 	"casemate/appliance/settings"
+	"casemate/appliance/status"
+	"casemate/appliance/totals"
 	"casemate/appliance/upstream"
 )
 
@@ -38,6 +41,9 @@ var answers = map[string]any{
 	"GET /v1/settings":                        []settings.Setting{},
 	"GET /v1/settings/{key}":                  settings.Setting{},
 	"GET /v1/certs":                           []Cert{},
+	"GET /v1/members":                         []status.Member{},
+	"GET /v1/series":                          series.Report{},
+	"GET /v1/content":                         []totals.Origin{},
 	"GET /v1/images":                          []Image{},
 	"GET /v1/files":                           []File{},
 	"PUT /v1/files":                           File{},

@@ -8,10 +8,12 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httputil"
 	"net/netip"
 	"net/url"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -44,8 +46,15 @@ type Edge struct {
 	Pages http.Handler
 	// Admin serves /v1/ of the bastions' own names, over TLS only.
 	Admin http.Handler
-	// Login serves /login and /callback of the bastions' own names, over TLS only.
+	// Login serves /login/oidc and /callback of the bastions' own names, over TLS only.
 	Login http.Handler
+	// Page serves the paths of the bastions' own names that it has, over TLS; without TLS the client is sent to the
+	// port HTTPS.
+	Page interface {
+		http.Handler
+		Has(path string) bool
+	}
+	HTTPS func() uint16
 	Miss  func(kind, name, detail string, client netip.Addr)
 	// Observe is called with the outcome of each request.
 	Observe func(service string, r *http.Request, status int, bytes int64, took time.Duration)
@@ -206,19 +215,44 @@ func (e *Edge) serve(w *recorder, r *http.Request, plain bool) (service string) 
 		}
 		e.Admin.ServeHTTP(w, r)
 		return "admin"
-	case at == routing.Self && (r.URL.Path == "/login" || r.URL.Path == "/callback"):
+	case at == routing.Self && (r.URL.Path == "/login/oidc" || r.URL.Path == "/callback"):
 		if plain {
 			reply.Refuse(w, r, http.StatusForbidden, "DENIED", "logins are served over https only")
 			return "none"
 		}
 		e.Login.ServeHTTP(w, r)
 		return "login"
+	case at == routing.Self && e.Page.Has(r.URL.Path):
+		if plain {
+			e.toTLS(w, r)
+			return "page"
+		}
+		e.Page.ServeHTTP(w, r)
+		return "page"
 	case at == routing.Self:
 		e.Pages.ServeHTTP(w, r)
 		return "pages"
 	}
 	reply.Refuse(w, r, http.StatusNotFound, "NAME_UNKNOWN", "images are below /v2/ here")
 	return "none"
+}
+
+// toTLS sends a client to the same address over TLS. Not permanently: a client that remembers it could not come back
+// when the port has changed.
+func (e *Edge) toTLS(w http.ResponseWriter, r *http.Request) {
+	name := r.Host
+	if host, _, err := net.SplitHostPort(name); err == nil {
+		name = host
+	}
+	if strings.Contains(name, ":") && !strings.HasPrefix(name, "[") {
+		name = "[" + name + "]"
+	}
+	if port := e.HTTPS(); port != 443 {
+		name = net.JoinHostPort(strings.Trim(name, "[]"), strconv.Itoa(int(port)))
+	}
+	to := url.URL{Scheme: "https", Host: name, Path: r.URL.Path, RawQuery: r.URL.RawQuery}
+	w.Header().Set("Cache-Control", "no-store")
+	http.Redirect(w, r, to.String(), http.StatusFound)
 }
 
 // Headers that a node adds to a request that it forwards to another. They are removed from clients' requests.

@@ -42,11 +42,40 @@ func testEdge(t *testing.T) (*Edge, *[]string) {
 		Pages: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			fmt.Fprintf(w, "pages %s", r.URL.Path)
 		}),
+		Page: pageAt{"/missing"}, HTTPS: func() uint16 { return 8443 },
 		Miss:    func(kind, name, detail string, _ netip.Addr) { missed = append(missed, kind+" "+name) },
 		Observe: func(string, *http.Request, int, int64, time.Duration) {},
 		Stall:   time.Minute, Log: testLog(t),
 	}
 	return e, &missed
+}
+
+// pageAt is a page for browsers with one path.
+type pageAt struct{ path string }
+
+func (p pageAt) Has(path string) bool { return path == p.path }
+
+func (p pageAt) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	fmt.Fprintf(w, "page %s", r.URL.Path)
+}
+
+// The page is served over TLS, at the bastions' own names and addresses only; without TLS the browser is sent there.
+func TestPageOverTLS(t *testing.T) {
+	e, _ := testEdge(t)
+	for _, c := range []struct{ host, url, want string }{
+		{"gap.example", "/missing?kind=dns&q=%2F%2Fx", "https://gap.example:8443/missing?kind=dns&q=%2F%2Fx"},
+		{"n1.gap.example:8080", "/missing", "https://n1.gap.example:8443/missing"},
+		{"gap.example", "/ca.crt", ""},
+		{"dl.k8s.io", "/missing", ""},
+	} {
+		r := httptest.NewRequest("GET", c.url, nil)
+		r.Host = c.host
+		w := httptest.NewRecorder()
+		e.handler(true).ServeHTTP(w, r)
+		if got := w.Header().Get("Location"); got != c.want || c.want != "" && w.Code != http.StatusFound {
+			t.Errorf("%s%s: %d %q, want %q", c.host, c.url, w.Code, got, c.want)
+		}
+	}
 }
 
 func TestTheEdgeRoutesByHost(t *testing.T) {

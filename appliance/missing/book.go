@@ -262,6 +262,13 @@ func (b *Book) Len() (n int, dropped uint64) {
 	return n, b.dropped
 }
 
+// Changed returns a number that is another one after each change of this node's book.
+func (b *Book) Changed() uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.changed
+}
+
 // snapshot returns this node's entries, newest first. limit is the maximum number, 0 for all. With a limit each kind
 // has its share, and within a kind each client, so that a flood does not hide other clients' misses from the other
 // nodes.

@@ -19,7 +19,7 @@ import (
 
 // Paths of the bastions' own name.
 const (
-	LoginPath    = "/login"
+	LoginPath    = "/login/oidc"
 	CallbackPath = "/callback"
 )
 

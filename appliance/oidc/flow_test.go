@@ -165,7 +165,7 @@ func TestBrowser(t *testing.T) {
 	_, url, ca := issuer(t)
 	b := open(t, url, ca, "web", "web secret")
 	c := b.browser(t, ca)
-	resp, body := get(t, c, "https://www.example.com/login")
+	resp, body := get(t, c, "https://www.example.com/login/oidc")
 	if resp.StatusCode != 200 || resp.Request.URL.Host != "example.com" ||
 		!strings.Contains(body, "You are logged in") {
 		t.Fatalf("%d at %s: %s", resp.StatusCode, resp.Request.URL, body)
@@ -200,7 +200,7 @@ func TestBrowser(t *testing.T) {
 			}
 			return nil
 		}
-		resp, _ := get(t, c, "https://example.com/login")
+		resp, _ := get(t, c, "https://example.com/login/oidc")
 		resp, _ = get(t, c, change(resp.Header.Get("Location")))
 		return resp.StatusCode
 	}
@@ -230,11 +230,12 @@ func TestBrowser(t *testing.T) {
 		t.Errorf("with a wrong client secret: %d", code)
 	}
 	b.settings.Client = ""
-	if resp, body := get(t, b.browser(t, ca), "https://example.com/login"); resp.StatusCode != 404 ||
+	if resp, body := get(t, b.browser(t, ca), "https://example.com/login/oidc"); resp.StatusCode != 404 ||
 		!strings.Contains(body, "oidc.issuer") {
 		t.Errorf("without a provider: %d %s", resp.StatusCode, body)
 	}
-	if resp, err := b.browser(t, ca).Post("https://example.com/login", "", nil); err != nil || resp.StatusCode != 405 {
+	resp, err := b.browser(t, ca).Post("https://example.com/login/oidc", "", nil)
+	if err != nil || resp.StatusCode != 405 {
 		t.Errorf("%v, %v", resp, err)
 	} else {
 		resp.Body.Close()

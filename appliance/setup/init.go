@@ -42,6 +42,7 @@ import (
 //	missing.json   this node's missing book
 //	egress.json    this node's egress book
 //	pulls.json     when clients of this node last read images and files
+//	disks.json     how much space the disks of all nodes had
 //	removed        only if the node was removed from its cluster
 //
 // and no other files.
@@ -51,6 +52,7 @@ const (
 	MissingFile = "missing.json" // this node's missing book
 	EgressFile  = "egress.json"  // this node's egress book
 	PullsFile   = "pulls.json"   // when clients of this node last read images and files
+	DisksFile   = "disks.json"   // how much space the disks of all nodes had
 )
 
 // The disk's reserve: 1 GiB, or a twentieth of a small disk.
@@ -287,7 +289,7 @@ func checkDataDir(dir string) error {
 	if err != nil {
 		return unreadable(dir, err)
 	}
-	own := []string{clusterDir, CertsDir, MissingFile, EgressFile, PullsFile, removedFile, "lost+found"}
+	own := []string{clusterDir, CertsDir, MissingFile, EgressFile, PullsFile, DisksFile, removedFile, "lost+found"}
 	for _, e := range entries {
 		if !slices.Contains(own, e.Name()) {
 			return fmt.Errorf("data directory %s contains %q, which is not casemate's: choose an empty directory "+

@@ -81,12 +81,13 @@ func (s server) cpu(t testing.TB) time.Duration {
 	return total
 }
 
-// rss is the resident memory in MiB.
+// rss is the resident memory in MiB of the process and those that it has started. A page that several of them map
+// counts once (Pss, proc_pid_smaps(5)).
 func (s server) rss() float64 {
 	total := 0.0
 	for _, pid := range append([]int{s.pid}, children(s.pid)...) {
-		text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-		if m := regexp.MustCompile(`VmRSS:\s+(\d+) kB`).FindSubmatch(text); m != nil {
+		text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+		if m := regexp.MustCompile(`(?m)^Pss:\s+(\d+) kB`).FindSubmatch(text); m != nil {
 			kb, _ := strconv.Atoi(string(m[1]))
 			total += float64(kb) / 1024
 		}

@@ -1,0 +1,20 @@
+package page
+
+import "maps"
+
+// entries are the pages, in the order of the navigation.
+var entries = []entry{
+	{path: "/", title: "Overview", nav: true, view: overview},
+	{path: "/enrolment", title: "Enrol a node", view: frontPage},
+}
+
+// allActions are the actions of all pages, by name.
+var allActions = merged()
+
+func merged(groups ...map[string]action) map[string]action {
+	all := map[string]action{}
+	for _, g := range groups {
+		maps.Copy(all, g)
+	}
+	return all
+}

@@ -1,0 +1,148 @@
+package page
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	liveEvery = time.Second      // how often topics are looked at
+	liveBeat  = 20 * time.Second // how often a waiting browser gets a line, so that a lost connection is noticed
+	maxLive   = 1000             // browsers
+)
+
+// live tells browsers which topics have changed, by server-sent events. It never sends content: each browser fetches
+// its page again, as its own account. One goroutine looks at the topics, however many browsers wait, and none waits:
+// none looks.
+type live struct {
+	topics map[string]func() uint64
+
+	mu      sync.Mutex
+	ctx     context.Context // of run; nil before
+	waiting map[*watcher]bool
+	wake    chan struct{} // has room for one
+}
+
+// watcher is a browser that waits.
+type watcher struct {
+	topics  map[string]bool
+	changed chan string // has room for one: the browser fetches all of its page again
+}
+
+func newLive(topics map[string]func() uint64) *live {
+	return &live{topics: topics, waiting: map[*watcher]bool{}, wake: make(chan struct{}, 1)}
+}
+
+// run looks for changes until ctx is done.
+func (l *live) run(ctx context.Context) {
+	l.mu.Lock()
+	l.ctx = ctx
+	l.mu.Unlock()
+	last := map[string]uint64{}
+	tick := time.NewTicker(liveEvery)
+	defer tick.Stop()
+	for {
+		if !l.any() {
+			clear(last)
+			select {
+			case <-ctx.Done():
+				return
+			case <-l.wake:
+			}
+		}
+		for name, version := range l.topics {
+			v := version()
+			if before, known := last[name]; known && before != v {
+				l.tell(name)
+			}
+			last[name] = v
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+func (l *live) any() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.waiting) > 0
+}
+
+func (l *live) tell(topic string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for w := range l.waiting {
+		if w.topics[topic] {
+			select {
+			case w.changed <- topic:
+			default: // it has not taken the one before
+			}
+		}
+	}
+}
+
+// serve is GET /live?for=TOPIC,TOPIC: an event for each change. Whether something has changed is no secret: what has is
+// asked for with the account's rights.
+func (l *live) serve(w http.ResponseWriter, r *http.Request) {
+	n := &watcher{topics: map[string]bool{}, changed: make(chan string, 1)}
+	for name := range strings.SplitSeq(r.URL.Query().Get("for"), ",") {
+		if l.topics[name] != nil {
+			n.topics[name] = true
+		}
+	}
+	l.mu.Lock()
+	ctx := l.ctx
+	full := len(l.waiting) >= maxLive
+	if ctx != nil && !full && len(n.topics) > 0 {
+		l.waiting[n] = true
+	}
+	l.mu.Unlock()
+	if ctx == nil || full || len(n.topics) == 0 {
+		w.WriteHeader(http.StatusNoContent) // an EventSource does not come again
+		return
+	}
+	defer func() {
+		l.mu.Lock()
+		delete(l.waiting, n)
+		l.mu.Unlock()
+	}()
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+	w.Header().Set("Content-Type", "text/event-stream")
+	flush := http.NewResponseController(w)
+	send := func(line string) bool {
+		if _, err := fmt.Fprint(w, line); err != nil {
+			return false
+		}
+		return flush.Flush() == nil
+	}
+	beat := time.NewTicker(liveBeat)
+	defer beat.Stop()
+	if !send(": waiting\n\n") {
+		return
+	}
+	for {
+		line := ": waiting\n\n"
+		select {
+		case <-ctx.Done():
+			return
+		case <-r.Context().Done():
+			return
+		case topic := <-n.changed:
+			line = "event: change\ndata: " + topic + "\n\n"
+		case <-beat.C:
+		}
+		if !send(line) {
+			return
+		}
+	}
+}

@@ -1,0 +1,233 @@
+package page
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"casemate/appliance/oidc"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// fakeAPI answers requests of the admin API from a table, and fails the test for any other. A value is the JSON of the
+// answer; an int is a status with an error.
+type fakeAPI struct {
+	t       *testing.T
+	answers map[string]any // by "GET /v1/path?query"
+	asked   []string
+	bodies  []string
+}
+
+const sessionKey = "cmk_login-abc_0000000000000000000000000000000000000000000000000000000000000000"
+
+func (f *fakeAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	key := r.Method + " " + r.URL.RequestURI()
+	body, _ := io.ReadAll(r.Body)
+	f.asked, f.bodies = append(f.asked, key), append(f.bodies, string(body))
+	if oidc.Session(r) == "" && r.Header.Get("Authorization") == "" {
+		if _, open := f.answers["open "+key]; !open {
+			w.WriteHeader(http.StatusUnauthorized)
+			fmt.Fprint(w, `{"error": "the admin API needs an account"}`)
+			return
+		}
+	}
+	v, ok := f.answers[key]
+	if !ok {
+		f.t.Errorf("unexpected request %s", key)
+		w.WriteHeader(http.StatusNotFound)
+		fmt.Fprint(w, `{"error": "not there"}`)
+		return
+	}
+	switch v := v.(type) {
+	case nil:
+		w.WriteHeader(http.StatusNoContent)
+	case int:
+		w.WriteHeader(v)
+		fmt.Fprintf(w, `{"error": "refused with %d"}`, v)
+	case string:
+		io.WriteString(w, v)
+	default:
+		json.NewEncoder(w).Encode(v)
+	}
+}
+
+// everything are the verbs of an administrator.
+var everything = []string{"administer", "approve", "delete", "import", "inspect", "list", "manage", "operate", "pull",
+	"push"}
+
+// administrator is GET /v1/whoami of an administrator.
+func administrator() map[string]any {
+	return map[string]any{"name": "boss", "verbs": everything, "key": "login-abc"}
+}
+
+// open returns a Page over answers; those that are missing in answers are added for an administrator.
+func open(t *testing.T, answers map[string]any) (*Page, *fakeAPI) {
+	t.Helper()
+	api := &fakeAPI{t: t, answers: answers}
+	if answers["GET /v1/whoami"] == nil {
+		answers["GET /v1/whoami"] = administrator()
+	}
+	p := New(Config{Node: "n1", Domain: "gap.example", API: api,
+		Front: func(context.Context) Front {
+			return Front{Anonymous: true, Resolvers: []string{"10.0.0.11"}, Enrol: "sh -c 'enrol'",
+				Roots: []Fingerprint{{Name: "Casemate root"}}}
+		},
+		Topics: map[string]func() uint64{"tree": func() uint64 { return 1 }},
+		Now:    func() time.Time { return time.Date(2026, 11, 30, 12, 0, 0, 0, time.UTC) }})
+	return p, api
+}
+
+// get asks for a page, as an administrator.
+func (p *Page) ask(method, target string, form url.Values, edits ...func(*http.Request)) *httptest.ResponseRecorder {
+	r := httptest.NewRequest(method, "https://gap.example"+target, strings.NewReader(form.Encode()))
+	if form != nil {
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	}
+	r.AddCookie(&http.Cookie{Name: oidc.SessionCookie, Value: sessionKey})
+	for _, edit := range edits {
+		edit(r)
+	}
+	w := httptest.NewRecorder()
+	p.ServeHTTP(w, r)
+	return w
+}
+
+// nobody removes the session.
+func nobody(r *http.Request) { r.Header.Del("Cookie") }
+
+var hostile = "<script>alert(1)</script>\x1b[31m\u202egpj.exe\x00" + `"'onmouseover=x` + strings.Repeat("A", 4096)
+
+// Text from clients is inert, wherever it is.
+func TestHostileText(t *testing.T) {
+	p, _ := open(t, map[string]any{
+		"GET /v1/whoami":  map[string]any{"name": hostile, "verbs": everything},
+		"GET /v1/members": []map[string]any{{"node": hostile, "role": hostile, "version": hostile, "up": true}},
+		"GET /v1/status": map[string]any{"node": hostile, "problems": []string{hostile}, "warnings": []string{hostile},
+			"leader": hostile},
+	})
+	checkInert(t, p.ask("GET", "/?q="+url.QueryEscape(hostile), nil))
+}
+
+// checkInert fails unless a page has nothing but text in the place of hostile text.
+func checkInert(t *testing.T, w *httptest.ResponseRecorder) {
+	t.Helper()
+	if w.Code != http.StatusOK {
+		t.Fatalf("%d: %s", w.Code, w.Body)
+	}
+	checkInertBody(t, w.Body.String())
+}
+
+func checkInertBody(t *testing.T, body string) {
+	t.Helper()
+	for _, bad := range []string{"<script>alert", "\x1b", "\u202e", "\x00", `"'onmouseover`} {
+		if strings.Contains(body, bad) {
+			i := strings.Index(body, bad)
+			t.Errorf("the page has %q: %q", bad, body[max(0, i-80):min(len(body), i+80)])
+		}
+	}
+	if regexp.MustCompile(`\son[a-z]+\s*=\s*["']|\sstyle=|<script>|<style|https?://`).MatchString(body) {
+		t.Errorf("the page has an inline script or style, or another host: %s",
+			regexp.MustCompile(`.{0,60}(\son[a-z]+\s*=\s*["']|\sstyle=|<script>|<style|https?://).{0,60}`).FindString(body))
+	}
+}
+
+// A browser without an account, or whose session has ended, sees what everybody may see, and is led to the login.
+func TestWithoutAccount(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		edit func(*http.Request)
+		who  any
+	}{{"without a cookie", nobody, nil}, {"session ended", func(*http.Request) {}, 401}} {
+		p, _ := open(t, map[string]any{"GET /v1/whoami": c.who})
+		w := p.ask("GET", "/", nil, c.edit)
+		if w.Code != 200 || !strings.Contains(w.Body.String(), "Enrol a node") ||
+			strings.Contains(w.Body.String(), "Overview</a>") {
+			t.Errorf("%s: %d %s", c.name, w.Code, w.Body)
+		}
+		if cleared := strings.Contains(w.Header().Get("Set-Cookie"), "Max-Age=0"); cleared != (c.who != nil) {
+			t.Errorf("%s: %q", c.name, w.Header()["Set-Cookie"])
+		}
+	}
+}
+
+// A login leads to a path of these pages and nowhere else.
+func TestLoginLeadsBack(t *testing.T) {
+	for next, want := range map[string]string{
+		"/missing?kind=dns": "/missing?kind=dns", "": "/", "//evil.example/": "/", "https://evil.example/": "/",
+		"/\\evil.example": "/", "javascript:alert(1)": "/", "/login?next=/login": "/", "/x\r\nSet-Cookie: a=b": "/",
+	} {
+		p, _ := open(t, map[string]any{
+			"POST /v1/login": map[string]any{"key": sessionKey, "expires": "2026-11-30T23:00:00Z"}})
+		w := p.ask("POST", "/login", url.Values{"name": {"boss"}, "password": {"secret"}, "next": {next}}, nobody)
+		if w.Code != http.StatusSeeOther || w.Header().Get("Location") != want {
+			t.Errorf("next %q: %d to %q, want %q", next, w.Code, w.Header().Get("Location"), want)
+		}
+		cookie := w.Header().Get("Set-Cookie")
+		for _, flag := range []string{oidc.SessionCookie + "=", "HttpOnly", "Secure", "SameSite=Strict", "Path=/"} {
+			if !strings.Contains(cookie, flag) {
+				t.Errorf("the cookie has no %s: %s", flag, cookie)
+			}
+		}
+	}
+}
+
+// A login ends the session that the browser had, and a wrong password gives none.
+func TestLogin(t *testing.T) {
+	form := url.Values{"name": {"boss"}, "password": {"secret"}}
+	p, api := open(t, map[string]any{"DELETE /v1/apikeys/login-abc": nil,
+		"POST /v1/login": map[string]any{"key": "cmk_login-new_1", "expires": "2026-11-30T23:00:00Z"}})
+	p.ask("POST", "/login", form)
+	if !strings.Contains(strings.Join(api.asked, "\n"), "DELETE /v1/apikeys/login-abc") {
+		t.Errorf("the old session goes on: %q", api.asked)
+	}
+	p, _ = open(t, map[string]any{"POST /v1/login": 401})
+	w := p.ask("POST", "/login", form, nobody)
+	if w.Code != 401 || w.Header().Get("Set-Cookie") != "" || !strings.Contains(w.Body.String(), "refused with 401") ||
+		strings.Contains(w.Body.String(), "secret") {
+		t.Errorf("%d %q: %s", w.Code, w.Header(), w.Body)
+	}
+}
+
+// Requests that another site makes a browser send change nothing.
+func TestOtherSites(t *testing.T) {
+	for _, header := range [][2]string{{"Sec-Fetch-Site", "cross-site"}, {"Sec-Fetch-Site", "same-site"},
+		{"Origin", "https://evil.example"}} {
+		p, api := open(t, map[string]any{})
+		for _, path := range []string{"/login", "/logout", "/do/any"} {
+			w := p.ask("POST", path, url.Values{}, func(r *http.Request) { r.Header.Set(header[0], header[1]) })
+			if w.Code != http.StatusForbidden {
+				t.Errorf("%v %s: %d", header, path, w.Code)
+			}
+		}
+		if len(api.asked) > 0 {
+			t.Errorf("%v: %q", header, api.asked)
+		}
+	}
+}
+
+// Tables download whole as CSV and JSON, and cells are no formulas.
+func TestDownloads(t *testing.T) {
+	members := []map[string]any{{"node": "=cmd()", "role": "leader", "up": true, "version": "1\x1b[0m"}}
+	p, _ := open(t, map[string]any{"GET /v1/members": members, "GET /v1/status": map[string]any{}})
+	w := p.ask("GET", "/?table=members&format=csv", nil)
+	if got := w.Body.String(); !strings.HasPrefix(got, "Node,State,Behind,Disk free,Version\n'=cmd(),leader,0,") ||
+		strings.Contains(got, "\x1b") || w.Header().Get("Content-Type") != "text/csv; charset=utf-8" {
+		t.Errorf("%q %v", got, w.Header())
+	}
+	w = p.ask("GET", "/?table=members&format=json", nil)
+	var back []map[string]any
+	if err := json.Unmarshal(w.Body.Bytes(), &back); err != nil || len(back) != 1 || back[0]["node"] != "=cmd()" {
+		t.Errorf("%v %s", err, w.Body)
+	}
+}
