@@ -90,7 +90,6 @@ nothing is visible until you have looked at it (import diff) and published it
 	o.printsTimes(cmd, content.Result{})
 	cmd.Flags().BoolVar(&f.request.Hold, "hold", false,
 		"stage the import, to look at it with import diff before import publish")
-	cmd.MarkFlagsMutuallyExclusive("hold", "dry-run")
 	cmd.AddCommand(importDiff(o), importList(o), importShow(o), importRemove(o), importApprove(o), importReject(o),
 		importPublish(o))
 	return cmd
@@ -99,6 +98,9 @@ nothing is visible until you have looked at it (import diff) and published it
 // runImport sends the files to the daemon and prints the result.
 func (o *options) runImport(cmd *cobra.Command, f importFlags, paths []string) error {
 	req := f.request
+	if req.Hold && req.DryRun {
+		return usageError{errors.New("--hold and --dry-run exclude each other: a dry run stores nothing")}
+	}
 	keys, err := publicKeys("--key", f.keys)
 	if err != nil {
 		return err
