@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"encoding"
 	"encoding/json"
 	"net/http"
 	"reflect"
@@ -10,7 +11,9 @@ import (
 	"time"
 
 	"casemate/appliance/access"
+	"casemate/appliance/audit"
 	"casemate/appliance/content"
+	"casemate/appliance/explain"
 	"casemate/appliance/oidc"
 	"casemate/appliance/packages"
 	"casemate/appliance/parts"
@@ -42,6 +45,12 @@ var answers = map[string]any{
 	"GET /v1/settings":                        []settings.Setting{},
 	"GET /v1/settings/{key}":                  settings.Setting{},
 	"GET /v1/certs":                           []Cert{},
+	"GET /v1/status":                          status.Document{},
+	"POST /v1/certs":                          NewCert{},
+	"POST /v1/tokens":                         Token{},
+	"GET /v1/audit":                           audit.Page{},
+	"GET /v1/audit/checkpoint":                audit.Checkpoint{},
+	"GET /v1/audit/forward":                   audit.ForwardStatus{},
 	"GET /v1/members":                         []status.Member{},
 	"GET /v1/series":                          series.Report{},
 	"GET /v1/content":                         []totals.Origin{},
@@ -54,6 +63,8 @@ var answers = map[string]any{
 	"GET /v1/search":                          []search.Hit{},
 	"PUT /v1/files":                           File{},
 	"GET /v1/names":                           []Name{},
+	"GET /v1/explain":                         explain.Answer{},
+	"GET /v1/forwarders":                      []explain.Forwarder{},
 	"GET /v1/origins":                         []Origin{},
 	"GET /v1/egress":                          Egress{},
 	"GET /v1/imports":                         []content.Import{},
@@ -64,6 +75,8 @@ var answers = map[string]any{
 	"POST /v1/imports/{name}/publish":         content.Result{},
 	"DELETE /v1/imports/{name}":               content.Removed{},
 	"POST /v1/imports/parts":                  parts.State{},
+	"GET /v1/imports/parts":                   []parts.Listed{},
+	"POST /v1/imports/form":                   []FormImport{},
 	"GET /v1/imports/parts/{id}":              parts.State{},
 	"PATCH /v1/imports/parts/{id}":            parts.State{},
 	"GET /v1/repositories":                    []repositories.Repository{},
@@ -183,6 +196,8 @@ func schemaOf(t reflect.Type, schemas object) object {
 		return object{"type": "string", "format": "date-time"}
 	case t == reflect.TypeFor[json.RawMessage]():
 		return object{}
+	case t.Implements(reflect.TypeFor[encoding.TextMarshaler]()):
+		return object{"type": "string"}
 	}
 	switch t.Kind() {
 	case reflect.Pointer:
