@@ -41,6 +41,7 @@ import (
 //	certs/         this node's leaf certificates and their keys
 //	missing.json   this node's missing book
 //	egress.json    this node's egress book
+//	clients.json   this node's book of clients
 //	pulls.json     when clients of this node last read images and files
 //	removed        only if the node was removed from its cluster
 //
@@ -50,6 +51,7 @@ const (
 	CertsDir    = "certs"        // this node's leaf certificates and their keys
 	MissingFile = "missing.json" // this node's missing book
 	EgressFile  = "egress.json"  // this node's egress book
+	ClientsFile = "clients.json" // this node's book of clients
 	PullsFile   = "pulls.json"   // when clients of this node last read images and files
 )
 
@@ -287,7 +289,7 @@ func checkDataDir(dir string) error {
 	if err != nil {
 		return unreadable(dir, err)
 	}
-	own := []string{clusterDir, CertsDir, MissingFile, EgressFile, PullsFile, removedFile, "lost+found"}
+	own := []string{clusterDir, CertsDir, MissingFile, EgressFile, ClientsFile, PullsFile, removedFile, "lost+found"}
 	for _, e := range entries {
 		if !slices.Contains(own, e.Name()) {
 			return fmt.Errorf("data directory %s contains %q, which is not casemate's: choose an empty directory "+
