@@ -39,6 +39,7 @@ import (
 	"casemate/appliance/directory"
 	"casemate/appliance/edge"
 	"casemate/appliance/egress"
+	"casemate/appliance/forecast"
 	"casemate/appliance/lookup"
 	"casemate/appliance/metrics"
 	"casemate/appliance/missing"
@@ -54,9 +55,11 @@ import (
 	"casemate/appliance/rotation"
 	"casemate/appliance/routing"
 	"casemate/appliance/secret"
+	"casemate/appliance/series"
 	"casemate/appliance/setup"
 	"casemate/appliance/sockets"
 	"casemate/appliance/status"
+	"casemate/appliance/totals"
 	"casemate/appliance/upstream"
 	"casemate/appliance/user"
 	"casemate/cluster"
@@ -99,6 +102,7 @@ type Appliance struct {
 	upstream   *upstream.Upstream
 	registry   *registry.Registry
 	dns        *resolver.Resolver
+	totals     *totals.Totals
 
 	current      *current.Reader
 	users        *user.Users
@@ -115,6 +119,8 @@ type Appliance struct {
 	forwarder    *audit.Forwarder
 	lookup       *lookup.Lookup
 	metrics      *metrics.Metrics
+	series       *series.Series
+	forecast     *forecast.Book
 	edge         *edge.Edge
 	samples      *pages.Samples
 	clientNames  *clients.Names
@@ -203,7 +209,9 @@ func Open(cfg config.Config, opt Options) (_ *Appliance, err error) {
 			return nil, err
 		}
 	}
-	a.wire()
+	if err := a.wire(); err != nil {
+		return nil, err
+	}
 	peers := a.edge.PassedOn()
 	a.peers.Store(&peers)
 	a.advisor.Store(a.changes)
@@ -350,7 +358,7 @@ func (a *Appliance) openDNS() (err error) {
 }
 
 // wire connects the services with each other through functions.
-func (a *Appliance) wire() {
+func (a *Appliance) wire() error {
 	hosts := func() *routing.Hosts { return a.current.State().Hosts }
 	a.changes = &change.Changes{
 		Tree: a.tree, CA: a.ca, Current: a.current, Refresh: a.dns.Refresh,
@@ -369,6 +377,9 @@ func (a *Appliance) wire() {
 		Book: a.book, DNS: a.dns, Cluster: a.cluster, Upstream: a.upstream, Imports: a.imports, CA: a.ca,
 		Repositories: a.repositories,
 	})
+	if err := a.openTraffic(); err != nil {
+		return err
+	}
 	a.rotation = rotation.Open(rotation.Config{
 		Node: a.cfg.Node, Tree: a.tree.Sub("rotation"), Overlap: a.ca.Rotation, Log: a.log.With("room", "rotation"),
 	})
@@ -400,8 +411,8 @@ func (a *Appliance) wire() {
 		Current: a.current, Lookup: a.lookup, Problems: &a.problems, Luck: &a.luck, ClockJumps: a.clock.Sentences,
 		DNSProblems: a.dns.Problems, DNSWarnings: a.dns.Warnings,
 		UpstreamProblems: a.upstream.Problems, UpstreamWarnings: a.upstream.Warnings,
-		Directory: a.directory.State,
-		Ready:     a.ready, Now: a.opt.Now, Counts: func() (images, files int) { return setup.Counts(a.cluster) },
+		Directory: a.directory.State, Forecast: a.forecast, Keys: a.access.Keys,
+		Ready: a.ready, Now: a.opt.Now, Counts: func() (images, files int) { return setup.Counts(a.cluster) },
 	}
 	a.admin = &admin.API{
 		Node: a.cfg.Node, Cluster: a.cluster, Tree: a.tree, CA: a.ca, Access: a.access,
@@ -412,11 +423,12 @@ func (a *Appliance) wire() {
 		Current:    a.current,
 		Transcript: a.transcript(),
 		Changes:    a.changes, Lookup: a.lookup, Audit: a.audit, Forwarder: a.forwarder,
-		Status: a.status, Executable: a.executable, Site: a.site,
+		Status: a.status, Series: a.series, Totals: a.totals, Executable: a.executable, Site: a.site,
 		RefreshNames: a.dns.RefreshNames, Reload: a.Reread,
 		PeerAddrs: a.peerAddrs, Log: a.log,
 	}
 	a.remote = a.admin.Remote()
+	return nil
 }
 
 // Addrs returns the addresses that are listened on.
@@ -497,6 +509,7 @@ func (a *Appliance) Close() error {
 		if a.imports != nil {
 			a.imports.Close()
 		}
+		closeIf(a.totals, a.totals != nil)
 		closeIf(a.dns, a.dns != nil)
 		closeIf(a.upstream, a.upstream != nil)
 		closeIf(a.registry, a.registry != nil)

@@ -62,6 +62,9 @@ func (a *Appliance) Run(ctx context.Context) error {
 	}
 	start("dns", a.dns.Run)
 	a.dns.Await(ctx, a.cluster.Done()) // clients that find this node by name need DNS
+	// What DNS has counted before is known from here on.
+	start("series", func(ctx context.Context) error { a.series.Run(ctx); return nil })
+	start("forecast", func(ctx context.Context) error { a.forecast.Run(ctx); return nil })
 	failures := a.metrics.TLSErrors(a.log.With("room", "http"), a.clients.Untrusting)
 	secure, plain := a.edge.Server(false, failures), a.edge.Server(true, failures)
 	secure.TLSConfig = a.ca.TLSConfig()

@@ -126,6 +126,28 @@ func Approve(b Batch, id, diff string) {
 	own.ops = append(own.ops, &state.Approve{ID: id, Diff: sum, Until: own.until})
 }
 
+// Release adds to b the edits of a held batch, as if they were made now, and the end of the held batch: it takes effect
+// without an approval. The Update's errors: ErrApproval if approvals are required, fs.ErrExist if a version that the
+// held batch expects is another one now, fs.ErrNotExist if nothing is held under the id. Unlike an approval it does not
+// depend on what the names show.
+func Release(b Batch, id string) {
+	own, ok := b.(*batch)
+	if !ok {
+		b.Put("/cluster.Release of a batch that is not of this cluster", nil) // an invalid name
+		return
+	}
+	for op := range own.t.state().HeldOps(id) {
+		if w, ok := op.(*state.LinkWeak); ok {
+			renewed := *w
+			renewed.Until = own.until
+			op = &renewed
+		}
+		own.ops = append(own.ops, op)
+		own.grows += int64(state.Size(op))
+	}
+	own.ends = append(own.ends, &state.Reject{ID: id})
+}
+
 // approvers names the context's actor as the approver of the edits' approvals.
 func approvers(ctx context.Context, ops []state.Op) {
 	for _, op := range ops {

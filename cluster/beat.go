@@ -45,6 +45,7 @@ func (c *Cluster) beat() peer.Beat {
 	}
 	b.Leader, _ = c.lead.get()
 	b.Free, b.Total, _ = c.blobs.Free()
+	b.Reserve = c.cfg.Reserve
 	return b
 }
 

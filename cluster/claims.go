@@ -78,6 +78,23 @@ func claimsOf(s *state.State, full, name string) (list []Claim) {
 	return list
 }
 
+// Weigh returns the bytes of the blobs that visible files below dirs keep, by a strong link or by its holds, each blob
+// once. It calls file, if it is not nil, with the name of each visible file there. All of it is from one state; it costs
+// about 200 ns for each file and blob.
+func (t *Tree) Weigh(dirs []string, file func(name string)) (bytes int64) {
+	full := make([]string, len(dirs))
+	for i, dir := range dirs {
+		if full[i] = t.full(dir); !fs.ValidPath(dir) {
+			full[i] = "/" // which nothing is below
+		}
+	}
+	below := file
+	if skip := len(t.prefix); skip > 0 && file != nil {
+		below = func(name string) { file(name[skip+1:]) }
+	}
+	return t.state().Weigh(full, below)
+}
+
 // Kept yields digest and size of every blob that a published name keeps, by a strong link or by its holds, visible or
 // hidden, anywhere in the tree. A blob that is kept only by a weak link, a pin or an unfinished batch may be collected
 // at any time, so an inventory must not promise it.

@@ -166,6 +166,50 @@ func TestDropClaimsBesideUpdates(t *testing.T) {
 	}
 }
 
+// TestWeigh: each blob that visible files below the directories keep counts once; a weak link keeps none.
+func TestWeigh(t *testing.T) {
+	c := start(t, testConfig(t, t.TempDir()))
+	tree := c.Tree()
+	linked, held, other := push(t, tree, []byte("1")), push(t, tree, []byte("22")), push(t, tree, []byte("333"))
+	weak, hidden, elsewhere := push(t, tree, []byte("4444")), push(t, tree, []byte("55555")),
+		push(t, tree, []byte("666666"))
+	update(t, tree, func(b Batch) {
+		As(b, "jan").Link("d/h", hidden)
+		b.Link("d/h", linked)
+		b.Link("d/a/n", linked, held)
+		b.Link("d/a/o", other, held)
+		b.LinkWeak("d/w", weak)
+		b.Put("d/r", []byte("a record"))
+		b.Link("d2/n", elsewhere, held)
+	})
+	for _, q := range []struct {
+		tree  *Tree
+		dirs  []string
+		bytes int64
+		names string
+	}{
+		{tree, []string{"d"}, 6, "d/a/n d/a/o d/h d/r d/w"},
+		{tree, []string{"d/a", "d2"}, 12, "d/a/n d/a/o d2/n"},
+		{tree, []string{"."}, 12, "d/a/n d/a/o d/h d/r d/w d2/n"},
+		{tree.Sub("d"), []string{"a"}, 6, "a/n a/o"},
+		{tree, []string{"absent", "", "../d", "/d", "d/h"}, 0, ""},
+		{tree, nil, 0, ""},
+	} {
+		var names []string
+		bytes := q.tree.Weigh(q.dirs, func(name string) {
+			if !strings.HasPrefix(name, "cluster/") {
+				names = append(names, name)
+			}
+		})
+		if got := strings.Join(names, " "); bytes != q.bytes || got != q.names {
+			t.Errorf("%q: %d bytes of %q, want %d of %q", q.dirs, bytes, got, q.bytes, q.names)
+		}
+		if again := q.tree.Weigh(q.dirs, nil); again != bytes {
+			t.Errorf("%q: %d bytes without names", q.dirs, again)
+		}
+	}
+}
+
 func TestKept(t *testing.T) {
 	c := start(t, testConfig(t, t.TempDir()))
 	tree := c.Tree()

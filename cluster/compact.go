@@ -16,7 +16,7 @@ import (
 // bytes, since entries have between a hundred bytes and 256 KiB. Raft also counts entries, which bounds many small
 // ones.
 const (
-	logPerSnapshot = 4  // a quarter of the newest snapshot's bytes in the log make a new one
+	logPerSnapshot = 8  // an eighth of the newest snapshot's bytes in the log make a new one
 	logAtStop      = 16 // at a clean stop, a sixteenth
 )
 

@@ -19,6 +19,12 @@ func (c *Cluster) CreateToken(ctx context.Context, ttl time.Duration) (Token, er
 	return c.members.CreateToken(ctx, ttl)
 }
 
+// OpenToken is a token that a node can still join with, without its secret.
+type OpenToken = member.OpenToken
+
+// OpenTokens returns the tokens that no node has used and that have not expired, sorted by ID.
+func (c *Cluster) OpenTokens() []OpenToken { return c.members.OpenTokens() }
+
 // Join makes the data directory of a node that joins the cluster at addr (host:port of any member's peer port). cfg.Dir
 // must be empty or not exist; an interrupted Join can be repeated, with the same token. cfg.PeerAddrs must be set.
 // Nothing stays open. The node is then a learner, and becomes a voter some time after it was opened. It returns the

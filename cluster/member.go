@@ -58,6 +58,7 @@ type Member struct {
 	Missing int       `json:"lacks"`   // blobs still to come; -1 while it counts
 	Free    int64     `json:"disk_free"`
 	Total   int64     `json:"disk_total"`
+	Reserve int64     `json:"disk_reserve,omitempty"` // of Free, for no writes; 0: its version does not say
 	Version string    `json:"version"`
 	Format  uint64    `json:"format"` // newest that it understands
 	Joined  time.Time `json:"joined"`
@@ -91,7 +92,8 @@ func (c *Cluster) Members() []Member {
 			b, m.Up, m.Seen = c.peers.Last(name)
 		}
 		if !m.Seen.IsZero() {
-			m.Applied, m.Missing, m.Free, m.Total, m.Stopped = b.Applied, b.Missing, b.Free, b.Total, b.Stopped
+			m.Applied, m.Missing, m.Stopped = b.Applied, b.Missing, b.Stopped
+			m.Free, m.Total, m.Reserve = b.Free, b.Total, b.Reserve
 		}
 		m.RunsAt = twice[name]
 		if c.peers != nil {

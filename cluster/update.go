@@ -24,7 +24,8 @@ type batch struct {
 type edits struct {
 	until int64
 	ops   []state.Op
-	grows int64 // estimate of the bytes that it adds to the log and the disk
+	grows int64      // estimate of the bytes that it adds to the log and the disk
+	ends  []state.Op // the ends of held batches: they apply after ops, in the entry in which those take effect
 	err   error
 }
 
@@ -100,7 +101,7 @@ func (t *Tree) edits(fn func(Batch) error) ([]state.Op, error) {
 			return nil, err
 		}
 	}
-	return b.ops, nil
+	return append(b.ops, b.ends...), nil
 }
 
 // fits reports whether edits fit into one log entry.
@@ -121,17 +122,31 @@ func (c *Cluster) commit(ctx context.Context, patient bool, ops []state.Op) (uin
 		r, err := c.proposeAll(ctx, patient, ops)
 		return r.Index, err
 	}
+	// A stage has no room for the end of another one.
+	n := len(ops)
+	for n > 0 && isEnd(ops[n-1]) {
+		n--
+	}
+	staged, ends := ops[:n], ops[n:]
+	cuts = c.cuts(staged)
 	// If we were to crash before Publish, nothing was visible, and the stage expires with the next GC.
 	id := "update-" + rand.Text()
-	if err := c.stage(ctx, patient, id, ops, cuts); err != nil {
+	if err := c.stage(ctx, patient, id, staged, cuts); err != nil {
 		return 0, err
 	}
 	// The whole batch is one act, which happens now.
-	r, err := c.proposeRecorded(ctx, patient, []state.Op{&state.Publish{ID: id}}, c.events(ctx, ops))
+	last := append([]state.Op{&state.Publish{ID: id}}, ends...)
+	r, err := c.proposeRecorded(ctx, patient, last, c.events(ctx, ops))
 	if err != nil {
 		return 0, c.dropStage(ctx, id, err)
 	}
 	return r.Index, nil
+}
+
+// isEnd reports whether an edit ends a held batch.
+func isEnd(op state.Op) bool {
+	_, ok := op.(*state.Reject)
+	return ok
 }
 
 // cuts returns where the edits are cut so that each part fits into one entry; the first is 0.

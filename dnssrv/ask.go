@@ -43,8 +43,12 @@ func (f *forwarder) ask(
 			return nil, err
 		}
 		done := f.sent.add(packet, r, by.client)
+		began := f.now()
 		resp, err := try(ctx, r, packet, use)
 		done()
+		if err == nil {
+			f.took(r, f.now().Sub(began))
+		}
 		if saysLoop(resp) {
 			return resp, err // it understands us very well
 		}

@@ -179,7 +179,7 @@ func (f *forwarder) plan(resolvers []netip.AddrPort) []attempt {
 // take; an error of take means that another resolver may know better. The flags of the answer must not be trusted.
 func (f *forwarder) exchange(
 	ctx context.Context, deadline time.Time, resolvers []netip.AddrPort, q dns.Question, by asker,
-	take func(*dns.Msg) error,
+	take func(from netip.AddrPort, resp *dns.Msg) error,
 ) error {
 	if len(resolvers) == 0 {
 		return fmt.Errorf("dns forward %s: %w", q.Name, errNoResolver)
@@ -261,14 +261,16 @@ func (f *forwarder) exchange(
 			if rest := running[a.resolver]; a.round%2 == 1 && len(rest) > 0 && rest[0] != plainest {
 				f.silent(a.resolver, rest[0])
 			}
-			if last = take(a.resp); last == nil {
+			if last = take(a.resolver, a.resp); last == nil {
 				return nil
 			}
+			f.complain(a.resolver, reasonOf(last))
 			last = fmt.Errorf("resolver %s: %w", a.resolver, last)
 		default:
 			// The resolver is alive but cannot answer: others may, and this one is not asked again.
 			answered[a.resolver] = true
 			last = fmt.Errorf("resolver %s answers %s", a.resolver, rcodeText(a.resp.Rcode))
+			f.complain(a.resolver, "it answers "+rcodeText(a.resp.Rcode))
 			if saysLoop(a.resp) {
 				f.looped(a.resolver, dns.CanonicalName(q.Name), netip.Addr{})
 				last = fmt.Errorf("%w: resolver %s forwards %s back", errLoop, a.resolver, q.Name)

@@ -480,10 +480,11 @@ func TestOurNamesAnswerWhileForwardsHang(t *testing.T) {
 
 // exchange asks resolvers and takes whatever answer there is.
 func exchange(t *testing.T, f *forwarder, resolvers []netip.AddrPort, q dns.Question) (got *dns.Msg, err error) {
-	err = f.exchange(t.Context(), time.Now().Add(time.Minute), resolvers, q, asker{}, func(m *dns.Msg) error {
+	take := func(_ netip.AddrPort, m *dns.Msg) error {
 		got = m
 		return nil
-	})
+	}
+	err = f.exchange(t.Context(), time.Now().Add(time.Minute), resolvers, q, asker{}, take)
 	return got, err
 }
 

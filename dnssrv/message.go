@@ -89,18 +89,11 @@ func (s *Server) slow(t *Table, out, in []byte, client netip.Addr, udp bool) ([]
 	}
 
 	q := req.Question[0]
-	refuse := result{rcode: -1}
-	switch {
-	case opt != nil && opt.Version() != 0:
-		refuse.rcode = dns.RcodeBadVers
-	case q.Qclass != dns.ClassINET, q.Qtype == dns.TypeAXFR, q.Qtype == dns.TypeIXFR:
-		// version.bind and the like, in class CHAOS, too: the server does not identify itself.
-		refuse.rcode = dns.RcodeRefused
-	case q.Qtype == 0, metaType(q.Qtype) && q.Qtype != dns.TypeANY:
-		refuse.rcode = dns.RcodeNotImplemented
+	if opt != nil && opt.Version() != 0 {
+		return s.pack(t, req, result{rcode: dns.RcodeBadVers}, nil, limit), nil
 	}
-	if refuse.rcode >= 0 {
-		return s.pack(t, req, refuse, nil, limit), nil
+	if rcode, no := refuses(q); no {
+		return s.pack(t, req, result{rcode: rcode}, nil, limit), nil
 	}
 	r := t.resolve(q.Name, q.Qtype, client)
 	if r.forward {
@@ -120,6 +113,18 @@ func (s *Server) slow(t *Table, out, in []byte, client netip.Addr, udp bool) ([]
 		s.miss(t, client, r.miss, q.Qtype)
 	}
 	return s.pack(t, req, r, nil, limit), nil
+}
+
+// refuses reports whether a question is refused whatever its name is.
+func refuses(q dns.Question) (rcode int, no bool) {
+	switch {
+	case q.Qclass != dns.ClassINET, q.Qtype == dns.TypeAXFR, q.Qtype == dns.TypeIXFR:
+		// version.bind and the like, in class CHAOS, too: the server does not identify itself.
+		return dns.RcodeRefused, true
+	case q.Qtype == 0, metaType(q.Qtype) && q.Qtype != dns.TypeANY:
+		return dns.RcodeNotImplemented, true
+	}
+	return 0, false
 }
 
 func (s *Server) pack(t *Table, req *dns.Msg, r result, ede *dns.EDNS0_EDE, limit int) []byte {

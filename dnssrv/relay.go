@@ -23,42 +23,57 @@ var (
 // run asks the resolvers and returns the answer, in less than two seconds. answered reports that it comes from them.
 func (s *Server) run(ctx context.Context, j *job) (b []byte, answered bool) {
 	t, qtype := j.table, j.req.Question[0].Qtype
-	deadline := time.Now().Add(s.forward.timeout)
-	r := j.res
-	here := s.siteIn(t)
-	by := asker{j.client, append(slices.Clip(j.via), here[:]...)}
-	for r.forward {
-		asked := r
-		take := func(resp *dns.Msg) error {
-			next := asked
-			err := t.take(&next, resp, qtype, j.client)
-			if err == nil {
-				r = next
-			}
-			return err
+	r, err := s.relay(ctx, t, j.res, qtype, j.client, j.via)
+	if err != nil {
+		if cause := context.Cause(ctx); errors.Is(cause, errShed) {
+			s.stats.forwardShed.Add(1)
+			return s.fail(j, errShed.Error()), false
 		}
-		q := dns.Question{Name: asked.next, Qtype: qtype, Qclass: dns.ClassINET}
-		if err := s.forward.exchange(ctx, deadline, t.forward[asked.zone], q, by, take); err != nil {
-			if cause := context.Cause(ctx); errors.Is(cause, errShed) {
-				s.stats.forwardShed.Add(1)
-				return s.fail(j, errShed.Error()), false
-			}
-			s.stats.forwardFailed.Add(1)
-			if ctx.Err() == nil {
-				s.miss(t, j.client, dns.CanonicalName(asked.next), qtype)
-			}
-			if errors.Is(err, errLoop) {
-				s.stats.forwardLooped.Add(1)
-				_, why, _ := strings.Cut(err.Error(), loopText)
-				return s.fail(j, loopText+why), false
-			}
-			return s.fail(j, err.Error()), false
+		s.stats.forwardFailed.Add(1)
+		if ctx.Err() == nil {
+			s.miss(t, j.client, dns.CanonicalName(r.next), qtype)
 		}
+		if errors.Is(err, errLoop) {
+			s.stats.forwardLooped.Add(1)
+			_, why, _ := strings.Cut(err.Error(), loopText)
+			return s.fail(j, loopText+why), false
+		}
+		return s.fail(j, err.Error()), false
 	}
 	if r.miss != "" {
 		s.miss(t, j.client, r.miss, qtype)
 	}
 	return s.finish(j, r), true
+}
+
+// relay asks resolvers until the end of the chain is known. via are the sites that the question has gone through. On an
+// error it returns the result whose next name they could not answer.
+func (s *Server) relay(
+	ctx context.Context, t *Table, r result, qtype uint16, client netip.Addr, via []byte,
+) (result, error) {
+	deadline := time.Now().Add(s.forward.timeout)
+	here := s.siteIn(t)
+	by := asker{client, append(slices.Clip(via), here[:]...)}
+	for r.forward {
+		asked := r
+		take := func(from netip.AddrPort, resp *dns.Msg) error {
+			next := asked
+			mark := asked.trace.mark()
+			asked.trace.answered(asked, from, resp)
+			err := t.take(&next, resp, qtype, client)
+			if err == nil {
+				r = next
+			} else {
+				asked.trace.undo(mark, asked, from, err)
+			}
+			return err
+		}
+		q := dns.Question{Name: asked.next, Qtype: qtype, Qclass: dns.ClassINET}
+		if err := s.forward.exchange(ctx, deadline, t.forward[asked.zone], q, by, take); err != nil {
+			return asked, err
+		}
+	}
+	return r, nil
 }
 
 // finish packs the result. Only parts of it may be ours, so it is not authoritative as a whole; AD is never set.
@@ -85,6 +100,7 @@ func (t *Table) take(r *result, resp *dns.Msg, qtype uint16, client netip.Addr) 
 				return errContradict
 			}
 			if qtype == t.withheld {
+				r.trace.add(t.withheldStep(name))
 				var buf [256]byte
 				r.ns = append(r.ns, t.soaFor(qname, packName(buf[:], name)))
 				return nil
@@ -108,6 +124,7 @@ func (t *Table) take(r *result, resp *dns.Msg, qtype uint16, client netip.Addr) 
 			case hops > 0:
 				// Some resolvers do not follow a chain to its end, and the client is a stub that does not follow it
 				// either.
+				r.trace.add(t.forwardStep(name, zone))
 				r.forward, r.next = true, qname
 				return nil
 			case refers(resp):
@@ -125,10 +142,12 @@ func (t *Table) take(r *result, resp *dns.Msg, qtype uint16, client netip.Addr) 
 			return nil
 		}
 		if z, ok := t.forwards(dns.CanonicalName(qname)); ok && z != zone {
+			r.trace.add(t.forwardStep(dns.CanonicalName(qname), z))
 			r.forward, r.zone, r.next = true, z, qname
 			return nil
 		}
 	}
+	r.trace.add(Step{What: StepEndless, Name: trimDot(dns.CanonicalName(qname))})
 	*r = result{rcode: dns.RcodeServerFailure}
 	return nil
 }

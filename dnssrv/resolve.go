@@ -22,6 +22,8 @@ type result struct {
 	zone    string
 	next    string
 	steps   int // names of the chain so far
+
+	trace *trace // receives the reasons; nil: nobody wants them
 }
 
 // resolve answers a question of class IN from the table. qname is spelt as the client spelt it, and so are the owners
@@ -40,6 +42,9 @@ func (t *Table) follow(r *result, qname string, qtype uint16, client netip.Addr)
 		var buf [256]byte
 		wire := packName(buf[:], name)
 		e := t.find(wire)
+		if r.trace != nil {
+			t.explain(r.trace, name, wire, e, qtype)
+		}
 		if e == nil {
 			t.absent(r, qname, name, wire, qtype)
 			return
@@ -66,6 +71,7 @@ func (t *Table) follow(r *result, qname string, qtype uint16, client netip.Addr)
 		return
 	}
 	// An endless chain has no right answer (and is no miss: the operator's own records are wrong).
+	r.trace.add(Step{What: StepEndless, Name: trimDot(dns.CanonicalName(qname))})
 	*r = result{rcode: dns.RcodeServerFailure}
 }
 

@@ -173,7 +173,11 @@ func (t *Table) wanted(name []byte, qtype uint16) bool {
 
 // expanded reports whether name is one of the table's names followed by the suffix of a search list: with ndots:5,
 // clients ask for registry.k8s.io.default.svc.cluster.local before registry.k8s.io.
-func (t *Table) expanded(name []byte) bool {
+func (t *Table) expanded(name []byte) bool { return t.expandedFrom(name) > 0 }
+
+// expandedFrom returns how many bytes of name are the name of the table that it is made of, without the root; 0 if there
+// is none.
+func (t *Table) expandedFrom(name []byte) int {
 	var head [256]byte
 	copy(head[:], name)
 	for i, labels := 0, 1; name[i] != 0; labels++ {
@@ -188,11 +192,11 @@ func (t *Table) expanded(name []byte) bool {
 		// unlike whole names.
 		if labels == 1 && string(head[:i+1]) == localhost ||
 			labels > 1 && t.names.get(head[last:i+1]).exists() && t.names.get(head[:i+1]).has(isHere) {
-			return true
+			return i
 		}
 		head[i] = next
 	}
-	return false
+	return 0
 }
 
 const localhost = "\x09localhost\x00"

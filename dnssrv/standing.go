@@ -2,8 +2,13 @@ package dnssrv
 
 import (
 	"cmp"
+	"context"
+	"errors"
+	"maps"
 	"net/netip"
+	"os"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/miekg/dns"
@@ -42,6 +47,11 @@ type resolverState struct {
 	loopName  string
 	loopFrom  netip.Addr
 	loopLogAt time.Time // earliest time of the next line about it
+
+	answers, failures  uint64        // questions
+	answered, failedAt time.Time     // the last ones
+	why                string        // what was wrong last
+	latency            time.Duration // of answers, smoothed; 0: none yet
 
 	plainTo time.Time // until then it is asked without an OPT record
 	flatTo  time.Time // until then it is asked in the name's original case
@@ -101,9 +111,11 @@ func (f *forwarder) report(r netip.AddrPort, err error) {
 			f.log.Info("dns resolver answers again", "resolver", r.String())
 		}
 		s.failed, s.logged = 0, false
+		s.answers, s.answered = s.answers+1, f.now()
 		return
 	}
 	now := f.now()
+	s.failures, s.failedAt, s.why = s.failures+1, now, reasonOf(err)
 	s.badTo = now.Add(badFor)
 	if s.failed++; s.failed == badAfter {
 		s.times++
@@ -112,6 +124,97 @@ func (f *forwarder) report(r netip.AddrPort, err error) {
 		f.log.Warn("dns resolver does not answer", "resolver", r.String(), "err", err, "times", s.times)
 		s.logged, s.logAt, s.times = true, now.Add(logEvery), 0
 	}
+}
+
+// complain records an answer of a resolver that is of no use.
+func (f *forwarder) complain(r netip.AddrPort, why string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s := f.of(r)
+	s.failedAt, s.why = f.now(), why
+}
+
+// took records how long a resolver needed for an answer.
+func (f *forwarder) took(r netip.AddrPort, d time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s := f.of(r)
+	if s.latency == 0 {
+		s.latency = d
+		return
+	}
+	s.latency += (d - s.latency) / 8
+}
+
+// reasonOf returns what an error about a resolver means, in a sentence without the host's own addresses.
+func reasonOf(err error) string {
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "no server listens at this address and port"
+	case isAny(err, syscall.ENETUNREACH, syscall.EHOSTUNREACH, syscall.EADDRNOTAVAIL):
+		return "there is no route to it"
+	case isAny(err, errCut, errLoop):
+		return text(err, errCut, errLoop)
+	case isAny(err, errLate, os.ErrDeadlineExceeded, context.DeadlineExceeded):
+		return errLate.Error()
+	case isAny(err, errGarbled, errCase, errReferral, errContradict, errLongName, errNoResolver):
+		return text(err, errGarbled, errCase, errReferral, errContradict, errLongName, errNoResolver)
+	}
+	return err.Error()
+}
+
+// text returns the text of the first of these errors that err is.
+func text(err error, of ...error) string {
+	return of[slices.IndexFunc(of, func(e error) bool { return errors.Is(err, e) })].Error()
+}
+
+// Resolver is a resolver of dns.forward, as this server knows it. One that several zones have is listed for each.
+type Resolver struct {
+	Zone   string `json:"zone"`   // "." is every other name
+	Server string `json:"server"` // address and port
+	// Up is false after two questions in a row without an answer. One that was asked nothing is up.
+	Up bool `json:"up"`
+	// Answered and Failed are clients' questions that it did and did not answer since the server's start, or since it
+	// is in dns.forward. An answer may be SERVFAIL.
+	Answered uint64 `json:"answered"`
+	Failed   uint64 `json:"failed"`
+	// LastAnswer and LastFailure are the times of the last ones; LastError is what was wrong last: no answer, or one
+	// that is of no use, such as SERVFAIL or REFUSED.
+	LastAnswer  time.Time `json:"last_answer,omitzero"`
+	LastFailure time.Time `json:"last_failure,omitzero"`
+	LastError   string    `json:"last_error,omitempty"`
+	// Latency is the smoothed time to an answer.
+	Latency time.Duration `json:"latency"`
+}
+
+// maxResolverList bounds Resolvers.
+const maxResolverList = 512
+
+// Resolvers returns the resolvers of the table, by zone and in the order in which they are asked; at most 512.
+func (s *Server) Resolvers() (list []Resolver) {
+	t, f := s.table.Load(), s.forward
+	if t == nil {
+		return nil
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, zone := range slices.Sorted(maps.Keys(t.forward)) {
+		for _, r := range t.forward[zone] {
+			if len(list) == maxResolverList {
+				return list
+			}
+			state := f.known[r]
+			if state == nil {
+				state = new(resolverState)
+			}
+			list = append(list, Resolver{
+				Zone: trimDot(zone), Server: r.String(), Up: state.failed < badAfter, Answered: state.answers,
+				Failed: state.failures, LastAnswer: state.answered, LastFailure: state.failedAt, LastError: state.why,
+				Latency: state.latency,
+			})
+		}
+	}
+	return list
 }
 
 // works reports whether a resolver has answered a question with an OPT record.

@@ -27,6 +27,7 @@ type frame struct {
 	site   site
 	ttl    uint32       // seconds
 	live   [2][]*member // by family: the healthy nodes, or all if none is healthy
+	nodes  []Node       // as given, for explanations
 
 	withheld uint16 // A or AAAA: the addresses that no answer contains; 0: answers contain both
 
@@ -76,6 +77,7 @@ const v4, v6 = 0, 1
 func newFrame(b Base, nodes []Node, origins []string) (*frame, error) {
 	t := &frame{
 		node:    b.Node,
+		nodes:   nodes,
 		site:    siteOf(b.Site),
 		members: make(map[string]bool),
 		own:     make(map[string]*fixed),

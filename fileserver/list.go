@@ -12,17 +12,22 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"casemate/cluster/tree"
 )
 
-const (
-	pageSize = 1000 // entries on one page of a listing
-	maxSkips = 8    // files of one subdirectory that a listing skips one by one before it seeks past it
-)
+const pageSize = 1000 // entries on one page of a listing
 
 // List yields the files whose canonical URL begins with prefix ("" for all; "https://" may be omitted, and the prefix
 // may end within an element), in the order of their paths. It sees one state of the tree. An error (fs.ErrInvalid: no
 // URL begins like that; or the context's) is the last value.
 func (s *Server) List(ctx context.Context, prefix string) iter.Seq2[Info, error] {
+	return s.ListAfter(ctx, prefix, "")
+}
+
+// ListAfter is List from the file behind the URL after on ("" for all; it need not exist). Its cost does not depend on
+// what is before after.
+func (s *Server) ListAfter(ctx context.Context, prefix, after string) iter.Seq2[Info, error] {
 	return func(yield func(Info, error) bool) {
 		begin, err := s.keyPrefix(prefix)
 		if err != nil {
@@ -34,7 +39,9 @@ func (s *Server) List(ctx context.Context, prefix string) iter.Seq2[Info, error]
 			dir, part = begin[:i], begin[i+1:]
 		}
 		from := ""
-		if part != "" && fs.ValidPath(begin) {
+		if last := keyOf(after); after != "" && compareKeys(last, begin) >= 0 {
+			from = last
+		} else if part != "" && fs.ValidPath(begin) {
 			from = begin
 			if fi, err := s.cfg.Tree.Stat(begin); err == nil { // the walk begins after it
 				if h, ok := storedFileOf(begin, fi); ok && !yield(h.info(), nil) {
@@ -145,44 +152,85 @@ func (s *Server) listOrigins(w http.ResponseWriter, r *http.Request) {
 	page.write(w, r)
 }
 
-// entries reads one page of a directory. after is the last tree name of the previous page. Memory and time do not
-// depend on the size of subdirectories: a large one is skipped with a new walk that begins after it.
+// entries reads one page of a directory. after is the last tree name of the previous page.
 func (s *Server) entries(dir, after string) (list []entry, next string) {
 	list = []entry{}
-	under := dir + "/"
-	if dir == "." {
-		under = ""
-	}
-	if strings.ContainsRune(after, '/') || !fs.ValidPath(under+after) {
+	if strings.ContainsRune(after, '/') || after != "" && !fs.ValidPath(after) {
 		after = "" // not written by this server
 	}
-	from, last := "", ""
-	if after != "" {
-		from, last = under+after+"/\x7f", after // after everything in it, if it is a directory
-	}
-	for again := true; again; {
-		again = false
-		skipped := 0
-		for name, fi := range s.cfg.Tree.Walk(dir, from) {
-			elem, _, deep := strings.Cut(strings.TrimPrefix(name, under), "/")
-			if elem == last {
-				if skipped++; skipped < maxSkips || !deep {
-					continue
-				}
-				from, again = under+elem+"/\x7f", true
-				break
-			}
-			skipped = 0
-			if len(list) == pageSize {
-				return list, "?after=" + url.QueryEscape(last)
-			}
-			last = elem
-			if e, ok := entryOf(name, elem, deep, fi); ok {
-				list = append(list, e)
-			}
+	last := ""
+	for c := range tree.Children(s.cfg.Tree.Walk, dir, after) {
+		if len(list) == pageSize {
+			return list, "?after=" + url.QueryEscape(last)
+		}
+		last = c.Name
+		if e, ok := entryOf(c.First, c.Name, c.Dir, c.Info); ok {
+			list = append(list, e)
 		}
 	}
 	return list, ""
+}
+
+// keyOf is the name in the tree of a canonical URL, the inverse of URL.
+func keyOf(rawURL string) string {
+	key := strings.TrimPrefix(rawURL, "https://")
+	if !strings.Contains(key, "?") {
+		key += "?" // each has one, see address
+	}
+	return key
+}
+
+// compareKeys compares names of the tree in the order of Walk: element by element.
+func compareKeys(a, b string) int {
+	return strings.Compare(strings.ReplaceAll(a, "/", "\x00"), strings.ReplaceAll(b, "/", "\x00"))
+}
+
+// A Child is a file, or a directory of files, directly below a path.
+type Child struct {
+	Name    string // decoded, with the query if there is one
+	Element string // as it is in the tree
+	Path    string // of a directory: "host/element/element", for Level
+	File    *Info  // nil: a directory
+}
+
+// Level yields what is directly below a path ("host/element/element", with or without a scheme; "" for all hosts), in
+// the order of the tree, beginning after the element called after ("" for all). Its cost does not depend on what is
+// further below. fs.ErrInvalid, as its only value: no URL begins like that.
+func (s *Server) Level(path, after string) iter.Seq2[Child, error] {
+	return func(yield func(Child, error) bool) {
+		dir, under := ".", ""
+		if path != "" {
+			_, rest, schemed := strings.Cut(path, "://")
+			if !schemed {
+				rest = path
+			}
+			a, err := parseURL("https://" + strings.Trim(rest, "/") + "/")
+			if err != nil || a.query != "" {
+				yield(Child{}, fmt.Errorf("path %q: no URL begins like that: %w", clip(path), fs.ErrInvalid))
+				return
+			}
+			a, _ = s.canonical(a)
+			dir, under = a.dir(), a.dir()+"/"
+		}
+		if strings.ContainsRune(after, '/') {
+			after = ""
+		}
+		for c := range tree.Children(s.cfg.Tree.Walk, dir, after) {
+			e, ok := entryOf(c.First, c.Name, c.Dir, c.Info)
+			if !ok {
+				continue
+			}
+			child := Child{Name: strings.TrimSuffix(e.Name, "/"), Element: c.Name}
+			if c.Dir {
+				child.Path = under + c.Name
+			} else {
+				child.File = &Info{e.URL, e.Digest, e.Size, e.Time}
+			}
+			if !yield(child, nil) {
+				return
+			}
+		}
+	}
 }
 
 // entryOf makes the entry of a directory's element.

@@ -180,7 +180,7 @@ func TestListingsArePaged(t *testing.T) {
 	if !slices.Equal(got, wanted) || pages != 3 {
 		t.Errorf("%d entries on %d pages, want %d on 3", len(got), pages, len(wanted))
 	}
-	if most := len(wanted) + 4*maxSkips; tree.files > most {
+	if most := len(wanted) + 4*8; tree.files > most {
 		t.Errorf("%d files were walked over, want at most %d", tree.files, most)
 	}
 	for _, after := range []string{"..", "a/b", "%00", "%ff", ".", "zzz", "f00000"} {
@@ -299,5 +299,76 @@ func TestManyOrigins(t *testing.T) {
 	slices.Sort(want)
 	if !slices.Equal(got, want) {
 		t.Errorf("%d origins of %d", len(got), len(want))
+	}
+}
+
+// TestListAfter: from any file on, and for any prefix, a page has what the whole list has, in its order.
+func TestListAfter(t *testing.T) {
+	f := start(t)
+	for _, u := range []string{"a", "a/", "a/b", "a?x=1", "a-b", "a/b/c?y", "b/é", "b/", "z"} {
+		f.put(t, "https://files.test/"+u, u)
+		f.put(t, "https://pages.test/dir/"+u, u)
+	}
+	ctx := context.Background()
+	for _, prefix := range []string{"", "https://files.test/", "files", "files.test/a", "files.test/a/", "pages.test/dir/a/b",
+		"pages.test/dir/a?", "none.test/"} {
+		var want []Info
+		for i, err := range f.List(ctx, prefix) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			want = append(want, i)
+		}
+		for n := range want {
+			rest := want[n+1:]
+			for i, err := range f.ListAfter(ctx, prefix, want[n].URL) {
+				if err != nil || len(rest) == 0 || i != rest[0] {
+					t.Fatalf("prefix %q after %s: %v, %v", prefix, want[n].URL, i, err)
+				}
+				rest = rest[1:]
+			}
+			if len(rest) > 0 {
+				t.Errorf("prefix %q after %s: not listed: %v", prefix, want[n].URL, rest)
+			}
+		}
+	}
+}
+
+// TestLevel: one level of the files, with the paths that lead on.
+func TestLevel(t *testing.T) {
+	f := start(t)
+	for _, u := range []string{"a", "a/b", "a/b/c", "a%20b/x", "q?x=1", "q?x=2"} {
+		f.put(t, "https://files.test/"+u, u)
+	}
+	for path, want := range map[string]string{
+		"": "files.test>files.test", "files.test": "a>files.test/a|a b>files.test/a%20b|a|q?x=1|q?x=2",
+		"https://files.test/a/": "b>files.test/a/b|b", "files.test/a%20b": "x", "files.test/none": "",
+		"files.test/../x": "path", "files.test/a?x": "path",
+	} {
+		var all, elems []string
+		for c, err := range f.Level(path, "") {
+			s := c.Name
+			if c.File == nil && err == nil {
+				s += ">" + c.Path
+			}
+			if err != nil {
+				s, _, _ = strings.Cut(err.Error(), " ")
+			}
+			all, elems = append(all, s), append(elems, c.Element)
+		}
+		if got := strings.Join(all, "|"); got != want {
+			t.Errorf("%s: %s, want %s", path, got, want)
+		}
+		for n, after := range elems {
+			var got []string
+			for c, err := range f.Level(path, after) {
+				if err == nil {
+					got = append(got, c.Element)
+				}
+			}
+			if after != "" && !slices.Equal(got, elems[n+1:]) {
+				t.Errorf("%s after %s: %q, want %q", path, after, got, elems[n+1:])
+			}
+		}
 	}
 }

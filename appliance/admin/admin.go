@@ -4,6 +4,7 @@
 package admin
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io/fs"
@@ -30,8 +31,11 @@ import (
 	"casemate/appliance/pulls"
 	"casemate/appliance/repositories"
 	"casemate/appliance/rotation"
+	"casemate/appliance/series"
 	"casemate/appliance/status"
+	"casemate/appliance/totals"
 	"casemate/appliance/upstream"
+	"casemate/appliance/usage"
 	"casemate/cluster"
 	"casemate/fileserver"
 	"casemate/pki"
@@ -66,6 +70,8 @@ type API struct {
 	// Transcript is what was rehearsed here; nil: nothing was.
 	Transcript Transcript
 	Status     *status.Page
+	Series     *series.Series
+	Totals     *totals.Totals
 	Executable *pages.Executable
 	// Site returns what the tree says about the bastions.
 	Site func() (nodeconf.Site, error)
@@ -196,12 +202,26 @@ func (a *API) Routes() []Route {
 // statusRoutes serves the state of this node.
 func (a *API) statusRoutes(on *routes) {
 	on.json("GET /v1/status", to(access.List),
-		func(r *http.Request) (any, error) { return a.Status.Report(r.Context()) })
+		func(r *http.Request) (any, error) {
+			return a.Status.Report(r.Context(), subject(r).May(access.Inspect, access.Object{}))
+		})
+	on.json("GET /v1/series", to(access.List), a.getSeries)
+	on.json("GET /v1/content", to(access.List), func(*http.Request) (any, error) { return a.Totals.List() })
 	on.json("POST /v1/reload", to(access.Administer).here("the config is a file of this node"),
 		func(*http.Request) (any, error) {
 			notes, err := a.Reload()
 			return map[string]any{"notes": append([]string{}, notes...)}, err
 		})
+}
+
+// getSeries is GET /v1/series?span=hour|day.
+func (a *API) getSeries(r *http.Request) (any, error) {
+	span := cmp.Or(r.URL.Query().Get("span"), series.Hour)
+	report, ok := a.Series.Report(span)
+	if !ok {
+		return nil, usage.Errorf("span must be %s or %s, got %.20q", series.Hour, series.Day, span)
+	}
+	return report, nil
 }
 
 // MayOverHTTPS reports whether an account with the role, for everything, gets more than a refusal over https.

@@ -23,6 +23,14 @@ func (a *API) importRoutes(on *routes) {
 		a.postImport)
 	on.json("GET /v1/imports", to(access.List),
 		func(r *http.Request) (any, error) { return a.Imports.ListFor(r.Context()) })
+	on.json("POST /v1/imports/{name}/publish", to(access.Import).named("import", "name"),
+		func(r *http.Request) (any, error) {
+			diff, err := seenDiff(r)
+			if err != nil {
+				return nil, err
+			}
+			return a.Imports.PublishStaged(r.Context(), r.PathValue("name"), diff)
+		})
 	on.json("GET /v1/imports/{name}", to(access.List).named("import", "name"),
 		func(r *http.Request) (any, error) { return a.Imports.Show(r.PathValue("name")) })
 	on.removes("DELETE /v1/imports/{name}", to(access.Import).named("import", "name"), a.importToRemove,
@@ -37,6 +45,8 @@ func (a *API) importRoutes(on *routes) {
 
 // approvalRoutes serves the approval of staged imports.
 func (a *API) approvalRoutes(on *routes) {
+	on.json("GET /v1/approvals", to(access.List),
+		func(*http.Request) (any, error) { return a.Imports.Waiting(), nil })
 	on.json("GET /v1/approvals/{name}", to(access.List).named("import", "name"),
 		func(r *http.Request) (any, error) { return a.Imports.Diff(r.PathValue("name")) })
 	on.json("POST /v1/approvals/{name}", to(access.Approve).named("import", "name"), a.approveImport)
@@ -47,18 +57,27 @@ func (a *API) approvalRoutes(on *routes) {
 // approveImport is POST /v1/approvals/NAME. Who approves is a person: whoever may create an API key could else
 // approve an import of their own with it.
 func (a *API) approveImport(r *http.Request) (any, error) {
-	var in struct{ Diff string }
-	if err := read(r, &in); err != nil {
+	diff, err := seenDiff(r)
+	if err != nil {
 		return nil, err
-	}
-	if in.Diff == "" {
-		return nil, usage.Errorf("diff is missing: it is the digest that casemate import diff shows")
 	}
 	if key, ok := strings.CutPrefix(subject(r).Name, "key/"); ok {
 		return nil, fmt.Errorf("an API key cannot approve, and %s is one: log in as a user: %w", key,
 			cluster.ErrApproval)
 	}
-	return a.Imports.Approve(r.Context(), r.PathValue("name"), in.Diff)
+	return a.Imports.Approve(r.Context(), r.PathValue("name"), diff)
+}
+
+// seenDiff reads {"diff"}: the digest of what somebody has seen before they publish it.
+func seenDiff(r *http.Request) (string, error) {
+	var in struct{ Diff string }
+	if err := read(r, &in); err != nil {
+		return "", err
+	}
+	if in.Diff == "" {
+		return "", usage.Errorf("diff is missing: it is the digest that casemate import diff shows")
+	}
+	return in.Diff, nil
 }
 
 // postImport takes over the connection: the command passes the files that it opened, and waits for the end of the
@@ -121,8 +140,13 @@ func (a *API) newImport(q handover.Request) (content.Request, error) {
 	if index, err = python.CheckIndex(index); err != nil {
 		return content.Request{}, &usage.Error{Err: err}
 	}
+	if q.Hold && q.DryRun {
+		return content.Request{}, usage.Errorf("hold and dry_run exclude each other: a dry run stores nothing that " +
+			"could wait")
+	}
 	return content.Request{
 		Name: q.Name, Keys: keys, Repository: q.Repository, PythonIndex: index, DryRun: q.DryRun, Partial: q.Partial,
+		Hold: q.Hold,
 	}, nil
 }
 

@@ -41,7 +41,7 @@ func (a *API) memberRoutes(on *routes) {
 
 // getMembers is GET /v1/members.
 func (a *API) getMembers(*http.Request) (any, error) {
-	return append([]cluster.Member{}, a.Cluster.Members()...), nil
+	return a.Status.Members(), nil
 }
 
 // format returns the format that the cluster has agreed on, and the one that this node's program supports.

@@ -15,7 +15,10 @@ import (
 	"casemate/appliance/packages"
 	"casemate/appliance/parts"
 	"casemate/appliance/repositories"
+	"casemate/appliance/series"
 	"casemate/appliance/settings"
+	"casemate/appliance/status"
+	"casemate/appliance/totals"
 	"casemate/appliance/upstream"
 )
 
@@ -38,6 +41,9 @@ var answers = map[string]any{
 	"GET /v1/settings":                        []settings.Setting{},
 	"GET /v1/settings/{key}":                  settings.Setting{},
 	"GET /v1/certs":                           []Cert{},
+	"GET /v1/members":                         []status.Member{},
+	"GET /v1/series":                          series.Report{},
+	"GET /v1/content":                         []totals.Origin{},
 	"GET /v1/images":                          []Image{},
 	"GET /v1/files":                           []File{},
 	"PUT /v1/files":                           File{},
@@ -46,6 +52,10 @@ var answers = map[string]any{
 	"GET /v1/egress":                          Egress{},
 	"GET /v1/imports":                         []content.Import{},
 	"GET /v1/imports/{name}":                  content.Details{},
+	"GET /v1/approvals":                       []content.Import{},
+	"GET /v1/approvals/{name}":                content.Effect{},
+	"POST /v1/approvals/{name}":               content.Result{},
+	"POST /v1/imports/{name}/publish":         content.Result{},
 	"DELETE /v1/imports/{name}":               content.Removed{},
 	"POST /v1/imports/parts":                  parts.State{},
 	"GET /v1/imports/parts/{id}":              parts.State{},

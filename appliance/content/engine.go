@@ -225,17 +225,18 @@ func (e *Engine) Totals() (bytes int64, took time.Duration) {
 // begin makes j the running import. fs.ErrExist: another import is running. Every begin must be followed by end.
 //
 // If the running import's command has gone away, begin waits for that import to end, which takes a moment: a user who
-// interrupts an import is told to run the same command again.
+// interrupts an import is told to run the same command again. With Request.Wait it waits for any running import.
 func (e *Engine) begin(ctx context.Context, j *job) error {
 	j.ctx, j.ended = ctx, make(chan struct{})
 	for {
 		e.mu.Lock()
 		before := e.running
-		if j.dry || before == nil || before.ctx.Err() == nil {
+		if j.dry || before == nil || before.ctx.Err() == nil && !j.req.Wait {
 			defer e.mu.Unlock()
 			return e.beginNow(j)
 		}
 		e.mu.Unlock()
+		j.req.Progress(Progress{Phase: PhaseWaiting, Total: -1})
 		select {
 		case <-before.ended:
 		case <-ctx.Done():

@@ -34,18 +34,24 @@ type Request struct {
 	// Partial leaves out names that cannot be imported and lists them in Result.Refused. Without it they are all
 	// reported, and nothing is imported.
 	Partial bool
+	// Hold stages the import, so that somebody can look at what it would do before it is published (Engine.Diff,
+	// Engine.PublishStaged), even if the policy does not ask for an approval.
+	Hold bool
+	// Wait makes the import wait until the one that is running has ended, instead of fs.ErrExist.
+	Wait bool
 	// Progress is called periodically, from any goroutine. Nil: not called.
 	Progress func(Progress)
 }
 
 // Progress is the progress of an import in bytes of the inputs; total is -1 if unknown.
 type Progress struct {
-	Phase       string // PhaseReading, PhasePublishing
+	Phase       string // PhaseWaiting, PhaseReading, PhasePublishing
 	Done, Total int64
 }
 
 // Phases of an import.
 const (
+	PhaseWaiting    = "waiting" // for the import that is running
 	PhaseReading    = "reading"
 	PhasePublishing = "publishing"
 )
@@ -68,6 +74,8 @@ type Result struct {
 	Parts   int   `json:"parts,omitempty"`
 	Have    []int `json:"have,omitempty"`
 	Missing []int `json:"missing,omitempty"`
+	// NeedsApproval is that of Import, if it is staged.
+	NeedsApproval bool `json:"needs_approval,omitempty"`
 	// Repaired is how many blobs were damaged or lost here and were restored.
 	Repaired int `json:"mended,omitempty"`
 	// Need is how many bytes at most an import would write, and Changes what it would change, in a dry run.
@@ -118,6 +126,10 @@ func (e *Engine) Import(ctx context.Context, req Request) (*Result, error) {
 		j.base = defaultName(req.Inputs[0].Name)
 	} else if err := CheckName(req.Name); err != nil {
 		return nil, err
+	}
+	if req.Hold && req.DryRun {
+		return nil, fmt.Errorf("hold and dry run exclude each other: a dry run stores nothing that could wait: %w",
+			fs.ErrInvalid)
 	}
 	var err error
 	if j.keys, err = j.policy.admit(req.Keys); err != nil {
@@ -328,6 +340,15 @@ func (j *job) room(c *bundle.Contents, need int64) error {
 					}
 				}
 			}
+		}
+	}
+	if c.Index == nil && !j.dry { // and so is what an interrupted reading of the same files has stored
+		all, err := j.e.pendings()
+		if err != nil {
+			return err
+		}
+		if p, ok := all[keyOf("", j.base)]; ok {
+			need -= j.e.pendingBlobs(p).Bytes
 		}
 	}
 	if room := j.e.cfg.Room(); need > room {

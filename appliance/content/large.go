@@ -9,6 +9,7 @@ import (
 	"slices"
 	"syscall"
 
+	"casemate/bundle"
 	"casemate/cluster"
 )
 
@@ -52,6 +53,8 @@ func (s *sink) resume(ctx context.Context, w cluster.BlobWriter, digest string, 
 		if at, err = back.Seek(0, io.SeekCurrent); err == nil {
 			_, err = back.Seek(skip, io.SeekCurrent)
 		}
+	} else if from, ok := r.(bundle.Skipper); ok {
+		err = from.Skip(skip)
 	} else {
 		_, err = io.CopyN(io.Discard, cancelable{ctx, r}, skip)
 	}

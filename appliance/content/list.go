@@ -24,6 +24,8 @@ type Import struct {
 	// KeptUntil is when an incomplete import is dropped, together with what was read of it, unless it is continued;
 	// and when a staged one expires.
 	KeptUntil time.Time `json:"kept_until,omitzero"`
+	// NeedsApproval reports that somebody else has to approve a staged import. Else its maker may publish it as well.
+	NeedsApproval bool `json:"needs_approval,omitempty"`
 	// Running reports that this node is reading it now.
 	Running bool `json:"running,omitempty"`
 }

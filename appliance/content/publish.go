@@ -43,7 +43,7 @@ func (j *job) publish(ctx context.Context, s *sink, c *bundle.Contents) (*Result
 	if err := j.ages(ctx, c.Index, s); err != nil {
 		return nil, err
 	}
-	if e.cfg.Tree.ApprovalRequired() {
+	if j.req.Hold || e.cfg.Tree.ApprovalRequired() {
 		return j.stage(ctx, r, version, links, index)
 	}
 	pend := j.keeper.get().dir()

@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"casemate/bundle"
 	"casemate/cluster"
 	"casemate/cluster/tree"
 )
@@ -253,8 +254,22 @@ func (s *source) reader() io.Reader {
 			io.Reader
 			io.Seeker
 		}{s, s.r.(io.Seeker)}
+	case bundle.Skipper:
+		return skippingSource{s}
 	}
 	return s
+}
+
+// skippingSource is a source of which bytes can be skipped.
+type skippingSource struct{ *source }
+
+// Skip implements bundle.Skipper.
+func (s skippingSource) Skip(n int64) error {
+	err := bundle.Skip(s.r, n)
+	if err != nil {
+		s.err = err
+	}
+	return err
 }
 
 func (s *source) Read(p []byte) (int, error) {

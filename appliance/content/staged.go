@@ -74,9 +74,13 @@ func (e *Engine) waits(name string, parts int) (*Result, error) {
 		return nil, err
 	}
 	res := &Result{State: Staged, Record: r, Parts: parts}
-	res.Message = fmt.Sprintf("%s is staged until %s: every byte is here, and nothing is visible until somebody other "+
-		"than %s approves it: %s; casemate import diff %s shows what it would do", name, h.Until.Format(time.RFC3339),
-		h.Maker, changesText(r), name)
+	res.NeedsApproval = e.cfg.Tree.ApprovalRequired()
+	who := "somebody other than " + h.Maker + " approves it"
+	if !res.NeedsApproval {
+		who = h.Maker + " publishes it, or somebody else approves it"
+	}
+	res.Message = fmt.Sprintf("%s is staged until %s: every byte is here, and nothing is visible until %s: %s; "+
+		"casemate import diff %s shows what it would do", name, h.Until.Format(time.RFC3339), who, changesText(r), name)
 	return res, nil
 }
 
@@ -142,11 +146,24 @@ func (e *Engine) stagedImports() []Import {
 	var list []Import
 	for name, r := range e.stagedRecords() {
 		if h, ok := e.staged(name); ok {
-			list = append(list, Import{State: Staged, Record: r, KeptUntil: h.Until})
+			list = append(list, e.stagedImport(r, h))
 		}
 	}
+	slices.SortFunc(list, func(a, b Import) int {
+		return cmp.Or(a.Time.Compare(b.Time), cmp.Compare(a.Name, b.Name))
+	})
 	return list
 }
+
+func (e *Engine) stagedImport(r Record, h cluster.Held) Import {
+	return Import{State: Staged, Record: r, KeptUntil: h.Until, NeedsApproval: e.cfg.Tree.ApprovalRequired()}
+}
+
+// Waiting lists the staged imports, the oldest first. What each would do is in its Diff.
+func (e *Engine) Waiting() []Import { return append([]Import{}, e.stagedImports()...) }
+
+// Staged returns how many imports are staged. It reads no records.
+func (e *Engine) Staged() int { return len(e.cfg.Tree.Held()) }
 
 // Diff returns what approving a staged import would do now. fs.ErrNotExist: no import of that name waits.
 func (e *Engine) Diff(name string) (*Effect, error) {
@@ -170,7 +187,7 @@ func (e *Engine) Diff(name string) (*Effect, error) {
 		return nil, err
 	}
 	r.New, r.Changed, r.Unchanged, r.Images, r.Manifests, r.Files, r.Redirects = 0, 0, 0, 0, 0, 0, 0
-	out := &Effect{Import: Import{State: Staged, Record: r, KeptUntil: h.Until}, Diff: diff,
+	out := &Effect{Import: e.stagedImport(r, h), Diff: diff,
 		Changes: changesOf(e.names(links), name, func(path string) []cluster.Claim { return now[path] })}
 	for _, c := range out.Changes {
 		out.tally(c)
@@ -200,46 +217,82 @@ func (e *Engine) heldLinks(held iter.Seq[cluster.HeldEdit]) (*edits, map[string]
 // would do something else than diff. fs.ErrNotExist: it was approved or rejected before, or has expired.
 // fs.ErrPermission: the policy does not allow it any more.
 func (e *Engine) Approve(ctx context.Context, name, diff string) (*Result, error) {
-	effect, err := e.Diff(name)
+	h, effect, err := e.seen(name, diff)
 	if err != nil {
 		return nil, err
 	}
-	actor := tree.ActorIn(ctx)
-	switch h, ok := e.staged(name); {
-	case !ok:
-		return nil, noLonger(name)
-	case actor.Name == h.Maker:
+	if tree.ActorIn(ctx).Name == h.Maker {
+		if !effect.NeedsApproval {
+			return nil, fmt.Errorf("import %s was made by %s, who need not approve it: casemate import publish %s "+
+				"publishes it: %w", name, h.Maker, name, cluster.ErrApproval)
+		}
 		return nil, fmt.Errorf("import %s was made by %s: %w", name, h.Maker, cluster.ErrApproval)
-	case effect.Diff != diff:
-		return nil, fmt.Errorf("import %s would do something else than %.80q now (%s): casemate import diff %s shows "+
-			"what: %w", name, diff, effect.Diff, name, fs.ErrExist)
-	default:
-		return e.approve(ctx, h, effect)
 	}
+	effect.Approver = tree.ActorIn(ctx).Name
+	told := tree.Event{Verb: "import.approve", Object: name, Old: effect.ID, New: effect.Diff}
+	return e.publishStaged(ctx, h, effect, told, func(b cluster.Batch) { cluster.Approve(b, h.ID, effect.Diff) })
 }
 
-func (e *Engine) approve(ctx context.Context, h cluster.Held, effect *Effect) (*Result, error) {
+// PublishStaged publishes a staged import for who has made it, the context's actor, where the policy asks for no
+// approval. diff is that of Diff, which the actor has seen. cluster.ErrApproval: the policy asks for one.
+// fs.ErrPermission: somebody else has made it, or the policy does not allow it any more. fs.ErrExist and fs.ErrNotExist
+// are those of Approve. Names that change at the very moment are published over, as by an import that was not staged.
+func (e *Engine) PublishStaged(ctx context.Context, name, diff string) (*Result, error) {
+	h, effect, err := e.seen(name, diff)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case effect.NeedsApproval:
+		return nil, fmt.Errorf("import %s cannot be published by who has made it: %w", name, cluster.ErrApproval)
+	case tree.ActorIn(ctx).Name != h.Maker:
+		return nil, fmt.Errorf("import %s was made by %s, and only %s publishes it: others approve it with casemate "+
+			"import approve %s: %w", name, h.Maker, h.Maker, name, fs.ErrPermission)
+	}
+	told := tree.Event{Verb: "import.publish", Object: name, Old: effect.ID, New: effect.Diff}
+	return e.publishStaged(ctx, h, effect, told, func(b cluster.Batch) { cluster.Release(b, h.ID) })
+}
+
+// seen returns a staged import that would do what the digest says.
+func (e *Engine) seen(name, diff string) (cluster.Held, *Effect, error) {
+	effect, err := e.Diff(name)
+	if err != nil {
+		return cluster.Held{}, nil, err
+	}
+	h, ok := e.staged(name)
+	switch {
+	case !ok:
+		return h, nil, noLonger(name)
+	case effect.Diff != diff:
+		return h, nil, fmt.Errorf("import %s would do something else than %.80q now (%s): casemate import diff %s "+
+			"shows what: %w", name, diff, effect.Diff, name, fs.ErrExist)
+	}
+	return h, effect, nil
+}
+
+// publishStaged publishes a staged import with what write adds to the batch: its approval, or its edits.
+func (e *Engine) publishStaged(ctx context.Context, h cluster.Held, effect *Effect, told tree.Event,
+	write func(cluster.Batch)) (*Result, error) {
 	r := effect.Record
 	links, _ := e.heldLinks(e.cfg.Tree.HeldEdits(h.ID))
 	hosts := hostsOf(links)
 	if err := e.cfg.Policy().checkNames(r, hosts); err != nil {
 		return nil, fmt.Errorf("import %s: %w", r.Name, err)
 	}
-	r.Approver, r.Time = tree.ActorIn(ctx).Name, e.cfg.Now().UTC()
-	told := tree.WithEvent(ctx, tree.Event{Verb: "import.approve", Object: r.Name, Old: r.ID, New: effect.Diff})
-	err := e.cfg.Publish(told, hosts, func(b cluster.Batch, o Origins) error {
+	r.Time = e.cfg.Now().UTC()
+	err := e.cfg.Publish(tree.WithEvent(ctx, told), hosts, func(b cluster.Batch, o Origins) error {
 		r.Origins = o
 		data, err := r.encode()
 		if err == nil {
-			cluster.Approve(b, h.ID, effect.Diff)
+			write(b)
 			cluster.As(b, r.Name).Put(recordName(r.Name), data)
 		}
 		return err
 	})
 	if err != nil && !e.happened(r) {
-		return nil, fmt.Errorf("import %s cannot be approved: %w", r.Name, err)
+		return nil, fmt.Errorf("import %s cannot be published: %w", r.Name, err)
 	}
-	e.cfg.Log.Info("import approved", "import", r.Name, "id", r.ID, "maker", r.Maker, "approver", r.Approver, "diff",
+	e.cfg.Log.Info("staged import published", "event", told.Verb, "import", r.Name, "id", r.ID, "maker", r.Maker, "approver", r.Approver, "diff",
 		effect.Diff)
 	res := &Result{State: Imported, Record: r}
 	res.Message = fmt.Sprintf("%s is imported: %s", r.Name, changesText(r))

@@ -343,3 +343,122 @@ func TestImportPolicy(t *testing.T) {
 		})
 	}
 }
+
+// A held import is published by who has made it, once, with what was seen; by another person too; and by nobody else
+// where the policy asks for an approval by then.
+func TestHeldForReview(t *testing.T) {
+	t.Parallel()
+	hold := func(s *site, p *pack) string {
+		s.t.Helper()
+		r, err := s.Import(s.by("alice"), Request{Inputs: []bundle.Input{{Name: p.file, File: p}}, Hold: true})
+		if err != nil || r.State != Staged || r.NeedsApproval || !strings.Contains(r.Message, "until alice publishes it") {
+			s.t.Fatalf("%+v, %v", r, err)
+		}
+		if got := s.sees(p); !maps.Equal(got, none(p)) {
+			s.t.Errorf("names before it is published: %v", got)
+		}
+		if list := s.Waiting(); len(list) != 1 || list[0].Name != "a" || list[0].NeedsApproval || s.Staged() != 1 {
+			s.t.Errorf("%+v", list)
+		}
+		return s.diff("a").Diff
+	}
+	for _, kind := range []string{bundle.KindBundle, bundle.KindTree} {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t)
+			p := sample("a.tar")
+			p.kind = kind
+			diff := hold(s, p)
+			s.restart()
+			s.pass(13 * 24 * time.Hour)
+			s.gc()
+			if _, err := s.PublishStaged(s.by("bob"), "a", diff); !errors.Is(err, fs.ErrPermission) {
+				t.Errorf("somebody else: %v", err)
+			}
+			wrong := "sha256:" + strings.Repeat("0", 64)
+			if _, err := s.PublishStaged(s.by("alice"), "a", wrong); !errors.Is(err, fs.ErrExist) {
+				t.Errorf("another diff: %v", err)
+			}
+			if _, err := s.Approve(s.by("alice"), "a", diff); !errors.Is(err, cluster.ErrApproval) ||
+				!strings.Contains(err.Error(), "casemate import publish a") {
+				t.Errorf("an approval by its maker: %v", err)
+			}
+			done, err := s.PublishStaged(s.by("alice"), "a", diff)
+			if err != nil || done.State != Imported || done.Maker != "alice" || done.Approver != "" {
+				t.Fatalf("%+v, %v", done, err)
+			}
+			differ(t, s.sees(p), wanted(p))
+			s.gc()
+			s.pass(2 * time.Hour)
+			s.gc()
+			if n := s.whole(p); n != len(p.order) {
+				t.Errorf("%d of %d blobs are whole", n, len(p.order))
+			}
+			if stored, err := s.readRecord("a"); err != nil || stored.Maker != "alice" || !s.intact(stored) {
+				t.Errorf("%+v, %v", stored, err)
+			}
+			if _, err := s.PublishStaged(s.by("alice"), "a", diff); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("twice: %v", err)
+			}
+			if again := s.must("", p); again.State != Unchanged || len(s.Waiting()) != 0 {
+				t.Errorf("%+v", again)
+			}
+		})
+	}
+	t.Run("by another person", func(t *testing.T) {
+		t.Parallel()
+		s := newSite(t)
+		p := sample("a.tar")
+		done, err := s.Approve(s.by("bob"), "a", hold(s, p))
+		if err != nil || done.Approver != "bob" {
+			t.Fatalf("%+v, %v", done, err)
+		}
+		differ(t, s.sees(p), wanted(p))
+	})
+	t.Run("approvals are on by then", func(t *testing.T) {
+		t.Parallel()
+		s := newSite(t)
+		p := sample("a.tar")
+		diff := hold(s, p)
+		s.needsApproval(true)
+		if _, err := s.PublishStaged(s.by("alice"), "a", diff); !errors.Is(err, cluster.ErrApproval) {
+			t.Errorf("its maker: %v", err)
+		}
+		// The state of the cluster decides, not this room: the setting may change at the last moment.
+		h, _ := s.staged("a")
+		err := s.tree.Update(s.by("alice"), func(b cluster.Batch) error { cluster.Release(b, h.ID); return nil })
+		if !errors.Is(err, cluster.ErrApproval) {
+			t.Errorf("a release: %v", err)
+		}
+		if got := s.sees(p); !maps.Equal(got, none(p)) || s.Staged() != 1 {
+			t.Errorf("%v", got)
+		}
+		if _, err := s.Approve(s.by("bob"), "a", diff); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("its names have changed", func(t *testing.T) {
+		t.Parallel()
+		s := newSite(t)
+		p := sample("a.tar")
+		diff := hold(s, p)
+		other := sample("b.tar")
+		s.must("", other)
+		if now := s.diff("a").Diff; now == diff {
+			t.Skip("the other import shows the same content")
+		}
+		if _, err := s.PublishStaged(s.by("alice"), "a", diff); !errors.Is(err, fs.ErrExist) {
+			t.Error(err)
+		}
+	})
+	t.Run("dry run", func(t *testing.T) {
+		t.Parallel()
+		s := newSite(t)
+		p := sample("a.tar")
+		_, err := s.Import(t.Context(), Request{Inputs: []bundle.Input{{Name: p.file, File: p}}, Hold: true,
+			DryRun: true})
+		if !errors.Is(err, fs.ErrInvalid) {
+			t.Error(err)
+		}
+	})
+}

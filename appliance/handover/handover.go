@@ -54,6 +54,8 @@ type Request struct {
 	DryRun bool `json:"dry_run,omitempty"`
 	// Partial leaves out names that cannot be imported, with their reasons.
 	Partial bool `json:"partial,omitempty"`
+	// Hold stages the import, so that somebody can look at what it would do before it is published.
+	Hold bool `json:"hold,omitempty"`
 	// Inputs are in the operator's order. Run sets them.
 	Inputs []Named `json:"inputs"`
 }
@@ -62,6 +64,10 @@ type Request struct {
 type Named struct {
 	Name string `json:"name"` // as typed; "-" is standard input
 	Dir  bool   `json:"dir,omitempty"`
+	// Size in bytes and Modified (RFC 3339) are what whoever sends a file over https knows of it, 0 and the zero time if
+	// nothing is known.
+	Size     int64     `json:"size,omitempty"`
+	Modified time.Time `json:"modified,omitzero"`
 	// Relayed reports that the command copies the input into its own pipe, because it is neither a regular file nor a
 	// pipe (ssh provides a socket). Such a pipe also ends when the command dies, so its end is valid only if the
 	// command confirms it.

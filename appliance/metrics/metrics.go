@@ -44,6 +44,7 @@ type Metrics struct {
 	noise    *prometheus.CounterVec
 	luck     *prometheus.CounterVec
 	tls      *prometheus.CounterVec
+	own      *prometheus.Registry // requests, sent and misses, for Totals
 }
 
 // New returns the metrics of a node, which reads s at each scrape.
@@ -75,6 +76,8 @@ func New(s Sources) *Metrics {
 	m.luck.WithLabelValues()
 	m.reg.MustRegister(m.requests, m.sent, m.seconds, m.misses, m.noise, m.luck, m.tls, scrape{s},
 		collectors.NewGoCollector())
+	m.own = prometheus.NewRegistry()
+	m.own.MustRegister(m.requests, m.sent, m.misses)
 	m.reg.MustRegister(process(collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), s.Started)...)
 	return m
 }
@@ -168,6 +171,40 @@ func (m *Metrics) write() ([]byte, error) {
 		}
 	}
 	return b.Bytes(), nil
+}
+
+// Totals are what has been counted since the start.
+type Totals struct {
+	Requests, Sent map[string]uint64 // by service: requests, and bytes of response bodies
+	Misses         uint64            // without noise
+}
+
+// Totals returns what has been counted so far. It reads these counters alone, none of another package.
+func (m *Metrics) Totals() (Totals, error) {
+	t := Totals{Requests: map[string]uint64{}, Sent: map[string]uint64{}}
+	families, err := m.own.Gather()
+	if err != nil {
+		return t, err
+	}
+	for _, f := range families {
+		for _, c := range f.GetMetric() {
+			n, room := uint64(c.GetCounter().GetValue()), ""
+			for _, l := range c.GetLabel() {
+				if l.GetName() == "room" {
+					room = l.GetValue()
+				}
+			}
+			switch f.GetName() {
+			case "casemate_http_requests_total":
+				t.Requests[room] += n
+			case "casemate_http_sent_bytes_total":
+				t.Sent[room] += n
+			case "casemate_misses_total":
+				t.Misses += n
+			}
+		}
+	}
+	return t, nil
 }
 
 // Request counts a response of a service.

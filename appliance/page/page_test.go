@@ -66,8 +66,8 @@ func (f *fakeAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 var everything = []string{"administer", "approve", "delete", "import", "inspect", "list", "manage", "operate", "pull",
 	"push"}
 
-// admin is GET /v1/whoami of an administrator.
-func admin() map[string]any {
+// administrator is GET /v1/whoami of an administrator.
+func administrator() map[string]any {
 	return map[string]any{"name": "boss", "verbs": everything, "key": "login-abc"}
 }
 
@@ -76,7 +76,7 @@ func open(t *testing.T, answers map[string]any) (*Page, *fakeAPI) {
 	t.Helper()
 	api := &fakeAPI{t: t, answers: answers}
 	if answers["GET /v1/whoami"] == nil {
-		answers["GET /v1/whoami"] = admin()
+		answers["GET /v1/whoami"] = administrator()
 	}
 	p := New(Config{Node: "n1", Domain: "gap.example", API: api,
 		Front: func(context.Context) Front {
@@ -122,10 +122,14 @@ func TestHostileText(t *testing.T) {
 // checkInert fails unless a page has nothing but text in the place of hostile text.
 func checkInert(t *testing.T, w *httptest.ResponseRecorder) {
 	t.Helper()
-	body := w.Body.String()
 	if w.Code != http.StatusOK {
-		t.Fatalf("%d: %s", w.Code, body)
+		t.Fatalf("%d: %s", w.Code, w.Body)
 	}
+	checkInertBody(t, w.Body.String())
+}
+
+func checkInertBody(t *testing.T, body string) {
+	t.Helper()
 	for _, bad := range []string{"<script>alert", "\x1b", "\u202e", "\x00", `"'onmouseover`} {
 		if strings.Contains(body, bad) {
 			i := strings.Index(body, bad)

@@ -43,6 +43,7 @@ import (
 //	egress.json    this node's egress book
 //	clients.json   this node's book of clients
 //	pulls.json     when clients of this node last read images and files
+//	disks.json     how much space the disks of all nodes had
 //	removed        only if the node was removed from its cluster
 //
 // and no other files.
@@ -53,6 +54,7 @@ const (
 	EgressFile  = "egress.json"  // this node's egress book
 	ClientsFile = "clients.json" // this node's book of clients
 	PullsFile   = "pulls.json"   // when clients of this node last read images and files
+	DisksFile   = "disks.json"   // how much space the disks of all nodes had
 )
 
 // The disk's reserve: 1 GiB, or a twentieth of a small disk.
@@ -289,7 +291,7 @@ func checkDataDir(dir string) error {
 	if err != nil {
 		return unreadable(dir, err)
 	}
-	own := []string{clusterDir, CertsDir, MissingFile, EgressFile, ClientsFile, PullsFile, removedFile, "lost+found"}
+	own := []string{clusterDir, CertsDir, MissingFile, EgressFile, ClientsFile, PullsFile, DisksFile, removedFile, "lost+found"}
 	for _, e := range entries {
 		if !slices.Contains(own, e.Name()) {
 			return fmt.Errorf("data directory %s contains %q, which is not casemate's: choose an empty directory "+

@@ -9,8 +9,10 @@ import (
 	"strings"
 	"time"
 
+	"casemate/appliance/access"
 	"casemate/appliance/content"
 	"casemate/appliance/current"
+	"casemate/appliance/forecast"
 	"casemate/appliance/lookup"
 	"casemate/appliance/missing"
 	"casemate/appliance/origin"
@@ -43,6 +45,9 @@ type Page struct {
 	// Directory returns why the LDAP directory could not be asked the last time.
 	Directory func() error
 	Rotation  *rotation.Book
+	Forecast  *forecast.Book
+	// Keys returns the API keys.
+	Keys func() ([]access.Key, error)
 	// NotPermitted returns why names that the root does not permit are not enabled, and what changes that.
 	NotPermitted func(names ...string) string
 	// UnpermittedAddrs says the same of a node's addresses; "" if the root permits them all.
@@ -62,9 +67,10 @@ type Miss struct {
 	Last  time.Time `json:"last"`
 }
 
-// Report returns the document.
-func (p *Page) Report(ctx context.Context) (any, error) {
+// Report returns the document. inspect tells that whoever asks may see certificates, keys and tokens.
+func (p *Page) Report(ctx context.Context, inspect bool) (any, error) {
 	v := p.Current.State()
+	members := p.Members()
 	st := p.Cluster.Status()
 	problems := p.Problems.List()
 	if st.Failure != "" {
@@ -117,7 +123,8 @@ func (p *Page) Report(ctx context.Context) (any, error) {
 		NotAfter  time.Time `json:"not_after"`
 	}
 	certs := []cert{}
-	for _, e := range p.CA.Expiries() {
+	ends := p.CA.Expiries()
+	for _, e := range ends {
 		if e.Kind == "root" || e.Kind == "intermediate" || e.NotAfter.Sub(p.Now()) < 7*24*time.Hour {
 			certs = append(certs, cert{strings.TrimSpace(e.Kind + " " + e.Name), e.NotBefore, e.NotAfter})
 		}
@@ -143,8 +150,13 @@ func (p *Page) Report(ctx context.Context) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	warnings = append(warnings, importWarnings(pending)...)
+	warnings = append(warnings, importWarnings(append(pending, p.Imports.Waiting()...))...)
 	warnings = append(warnings, p.clusterWarnings()...)
+	warnings = append(warnings, diskWarnings(members)...)
+	expires, err := p.expires(ends, inspect)
+	if err != nil {
+		return nil, err
+	}
 	images, files := p.Counts()
 	entries, err := p.Book.List()
 	if err != nil {
@@ -158,15 +170,15 @@ func (p *Page) Report(ctx context.Context) (any, error) {
 		"node": p.Node, "version": p.Version, "started": p.Started.UTC(),
 		"domain": v.Settings.Domain, "advertise": p.Advertise,
 		"serving": p.Ready() == nil, "problems": append([]string{}, problems...),
-		"leader": st.Leader, "role": st.Role, "members": p.Cluster.Members(),
+		"leader": st.Leader, "role": st.Role, "members": members,
 		"term": st.Term, "applied": st.Applied, "commit": st.Commit,
 		"entries": st.Entries, "images": images, "files": files, "blobs": st.Blobs, "bytes": st.Bytes,
 		"imports": map[string]any{"complete": complete, "incomplete": len(pending),
-			"running": p.Imports.Running()},
+			"staged": p.Imports.Staged(), "running": p.Imports.Running()},
 		"disk":         map[string]int64{"total": st.DiskTotal, "free": st.DiskFree, "reserve": st.DiskReserve},
 		"certificates": certs, "ca": shape, "warnings": append([]string{}, warnings...), "misses": misses,
-		"repositories": expirations(expiring, now),
-		"scrub":        scrub,
-		"uploads":      uploads,
+		"repositories": expirations(expiring, now), "expires": expires,
+		"scrub":   scrub,
+		"uploads": uploads,
 	}, nil
 }

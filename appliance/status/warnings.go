@@ -37,11 +37,18 @@ func uploadWarnings(u registry.Uploads) (list []string) {
 	return list
 }
 
-// importWarnings returns sentences for status about incomplete imports.
+// importWarnings returns sentences for status about incomplete and staged imports.
 func importWarnings(list []content.Import) []string {
 	var out []string
 	for _, i := range list {
 		switch {
+		case i.State == content.Staged:
+			who := "somebody else"
+			if !i.NeedsApproval {
+				who = i.Maker + " or somebody else"
+			}
+			out = append(out, fmt.Sprintf("import %s of %s is staged and waits for %s until %s: casemate import diff %s",
+				i.Name, i.Maker, who, i.KeptUntil.Format(time.DateOnly), i.Name))
 		case i.State != content.Incomplete || i.Running:
 		case len(i.Missing) > 0:
 			out = append(out,

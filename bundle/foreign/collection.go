@@ -255,6 +255,7 @@ type streamPart struct {
 	open   func() (io.Reader, func() error, error)
 	format format
 	size   int64 // compressed size; -1: a pipe
+	claims int64 // the size that a pipe says it will have; 0 if it does not
 	depth  int
 	listed string
 	parts  []part // set when it was read
@@ -268,7 +269,12 @@ func (p *streamPart) kind() string {
 	return kinds.kind()
 }
 
-func (p *streamPart) need(*Reader) int64 { return p.size }
+func (p *streamPart) need(*Reader) int64 {
+	if p.size < 0 && p.claims > 0 {
+		return p.claims
+	}
+	return p.size
+}
 
 func (p *streamPart) load(ctx context.Context, r *Reader) error {
 	src, closing, err := p.open()
@@ -315,4 +321,13 @@ func (p *progressReader) Read(b []byte) (int, error) {
 		p.r.expanded.in.Add(int64(n))
 	}
 	return n, err
+}
+
+// Skip implements bundle.Skipper.
+func (p *progressReader) Skip(n int64) error {
+	err := bundle.Skip(p.Reader, n)
+	if err == nil {
+		p.r.progress(n)
+	}
+	return err
 }

@@ -92,8 +92,8 @@ func (r *Reader) Read(ctx context.Context, inputs []bundle.Input, files []*File)
 			return nil, err
 		}
 		parts = append(parts, p...)
-		if f := files[i]; f != nil && f.at != nil && r.total >= 0 {
-			r.total += f.size
+		if f := files[i]; f != nil && (f.at != nil || f.claims > 0) && r.total >= 0 {
+			r.total += f.size + f.claims
 		} else {
 			r.total = -1
 		}
@@ -159,6 +159,7 @@ func (r *Reader) inspect(ctx context.Context, in bundle.Input, f *File) ([]part,
 		if f.at != nil {
 			p.size = f.size
 		} else {
+			p.claims = f.claims
 			r.expanded.stream = true
 		}
 		p.open = func() (io.Reader, func() error, error) { return f.reader(), noClose, nil }

@@ -113,6 +113,7 @@ type File struct {
 	format format
 	at     io.ReaderAt // of a regular file; nil for a pipe
 	size   int64       // of a regular file
+	claims int64       // the size that a pipe says it will have; 0 if it does not
 	rest   io.Reader   // of a pipe: all of its content, including the head
 }
 
@@ -140,7 +141,10 @@ func OpenFile(in bundle.Input) (*File, error) {
 		return nil, err
 	}
 	f.Head = f.Head[:n]
-	f.rest = io.MultiReader(bytes.NewReader(f.Head), in.File)
+	if f.at == nil {
+		f.claims = max(0, info.Size())
+	}
+	f.rest = bundle.Unread(f.Head, in.File)
 	f.format = sniff(f.Head)
 	return f, nil
 }
@@ -150,8 +154,19 @@ func (f *File) Whole() fs.File {
 	if f.at != nil {
 		return f.File
 	}
+	if s, ok := f.rest.(bundle.Skipper); ok {
+		return skipping{f, s}
+	}
 	return f
 }
+
+// skipping is the file of a pipe that is a bundle.Skipper.
+type skipping struct {
+	*File
+	s bundle.Skipper
+}
+
+func (s skipping) Skip(n int64) error { return s.s.Skip(n) }
 
 // Read reads a pipe from its beginning.
 func (f *File) Read(p []byte) (int, error) { return f.rest.Read(p) }
@@ -161,5 +176,5 @@ func (f *File) reader() io.Reader {
 	if f.at != nil {
 		return io.NewSectionReader(f.at, 0, f.size)
 	}
-	return f
+	return f.rest
 }

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"casemate/bundle"
 	"casemate/bundle/oci"
 )
 
@@ -302,4 +303,22 @@ func (c *countingReader) Read(p []byte) (int, error) {
 	n, err := c.r.Read(p)
 	c.n += int64(n)
 	return n, err
+}
+
+// errNoSeek tells the tar reader that it has to read what it wants to seek over.
+var errNoSeek = errors.New("this reader does not seek")
+
+// Seek is for the tar reader, which seeks over the files that nobody has read: a Skipper skips them.
+func (c *countingReader) Seek(offset int64, whence int) (int64, error) {
+	s, ok := c.r.(bundle.Skipper)
+	if !ok || whence != io.SeekCurrent || offset < 0 {
+		return -1, errNoSeek
+	}
+	if offset > 0 {
+		if err := s.Skip(offset); err != nil {
+			return -1, err
+		}
+	}
+	c.n += offset
+	return c.n, nil
 }

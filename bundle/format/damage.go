@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"syscall"
+
+	"casemate/bundle"
 )
 
 // ErrDamaged is wrapped by every error about wrong bytes of a bundle. Such an error is syscall.EBADMSG too.
@@ -75,6 +77,21 @@ func (s *stream) Read(p []byte) (int, error) {
 	n, err := s.r.Read(p)
 	s.off += int64(n)
 	return n, err
+}
+
+// skips reports whether skip moves without reading.
+func (s *stream) skips() bool {
+	_, ok := s.r.(bundle.Skipper)
+	return ok
+}
+
+// skip moves forward by n bytes.
+func (s *stream) skip(n int64) error {
+	err := bundle.Skip(s.r, n)
+	if err == nil {
+		s.off += n
+	}
+	return err
 }
 
 // readN reads n bytes. Memory grows with the bytes that are there, not with n.

@@ -63,7 +63,7 @@ func (o *openBundle) open(in bundle.Input, keys []ed25519.PublicKey) error {
 	if !bundle.IsBundle(head[:n]) {
 		return s.damaged(0, "", "it is not a bundle, or its first block is damaged", nil)
 	}
-	s.r, s.off = io.MultiReader(bytes.NewReader(head[:n]), s.r), 0
+	s.r, s.off = bundle.Unread(head[:n], s.r), 0
 
 	partJSON, err := s.document(bundle.PartDocument, maxPartDoc)
 	if err != nil {
@@ -199,7 +199,7 @@ func (s *stream) signature(indexJSON []byte, keys []ed25519.PublicKey) ([]byte, 
 	if err != nil {
 		return nil, nil, err
 	}
-	s.r, s.off = io.MultiReader(bytes.NewReader(head), s.r), s.off-tarBlock
+	s.r, s.off = bundle.Unread(head, s.r), s.off-tarBlock
 	if !bytes.HasPrefix(head, []byte(signatureName+"\x00")) {
 		if len(keys) > 0 {
 			return nil, nil, fmt.Errorf(

@@ -283,9 +283,43 @@ func (r *reader) readPart(ctx context.Context, p *openPart) error {
 	return ctx.Err()
 }
 
+// minSkip is the number of bytes from which on bytes of a stream are skipped. Fewer are read and compared.
+const minSkip = 64 << 10
+
+// skipUnwanted skips pieces that nobody needs, from the frame before piece i on, if the stream can do that. It returns
+// the number of the frame at which the stream is then. What is between two such pieces is skipped too: it follows from
+// the index, and nobody would read anything by it.
+func (r *reader) skipUnwanted(p *openPart, i int) (int, error) {
+	if !p.stream.skips() {
+		return i, nil
+	}
+	to, size := i, int64(0)
+	for to < len(p.pieces) && !r.isWanted(&p.pieces[to]) {
+		size += p.pieces[to].size
+		to++
+	}
+	from, _ := p.frameAt(r.openBundle, i)
+	end, entry := p.frameAt(r.openBundle, to)
+	if to == i || end-from < minSkip {
+		return i, nil
+	}
+	if err := p.stream.skip(end - from); err != nil {
+		return i, p.stream.readError(entry, err)
+	}
+	r.count(size)
+	return to, nil
+}
+
 // readStream reads a pipe from the end of its documents.
 func (r *reader) readStream(ctx context.Context, p *openPart) error {
-	for i := range len(p.pieces) + 1 {
+	for i := 0; i <= len(p.pieces); i++ {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		var err error
+		if i, err = r.skipUnwanted(p, i); err != nil {
+			return err
+		}
 		_, entry := p.frameAt(r.openBundle, i)
 		if _, err := (&comparer{stream: p.stream, entry: entry}).Write(r.frame(p.pieces, i)); err != nil {
 			return err
@@ -296,7 +330,11 @@ func (r *reader) readStream(ctx context.Context, p *openPart) error {
 		e := &p.pieces[i]
 		in := &content{ctx: ctx, stream: p.stream, entry: r.nameOf(e), left: e.size}
 		if r.isWanted(e) {
-			if err := r.putPiece(ctx, p, e, in); in.err != nil {
+			var from io.Reader = in
+			if p.stream.skips() {
+				from = skippingContent{in}
+			}
+			if err := r.putPiece(ctx, p, e, from); in.err != nil {
 				return in.err
 			} else if err != nil {
 				return err
@@ -318,6 +356,26 @@ type content struct {
 	entry  string
 	left   int64
 	err    error // of the stream
+}
+
+// skippingContent is content of a stream that skips.
+type skippingContent struct{ *content }
+
+// Skip implements bundle.Skipper.
+func (c skippingContent) Skip(n int64) error {
+	if n > c.left {
+		c.err = io.ErrUnexpectedEOF
+		return c.err
+	}
+	if c.err = c.ctx.Err(); c.err != nil {
+		return c.err
+	}
+	if err := c.stream.skip(n); err != nil {
+		c.err = c.stream.readError(c.entry, err)
+		return c.err
+	}
+	c.left -= n
+	return nil
 }
 
 func (c *content) Read(b []byte) (int, error) {

@@ -106,6 +106,23 @@ func (ms *Members) CreateToken(ctx context.Context, ttl time.Duration) (Token, e
 	return t, err
 }
 
+// OpenToken is a token that a node can still join with, without its secret.
+type OpenToken struct {
+	ID      string
+	Expires time.Time
+}
+
+// OpenTokens returns the tokens that no node has used and that have not expired, sorted by ID.
+func (ms *Members) OpenTokens() (list []OpenToken) {
+	s := ms.cluster.View()
+	for e := range s.ReadDir(TokensDir, "") {
+		if r, ok := recordOf[tokenRecord](s, TokensDir+"/"+e.Name); ok && r.Node == "" && ms.cfg.Now().Before(r.Expires) {
+			list = append(list, OpenToken{e.Name, r.Expires})
+		}
+	}
+	return list
+}
+
 // proofLabel separates signatures of tokens from any other use of the key.
 const proofLabel = "casemate join 1\n"
 

@@ -40,8 +40,9 @@ type Beat struct {
 	// Addresses of nodes that differ from their records. Older versions read and send the first of each only.
 	AllAddrs map[string][]string `json:"all_addrs,omitempty"`
 	Addrs    map[string]string   `json:"addrs,omitempty"`
-	Clock    time.Time           `json:"clock,omitzero"`  // the sender's, when it sent the beat
-	Twice    Twice               `json:"twice,omitempty"` // nodes of which it has heard two processes
+	Clock    time.Time           `json:"clock,omitzero"`    // the sender's, when it sent the beat
+	Reserve  int64               `json:"reserve,omitempty"` // bytes of Free that stay free
+	Twice    Twice               `json:"twice,omitempty"`   // nodes of which it has heard two processes
 }
 
 // now is a closed channel.

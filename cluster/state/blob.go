@@ -93,6 +93,44 @@ func (s *State) Kept() iter.Seq2[Digest, int64] {
 	}
 }
 
+// Weigh returns the sum of the sizes of all blobs that visible files below dirs keep, by a link or its holds, each blob
+// once however many files keep it. It calls file, if it is not nil, with the name of each visible file below dirs, weak
+// links included. Its memory grows with the number of these blobs.
+func (s *State) Weigh(dirs []string, file func(name string)) (bytes int64) {
+	counted := map[Digest]struct{}{}
+	add := func(d Digest) {
+		if _, again := counted[d]; again {
+			return
+		}
+		counted[d] = struct{}{}
+		b, _ := s.blobs.get(d)
+		bytes += b.size
+	}
+	for _, dir := range dirs {
+		if dir != "." && !validName(dir) {
+			continue
+		}
+		prefix := belowKey(dir)
+		s.names.from(prefix, func(k string, n *node) bool {
+			if !strings.HasPrefix(k, prefix) {
+				return false
+			}
+			if n = s.visible(n); n == nil {
+				return true
+			}
+			if file != nil {
+				file(nameOf(k))
+			}
+			if n.kind == strong {
+				add(Digest(n.body))
+				n.holds.each(add)
+			}
+			return true
+		})
+	}
+	return bytes
+}
+
 // Pins yields the pinned blobs in the order in which their pins end.
 func (s *State) Pins() iter.Seq2[Digest, time.Time] {
 	return func(yield func(Digest, time.Time) bool) {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"slices"
@@ -58,7 +59,6 @@ func (o *options) stagedDiff(cmd *cobra.Command, name string) error {
 }
 
 func importApprove(o *options) *cobra.Command {
-	var diff string
 	cmd := &cobra.Command{
 		Use: "approve NAME", Short: "publish an import that somebody else has staged", Args: cobra.ExactArgs(1),
 		Long: `Publish a staged import (setting import.approvals): all its names appear at the same
@@ -69,24 +69,44 @@ shows. It is refused if the import would do something else by now, and if the
 import has expired.`,
 		Example: "  casemate import approve kubespray-2.31 --diff sha256:" +
 			"0f343b0931126a20f133d67c2b018a3b5b5f1c8a6e5b1c7a1c5b9a4e0f3c2d1e",
-		ValidArgsFunction: o.complete(theImports),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if diff == "" {
-				return usageError{errors.New("import approve needs --diff DIGEST, which casemate import diff " +
-					args[0] + " shows")}
-			}
-			var res content.Result
-			in := map[string]string{"diff": diff}
-			path := "approvals/" + seg(args[0])
-			if err := o.client().call(cmd.Context(), "POST", path, nil, in, &res); err != nil {
-				return o.suggest(cmd, err, theImports, args[0])
-			}
-			return o.print(cmd, res, func(t *table) { showResult(t, &res) })
-		},
 	}
-	cmd.Flags().StringVar(&diff, "diff", "", "`DIGEST` that import diff has shown")
-	o.printsTimes(cmd, content.Result{})
+	o.publishes(cmd, func(name string) string { return "approvals/" + seg(name) })
 	return cmd
+}
+
+func importPublish(o *options) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "publish NAME", Short: "publish an import that you have staged", Args: cobra.ExactArgs(1),
+		Long: `Publish an import that you have staged with "casemate import --hold": all its names
+appear at the same moment. Where the setting import.approvals is on, somebody else
+has to approve it instead (casemate import approve).
+
+--diff is the digest that "casemate import diff" shows. The import is not published
+if it would do something else by now, and if it has expired.`,
+		Example: "  casemate import publish kubespray-2.31 --diff sha256:" +
+			"0f343b0931126a20f133d67c2b018a3b5b5f1c8a6e5b1c7a1c5b9a4e0f3c2d1e",
+	}
+	o.publishes(cmd, func(name string) string { return "imports/" + seg(name) + "/publish" })
+	return cmd
+}
+
+// publishes makes cmd publish a staged import, by a request to the path, as somebody has seen it.
+func (o *options) publishes(cmd *cobra.Command, path func(name string) string) {
+	diff := cmd.Flags().String("diff", "", "`DIGEST` that import diff has shown")
+	cmd.ValidArgsFunction = o.complete(theImports)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if *diff == "" {
+			return usageError{fmt.Errorf("import %s needs --diff DIGEST, which casemate import diff %s shows", cmd.Name(),
+				args[0])}
+		}
+		var res content.Result
+		in := map[string]string{"diff": *diff}
+		if err := o.client().call(cmd.Context(), "POST", path(args[0]), nil, in, &res); err != nil {
+			return o.suggest(cmd, err, theImports, args[0])
+		}
+		return o.print(cmd, res, func(t *table) { showResult(t, &res) })
+	}
+	o.printsTimes(cmd, content.Result{})
 }
 
 func importReject(o *options) *cobra.Command {

@@ -63,15 +63,17 @@ one: the last one makes the bundle appear.
 Names that are not valid here, and names with two different contents, are all
 reported, and nothing is imported. With --partial the rest is imported, they are
 listed with their reasons, and the exit code is 3. With --dry-run the changes are
-listed name by name, and nothing is changed.`,
+listed name by name, and nothing is changed. With --hold everything is stored, and
+nothing is visible until you have looked at it (import diff) and published it
+(import publish).`,
 		Example: `  casemate import /media/usb/cluster.tar --dry-run
   casemate import /media/usb/cluster.tar.0* --key office.pub
   ssh collector cat cluster.tar | casemate import - --name cluster`,
 		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
-				return usageError{errors.New("casemate import needs a file, or one of: approve, diff, list, reject, " +
-					"remove, show (see casemate import --help)")}
+				return usageError{errors.New("casemate import needs a file, or one of: approve, diff, list, publish, " +
+					"reject, remove, show (see casemate import --help)")}
 			}
 			if near := nearCommands(cmd, args[0]); near != nil {
 				if _, err := os.Stat(args[0]); errors.Is(err, fs.ErrNotExist) {
@@ -85,7 +87,11 @@ listed name by name, and nothing is changed.`,
 	f.add(cmd)
 	cmd.Flags().BoolVar(&f.request.DryRun, "dry-run", false, "report what would change and change nothing")
 	o.printsTimes(cmd, content.Result{})
-	cmd.AddCommand(importDiff(o), importList(o), importShow(o), importRemove(o), importApprove(o), importReject(o))
+	cmd.Flags().BoolVar(&f.request.Hold, "hold", false,
+		"stage the import, to look at it with import diff before import publish")
+	cmd.MarkFlagsMutuallyExclusive("hold", "dry-run")
+	cmd.AddCommand(importDiff(o), importList(o), importShow(o), importRemove(o), importApprove(o), importReject(o),
+		importPublish(o))
 	return cmd
 }
 
@@ -170,7 +176,11 @@ func showResult(t *table, res *content.Result) {
 	case content.Unchanged:
 		t.line("written", "nothing: it was here already")
 	case content.Staged:
-		t.line("visible", "nothing, until somebody else approves it: casemate import diff "+res.Name)
+		if res.NeedsApproval {
+			t.line("visible", "nothing, until somebody else approves it: casemate import diff "+res.Name)
+		} else {
+			t.line("visible", "nothing, until it is published: casemate import diff "+res.Name)
+		}
 	case content.Incomplete:
 		t.line("parts", fmt.Sprintf("%d of %d are here, missing: %s; nothing is visible until they are imported too",
 			len(res.Have), res.Parts, numbers(res.Missing)))
@@ -277,6 +287,9 @@ func stateOf(t *table, i content.Import) string {
 	switch {
 	case i.Running:
 		return "is being imported now"
+	case i.State == content.Staged && !i.NeedsApproval:
+		return fmt.Sprintf("staged by %s: waits until %s to be published: casemate import diff %s",
+			i.Maker, t.when(i.KeptUntil), i.Name)
 	case i.State == content.Staged:
 		return fmt.Sprintf("staged by %s: waits until %s for the approval of somebody else: casemate import diff %s",
 			i.Maker, t.when(i.KeptUntil), i.Name)

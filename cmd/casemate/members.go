@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"casemate/appliance/forecast"
 	"casemate/appliance/setup"
 )
 
@@ -121,6 +122,7 @@ type member struct {
 	MissingBlobs int       `json:"lacks"`
 	Free         int64     `json:"disk_free"`
 	Total        int64     `json:"disk_total"`
+	Reserve      int64     `json:"disk_reserve,omitempty"`
 	Version      string    `json:"version"`
 	Format       uint64    `json:"format"`
 	Joined       time.Time `json:"joined"`
@@ -129,9 +131,14 @@ type member struct {
 	ClockAhead   *float64  `json:"clock_ahead_seconds,omitempty"`
 	RunsAt       []string  `json:"runs_at,omitempty"`
 
+	Forecast *forecast.Forecast `json:"forecast,omitempty"`
+
 	EntriesBehind uint64 `json:"entries_behind"` // lag
 	BlobsToCome   int    `json:"blobs_to_come"`  // lacks
 }
+
+// forecastDays is how many days ahead tables show that a disk will be full.
+const forecastDays = 60
 
 // explain fills the fields with descriptive names from the daemon's shorter ones, which stay for compatibility.
 func explain(members []member) {
@@ -177,6 +184,9 @@ func (m *member) row(t *table) {
 		if !m.Seen.IsZero() {
 			health += " since " + t.when(m.Seen)
 		}
+	}
+	if f := m.Forecast; f != nil && f.Days < forecastDays {
+		disk += ", full " + relative(t.now, f.Full)
 	}
 	if m.MissingBlobs < 0 {
 		toCome = "?"

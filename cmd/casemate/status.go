@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	statuspage "casemate/appliance/status"
 )
 
 type status struct {
@@ -30,6 +32,7 @@ type status struct {
 	Imports   struct {
 		Complete   int    `json:"complete"`
 		Incomplete int    `json:"incomplete"`
+		Staged     int    `json:"staged"`
 		Running    string `json:"running"`
 	} `json:"imports"`
 	Disk struct {
@@ -80,7 +83,8 @@ type status struct {
 		ValidUntil time.Time `json:"valid_until"`
 		Expired    bool      `json:"expired"`
 	} `json:"repositories"`
-	Warnings []string `json:"warnings"`
+	Expires  []statuspage.Expiry `json:"expires"`
+	Warnings []string            `json:"warnings"`
 	Misses   []struct {
 		Kind  string    `json:"kind"`
 		Name  string    `json:"name"`
@@ -162,6 +166,12 @@ func (s *status) page(t *table) {
 		count(s.Images, "image"), count(s.Files, "file"), count(s.Blobs, "blob"), size(s.Bytes)))
 	t.line("disk", fmt.Sprintf("%s free of %s, writes are refused below %s",
 		size(s.Disk.Free), size(s.Disk.Total), size(s.Disk.Reserve)))
+	for _, m := range s.Members {
+		if f := m.Forecast; f != nil && f.Days < forecastDays {
+			t.line("forecast", fmt.Sprintf("the disk of %s is full %s, with %s more a day as since %s", m.Node,
+				relative(t.now, f.Full), size(f.BytesPerDay), t.when(f.Since)))
+		}
+	}
 	if u := s.Uploads; u.Open > 0 {
 		var by []string
 		for _, of := range u.Users {
@@ -182,11 +192,27 @@ func (s *status) page(t *table) {
 		}
 		t.line("certificate", fmt.Sprintf("%s until %s (%s)", c.Name, t.when(c.NotAfter), note))
 	}
+	s.expiries(t)
 	for _, m := range s.Misses {
 		t.line("miss", fmt.Sprintf("%s %s, %s, last %s", m.Kind, m.Name, count(m.Count, "time"), t.when(m.Last)))
 	}
 	if len(s.Misses) > 0 {
 		t.line("", "all of them: casemate missing")
+	}
+}
+
+// shownExpiries is how many things that expire are printed.
+const shownExpiries = 5
+
+// expiries prints what expires next, without the certificates that have lines of their own.
+func (s *status) expiries(t *table) {
+	shown := 0
+	for _, e := range s.Expires {
+		if e.What == "root" || e.What == "intermediate" || shown == shownExpiries {
+			continue
+		}
+		shown++
+		t.line("expires", fmt.Sprintf("%s %s on %s (%s)", e.What, e.Name, t.when(e.At), relative(t.now, e.At)))
 	}
 }
 

@@ -30,6 +30,7 @@ const (
 	kindBeat   kind = 3 // beat
 	kindStop   kind = 4 // nothing: stop, and do not restart
 	kindAsk    kind = 5 // uint64: send statistics with this number
+	kindQuery  kind = 6 // query
 
 	// Sent by the process.
 	kindApplied kind = 16 // applied
@@ -38,6 +39,7 @@ const (
 	kindWant    kind = 19 // nothing: send everything again, with Reset
 	kindNoise   kind = 20 // []miss that indicate nothing missing
 	kindSeen    kind = 21 // []sighting
+	kindReply   kind = 22 // reply
 )
 
 // protocol is incremented when two versions would misunderstand each other.
@@ -63,7 +65,8 @@ const partSize = 64 << 10
 type hello struct {
 	Protocol int              `json:"protocol"`
 	Version  string           `json:"version"`
-	Addrs    []netip.AddrPort `json:"addrs,omitempty"` // the addresses that the process answers on
+	Addrs    []netip.AddrPort `json:"addrs,omitempty"`   // the addresses that the process answers on
+	Queries  bool             `json:"queries,omitempty"` // the process replies to queries
 }
 
 type beat struct {

@@ -80,6 +80,10 @@ type Link struct {
 	asked   uint64
 	ask     uint64 // statistics request to be sent; 0: none
 	answers map[uint64]chan struct{}
+
+	queries bool                  // the process replies to queries
+	toAsk   []query               // to be sent
+	replies map[uint64]chan reply // for the calls that wait
 }
 
 type queued struct {
@@ -101,7 +105,8 @@ func NewLink(cfg LinkConfig) *Link {
 	}
 	return &Link{
 		cfg: cfg, waiters: make(map[uint64]waiter), answers: make(map[uint64]chan struct{}),
-		wake: make(chan struct{}, 1), stopped: make(chan struct{}), ever: make(chan struct{}),
+		replies: make(map[uint64]chan reply),
+		wake:    make(chan struct{}, 1), stopped: make(chan struct{}), ever: make(chan struct{}),
 		there: make(chan struct{}),
 	}
 }
@@ -180,6 +185,7 @@ func (l *Link) session(ctx context.Context, conn net.Conn) (err error) {
 	}
 	l.mu.Lock()
 	l.conn, l.reset, l.queue, l.open, l.addrs = conn, false, nil, false, h.Addrs
+	l.queries, l.toAsk = h.Queries, nil
 	close(l.there)
 	l.mu.Unlock()
 	l.cfg.Log.Info("DNS process connected", "version", h.Version)
@@ -202,6 +208,10 @@ func (l *Link) session(ctx context.Context, conn net.Conn) (err error) {
 		for seq, w := range l.waiters {
 			close(w.ch)
 			delete(l.waiters, seq)
+		}
+		for id, ch := range l.replies {
+			close(ch)
+			delete(l.replies, id)
 		}
 	}()
 	for {
@@ -281,6 +291,15 @@ func (l *Link) handleFrame(k kind, body []byte) error {
 				delete(l.answers, n)
 			}
 		}
+	case kindReply:
+		var r reply
+		if err := decode(body, &r); err != nil {
+			return err
+		}
+		if err := r.check(); err != nil {
+			return err
+		}
+		l.replied(r)
 	case kindWant:
 		l.cfg.Need()
 	}
@@ -365,8 +384,8 @@ func (l *Link) write(conn net.Conn, done <-chan struct{}) error {
 		}
 		for {
 			l.mu.Lock()
-			ask, stop, queue := l.ask, l.stop, l.queue
-			l.ask, l.queue = 0, nil
+			ask, stop, queue, queries := l.ask, l.stop, l.queue, l.toAsk
+			l.ask, l.queue, l.toAsk = 0, nil, nil
 			l.mu.Unlock()
 			for _, q := range queue {
 				err := split(q.seq, q.u, q.continues, func(p part) error { return send(kindUpdate, p) })
@@ -376,6 +395,11 @@ func (l *Link) write(conn net.Conn, done <-chan struct{}) error {
 			}
 			if ask > 0 {
 				if err := send(kindAsk, ask); err != nil {
+					return err
+				}
+			}
+			for _, q := range queries {
+				if err := send(kindQuery, q); err != nil {
 					return err
 				}
 			}
@@ -392,7 +416,7 @@ func (l *Link) write(conn net.Conn, done <-chan struct{}) error {
 				<-done
 				return nil
 			}
-			if ask == 0 && len(queue) == 0 {
+			if ask == 0 && len(queue) == 0 && len(queries) == 0 {
 				break
 			}
 		}

@@ -93,6 +93,25 @@ func (s *seen) Abandon() {
 	s.abandoned++
 }
 
+func (s *seen) Explain(ctx context.Context, in dnssrv.Inquiry) (dnssrv.Explanation, error) {
+	switch in.Name {
+	case "slow.example":
+		<-ctx.Done()
+	case "wrong":
+		return dnssrv.Explanation{}, errors.New("the name is wrong")
+	case "long.example":
+		return dnssrv.Explanation{Records: []string{strings.Repeat("<", maxReport/4)}}, nil
+	}
+	return dnssrv.Explanation{
+		Rcode: "NOERROR", Records: []string{in.Name + " 1 IN TXT \"\x1b[1m\""},
+		Steps: []dnssrv.Step{{What: dnssrv.StepFailed, Text: "an odd\x00text"}},
+	}, nil
+}
+
+func (s *seen) Resolvers() []dnssrv.Resolver {
+	return []dnssrv.Resolver{{Zone: ".", Server: "10.0.0.53:53"}}
+}
+
 func (s *seen) Stats() dnssrv.Stats {
 	return dnssrv.Stats{Answers: map[string]uint64{"NOERROR": 7}, Misses: queuedMisses * 2}
 }
@@ -688,6 +707,8 @@ func FuzzFromTheDaemon(f *testing.F) {
 	b, _ := encode(kindBeat, beat{})
 	f.Add(append(b, 0, 0, 0, 1, byte(kindAsk), '7'))
 	f.Add([]byte{0, 0, 0, 0, byte(kindStop)})
+	b, _ = encode(kindQuery, query{ID: 1, Explain: &dnssrv.Inquiry{Name: "a.example", Type: "A"}, Resolvers: true})
+	f.Add(b)
 	f.Fuzz(func(t *testing.T, in []byte) {
 		s := newTestServer(t, &seen{})
 		s.dns = dnssrv.New(dnssrv.Config{})
@@ -710,6 +731,8 @@ func FuzzFromTheProcess(f *testing.F) {
 		{kindSeen, []sighting{{netip.MustParseAddr("10.0.0.1"), "x.example", dnssrv.Forwarded, 2}}},
 		{kindStats, stats{Stats: dnssrv.Stats{Answers: map[string]uint64{"NOERROR": 1}}}},
 		{kindApplied, applied{Conflicts: []string{"x"}}}, {kindWant, nil},
+		{kindReply, reply{ID: 1, Explanation: &dnssrv.Explanation{Steps: []dnssrv.Step{{Name: "x"}}}}},
+		{kindReply, reply{ID: 1, Resolvers: []dnssrv.Resolver{{Zone: ".", Server: "10.0.0.53:53"}}}},
 	} {
 		b, _ := encode(c.k, c.v)
 		f.Add(b)

@@ -67,6 +67,8 @@ type server struct {
 		Apply(dnssrv.Update) ([]string, error)
 		Abandon()
 		Stats() dnssrv.Stats
+		Explain(context.Context, dnssrv.Inquiry) (dnssrv.Explanation, error)
+		Resolvers() []dnssrv.Resolver
 	}
 	fail   context.CancelCauseFunc
 	ready  chan struct{} // closed with the first table
@@ -408,7 +410,7 @@ func (s *server) session(ctx context.Context, conn net.Conn) error {
 			return ctx.Err()
 		}
 	}
-	if err := say(kindHello, hello{Protocol: protocol, Version: s.cfg.Version, Addrs: s.addrs()}); err != nil {
+	if err := say(kindHello, hello{Protocol: protocol, Version: s.cfg.Version, Addrs: s.addrs(), Queries: true}); err != nil {
 		return err
 	}
 	r := bufio.NewReader(conn)
@@ -431,6 +433,11 @@ func (s *server) session(ctx context.Context, conn net.Conn) error {
 	}
 	s.heard()
 	defer s.abandon()
+	asking, cancel := context.WithCancel(ctx)
+	on := &queries{ctx: asking, slot: make(chan struct{}, maxQueries), say: say}
+	defer on.wg.Wait()
+	defer conn.Close() // it ends the writer, for which a reply may wait
+	defer cancel()
 	var j joiner
 	continues := false // the next update continues the previous one
 	for {
@@ -457,6 +464,14 @@ func (s *server) session(ctx context.Context, conn net.Conn) error {
 				return err
 			}
 			if err := say(kindStats, stats{Ask: n, Stats: s.stats()}); err != nil {
+				return err
+			}
+		case kindQuery:
+			var q query
+			if err := decode(body, &q); err != nil {
+				return err
+			}
+			if err := s.answerQuery(on, q); err != nil {
 				return err
 			}
 		case kindUpdate:
@@ -514,14 +529,19 @@ func sentences(list []string) (fit []string, more int) {
 	return fit, 0
 }
 
-// printable makes a text with an operator's data printable.
-func printable(s string) string {
-	s = strings.Map(func(r rune) rune {
+// onlyPrintable replaces what is not printable.
+func onlyPrintable(s string) string {
+	return strings.Map(func(r rune) rune {
 		if r < ' ' || r == 0x7f {
 			return '?'
 		}
 		return r
 	}, strings.ToValidUTF8(s, "?"))
+}
+
+// printable makes a text with an operator's data printable.
+func printable(s string) string {
+	s = onlyPrintable(s)
 	if len(s) > maxSentence {
 		s = strings.ToValidUTF8(s[:maxSentence-4], "") + "…"
 	}

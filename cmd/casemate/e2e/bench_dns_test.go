@@ -293,30 +293,9 @@ func TestBenchStarvation(t *testing.T) {
 
 // TestBenchNames measures 200 000 own names: memory, and one change.
 func TestBenchNames(t *testing.T) {
-	const names, batch = 200_000, 2_000
+	const names = 200_000
 	b := newBench(t)
-	c, err := cluster.Open(cluster.Config{Dir: filepath.Join(b.dir, "data", "cluster"), Node: "n1"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx := context.Background()
-	all := make([]string, names)
-	addr := netip.MustParseAddr("10.0.0.1")
-	for i := 0; i < names; i += batch {
-		if err := c.Tree().Update(ctx, func(u treetest.Batch) error {
-			for j := i; j < i+batch; j++ {
-				addr = addr.Next()
-				all[j] = fmt.Sprintf("host-%06d.site.example", j)
-				u.Put("names/"+all[j]+"/A", fmt.Appendf(nil, `{"values":["%s"]}`, addr))
-			}
-			return nil
-		}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := c.Close(); err != nil {
-		t.Fatal(err)
-	}
+	all := bulkNames(t, filepath.Join(b.dir, "data", "cluster"), names)
 	took := b.start(t)
 	knot := dnsPeers(t, all)[0]
 	awaitDNS(t, b.server, all[names-1])
@@ -346,4 +325,33 @@ func TestBenchNames(t *testing.T) {
 		took.Seconds(), b.rss(), knot.rss(), median(wall), median(used))
 	limit("200 000 own names, resident (Knot "+number(knot.rss())+")", "MiB", b.rss(), 150)
 	limit("200 000 own names, name set until it is answered", "ms", median(wall), 50)
+}
+
+// bulkNames writes DNS records into the tree of a stopped node, and returns their names.
+func bulkNames(t *testing.T, dir string, names int) []string {
+	t.Helper()
+	const batch = 2_000
+	c, err := cluster.Open(cluster.Config{Dir: dir, Node: "n1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := context.Background()
+	all := make([]string, names)
+	addr := netip.MustParseAddr("10.0.0.1")
+	for i := 0; i < names; i += batch {
+		if err := c.Tree().Update(ctx, func(u treetest.Batch) error {
+			for j := i; j < i+batch; j++ {
+				addr = addr.Next()
+				all[j] = fmt.Sprintf("host-%06d.site.example", j)
+				u.Put("names/"+all[j]+"/A", fmt.Appendf(nil, `{"values":["%s"]}`, addr))
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return all
 }

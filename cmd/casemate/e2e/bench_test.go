@@ -81,8 +81,8 @@ func (s server) cpu(t testing.TB) time.Duration {
 	return total
 }
 
-// rss is the resident memory in MiB of the process and those that it has started. A page that several of them map counts
-// once (Pss, proc_pid_smaps(5)).
+// rss is the resident memory in MiB of the process and those that it has started. A page that several of them map
+// counts once (Pss, proc_pid_smaps(5)).
 func (s server) rss() float64 {
 	total := 0.0
 	for _, pid := range append([]int{s.pid}, children(s.pid)...) {

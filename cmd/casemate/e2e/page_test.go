@@ -3,8 +3,11 @@
 package e2e
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
+
+	"github.com/chromedp/cdproto/emulation"
 )
 
 const pageURL = "https://casemate.internal"
@@ -31,7 +34,7 @@ func password(name string) string { return "a long password of " + name }
 // TestPages opens every page as an administrator, in wide and narrow windows, light and dark.
 func TestPages(t *testing.T) {
 	t.Parallel()
-	_, _, _, w := newPage(t, map[string]string{"boss": "admin"})
+	_, b, n, w := newPage(t, map[string]string{"boss": "admin"})
 	w.visit("http://casemate.internal/") // port 80 leads to TLS
 	w.shows("Enrol a node")
 	if at := w.text(); !strings.HasPrefix(at, pageURL) {
@@ -46,4 +49,50 @@ func TestPages(t *testing.T) {
 	w.login("boss", password("boss"))
 	w.shows("n1 serves")
 	w.picture("overview")
+	for _, p := range eval[[]string](w, `[...document.querySelectorAll("nav a")].map(a => a.getAttribute("href"))`) {
+		if p == "/" {
+			continue
+		}
+		w.visit(pageURL + p)
+		w.picture(strings.TrimPrefix(p, "/"))
+	}
+
+	// What changes on the bastion shows by itself, and nobody has touched the browser.
+	w.visit(pageURL + "/")
+	w.shows("Files\n0")
+	n.write("early", "early\n")
+	b.casemate(t, "file", "put", "https://dl.k8s.io/release/v1/early", n.path("early"))
+	w.shows("Files\n1")
+
+	// Without JavaScript the same pages work.
+	plain := w.stranger()
+	plain.do("no JavaScript", command(emulation.SetScriptExecutionDisabled,
+		emulation.SetScriptExecutionDisabledParams{Value: true}))
+	plain.visit(pageURL + "/users")
+	plain.shows("Password")
+	plain.fill("#name", "boss", "#password", password("boss"))
+	if at := plain.text(); !strings.HasPrefix(at, pageURL+"/users") {
+		t.Errorf("the login leads to %.80s", at)
+	}
+
+	// A session that was ended on the bastion has ended in the browser: the next page is the login, which leads back.
+	var keys []struct{ Name string }
+	if err := json.Unmarshal([]byte(b.casemate(t, "apikey", "list", "-o", "json")), &keys); err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range keys {
+		if strings.HasPrefix(k.Name, "login-") {
+			b.casemate(t, "apikey", "revoke", "--yes", k.Name)
+		}
+	}
+	w.visit(pageURL + "/settings")
+	w.shows("Password")
+	w.fill("#name", "boss", "#password", password("boss"))
+	if at := w.text(); !strings.HasPrefix(at, pageURL+"/settings") {
+		t.Errorf("the login leads to %.80s", at)
+	}
+	w.fill(".account button", "")
+	w.shows("Enrol a node")
+	w.visit(pageURL + "/settings")
+	w.shows("Password")
 }
