@@ -15,6 +15,7 @@ import (
 	"casemate/appliance/packages"
 	"casemate/appliance/parts"
 	"casemate/appliance/repositories"
+	"casemate/appliance/search"
 	"casemate/appliance/series"
 	"casemate/appliance/settings"
 	"casemate/appliance/status"
@@ -45,7 +46,12 @@ var answers = map[string]any{
 	"GET /v1/series":                          series.Report{},
 	"GET /v1/content":                         []totals.Origin{},
 	"GET /v1/images":                          []Image{},
+	"GET /v1/images/show":                     ImageDetails{},
+	"GET /v1/images/manifest":                 ImageManifest{},
 	"GET /v1/files":                           []File{},
+	"GET /v1/files/show":                      FileDetails{},
+	"GET /v1/browse":                          Browse{},
+	"GET /v1/search":                          []search.Hit{},
 	"PUT /v1/files":                           File{},
 	"GET /v1/names":                           []Name{},
 	"GET /v1/origins":                         []Origin{},
@@ -112,6 +118,8 @@ func (r Route) operation(schemas object) object {
 		says = "Answered on the admin socket only: " + r.Local + "."
 	case r.Public != "":
 		says = "Needs no account: " + r.Public + "."
+	case r.Open:
+		says = "Needs no account where registry.anonymous is pull, else a role that may " + string(r.Verb) + "."
 	case r.Verb == "":
 		says = "Every account may."
 	default:
@@ -139,7 +147,15 @@ func (r Route) operation(schemas object) object {
 	if r.Public != "" {
 		op["security"] = []object{}
 	}
+	if r.Open {
+		op["security"] = []object{{}, {"basic": []string{}}, {"key": []string{}}}
+	}
 	var list []object
+	if r.Paged {
+		list = append(list, object{"name": "limit", "in": "query", "schema": object{"type": "integer", "minimum": 1,
+			"maximum": maxPage}}, object{"name": "after", "in": "query", "schema": object{"type": "string"},
+			"description": "the cursor in the header Link of the answer before"})
+	}
 	for _, m := range pathParameter.FindAllStringSubmatch(r.Path, -1) {
 		list = append(list, object{"name": m[1], "in": "path", "required": true, "schema": object{"type": "string"}})
 	}

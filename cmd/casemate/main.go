@@ -197,7 +197,7 @@ Begin with "casemate init", then "systemctl enable --now casemate" or
 	}
 	add("setup", initCommand(o), joinCommand(o), restoreCommand(o), serveCommand(o), socketsCommand(o))
 	add("content", imageCommand(o), fileCommand(o), repoCommand(o), packageCommand(o), originCommand(o), nameCommand(o),
-		upstreamCommand(o), contentCommand(o))
+		upstreamCommand(o), contentCommand(o), searchCommand(o))
 	add("gap", rehearseCommand(o), rehearsalCommand(o), replayCommand(o), bundleCommand(o), importCommand(o),
 		checkCommand(o), missingCommand(o), inventoryCommand(o), egressCommand(o))
 	add("nodes", enrollCommand(o), doctorCommand(o), mirrorsCommand(o), kubesprayCommand(o))
