@@ -421,6 +421,7 @@ func (a *Appliance) wire() error {
 		Node: a.cfg.Node, Cluster: a.cluster, Tree: a.tree, CA: a.ca, Access: a.access,
 		Directory: a.directory, OIDC: a.oidc,
 		Registry: a.registry, Files: a.files, Imports: a.imports, Book: a.book, Egress: a.egress, Pulls: a.pulls,
+		Clients: a.clients, ClientNames: a.clientNames,
 		Search:       a.search,
 		Rotation:     a.rotation,
 		Repositories: a.repositories, Upstream: a.upstream, Packages: a.packages, Parts: parts.New(),

@@ -11,6 +11,7 @@ import (
 
 	"casemate/appliance/access"
 	"casemate/appliance/content"
+	"casemate/appliance/missing"
 	"casemate/appliance/oidc"
 	"casemate/appliance/packages"
 	"casemate/appliance/parts"
@@ -55,6 +56,9 @@ var answers = map[string]any{
 	"PUT /v1/files":                           File{},
 	"GET /v1/names":                           []Name{},
 	"GET /v1/origins":                         []Origin{},
+	"GET /v1/missing":                         []missing.Listed{},
+	"GET /v1/clients":                         []Client{},
+	"GET /v1/clients/show":                    ClientDetails{},
 	"GET /v1/egress":                          Egress{},
 	"GET /v1/imports":                         []content.Import{},
 	"GET /v1/imports/{name}":                  content.Details{},

@@ -33,8 +33,7 @@ func (e evidence) judge(protocols []string) (enrolled, why string) {
 		return No, "its newest TLS handshake has failed because it does not trust the bastions' root; earlier ones " +
 			"succeeded, so the root was removed, or another program there has its own list of roots"
 	case !e.Trusted.IsZero() && !e.Untrusting.IsZero():
-		return Yes, "it gets content over TLS; an earlier handshake has failed because it did not trust the bastions' " +
-			"root"
+		return Yes, "it gets content over TLS; an earlier handshake has failed because it did not trust the root"
 	case !e.Trusted.IsZero():
 		return Yes, "it gets content over TLS, so it trusts the bastions' root or checks no certificates"
 	case !e.Fetched.IsZero():

@@ -45,7 +45,8 @@ func TestPages(t *testing.T) {
 		t.Fatal("the list has no noise at its end")
 	}
 	for _, by := range []Filter{
-		{}, {Kind: File}, {Client: netip.MustParsePrefix("10.0.1.0/24")}, {User: "ada"}, {Text: "X2"}, {Text: "nothing"},
+		{}, {Kind: File}, {Client: netip.MustParsePrefix("10.0.1.0/24")}, {User: "ada"}, {Text: "X2"},
+		{Text: "nothing"},
 	} {
 		var lines []string
 		for _, l := range want {
@@ -111,8 +112,8 @@ func FuzzPosition(f *testing.F) {
 		if again, err := parsePosition(p.String()); err != nil || again != p {
 			t.Errorf("%q is read as %+v, and then as %+v: %v", after, p, again, err)
 		}
-		list := []Entry{{Kind: Image, Name: "b", Last: time.Unix(2, 0)}, {Kind: Image, Name: "a", Last: time.Unix(1, 0)},
-			{Kind: DNS, Name: "n", Noise: SingleLabel}}
+		list := []Entry{{Kind: Image, Name: "b", Last: time.Unix(2, 0)},
+			{Kind: Image, Name: "a", Last: time.Unix(1, 0)}, {Kind: DNS, Name: "n", Noise: SingleLabel}}
 		if i := entriesAfter(list, p); i < 0 || i > len(list) {
 			t.Errorf("%q leads to entry %d", after, i)
 		}

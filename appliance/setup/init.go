@@ -291,7 +291,8 @@ func checkDataDir(dir string) error {
 	if err != nil {
 		return unreadable(dir, err)
 	}
-	own := []string{clusterDir, CertsDir, MissingFile, EgressFile, ClientsFile, PullsFile, DisksFile, removedFile, "lost+found"}
+	own := []string{clusterDir, CertsDir, MissingFile, EgressFile, ClientsFile, PullsFile, DisksFile, removedFile,
+		"lost+found"}
 	for _, e := range entries {
 		if !slices.Contains(own, e.Name()) {
 			return fmt.Errorf("data directory %s contains %q, which is not casemate's: choose an empty directory "+
