@@ -17,6 +17,7 @@ import (
 	"casemate/appliance/access"
 	"casemate/appliance/audit"
 	"casemate/appliance/change"
+	"casemate/appliance/clients"
 	"casemate/appliance/content"
 	"casemate/appliance/current"
 	"casemate/appliance/directory"
@@ -61,6 +62,8 @@ type API struct {
 	Packages     *packages.Store
 	Book         *missing.Book
 	Egress       *egress.Book
+	Clients      *clients.Book
+	ClientNames  *clients.Names
 	Pulls        *pulls.Book
 	Search       *search.Search
 	Rotation     *rotation.Book
@@ -86,6 +89,7 @@ type API struct {
 	PeerAddrs func() []string
 	Log       *slog.Logger
 
+	misses  misses
 	imports sync.WaitGroup // hijacked connections, which the server no longer tracks
 }
 
@@ -120,6 +124,7 @@ func (a *API) register(on *routes) {
 		a.explainRoutes,
 		a.missingRoutes,
 		a.egressRoutes,
+		a.clientRoutes,
 		a.repositoryRoutes,
 		a.packageRoutes,
 		a.checkRoutes,
