@@ -54,6 +54,7 @@ type Table struct {
 	CSV, JSON                   string // downloads
 	Next, First                 string // other parts of the list
 	Cut                         bool   // the list is longer than what is shown
+	Offers                      bool   // rows have one more cell than the head, with actions
 }
 
 func text(s string) Cell         { return Cell{Text: s} }
@@ -116,7 +117,8 @@ func table[T any](c *call, l list[T]) (part, error) {
 		items, t.Cut = items[:most], true
 	}
 	for _, v := range items {
-		t.Rows = append(t.Rows, l.Row(v))
+		row := l.Row(v)
+		t.Rows, t.Offers = append(t.Rows, row), t.Offers || len(row) > len(l.Head)
 	}
 	if next != "" {
 		t.Next = here(c, "after-"+l.Name, next)
