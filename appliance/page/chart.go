@@ -75,7 +75,7 @@ func plain(n float64) string { return strconv.FormatFloat(n, 'f', 0, 64) }
 var spans = []struct {
 	name, title, step string
 	steps             int
-}{{"hour", "last hour", "a minute", 60}, {"day", "last day", "a quarter of an hour", 96}}
+}{{"hour", "last hour", "in a minute", 60}, {"day", "last day", "in 15 minutes", 96}}
 
 // newChart draws a chart. Steps before the first that is known stay empty.
 func newChart(k kind, r report, title, step string, steps int) chart {
@@ -132,7 +132,8 @@ func newChart(k kind, r report, title, step string, steps int) chart {
 		c.Most = k.text(most) + " " + step
 		c.Alt += " At most " + c.Most
 		if !c.From.IsZero() {
-			c.Alt += ", at " + c.From.Add(time.Duration(highest)*time.Duration(r.StepSeconds)*time.Second).Format("15:04")
+			at := c.From.Add(time.Duration(int64(highest)*r.StepSeconds) * time.Second)
+			c.Alt += ", at " + at.Format("15:04")
 		}
 		c.Alt += "."
 	}
@@ -158,12 +159,13 @@ func traffic(c *call, node string) (part, error) {
 		}
 		for _, format := range []string{"csv", "json"} {
 			data.Files = append(data.Files, link{
-				Href: here(c, "table", "traffic-"+s.name, "format", format), Text: strings.ToUpper(format) + " of the " + s.title,
+				Href: here(c, "table", "traffic-"+s.name, "format", format),
+				Text: strings.ToUpper(format) + " of the " + s.title,
 			})
 		}
 	}
-	for _, k := range kinds {
-		for i, s := range spans {
+	for i, s := range spans {
+		for _, k := range kinds {
 			data.Charts = append(data.Charts, newChart(k, reports[i], s.title, s.step, s.steps))
 		}
 	}

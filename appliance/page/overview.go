@@ -183,12 +183,15 @@ func memberRow(m member, now time.Time) []Cell {
 			full.Class = "warn"
 		}
 	}
-	toCome := number(m.Missing)
+	const unknown = "not known"
+	lag, toCome, disk := number(m.Lag), number(m.Missing), text(Bytes(m.DiskFree)+" of "+Bytes(m.DiskTotal))
 	if m.Missing < 0 {
-		toCome = text("not known")
+		toCome = text(unknown)
 	}
-	return []Cell{text(m.Node), state, number(m.Lag), toCome, text(Bytes(m.DiskFree) + " of " + Bytes(m.DiskTotal)),
-		full, text(m.Version), at(m.Seen)}
+	if m.Seen.IsZero() {
+		lag, toCome, disk = text(unknown), text(unknown), text(unknown)
+	}
+	return []Cell{text(m.Node), state, lag, toCome, disk, full, text(m.Version), at(m.Seen)}
 }
 
 func expiryRow(e expiry, now time.Time) []Cell {

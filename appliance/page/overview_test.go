@@ -60,11 +60,11 @@ func TestOverview(t *testing.T) {
 	}
 	text := regexp.MustCompile(`\s+`).ReplaceAllString(regexp.MustCompile(`<[^>]*>`).ReplaceAllString(body, " "), " ")
 	for _, want := range []string{
-		"the disk is full: run casemate gc --now , or give it a larger disk", "Up since 3 hours",
+		"the disk is full: run casemate gc --now , or give it a larger disk", "Up for 3 hours",
 		"n1 voter catches up 9 2 5.0 GiB of 10.0 GiB in 10 days 512.0 MiB a day 1.0",
-		"n2 down its disk failed 0 not known",
-		"What clients asked n1 for", "Requests, last hour at most 5 a minute 11:01 now images 8 files 1",
-		"Bytes sent, last hour at most 4.0 KiB a minute", "forwarded of them 2",
+		"n2 down its disk failed not known not known not known",
+		"What clients asked n1 for", "Requests, last hour at most 5 in a minute 11:01 now images 8 files 1",
+		"Bytes sent, last hour at most 4.0 KiB in a minute", "forwarded of them 2",
 		"API key robot 2026-12-02 12:00:00 2 days create another", "(no origin) 1 0 2.0 KiB",
 		"new imported 2026-11-02 03:04:05 ann approved by bob 0 0 0 1.0 KiB old imported",
 		"image quay.io/a/b:1 4 2026-11-30 11:59:00",
@@ -76,7 +76,7 @@ func TestOverview(t *testing.T) {
 	}
 	for _, want := range []string{
 		"<code>casemate gc --now</code>, or", "<code>casemate cluster format --raise</code> (no way back)",
-		`aria-label="Requests, last hour: 8 images, 1 files. At most 5 a minute, at 12:00."`,
+		`aria-label="Requests, last hour: 8 images, 1 files. At most 5 in a minute, at 12:00."`,
 		`aria-label="Misses, last day: 0 misses."`, `data-live="tree,missed,traffic"`,
 	} {
 		if !strings.Contains(body, want) {
@@ -136,7 +136,7 @@ func TestChart(t *testing.T) {
 		if err := json.Unmarshal([]byte(data), &r); err != nil {
 			t.Fatal(err)
 		}
-		c := newChart(kinds[0], r, "last hour", "a minute", 60)
+		c := newChart(kinds[0], r, "last hour", "in a minute", 60)
 		var b strings.Builder
 		if err := templates.ExecuteTemplate(&b, "chart", c); err != nil {
 			t.Fatal(err)
@@ -159,7 +159,7 @@ func TestChart(t *testing.T) {
 			}
 		}
 	}
-	c := newChart(kinds[0], report{StepSeconds: 60}, "last hour", "a minute", 60)
+	c := newChart(kinds[0], report{StepSeconds: 60}, "last hour", "in a minute", 60)
 	if !c.From.IsZero() || c.Alt != "Requests, last hour: 0 images, 0 files." {
 		t.Errorf("%+v", c)
 	}
@@ -181,7 +181,7 @@ func TestChartStacks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := newChart(kinds[0], r, "last hour", "a minute", 60)
+	c := newChart(kinds[0], r, "last hour", "in a minute", 60)
 	if got, want := c.Lines[0].Path, "M58.1 100.0V75.5h.8V100.0z"; got != want {
 		t.Errorf("%s, want %s", got, want)
 	}

@@ -222,7 +222,8 @@ func TestOtherSites(t *testing.T) {
 
 // Tables download whole as CSV and JSON, and cells are no formulas.
 func TestDownloads(t *testing.T) {
-	members := []map[string]any{{"node": "=cmd()", "role": "leader", "up": true, "version": "1\x1b[0m"}}
+	members := []map[string]any{{"node": "=cmd()", "role": "leader", "up": true, "version": "1\x1b[0m",
+		"seen": "2026-11-30T11:59:00Z"}}
 	p, _ := open(t, map[string]any{"GET /v1/members": members, "GET /v1/status": map[string]any{}})
 	w := p.ask("GET", "/?table=members&format=csv", nil)
 	if got := w.Body.String(); !strings.HasPrefix(got, "Node,State,Behind,To come,") ||
