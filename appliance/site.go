@@ -108,6 +108,7 @@ func (a *Appliance) openPage() {
 			"tree":    func() uint64 { return a.cluster.Status().Applied },
 			"missed":  a.book.Changed,
 			"traffic": a.series.Changed,
+			"content": a.totals.Changed,
 		},
 	})
 }

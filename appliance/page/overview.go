@@ -110,7 +110,7 @@ func overview(c *call) (view, error) {
 		Problems, Warnings [][]piece
 		Since              string
 	}{status: s, Problems: sentences(s.Problems), Warnings: sentences(s.Warnings), Since: sinceText(now.Sub(s.Started))}
-	return view{Command: "casemate status", Live: []string{"tree", "missed", "traffic"}, Template: "overview",
+	return view{Command: "casemate status", Live: []string{"tree", "missed", "traffic", "content"}, Template: "overview",
 		Data: data, Parts: parts}, nil
 }
 
@@ -132,7 +132,7 @@ func expiresTable(c *call, expires []expiry, now time.Time) (part, error) {
 
 func contentTable(c *call) (part, error) {
 	return table(c, list[stored]{
-		Name: "content", Title: "Content by origin", Path: "/v1/content", Command: "casemate content",
+		Name: "content", Title: "Content by origin", Path: "/v1/content?wait=false", Command: "casemate content",
 		Head: []string{"Origin", "Images", "Files", "Size"}, Row: storedRow, Empty: "Nothing is stored.", Most: 20,
 	})
 }

@@ -40,10 +40,10 @@ func overviewDocs() map[string]any {
 			"misses": []any{map[string]any{"kind": "image", "name": "quay.io/a/b:1", "count": 4,
 				"last": "2026-11-30T11:59:00Z"}},
 		},
-		"GET /v1/series?span=hour": map[string]any{"span": "hour", "step_seconds": 60, "start": minute, "series": series},
-		"GET /v1/series?span=day":  map[string]any{"span": "day", "step_seconds": 900, "series": []any{}},
-		"GET /v1/content":          []any{map[string]any{"origin": "", "images": 1, "bytes": 2048}},
-		"GET /v1/members":          []any{},
+		"GET /v1/series?span=hour":   map[string]any{"span": "hour", "step_seconds": 60, "start": minute, "series": series},
+		"GET /v1/series?span=day":    map[string]any{"span": "day", "step_seconds": 900, "series": []any{}},
+		"GET /v1/content?wait=false": []any{map[string]any{"origin": "", "images": 1, "bytes": 2048}},
+		"GET /v1/members":            []any{},
 		"GET /v1/imports": []any{map[string]any{"name": "old", "state": "imported", "time": "2026-01-02T03:04:05Z"},
 			map[string]any{"name": "new", "state": "imported", "time": "2026-11-02T03:04:05Z", "maker": "ann",
 				"approver": "bob", "bytes_new": 1024}},
@@ -77,7 +77,7 @@ func TestOverview(t *testing.T) {
 	for _, want := range []string{
 		"<code>casemate gc --now</code>, or", "<code>casemate cluster format --raise</code> (no way back)",
 		`aria-label="Requests, last hour: 8 images, 1 files. At most 5 in a minute, at 12:00."`,
-		`aria-label="Misses, last day: 0 misses."`, `data-live="tree,missed,traffic"`,
+		`aria-label="Misses, last day: 0 misses."`, `data-live="tree,missed,traffic,content"`,
 	} {
 		if !strings.Contains(body, want) {
 			t.Errorf("the overview does not have %q", want)

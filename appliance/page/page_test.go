@@ -111,12 +111,12 @@ var hostile = "<script>alert(1)</script>\x1b[31m\u202egpj.exe\x00" + `"'onmouseo
 // Text from clients is inert, wherever it is.
 func TestHostileText(t *testing.T) {
 	p, _ := open(t, map[string]any{
-		"GET /v1/series?span=hour": map[string]any{"series": []any{map[string]any{"name": hostile, "unit": hostile}}},
-		"GET /v1/series?span=day":  map[string]any{},
-		"GET /v1/content":          []map[string]any{{"origin": hostile}},
-		"GET /v1/imports":          []map[string]any{{"name": hostile, "state": hostile, "maker": hostile}},
-		"GET /v1/whoami":           map[string]any{"name": hostile, "verbs": everything},
-		"GET /v1/members":          []map[string]any{{"node": hostile, "role": hostile, "version": hostile, "up": true}},
+		"GET /v1/series?span=hour":   map[string]any{"series": []any{map[string]any{"name": hostile, "unit": hostile}}},
+		"GET /v1/series?span=day":    map[string]any{},
+		"GET /v1/content?wait=false": []map[string]any{{"origin": hostile}},
+		"GET /v1/imports":            []map[string]any{{"name": hostile, "state": hostile, "maker": hostile}},
+		"GET /v1/whoami":             map[string]any{"name": hostile, "verbs": everything},
+		"GET /v1/members":            []map[string]any{{"node": hostile, "role": hostile, "version": hostile, "up": true}},
 		"GET /v1/status": map[string]any{"node": hostile, "problems": []string{hostile}, "warnings": []string{hostile},
 			"leader": hostile},
 	})
