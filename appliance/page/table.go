@@ -31,6 +31,9 @@ type list[T any] struct {
 	Empty string // the sentence in the place of no rows
 	// Command is the equivalent command; "": that of the page.
 	Command string
+	// Items are the elements that the page shows, if it has asked for them already; nil: they are asked for. Downloads
+	// ask again.
+	Items []T
 	// Most is how many rows the page shows; 0: pageSize.
 	Most int
 }
@@ -99,9 +102,12 @@ func table[T any](c *call, l list[T]) (part, error) {
 			t.First = here(c, "after-"+l.Name, "")
 		}
 	}
-	items, next, err := elements[T](c, path, l.Field)
-	if err != nil {
-		return part{}, err
+	items, next := l.Items, ""
+	if items == nil {
+		var err error
+		if items, next, err = elements[T](c, path, l.Field); err != nil {
+			return part{}, err
+		}
 	}
 	if !l.Paged {
 		// The API sends all of it; the page shows a part, from the row that the parameter says.
