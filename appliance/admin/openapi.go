@@ -14,6 +14,7 @@ import (
 	"casemate/appliance/audit"
 	"casemate/appliance/content"
 	"casemate/appliance/explain"
+	"casemate/appliance/missing"
 	"casemate/appliance/oidc"
 	"casemate/appliance/packages"
 	"casemate/appliance/parts"
@@ -67,6 +68,9 @@ var answers = map[string]any{
 	"GET /v1/explain":                         explain.Answer{},
 	"GET /v1/forwarders":                      []explain.Forwarder{},
 	"GET /v1/origins":                         []Origin{},
+	"GET /v1/missing":                         []missing.Listed{},
+	"GET /v1/clients":                         []Client{},
+	"GET /v1/clients/show":                    ClientDetails{},
 	"GET /v1/egress":                          Egress{},
 	"GET /v1/imports":                         []content.Import{},
 	"GET /v1/imports/{name}":                  content.Details{},
