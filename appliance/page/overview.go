@@ -117,8 +117,9 @@ func overview(c *call) (view, error) {
 func membersTable(c *call, members []member, now time.Time) (part, error) {
 	return table(c, list[member]{
 		Name: "members", Title: "Bastions", Path: "/v1/members", Command: "casemate member list",
-		Head: []string{"Node", "State", "Behind", "To come", "Disk free", "Disk full", "Version", "Seen"},
-		Row:  func(m member) []Cell { return memberRow(m, now) }, Items: members,
+		Head: []string{"Node", "State", "Behind", "Blobs to come", "Disk free", "Disk full", "Version",
+			"Last heard (UTC)"},
+		Row: func(m member) []Cell { return memberRow(m, now) }, Items: members,
 	})
 }
 
