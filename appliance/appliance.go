@@ -53,6 +53,7 @@ import (
 	"casemate/appliance/resolver"
 	"casemate/appliance/rotation"
 	"casemate/appliance/routing"
+	"casemate/appliance/search"
 	"casemate/appliance/secret"
 	"casemate/appliance/series"
 	"casemate/appliance/setup"
@@ -99,6 +100,7 @@ type Appliance struct {
 	rehearsal  *learner // nil: nothing is rehearsed
 	upstream   *upstream.Upstream
 	registry   *registry.Registry
+	search     *search.Search
 	dns        *resolver.Resolver
 	totals     *totals.Totals
 
@@ -311,6 +313,7 @@ func (a *Appliance) openServices() (err error) {
 	if err != nil {
 		return err
 	}
+	a.search = search.New(search.Config{Tree: a.tree, Registry: a.registry})
 	files := a.tree.Sub("files")
 	a.repositories = repositories.New(files, a.log.With("room", "repositories"))
 	a.files = fileserver.New(fileserver.Config{
@@ -415,6 +418,7 @@ func (a *Appliance) wire() error {
 		Node: a.cfg.Node, Cluster: a.cluster, Tree: a.tree, CA: a.ca, Access: a.access,
 		Directory: a.directory, OIDC: a.oidc,
 		Registry: a.registry, Files: a.files, Imports: a.imports, Book: a.book, Egress: a.egress, Pulls: a.pulls,
+		Search:       a.search,
 		Rotation:     a.rotation,
 		Repositories: a.repositories, Upstream: a.upstream, Packages: a.packages, Parts: parts.New(),
 		Current:    a.current,
@@ -509,6 +513,9 @@ func (a *Appliance) Close() error {
 		closeIf(a.totals, a.totals != nil)
 		closeIf(a.dns, a.dns != nil)
 		closeIf(a.upstream, a.upstream != nil)
+		if a.search != nil {
+			a.search.Close()
+		}
 		closeIf(a.registry, a.registry != nil)
 		closeIf(a.ca, a.ca != nil)
 		if a.rehearsal != nil {

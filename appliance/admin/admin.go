@@ -31,6 +31,7 @@ import (
 	"casemate/appliance/pulls"
 	"casemate/appliance/repositories"
 	"casemate/appliance/rotation"
+	"casemate/appliance/search"
 	"casemate/appliance/series"
 	"casemate/appliance/status"
 	"casemate/appliance/totals"
@@ -61,6 +62,7 @@ type API struct {
 	Book         *missing.Book
 	Egress       *egress.Book
 	Pulls        *pulls.Book
+	Search       *search.Search
 	Rotation     *rotation.Book
 	Current      *current.Reader
 	Changes      *change.Changes
@@ -124,6 +126,8 @@ func (a *API) register(on *routes) {
 		a.upkeepRoutes,
 		a.auditRoutes,
 		a.showRoutes,
+		a.browseRoutes,
+		a.searchRoutes,
 	} {
 		add(on)
 	}
@@ -143,6 +147,7 @@ type route struct {
 	pattern string
 	asks    asks
 	planned bool // it answers ?dry-run=1
+	paged   bool // it answers ?limit=N&after=CURSOR
 }
 
 // stream adds a handler that writes its own response.
@@ -157,7 +162,7 @@ func (on *routes) stream(pattern string, asks asks, h http.HandlerFunc) {
 	})
 }
 
-// json adds a handler whose result is sent as JSON: nil as 204, a streamed list while it is made.
+// json adds a handler whose result is sent as JSON: nil as 204.
 func (on *routes) json(pattern string, asks asks, h func(r *http.Request) (any, error)) {
 	on.stream(pattern, asks, func(w http.ResponseWriter, r *http.Request) {
 		out, err := h(r)
@@ -167,10 +172,6 @@ func (on *routes) json(pattern string, asks asks, h func(r *http.Request) (any, 
 		}
 		if out == nil {
 			w.WriteHeader(http.StatusNoContent)
-			return
-		}
-		if list, ok := out.(streamed); ok {
-			on.a.sendStream(w, r, list)
 			return
 		}
 		w.Header().Set("Content-Type", "application/json")
@@ -184,6 +185,8 @@ type Route struct {
 	Verb         access.Verb
 	Local        string // why only the admin socket answers it; "": https does, too
 	Public       string // why it needs no account; "": it needs one
+	Open         bool   // it needs no account where registry.anonymous is pull
+	Paged        bool   // it answers ?limit=N&after=CURSOR
 }
 
 // Routes returns all requests that the API answers, in the order of their registration.
@@ -193,7 +196,7 @@ func (a *API) Routes() []Route {
 	var list []Route
 	for _, r := range on.all {
 		if method, path, ok := strings.Cut(r.pattern, " "); ok {
-			list = append(list, Route{method, path, r.asks.verb, r.asks.local, r.asks.public})
+			list = append(list, Route{method, path, r.asks.verb, r.asks.local, r.asks.public, r.asks.open, r.paged})
 		}
 	}
 	return list

@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"encoding"
 	"encoding/json"
 	"net/http"
 	"reflect"
@@ -15,6 +16,7 @@ import (
 	"casemate/appliance/packages"
 	"casemate/appliance/parts"
 	"casemate/appliance/repositories"
+	"casemate/appliance/search"
 	"casemate/appliance/series"
 	"casemate/appliance/settings"
 	"casemate/appliance/status"
@@ -41,11 +43,17 @@ var answers = map[string]any{
 	"GET /v1/settings":                        []settings.Setting{},
 	"GET /v1/settings/{key}":                  settings.Setting{},
 	"GET /v1/certs":                           []Cert{},
+	"GET /v1/status":                          status.Document{},
 	"GET /v1/members":                         []status.Member{},
 	"GET /v1/series":                          series.Report{},
 	"GET /v1/content":                         []totals.Origin{},
 	"GET /v1/images":                          []Image{},
+	"GET /v1/images/show":                     ImageDetails{},
+	"GET /v1/images/manifest":                 ImageManifest{},
 	"GET /v1/files":                           []File{},
+	"GET /v1/files/show":                      FileDetails{},
+	"GET /v1/browse":                          Browse{},
+	"GET /v1/search":                          []search.Hit{},
 	"PUT /v1/files":                           File{},
 	"GET /v1/names":                           []Name{},
 	"GET /v1/origins":                         []Origin{},
@@ -114,6 +122,8 @@ func (r Route) operation(schemas object) object {
 		says = "Answered on the admin socket only: " + r.Local + "."
 	case r.Public != "":
 		says = "Needs no account: " + r.Public + "."
+	case r.Open:
+		says = "Needs no account where registry.anonymous is pull, else a role that may " + string(r.Verb) + "."
 	case r.Verb == "":
 		says = "Every account may."
 	default:
@@ -141,7 +151,15 @@ func (r Route) operation(schemas object) object {
 	if r.Public != "" {
 		op["security"] = []object{}
 	}
+	if r.Open {
+		op["security"] = []object{{}, {"basic": []string{}}, {"key": []string{}}}
+	}
 	var list []object
+	if r.Paged {
+		list = append(list, object{"name": "limit", "in": "query", "schema": object{"type": "integer", "minimum": 1,
+			"maximum": maxPage}}, object{"name": "after", "in": "query", "schema": object{"type": "string"},
+			"description": "the cursor in the header Link of the answer before"})
+	}
 	for _, m := range pathParameter.FindAllStringSubmatch(r.Path, -1) {
 		list = append(list, object{"name": m[1], "in": "path", "required": true, "schema": object{"type": "string"}})
 	}
@@ -169,6 +187,8 @@ func schemaOf(t reflect.Type, schemas object) object {
 		return object{"type": "string", "format": "date-time"}
 	case t == reflect.TypeFor[json.RawMessage]():
 		return object{}
+	case t.Implements(reflect.TypeFor[encoding.TextMarshaler]()):
+		return object{"type": "string"}
 	}
 	switch t.Kind() {
 	case reflect.Pointer:
