@@ -31,6 +31,7 @@ import (
 	"casemate/appliance/audit"
 	"casemate/appliance/change"
 	"casemate/appliance/clientconn"
+	"casemate/appliance/clients"
 	"casemate/appliance/clock"
 	"casemate/appliance/config"
 	"casemate/appliance/content"
@@ -94,6 +95,7 @@ type Appliance struct {
 	tree       *cluster.Tree
 	book       *missing.Book
 	egress     *egress.Book
+	clients    *clients.Book
 	pulls      *pulls.Book
 	rotation   *rotation.Book // records which clients have fetched the new root of a rotation
 	ca         *pki.CA
@@ -123,6 +125,7 @@ type Appliance struct {
 	forecast     *forecast.Book
 	edge         *edge.Edge
 	samples      *pages.Samples
+	clientNames  *clients.Names
 	status       *status.Page
 	admin        *admin.API
 	remote       http.Handler // admin over https
@@ -252,7 +255,7 @@ func (a *Appliance) openTree() (err error) {
 	if err != nil {
 		return err
 	}
-	if err := a.openEgress(); err != nil {
+	if err := cmp.Or(a.openEgress(), a.openClients()); err != nil {
 		return err
 	}
 	a.pulls, err = pulls.Open(pulls.Config{
@@ -418,12 +421,13 @@ func (a *Appliance) wire() error {
 		Node: a.cfg.Node, Cluster: a.cluster, Tree: a.tree, CA: a.ca, Access: a.access,
 		Directory: a.directory, OIDC: a.oidc,
 		Registry: a.registry, Files: a.files, Imports: a.imports, Book: a.book, Egress: a.egress, Pulls: a.pulls,
+		Clients: a.clients, ClientNames: a.clientNames,
 		Search:       a.search,
 		Rotation:     a.rotation,
 		Repositories: a.repositories, Upstream: a.upstream, Packages: a.packages, Parts: parts.New(),
 		Current:    a.current,
 		Transcript: a.transcript(),
-		Changes:    a.changes, Lookup: a.lookup, Audit: a.audit, Forwarder: a.forwarder,
+		Changes:    a.changes, Lookup: a.lookup, DNS: a.dns, Audit: a.audit, Forwarder: a.forwarder,
 		Status: a.status, Series: a.series, Totals: a.totals, Executable: a.executable, Site: a.site,
 		RefreshNames: a.dns.RefreshNames, Reload: a.Reread,
 		PeerAddrs: a.peerAddrs, Log: a.log,
@@ -469,12 +473,12 @@ func maxConnections() int {
 func (a *Appliance) requested(service string, r *http.Request, status int, bytes int64, took time.Duration) {
 	a.metrics.Request(service, r, status, bytes, took)
 	a.used(service, r)
+	a.client(service, r, status)
 	a.rehearsal.answered(service, r, status, bytes)
 	if r.TLS != nil {
 		a.rotation.Seen(clientconn.AddrOf(r))
 	}
-	if service == "pages" && r.Method == http.MethodGet && status == http.StatusOK &&
-		(r.URL.Path == "/ca.crt" || r.URL.Path == "/enroll") {
+	if enrols(service, r, status) {
 		a.rotation.Fetched(clientconn.AddrOf(r))
 	}
 }

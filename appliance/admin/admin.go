@@ -17,6 +17,7 @@ import (
 	"casemate/appliance/access"
 	"casemate/appliance/audit"
 	"casemate/appliance/change"
+	"casemate/appliance/clients"
 	"casemate/appliance/content"
 	"casemate/appliance/current"
 	"casemate/appliance/directory"
@@ -61,12 +62,15 @@ type API struct {
 	Packages     *packages.Store
 	Book         *missing.Book
 	Egress       *egress.Book
+	Clients      *clients.Book
+	ClientNames  *clients.Names
 	Pulls        *pulls.Book
 	Search       *search.Search
 	Rotation     *rotation.Book
 	Current      *current.Reader
 	Changes      *change.Changes
 	Lookup       *lookup.Lookup
+	DNS          DNS
 	Audit        *audit.Log
 	Forwarder    *audit.Forwarder
 	// Transcript is what was rehearsed here; nil: nothing was.
@@ -85,6 +89,7 @@ type API struct {
 	PeerAddrs func() []string
 	Log       *slog.Logger
 
+	misses  misses
 	imports sync.WaitGroup // hijacked connections, which the server no longer tracks
 }
 
@@ -116,8 +121,10 @@ func (a *API) register(on *routes) {
 		a.enrollRoutes,
 		a.originRoutes,
 		a.nameRoutes,
+		a.explainRoutes,
 		a.missingRoutes,
 		a.egressRoutes,
+		a.clientRoutes,
 		a.repositoryRoutes,
 		a.packageRoutes,
 		a.checkRoutes,
@@ -209,7 +216,9 @@ func (a *API) statusRoutes(on *routes) {
 			return a.Status.Report(r.Context(), subject(r).May(access.Inspect, access.Object{}))
 		})
 	on.json("GET /v1/series", to(access.List), a.getSeries)
-	on.json("GET /v1/content", to(access.List), func(*http.Request) (any, error) { return a.Totals.List() })
+	on.json("GET /v1/content", to(access.List), func(r *http.Request) (any, error) {
+		return a.Totals.List(r.Context(), r.URL.Query().Get("wait") != "false")
+	})
 	on.json("POST /v1/reload", to(access.Administer).here("the config is a file of this node"),
 		func(*http.Request) (any, error) {
 			notes, err := a.Reload()

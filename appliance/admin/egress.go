@@ -30,7 +30,7 @@ func (a *API) getEgress(r *http.Request, p page) (pagedAnswer, error) {
 	if by.Since, err = a.since(r.Context(), q.Get("since")); err != nil {
 		return pagedAnswer{}, err
 	}
-	if by.Clients, err = clients(q.Get("client")); err != nil {
+	if by.Clients, err = clientsIn(q.Get("client")); err != nil {
 		return pagedAnswer{}, err
 	}
 	var from egress.Entry
@@ -73,8 +73,8 @@ func (a *API) since(ctx context.Context, text string) (time.Time, error) {
 		"2026-01-31T15:04:05Z, or the name of an import, got %.80q", text)
 }
 
-// clients parses an address or a network; "" is the zero Prefix.
-func clients(text string) (netip.Prefix, error) {
+// clientsIn parses an address or a network; "" is the zero Prefix.
+func clientsIn(text string) (netip.Prefix, error) {
 	if text == "" {
 		return netip.Prefix{}, nil
 	}

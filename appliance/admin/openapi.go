@@ -11,7 +11,10 @@ import (
 	"time"
 
 	"casemate/appliance/access"
+	"casemate/appliance/audit"
 	"casemate/appliance/content"
+	"casemate/appliance/explain"
+	"casemate/appliance/missing"
 	"casemate/appliance/oidc"
 	"casemate/appliance/packages"
 	"casemate/appliance/parts"
@@ -44,6 +47,11 @@ var answers = map[string]any{
 	"GET /v1/settings/{key}":                  settings.Setting{},
 	"GET /v1/certs":                           []Cert{},
 	"GET /v1/status":                          status.Document{},
+	"POST /v1/certs":                          NewCert{},
+	"POST /v1/tokens":                         Token{},
+	"GET /v1/audit":                           audit.Page{},
+	"GET /v1/audit/checkpoint":                audit.Checkpoint{},
+	"GET /v1/audit/forward":                   audit.ForwardStatus{},
 	"GET /v1/members":                         []status.Member{},
 	"GET /v1/series":                          series.Report{},
 	"GET /v1/content":                         []totals.Origin{},
@@ -56,7 +64,12 @@ var answers = map[string]any{
 	"GET /v1/search":                          []search.Hit{},
 	"PUT /v1/files":                           File{},
 	"GET /v1/names":                           []Name{},
+	"GET /v1/explain":                         explain.Answer{},
+	"GET /v1/forwarders":                      []explain.Forwarder{},
 	"GET /v1/origins":                         []Origin{},
+	"GET /v1/missing":                         []missing.Listed{},
+	"GET /v1/clients":                         []Client{},
+	"GET /v1/clients/show":                    ClientDetails{},
 	"GET /v1/egress":                          Egress{},
 	"GET /v1/imports":                         []content.Import{},
 	"GET /v1/imports/{name}":                  content.Details{},

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -23,13 +24,16 @@ type list[T any] struct {
 	Path string
 	// Field is the field of the answer that has the list; "": the answer is the list.
 	Field string
-	// Paged says that the API takes limit and after. Otherwise the list is short.
+	// Paged says that the API takes limit and after. Otherwise the list is short, and it is asked for whole.
 	Paged bool
 	Head  []string
 	Row   func(T) []Cell
 	Empty string // the sentence in the place of no rows
 	// Command is the equivalent command; "": that of the page.
 	Command string
+	// Items are the elements that the page shows, if it has asked for them already; nil: they are asked for. Downloads
+	// ask again.
+	Items []T
 	// Most is how many rows the page shows; 0: pageSize.
 	Most int
 }
@@ -53,6 +57,7 @@ type Table struct {
 	CSV, JSON                   string // downloads
 	Next, First                 string // other parts of the list
 	Cut                         bool   // the list is longer than what is shown
+	Offers                      bool   // rows have one more cell than the head, with actions
 }
 
 func text(s string) Cell         { return Cell{Text: s} }
@@ -97,15 +102,29 @@ func table[T any](c *call, l list[T]) (part, error) {
 			t.First = here(c, "after-"+l.Name, "")
 		}
 	}
-	items, next, err := elements[T](c, path, l.Field)
-	if err != nil {
-		return part{}, err
+	items, next := l.Items, ""
+	if items == nil {
+		var err error
+		if items, next, err = elements[T](c, path, l.Field); err != nil {
+			return part{}, err
+		}
+	}
+	if !l.Paged {
+		// The API sends all of it; the page shows a part, from the row that the parameter says.
+		from, _ := strconv.Atoi(q.Get("after-" + l.Name))
+		if from = min(max(from, 0), len(items)); from > 0 {
+			items, t.First = items[from:], here(c, "after-"+l.Name, "")
+		}
+		if next = ""; len(items) > most {
+			items, next = items[:most], strconv.Itoa(from+most)
+		}
 	}
 	if len(items) > most {
 		items, t.Cut = items[:most], true
 	}
 	for _, v := range items {
-		t.Rows = append(t.Rows, l.Row(v))
+		row := l.Row(v)
+		t.Rows, t.Offers = append(t.Rows, row), t.Offers || len(row) > len(l.Head)
 	}
 	if next != "" {
 		t.Next = here(c, "after-"+l.Name, next)

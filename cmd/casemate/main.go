@@ -200,7 +200,7 @@ Begin with "casemate init", then "systemctl enable --now casemate" or
 		upstreamCommand(o), contentCommand(o), searchCommand(o))
 	add("gap", rehearseCommand(o), rehearsalCommand(o), replayCommand(o), bundleCommand(o), importCommand(o),
 		checkCommand(o), missingCommand(o), inventoryCommand(o), egressCommand(o))
-	add("nodes", enrollCommand(o), doctorCommand(o), mirrorsCommand(o), kubesprayCommand(o))
+	add("nodes", enrollCommand(o), doctorCommand(o), clientCommand(o), mirrorsCommand(o), kubesprayCommand(o))
 	add("cluster", configCommand(o), memberCommand(o), tokenCommand(o), clusterCommand(o), caCommand(o), certCommand(o))
 	add("access", loginCommand(o), logoutCommand(o), whoamiCommand(o), userCommand(o), roleCommand(o),
 		apikeyCommand(o), directoryCommand(o), auditCommand(o))

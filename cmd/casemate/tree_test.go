@@ -79,6 +79,7 @@ var meanings = map[string][]string{
 	"all":                 {"bool"},
 	"allow-unsigned":      {"stringArray"},
 	"user":                {"string"},
+	"type":                {"string"},
 	"apt":                 {"stringArray"},
 	"before":              {"uint64"},
 	"cache":               {"string"},
