@@ -427,7 +427,7 @@ func (a *Appliance) wire() error {
 		Repositories: a.repositories, Upstream: a.upstream, Packages: a.packages, Parts: parts.New(),
 		Current:    a.current,
 		Transcript: a.transcript(),
-		Changes:    a.changes, Lookup: a.lookup, Audit: a.audit, Forwarder: a.forwarder,
+		Changes:    a.changes, Lookup: a.lookup, DNS: a.dns, Audit: a.audit, Forwarder: a.forwarder,
 		Status: a.status, Series: a.series, Totals: a.totals, Executable: a.executable, Site: a.site,
 		RefreshNames: a.dns.RefreshNames, Reload: a.Reread,
 		PeerAddrs: a.peerAddrs, Log: a.log,

@@ -19,6 +19,7 @@
 //   - Only the requested data of a resolver's answer is passed on; we answer our own names, even at the end of a
 //     resolver's CNAMEs. Names that mean the same everywhere (localhost, RFC 6761) are never forwarded.
 //   - A forwarder that does not support EDNS, or does not repeat the case of names, is asked without.
+//   - What a client would be answered, and why, is explained by the code that answers it ([Server.Explain]).
 //   - A dead forwarder costs the client less than two seconds and results in SERVFAIL, so that the client asks the next
 //     bastion.
 //

@@ -164,7 +164,8 @@ func (s *Server) Explain(ctx context.Context, in Inquiry) (Explanation, error) {
 	}
 	chain := r.answer
 	if r, err = s.relay(ctx, t, r, q.Qtype, client, nil); err != nil {
-		tr.add(Step{What: StepFailed, Name: trimDot(dns.CanonicalName(r.next)), Zone: trimDot(r.zone), Text: reasonOf(err)})
+		tr.add(Step{What: StepFailed, Name: trimDot(dns.CanonicalName(r.next)), Zone: trimDot(r.zone),
+			Text: reasonOf(err)})
 		r = result{rcode: dns.RcodeServerFailure}
 	}
 	if r.rcode == dns.RcodeServerFailure {

@@ -175,8 +175,8 @@ func (t *Table) wanted(name []byte, qtype uint16) bool {
 // clients ask for registry.k8s.io.default.svc.cluster.local before registry.k8s.io.
 func (t *Table) expanded(name []byte) bool { return t.expandedFrom(name) > 0 }
 
-// expandedFrom returns how many bytes of name are the name of the table that it is made of, without the root; 0 if there
-// is none.
+// expandedFrom returns how many bytes of name are the name of the table that it is made of, without the root; 0 if
+// there is none.
 func (t *Table) expandedFrom(name []byte) int {
 	var head [256]byte
 	copy(head[:], name)

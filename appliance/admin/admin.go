@@ -70,6 +70,7 @@ type API struct {
 	Current      *current.Reader
 	Changes      *change.Changes
 	Lookup       *lookup.Lookup
+	DNS          DNS
 	Audit        *audit.Log
 	Forwarder    *audit.Forwarder
 	// Transcript is what was rehearsed here; nil: nothing was.
@@ -120,6 +121,7 @@ func (a *API) register(on *routes) {
 		a.enrollRoutes,
 		a.originRoutes,
 		a.nameRoutes,
+		a.explainRoutes,
 		a.missingRoutes,
 		a.egressRoutes,
 		a.clientRoutes,

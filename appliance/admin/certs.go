@@ -86,12 +86,15 @@ func (a *API) postCert(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return struct {
-		Serial      string `json:"serial"`
-		Certificate string `json:"certificate"`
-		Chain       string `json:"chain"`
-		Key         string `json:"key,omitempty"`
-	}{c.Serial, string(c.Cert), string(c.Chain), string(c.Key)}, nil
+	return NewCert{c.Serial, string(c.Cert), string(c.Chain), string(c.Key)}, nil
+}
+
+// NewCert is a certificate that was issued, PEM. Key is absent for a CSR.
+type NewCert struct {
+	Serial      string `json:"serial"`
+	Certificate string `json:"certificate"`
+	Chain       string `json:"chain"`
+	Key         string `json:"key,omitempty"`
 }
 
 // certToRevoke lists the certificate that a request would revoke.

@@ -69,12 +69,15 @@ func (a *API) postToken(r *http.Request) (any, error) {
 	}
 	a.Log.Info("join token created", "id", token.ID, "ttl", ttl)
 	addrs := append([]string{}, a.PeerAddrs()...)
-	return map[string]any{
-		"token":   token.String(),
-		"addr":    addrs[0],
-		"addrs":   addrs,
-		"expires": time.Now().Add(ttl).UTC().Truncate(time.Second),
-	}, nil
+	return Token{token.String(), addrs[0], addrs, time.Now().Add(ttl).UTC().Truncate(time.Second)}, nil
+}
+
+// Token is a join token, and where the member is that knows it.
+type Token struct {
+	Token   string    `json:"token"`
+	Addr    string    `json:"addr"` // the first of Addrs
+	Addrs   []string  `json:"addrs"`
+	Expires time.Time `json:"expires"`
 }
 
 // removeMember removes a node from the cluster, its addresses from DNS and from the names that the CA permits. After

@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"encoding"
 	"encoding/json"
 	"net/http"
 	"reflect"
@@ -10,7 +11,9 @@ import (
 	"time"
 
 	"casemate/appliance/access"
+	"casemate/appliance/audit"
 	"casemate/appliance/content"
+	"casemate/appliance/explain"
 	"casemate/appliance/missing"
 	"casemate/appliance/oidc"
 	"casemate/appliance/packages"
@@ -43,6 +46,12 @@ var answers = map[string]any{
 	"GET /v1/settings":                        []settings.Setting{},
 	"GET /v1/settings/{key}":                  settings.Setting{},
 	"GET /v1/certs":                           []Cert{},
+	"GET /v1/status":                          status.Document{},
+	"POST /v1/certs":                          NewCert{},
+	"POST /v1/tokens":                         Token{},
+	"GET /v1/audit":                           audit.Page{},
+	"GET /v1/audit/checkpoint":                audit.Checkpoint{},
+	"GET /v1/audit/forward":                   audit.ForwardStatus{},
 	"GET /v1/members":                         []status.Member{},
 	"GET /v1/series":                          series.Report{},
 	"GET /v1/content":                         []totals.Origin{},
@@ -55,6 +64,8 @@ var answers = map[string]any{
 	"GET /v1/search":                          []search.Hit{},
 	"PUT /v1/files":                           File{},
 	"GET /v1/names":                           []Name{},
+	"GET /v1/explain":                         explain.Answer{},
+	"GET /v1/forwarders":                      []explain.Forwarder{},
 	"GET /v1/origins":                         []Origin{},
 	"GET /v1/missing":                         []missing.Listed{},
 	"GET /v1/clients":                         []Client{},
@@ -187,6 +198,8 @@ func schemaOf(t reflect.Type, schemas object) object {
 		return object{"type": "string", "format": "date-time"}
 	case t == reflect.TypeFor[json.RawMessage]():
 		return object{}
+	case t.Implements(reflect.TypeFor[encoding.TextMarshaler]()):
+		return object{"type": "string"}
 	}
 	switch t.Kind() {
 	case reflect.Pointer:

@@ -1,22 +1,36 @@
 package admin
 
 import (
-	"casemate/appliance/access"
+	"flag"
 	"fmt"
 	"os"
 	"slices"
 	"strings"
 	"testing"
+
+	"casemate/appliance/access"
 )
+
+var update = flag.Bool("update", false, "write the table of roles into docs/admin-api.md")
 
 // TestRoleTable: the table in the documentation has every route, with what it asks for.
 func TestRoleTable(t *testing.T) {
-	text, err := os.ReadFile("../../docs/admin-api.md")
+	const page, first = "../../docs/admin-api.md", "| requests | verb |"
+	data, err := os.ReadFile(page)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := roleTable((&API{}).Routes()); !strings.Contains(string(text), want) {
-		t.Errorf("docs/admin-api.md must have this table:\n%s", want)
+	text, want := string(data), roleTable((&API{}).Routes())
+	if strings.Contains(text, want) {
+		return
+	}
+	before, table, found := strings.Cut(text, first)
+	if !*update || !found {
+		t.Fatalf("%s must have this table (go test ./appliance/admin -run TestRoleTable -update):\n%s", page, want)
+	}
+	_, after, _ := strings.Cut(table, "\n\n")
+	if err := os.WriteFile(page, []byte(before+want+"\n"+after), 0o644); err != nil {
+		t.Fatal(err)
 	}
 }
 

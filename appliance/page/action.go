@@ -26,6 +26,8 @@ type action struct {
 	note    string // what to know before
 	// show is the template that shows the answer, such as a key that is shown once; "": the browser goes back.
 	show string
+	// load fills values of the form with what is there, and may change the copy of the action; nil: nothing does.
+	load func(c *call, a *action, values url.Values) error
 }
 
 // A field is one value of an action.
@@ -83,12 +85,16 @@ func actionLink(text, name string, pairs ...string) link {
 	return link{Href: href, Text: text}
 }
 
+// maxLink is how many bytes a link may have. Names of content can be longer; a page of rows with such links would be
+// too large, and servers and proxies refuse them. The command line takes any name.
+const maxLink = 1024
+
 // offer returns the cell with links to actions that the account may do.
 func (c *call) offer(links ...link) Cell {
 	var may []link
 	for _, l := range links {
 		name, _, _ := strings.Cut(strings.TrimPrefix(l.Href, "/do/"), "?")
-		if a, ok := allActions[name]; ok && c.may(a.verb) {
+		if a, ok := allActions[name]; ok && c.may(a.verb) && len(l.Href) <= maxLink {
 			may = append(may, l)
 		}
 	}
@@ -143,7 +149,7 @@ func (f field) json(text string) any {
 // form returns the form with these values.
 func (a action) form(name string, values url.Values) form {
 	f := form{Name: name, Title: a.title, Button: a.button, Back: a.fill(a.back, values, url.QueryEscape),
-		Note: a.note, Command: a.fill(a.command, values, func(s string) string { return s }), Danger: a.removes}
+		Note: a.note, Command: a.fill(a.command, values, shellWords), Danger: a.removes}
 	for _, d := range a.fields {
 		kind := d.kind
 		if kind == "" {
@@ -195,7 +201,14 @@ func (p *Page) getAction(w http.ResponseWriter, r *http.Request) {
 	if c == nil {
 		return
 	}
-	f := a.form(r.PathValue("action"), r.URL.Query())
+	values := r.URL.Query()
+	if a.load != nil {
+		if err := a.load(c, &a, values); err != nil {
+			p.fail(c, err)
+			return
+		}
+	}
+	f := a.form(r.PathValue("action"), values)
 	if a.removes {
 		path, _ := a.request(r.URL.Query())
 		in, err := request(r, a.method, with(path, "dry-run", "1"), nil)

@@ -1,15 +1,18 @@
 package page
 
-import "maps"
+import (
+	"maps"
+	"slices"
+)
 
 // entries are the pages, in the order of the navigation.
-var entries = []entry{
+var entries = slices.Concat([]entry{
 	{path: "/", title: "Overview", nav: true, view: overview},
 	{path: "/enrolment", title: "Enrol a node", view: frontPage},
-}
+}, administration)
 
 // allActions are the actions of all pages, by name.
-var allActions = merged()
+var allActions = merged(dnsActions, certificateActions, memberActions, userActions, settingActions)
 
 func merged(groups ...map[string]action) map[string]action {
 	all := map[string]action{}

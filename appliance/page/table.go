@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -23,7 +24,7 @@ type list[T any] struct {
 	Path string
 	// Field is the field of the answer that has the list; "": the answer is the list.
 	Field string
-	// Paged says that the API takes limit and after. Otherwise the list is short.
+	// Paged says that the API takes limit and after. Otherwise the list is short, and it is asked for whole.
 	Paged bool
 	Head  []string
 	Row   func(T) []Cell
@@ -100,6 +101,16 @@ func table[T any](c *call, l list[T]) (part, error) {
 	items, next, err := elements[T](c, path, l.Field)
 	if err != nil {
 		return part{}, err
+	}
+	if !l.Paged {
+		// The API sends all of it; the page shows a part, from the row that the parameter says.
+		from, _ := strconv.Atoi(q.Get("after-" + l.Name))
+		if from = min(max(from, 0), len(items)); from > 0 {
+			items, t.First = items[from:], here(c, "after-"+l.Name, "")
+		}
+		if next = ""; len(items) > most {
+			items, next = items[:most], strconv.Itoa(from+most)
+		}
 	}
 	if len(items) > most {
 		items, t.Cut = items[:most], true

@@ -1,7 +1,7 @@
 // Package totals counts what is stored of each origin: images, files, and the bytes of their blobs.
 //
-// It promises: a list is counted when somebody asks for it and the content has changed, never on its own. Counting takes
-// at most a tenth of the time; a list that is asked for more often than that is a little old.
+// It promises: content is counted when somebody asks for the list and something has changed, never on its own. Counting
+// takes at most a tenth of the time; a list that is asked for more often than that is a little old.
 package totals
 
 import (

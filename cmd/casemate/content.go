@@ -319,5 +319,6 @@ the record that was set before. *.NAME is a wildcard.`,
 	}
 	d = o.deletes(remove)
 	o.prints(remove, change{})
-	return group("name", "manage DNS records of your own", list, set, remove)
+	return group("name", "manage DNS records of your own, and explain what DNS answers", list, set, remove,
+		nameExplain(o), nameForwarders(o))
 }

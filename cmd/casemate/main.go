@@ -204,8 +204,8 @@ Begin with "casemate init", then "systemctl enable --now casemate" or
 	add("cluster", configCommand(o), memberCommand(o), tokenCommand(o), clusterCommand(o), caCommand(o), certCommand(o))
 	add("access", loginCommand(o), logoutCommand(o), whoamiCommand(o), userCommand(o), roleCommand(o),
 		apikeyCommand(o), directoryCommand(o), auditCommand(o))
-	add("upkeep", statusCommand(o), trafficCommand(o), gcCommand(o), scrubCommand(o), backupCommand(o), reloadCommand(o),
-		versionCommand(o))
+	add("upkeep", statusCommand(o), trafficCommand(o), gcCommand(o), scrubCommand(o), backupCommand(o),
+		reloadCommand(o), versionCommand(o))
 	root.AddCommand(manCommand(root), dnsCommand(o))
 	addCobrasOwn(root)
 	wrongArgs(root)

@@ -21,8 +21,8 @@ const (
 )
 
 // ErrNoQueries is returned for a process of an older version.
-var ErrNoQueries = errors.New("the DNS process is of an older version, which does not explain its answers: restart it " +
-	"(systemctl restart casemate-dns)")
+var ErrNoQueries = errors.New("the DNS process is of an older version, which does not explain its answers: restart " +
+	"it (systemctl restart casemate-dns)")
 
 type query struct {
 	ID      uint64          `json:"id"`

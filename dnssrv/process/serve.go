@@ -410,7 +410,8 @@ func (s *server) session(ctx context.Context, conn net.Conn) error {
 			return ctx.Err()
 		}
 	}
-	if err := say(kindHello, hello{Protocol: protocol, Version: s.cfg.Version, Addrs: s.addrs(), Queries: true}); err != nil {
+	first := hello{Protocol: protocol, Version: s.cfg.Version, Addrs: s.addrs(), Queries: true}
+	if err := say(kindHello, first); err != nil {
 		return err
 	}
 	r := bufio.NewReader(conn)
