@@ -216,7 +216,9 @@ func (a *API) statusRoutes(on *routes) {
 			return a.Status.Report(r.Context(), subject(r).May(access.Inspect, access.Object{}))
 		})
 	on.json("GET /v1/series", to(access.List), a.getSeries)
-	on.json("GET /v1/content", to(access.List), func(*http.Request) (any, error) { return a.Totals.List() })
+	on.json("GET /v1/content", to(access.List), func(r *http.Request) (any, error) {
+		return a.Totals.List(r.Context(), r.URL.Query().Get("wait") != "false")
+	})
 	on.json("POST /v1/reload", to(access.Administer).here("the config is a file of this node"),
 		func(*http.Request) (any, error) {
 			notes, err := a.Reload()

@@ -79,6 +79,8 @@ var answers = map[string]any{
 	"POST /v1/imports/{name}/publish":         content.Result{},
 	"DELETE /v1/imports/{name}":               content.Removed{},
 	"POST /v1/imports/parts":                  parts.State{},
+	"GET /v1/imports/parts":                   []parts.Listed{},
+	"POST /v1/imports/form":                   []FormImport{},
 	"GET /v1/imports/parts/{id}":              parts.State{},
 	"PATCH /v1/imports/parts/{id}":            parts.State{},
 	"GET /v1/repositories":                    []repositories.Repository{},

@@ -45,7 +45,7 @@ func clusterPage(c *call) (view, error) {
 }
 
 func clusterRow(c *call, m member) []Cell {
-	row := memberRow(m)
+	row := memberRow(m, c.p.cfg.Now())
 	coming := number(m.Missing)
 	if m.Missing < 0 {
 		coming = Cell{Text: "not known", Class: "num"}
