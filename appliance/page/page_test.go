@@ -226,7 +226,7 @@ func TestDownloads(t *testing.T) {
 		"seen": "2026-11-30T11:59:00Z"}}
 	p, _ := open(t, map[string]any{"GET /v1/members": members, "GET /v1/status": map[string]any{}})
 	w := p.ask("GET", "/?table=members&format=csv", nil)
-	if got := w.Body.String(); !strings.HasPrefix(got, "Node,State,Behind,To come,") ||
+	if got := w.Body.String(); !strings.HasPrefix(got, "Node,State,Behind,Blobs to come,") ||
 		!strings.Contains(got, "\n'=cmd(),leader,0,") ||
 		strings.Contains(got, "\x1b") || w.Header().Get("Content-Type") != "text/csv; charset=utf-8" {
 		t.Errorf("%q %v", got, w.Header())

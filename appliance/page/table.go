@@ -45,6 +45,7 @@ type Cell struct {
 	Time  time.Time // in place of Text
 	Class string    // good, bad, warn, num, code
 	Copy  bool      // it has a button that copies Text
+	Raw   string    // what a CSV file has in its place, such as a number of bytes; "": Text and More
 	More  string    // a smaller second line
 	Links []link    // buttons: actions
 }
@@ -63,11 +64,14 @@ type Table struct {
 func text(s string) Cell         { return Cell{Text: s} }
 func code(s string) Cell         { return Cell{Text: s, Class: "code"} }
 func number(n any) Cell          { return Cell{Text: fmt.Sprint(n), Class: "num"} }
+func size(bytes int64) Cell      { return Cell{Text: Bytes(bytes), Class: "num", Raw: fmt.Sprint(bytes)} }
 func at(t time.Time) Cell        { return Cell{Time: t} }
 func linked(s, href string) Cell { return Cell{Text: s, Href: href} }
 func actions(links ...link) Cell { return Cell{Links: links} }
 func (c Cell) csv() string {
 	switch {
+	case c.Raw != "":
+		return c.Raw
 	case !c.Time.IsZero():
 		return c.Time.UTC().Format(time.RFC3339)
 	case c.More != "" && c.Text != "":
