@@ -40,7 +40,7 @@ type Cell struct {
 	Text  string
 	Href  string    // it links there
 	Time  time.Time // in place of Text
-	Class string    // good, bad, warn, num, code
+	Class string    // good, bad, warn, num, code, word (not broken)
 	Copy  bool      // it has a button that copies Text
 	More  string    // a smaller second line
 	Links []link    // buttons: actions
