@@ -183,6 +183,11 @@ func (b *browser) click(selector string) {
 func (b *browser) fill(pairs ...string) {
 	b.t.Helper()
 	for i := 0; i+1 < len(pairs); i += 2 {
+		if pairs[i+1] == "" { // which chromedp takes for a failure
+			selector, _ := json.Marshal(pairs[i])
+			eval[string](b, `document.querySelector(`+string(selector)+`).value = ""`)
+			continue
+		}
 		b.do("fill in "+pairs[i], chromedp.SetValue(chromedp.CSS(pairs[i]), pairs[i+1]))
 	}
 	last := pairs[len(pairs)-2]
