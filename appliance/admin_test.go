@@ -29,7 +29,7 @@ import (
 	"casemate/pki"
 )
 
-func freshNode(t *testing.T, opt setup.InitOptions) *node {
+func freshNode(t testing.TB, opt setup.InitOptions) *node {
 	t.Helper()
 	cfg := testConfig(t, t.TempDir())
 	initNode(t, cfg, opt)

@@ -31,6 +31,7 @@ import (
 	"casemate/appliance/audit"
 	"casemate/appliance/change"
 	"casemate/appliance/clientconn"
+	"casemate/appliance/clients"
 	"casemate/appliance/clock"
 	"casemate/appliance/config"
 	"casemate/appliance/content"
@@ -53,6 +54,7 @@ import (
 	"casemate/appliance/resolver"
 	"casemate/appliance/rotation"
 	"casemate/appliance/routing"
+	"casemate/appliance/search"
 	"casemate/appliance/secret"
 	"casemate/appliance/series"
 	"casemate/appliance/setup"
@@ -93,12 +95,14 @@ type Appliance struct {
 	tree       *cluster.Tree
 	book       *missing.Book
 	egress     *egress.Book
+	clients    *clients.Book
 	pulls      *pulls.Book
 	rotation   *rotation.Book // records which clients have fetched the new root of a rotation
 	ca         *pki.CA
 	rehearsal  *learner // nil: nothing is rehearsed
 	upstream   *upstream.Upstream
 	registry   *registry.Registry
+	search     *search.Search
 	dns        *resolver.Resolver
 	totals     *totals.Totals
 
@@ -121,6 +125,7 @@ type Appliance struct {
 	forecast     *forecast.Book
 	edge         *edge.Edge
 	samples      *pages.Samples
+	clientNames  *clients.Names
 	status       *status.Page
 	admin        *admin.API
 	remote       http.Handler // admin over https
@@ -250,7 +255,7 @@ func (a *Appliance) openTree() (err error) {
 	if err != nil {
 		return err
 	}
-	if err := a.openEgress(); err != nil {
+	if err := cmp.Or(a.openEgress(), a.openClients()); err != nil {
 		return err
 	}
 	a.pulls, err = pulls.Open(pulls.Config{
@@ -311,6 +316,7 @@ func (a *Appliance) openServices() (err error) {
 	if err != nil {
 		return err
 	}
+	a.search = search.New(search.Config{Tree: a.tree, Registry: a.registry})
 	files := a.tree.Sub("files")
 	a.repositories = repositories.New(files, a.log.With("room", "repositories"))
 	a.files = fileserver.New(fileserver.Config{
@@ -415,6 +421,8 @@ func (a *Appliance) wire() error {
 		Node: a.cfg.Node, Cluster: a.cluster, Tree: a.tree, CA: a.ca, Access: a.access,
 		Directory: a.directory, OIDC: a.oidc,
 		Registry: a.registry, Files: a.files, Imports: a.imports, Book: a.book, Egress: a.egress, Pulls: a.pulls,
+		Clients: a.clients, ClientNames: a.clientNames,
+		Search:       a.search,
 		Rotation:     a.rotation,
 		Repositories: a.repositories, Upstream: a.upstream, Packages: a.packages, Parts: parts.New(),
 		Current:    a.current,
@@ -465,12 +473,12 @@ func maxConnections() int {
 func (a *Appliance) requested(service string, r *http.Request, status int, bytes int64, took time.Duration) {
 	a.metrics.Request(service, r, status, bytes, took)
 	a.used(service, r)
+	a.client(service, r, status)
 	a.rehearsal.answered(service, r, status, bytes)
 	if r.TLS != nil {
 		a.rotation.Seen(clientconn.AddrOf(r))
 	}
-	if service == "pages" && r.Method == http.MethodGet && status == http.StatusOK &&
-		(r.URL.Path == "/ca.crt" || r.URL.Path == "/enroll") {
+	if enrols(service, r, status) {
 		a.rotation.Fetched(clientconn.AddrOf(r))
 	}
 }
@@ -509,6 +517,9 @@ func (a *Appliance) Close() error {
 		closeIf(a.totals, a.totals != nil)
 		closeIf(a.dns, a.dns != nil)
 		closeIf(a.upstream, a.upstream != nil)
+		if a.search != nil {
+			a.search.Close()
+		}
 		closeIf(a.registry, a.registry != nil)
 		closeIf(a.ca, a.ca != nil)
 		if a.rehearsal != nil {

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 
 	"casemate/appliance/clientconn"
+	"casemate/appliance/clients"
 	"casemate/appliance/egress"
 	"casemate/appliance/missing"
 	"casemate/appliance/origin"
@@ -34,6 +35,7 @@ func (a *Appliance) asked(list []dnssrv.Sighting) {
 			}
 		}
 		a.egress.Note(s.Client, egress.DNS, s.Name, verdict, s.Count)
+		a.clients.Asked(s.Client)
 	}
 }
 
@@ -41,6 +43,7 @@ func (a *Appliance) asked(list []dnssrv.Sighting) {
 func (a *Appliance) refusedTLS(client netip.Addr, name string) {
 	a.miss(missing.TLS, name, "", client)
 	a.egress.Note(client, egress.TLS, name, egress.Refused, 1)
+	a.clients.Failed(client, clients.HTTPS, "TLS handshake for "+origin.Fold(name)+": the name is not served here")
 }
 
 // used records the host of a request. Those that no service has answered are refused.
@@ -59,4 +62,5 @@ func (a *Appliance) used(service string, r *http.Request) {
 // answers, or speaks another protocol than HTTP.
 func (a *Appliance) unasked(name string, client netip.Addr) {
 	a.egress.Note(client, egress.Handshake, origin.Fold(name), egress.Answered, 1)
+	a.clients.Handshake(client)
 }

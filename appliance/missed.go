@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"casemate/appliance/clientconn"
+	"casemate/appliance/clients"
 	"casemate/appliance/missing"
 	"casemate/appliance/origin"
 	"casemate/appliance/routing"
@@ -30,7 +31,13 @@ func (a *Appliance) miss(kind, name, detail string, client netip.Addr) {
 	a.rehearsal.missing(kind, name)
 }
 
-func (a *Appliance) note(q missing.Question) { a.metrics.Miss(q.Kind, a.book.Note(q)) }
+func (a *Appliance) note(q missing.Question) {
+	noise := a.book.Note(q)
+	a.metrics.Miss(q.Kind, noise)
+	if q.Kind == missing.DNS && noise == "" {
+		a.clients.Failed(q.Client, clients.DNS, "DNS "+q.Name+" "+q.Detail+": no such name here")
+	}
+}
 
 // missFacts implements missing.Facts.
 type missFacts struct {

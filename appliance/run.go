@@ -46,6 +46,8 @@ func (a *Appliance) Run(ctx context.Context) error {
 	start("follow", a.follow)
 	start("missing book", func(ctx context.Context) error { a.book.Run(ctx); return nil })
 	start("egress book", func(ctx context.Context) error { a.egress.Run(ctx); return nil })
+	start("book of clients", func(ctx context.Context) error { a.clients.Run(ctx); return nil })
+	start("names of clients", func(ctx context.Context) error { a.clientNames.Run(ctx); return nil })
 	start("pulls", func(ctx context.Context) error { a.pulls.Run(ctx); return nil })
 	start("pki", a.ca.Run)
 	start("repositories", func(ctx context.Context) error { a.repositories.Run(ctx); return nil })
@@ -63,7 +65,7 @@ func (a *Appliance) Run(ctx context.Context) error {
 	// What DNS has counted before is known from here on.
 	start("series", func(ctx context.Context) error { a.series.Run(ctx); return nil })
 	start("forecast", func(ctx context.Context) error { a.forecast.Run(ctx); return nil })
-	failures := a.metrics.TLSErrors(a.log.With("room", "http"))
+	failures := a.metrics.TLSErrors(a.log.With("room", "http"), a.clients.Untrusting)
 	secure, plain := a.edge.Server(false, failures), a.edge.Server(true, failures)
 	secure.TLSConfig = a.ca.TLSConfig()
 	serve := func(s *http.Server, listeners []net.Listener, tls bool) {

@@ -105,8 +105,10 @@ func (a *Appliance) openPage() {
 		Node: a.cfg.Node, Domain: a.current.State().Settings.Domain, API: http.HandlerFunc(a.serveAdmin),
 		Front: a.front, Now: a.opt.Now, Log: a.log.With("room", "page"),
 		Topics: map[string]func() uint64{
-			"tree":   func() uint64 { return a.cluster.Status().Applied },
-			"missed": a.book.Changed,
+			"tree":    func() uint64 { return a.cluster.Status().Applied },
+			"missed":  a.book.Changed,
+			"traffic": a.series.Changed,
+			"content": a.totals.Changed,
 		},
 	})
 }

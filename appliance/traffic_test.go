@@ -66,7 +66,8 @@ func TestTraffic(t *testing.T) {
 	for range 3 {
 		n.do("GET", "https://dl.k8s.io/tool", nil)
 	}
-	n.do("GET", "https://dl.k8s.io/favicon.ico", nil, func(r *http.Request) { r.Header.Set("User-Agent", "Mozilla/5.0") })
+	browser := func(r *http.Request) { r.Header.Set("User-Agent", "Mozilla/5.0") }
+	n.do("GET", "https://dl.k8s.io/favicon.ico", nil, browser) // noise
 	n.do("GET", "https://dl.k8s.io/absent", nil)
 	n.do("GET", "https://casemate.internal/", nil)
 	n.do("GET", "https://casemate.internal/v1/status", nil)

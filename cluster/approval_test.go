@@ -104,3 +104,60 @@ func TestApprovalAfterTheLeaderIsLost(t *testing.T) {
 		}
 	})
 }
+
+// A held batch that is larger than one log entry is released whole, and once; not while approvals are required.
+func TestRelease(t *testing.T) {
+	clustertest.Run(t, func(t *testing.T) {
+		cl := clustertest.New(t, 1, nil)
+		n := cl.Leader()
+		tr := n.C.Tree()
+		const names = 9000 // more than one entry has
+		h := cluster.Held{Claim: "one", Content: "sha256:1", Until: time.Now().Add(time.Hour)}
+		err := tr.Hold(by(t, "alice"), h, func(b cluster.Batch) error {
+			for i := range names {
+				cluster.As(b, "one").Put(fmt.Sprintf("names/%d", i), []byte("held"))
+			}
+			return nil
+		}, func(b cluster.Batch) error { return nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+		require := func(on bool) {
+			t.Helper()
+			if err := tr.Update(t.Context(), func(b cluster.Batch) error {
+				cluster.RequireApproval(b, on)
+				return nil
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		release := func() error {
+			return tr.Update(by(t, "alice"), func(b cluster.Batch) error {
+				cluster.Release(b, tr.Held()[0].ID)
+				cluster.As(b, "one").Put("names/0", []byte("replaced"))
+				return nil
+			})
+		}
+		require(true)
+		if err := release(); !errors.Is(err, cluster.ErrApproval) {
+			t.Errorf("released where an approval is required: %v", err)
+		}
+		if list, err := tr.ReadDir("names"); !errors.Is(err, fs.ErrNotExist) || len(tr.Held()) != 1 {
+			t.Errorf("%d names, %v", len(list), err)
+		}
+		require(false)
+		id := tr.Held()[0].ID
+		if err := release(); err != nil {
+			t.Fatal(err)
+		}
+		list, err := tr.ReadDir("names")
+		data, rerr := tr.ReadFile("names/0")
+		if err != nil || rerr != nil || len(list) != names || string(data) != "replaced" || len(tr.Held()) != 0 {
+			t.Errorf("%d names, %v; %q, %v; %v", len(list), err, data, rerr, tr.Held())
+		}
+		again := func(b cluster.Batch) error { cluster.Release(b, id); return nil }
+		if err := tr.Update(by(t, "alice"), again); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("twice: %v", err)
+		}
+	})
+}

@@ -73,9 +73,6 @@ func (c *Cluster) Knows(digest string) bool {
 	return ok
 }
 
-// Index is the newest command in the state that this node shows.
-func (c *Cluster) Index() uint64 { return c.machine.view.Load().Index() }
-
 // BeginAt has a new cluster begin at a format, as an older version would.
 func BeginAt(c *Config, format uint64) { c.format = format }
 

@@ -37,6 +37,10 @@ type Status struct {
 	Failure string `json:"failure,omitempty"` // why the node cannot continue
 }
 
+// Index returns the log index of the newest command in the state that this node shows: it grows with each change of the
+// tree.
+func (c *Cluster) Index() uint64 { return c.machine.view.Load().Index() }
+
 // Status returns the current numbers. It does not block and needs no leader.
 func (c *Cluster) Status() Status {
 	s := c.machine.view.Load()

@@ -16,7 +16,7 @@ const (
 	Delete     Verb = "delete"     // delete images, files and packages
 	Import     Verb = "import"     // import bundles, and undo imports
 	Approve    Verb = "approve"    // publish the imports of somebody else
-	Inspect    Verb = "inspect"    // see accounts, settings, certificates, the egress book and the audit log
+	Inspect    Verb = "inspect"    // see accounts, settings, certificates, clients, the egress book and the audit log
 	Operate    Verb = "operate"    // change names, origins, certificates, repositories; collect garbage
 	Manage     Verb = "manage"     // manage users, roles and API keys that may do no more than oneself
 	Administer Verb = "administer" // change settings, the CA, members; take backups
@@ -33,7 +33,7 @@ var verbs = []struct {
 	{Delete, "delete images, files and packages"},
 	{Import, "import, and undo imports"},
 	{Approve, "publish what somebody else has imported"},
-	{Inspect, "see users, keys, settings, certificates, the egress book and the audit log"},
+	{Inspect, "see users, keys, settings, certificates, clients, the egress book and the audit log"},
 	{Operate, "change names, origins, certificates, package repositories; collect garbage"},
 	{Manage, "manage users, roles and API keys that may do no more than oneself"},
 	{Administer, "change settings, the CA and members; take backups"},

@@ -17,6 +17,7 @@ import (
 	"casemate/appliance/access"
 	"casemate/appliance/audit"
 	"casemate/appliance/change"
+	"casemate/appliance/clients"
 	"casemate/appliance/content"
 	"casemate/appliance/current"
 	"casemate/appliance/directory"
@@ -31,6 +32,7 @@ import (
 	"casemate/appliance/pulls"
 	"casemate/appliance/repositories"
 	"casemate/appliance/rotation"
+	"casemate/appliance/search"
 	"casemate/appliance/series"
 	"casemate/appliance/status"
 	"casemate/appliance/totals"
@@ -60,7 +62,10 @@ type API struct {
 	Packages     *packages.Store
 	Book         *missing.Book
 	Egress       *egress.Book
+	Clients      *clients.Book
+	ClientNames  *clients.Names
 	Pulls        *pulls.Book
+	Search       *search.Search
 	Rotation     *rotation.Book
 	Current      *current.Reader
 	Changes      *change.Changes
@@ -84,6 +89,7 @@ type API struct {
 	PeerAddrs func() []string
 	Log       *slog.Logger
 
+	misses  misses
 	imports sync.WaitGroup // hijacked connections, which the server no longer tracks
 }
 
@@ -118,6 +124,7 @@ func (a *API) register(on *routes) {
 		a.explainRoutes,
 		a.missingRoutes,
 		a.egressRoutes,
+		a.clientRoutes,
 		a.repositoryRoutes,
 		a.packageRoutes,
 		a.checkRoutes,
@@ -126,6 +133,8 @@ func (a *API) register(on *routes) {
 		a.upkeepRoutes,
 		a.auditRoutes,
 		a.showRoutes,
+		a.browseRoutes,
+		a.searchRoutes,
 	} {
 		add(on)
 	}
@@ -145,6 +154,7 @@ type route struct {
 	pattern string
 	asks    asks
 	planned bool // it answers ?dry-run=1
+	paged   bool // it answers ?limit=N&after=CURSOR
 }
 
 // stream adds a handler that writes its own response.
@@ -159,7 +169,7 @@ func (on *routes) stream(pattern string, asks asks, h http.HandlerFunc) {
 	})
 }
 
-// json adds a handler whose result is sent as JSON: nil as 204, a streamed list while it is made.
+// json adds a handler whose result is sent as JSON: nil as 204.
 func (on *routes) json(pattern string, asks asks, h func(r *http.Request) (any, error)) {
 	on.stream(pattern, asks, func(w http.ResponseWriter, r *http.Request) {
 		out, err := h(r)
@@ -169,10 +179,6 @@ func (on *routes) json(pattern string, asks asks, h func(r *http.Request) (any, 
 		}
 		if out == nil {
 			w.WriteHeader(http.StatusNoContent)
-			return
-		}
-		if list, ok := out.(streamed); ok {
-			on.a.sendStream(w, r, list)
 			return
 		}
 		w.Header().Set("Content-Type", "application/json")
@@ -186,6 +192,8 @@ type Route struct {
 	Verb         access.Verb
 	Local        string // why only the admin socket answers it; "": https does, too
 	Public       string // why it needs no account; "": it needs one
+	Open         bool   // it needs no account where registry.anonymous is pull
+	Paged        bool   // it answers ?limit=N&after=CURSOR
 }
 
 // Routes returns all requests that the API answers, in the order of their registration.
@@ -195,7 +203,7 @@ func (a *API) Routes() []Route {
 	var list []Route
 	for _, r := range on.all {
 		if method, path, ok := strings.Cut(r.pattern, " "); ok {
-			list = append(list, Route{method, path, r.asks.verb, r.asks.local, r.asks.public})
+			list = append(list, Route{method, path, r.asks.verb, r.asks.local, r.asks.public, r.asks.open, r.paged})
 		}
 	}
 	return list
@@ -208,7 +216,9 @@ func (a *API) statusRoutes(on *routes) {
 			return a.Status.Report(r.Context(), subject(r).May(access.Inspect, access.Object{}))
 		})
 	on.json("GET /v1/series", to(access.List), a.getSeries)
-	on.json("GET /v1/content", to(access.List), func(*http.Request) (any, error) { return a.Totals.List() })
+	on.json("GET /v1/content", to(access.List), func(r *http.Request) (any, error) {
+		return a.Totals.List(r.Context(), r.URL.Query().Get("wait") != "false")
+	})
 	on.json("POST /v1/reload", to(access.Administer).here("the config is a file of this node"),
 		func(*http.Request) (any, error) {
 			notes, err := a.Reload()

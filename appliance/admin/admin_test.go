@@ -62,11 +62,11 @@ func TestListsAreStreamed(t *testing.T) {
 			}
 		}
 	}
-	odd := func(i int) (any, bool) { return strings.Repeat("x", 1000+i), i%2 == 1 }
+	odd := func(i int) (any, string, bool) { return strings.Repeat("x", 1000+i), "", i%2 == 1 }
 	req := httptest.NewRequest("GET", "/v1/images", nil)
 	for _, n := range []int{0, 1, 2, 3, 1000} {
 		w := httptest.NewRecorder()
-		a.sendStream(w, req, streamOf(list(n, nil), odd))
+		a.sendStream(w, req, pagedAnswer{list: listOf(list(n, nil), odd)})
 		var got []string
 		if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil || got == nil || len(got) != n/2 || w.Code != 200 ||
 			w.Header().Get("Content-Type") != "application/json" {
@@ -74,7 +74,7 @@ func TestListsAreStreamed(t *testing.T) {
 		}
 	}
 	w := httptest.NewRecorder()
-	a.sendStream(w, req, streamOf(list(10, fmt.Errorf("no such thing: %w", fs.ErrNotExist)), odd))
+	a.sendStream(w, req, pagedAnswer{list: listOf(list(10, fmt.Errorf("no such thing: %w", fs.ErrNotExist)), odd)})
 	if w.Code != 404 || !strings.Contains(w.Body.String(), `{"error":"no such thing"}`) {
 		t.Errorf("an error at the beginning: %d %s", w.Code, w.Body)
 	}
@@ -85,7 +85,7 @@ func TestListsAreStreamed(t *testing.T) {
 				t.Errorf("an error in the middle ends with %v", p)
 			}
 		}()
-		a.sendStream(w, req, streamOf(list(1000, errors.New("broken")), odd))
+		a.sendStream(w, req, pagedAnswer{list: listOf(list(1000, errors.New("broken")), odd)})
 		t.Error("an error in the middle is passed over")
 	}()
 	if json.Valid(w.Body.Bytes()) {
@@ -93,13 +93,13 @@ func TestListsAreStreamed(t *testing.T) {
 	}
 	// When the client disconnects, the rest is not generated.
 	made := 0
-	a.sendStream(&deaf{httptest.NewRecorder()}, req, func(yield func(any, error) bool) {
+	a.sendStream(&deaf{httptest.NewRecorder()}, req, pagedAnswer{list: func(yield func(element, error) bool) {
 		for range 100_000 {
-			if made++; !yield(strings.Repeat("x", 1000), nil) {
+			if made++; !yield(element{value: strings.Repeat("x", 1000)}, nil) {
 				return
 			}
 		}
-	})
+	}})
 	if made > 2*streamChunk/1000 {
 		t.Errorf("%d lines are made for nobody", made)
 	}

@@ -9,6 +9,7 @@ import (
 	"syscall"
 
 	"casemate/appliance/access"
+	"casemate/appliance/content"
 	"casemate/appliance/oidc"
 	"casemate/appliance/reply"
 	"casemate/appliance/usage"
@@ -55,6 +56,7 @@ func statusOf(err error) int {
 	case errors.Is(err, unauthenticated{}), errors.Is(err, access.ErrCredentials):
 		return http.StatusUnauthorized
 	case errors.Is(err, access.ErrRefused), errors.Is(err, oidc.ErrRefused), errors.Is(err, cluster.ErrApproval),
+		errors.Is(err, content.ErrOtherMaker),
 		errors.As(err, new(forbidden)):
 		return http.StatusForbidden
 	case errors.As(err, &mistake),

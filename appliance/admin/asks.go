@@ -16,6 +16,8 @@ type asks struct {
 	object func(*http.Request) access.Object
 	local  string // why the route is for the admin socket only; "": it is not
 	public string // why the route needs no account; "": it needs one
+	// open says that the route needs no account where whoever has none may do this: registry.anonymous is pull.
+	open bool
 }
 
 // anyAccount asks only for an account, or the admin socket.
@@ -50,6 +52,13 @@ func (a asks) here(why string) asks {
 	return a
 }
 
+// toAnyone lets requests without an account read, where the setting registry.anonymous allows them to read images. It
+// is for what clients could find out by pulling: no audit data, no accounts, no addresses.
+func (a asks) toAnyone() asks {
+	a.open = true
+	return a
+}
+
 // Unauthenticated is the error for a request without an account.
 type unauthenticated struct{}
 
@@ -70,6 +79,8 @@ func (a asks) allow(decide *access.Access, r *http.Request) error {
 	switch {
 	case a.public != "":
 		return nil
+	case a.open && decide.Anyone(r.Context()).May(a.verb, a.objectOf(r)):
+		return nil // and so every account may
 	case !ok, s.Name == "":
 		return unauthenticated{}
 	case a.local != "" && s.How != socket:
@@ -77,11 +88,15 @@ func (a asks) allow(decide *access.Access, r *http.Request) error {
 	case a.verb == "":
 		return nil
 	}
-	var o access.Object
+	return decide.Allow(s, a.verb, a.objectOf(r))
+}
+
+// objectOf returns what a request is about.
+func (a asks) objectOf(r *http.Request) (o access.Object) {
 	if a.object != nil {
 		o = a.object(r)
 	}
-	return decide.Allow(s, a.verb, o)
+	return o
 }
 
 // socket is how who uses the admin socket has proved its name.

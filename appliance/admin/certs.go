@@ -1,7 +1,9 @@
 package admin
 
 import (
+	"cmp"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,7 +23,7 @@ func (a *API) certRoutes(on *routes) {
 		}
 		return a.rotate(r.Context(), in)
 	})
-	on.json("GET /v1/certs", to(access.Inspect), a.getCerts)
+	on.pages("GET /v1/certs", to(access.Inspect), a.getCerts)
 	on.json("POST /v1/certs", to(access.Operate), a.postCert)
 	on.removes("POST /v1/certs/{serial}/revoke", to(access.Operate).named("certificate", "serial"), a.certToRevoke,
 		func(r *http.Request) (any, error) {
@@ -37,16 +39,35 @@ type Cert struct {
 	Revoked   time.Time `json:"revoked,omitzero"`
 }
 
-func (a *API) getCerts(*http.Request) (any, error) {
+func (a *API) getCerts(_ *http.Request, p page) (pagedAnswer, error) {
+	var since, serial string
+	if err := positioned(p, &since, &serial); err != nil {
+		return pagedAnswer{}, err
+	}
+	from, err := timeAt(since)
+	if err != nil {
+		return pagedAnswer{}, err
+	}
 	certs, err := a.CA.List()
 	if err != nil {
-		return nil, err
+		return pagedAnswer{}, err
 	}
-	list := []Cert{}
+	all := []Cert{}
 	for _, c := range certs {
-		list = append(list, Cert{c.Serial, c.Names, c.NotBefore, c.NotAfter, c.Revoked})
+		all = append(all, Cert{c.Serial, c.Names, c.NotBefore, c.NotAfter, c.Revoked})
 	}
-	return list, nil
+	slices.SortStableFunc(all, byAge)
+	behind := func(c Cert) bool {
+		return p.after == "" || byAge(c, Cert{NotBefore: from, Serial: serial}) > 0
+	}
+	return pagedAnswer{list: slice(all, behind, func(c Cert) string {
+		return position(c.NotBefore.Format(time.RFC3339Nano), c.Serial)
+	})}, nil
+}
+
+// byAge sorts certificates, the newest first.
+func byAge(x, y Cert) int {
+	return cmp.Or(y.NotBefore.Compare(x.NotBefore), strings.Compare(x.Serial, y.Serial))
 }
 
 func (a *API) postCert(r *http.Request) (any, error) {

@@ -14,7 +14,7 @@ import (
 )
 
 // egressRoutes serves what clients used names for.
-func (a *API) egressRoutes(on *routes) { on.json("GET /v1/egress", to(access.Inspect), a.getEgress) }
+func (a *API) egressRoutes(on *routes) { on.pages("GET /v1/egress", to(access.Inspect), a.getEgress) }
 
 // Egress is the egress report.
 type Egress struct {
@@ -23,18 +23,33 @@ type Egress struct {
 	Unseen  []string       `json:"unseen"`  // what it cannot show
 }
 
-func (a *API) getEgress(r *http.Request) (any, error) {
+func (a *API) getEgress(r *http.Request, p page) (pagedAnswer, error) {
 	q := r.URL.Query()
 	var by egress.Filter
 	var err error
 	if by.Since, err = a.since(r.Context(), q.Get("since")); err != nil {
-		return nil, err
+		return pagedAnswer{}, err
 	}
-	if by.Clients, err = clients(q.Get("client")); err != nil {
-		return nil, err
+	if by.Clients, err = clientsIn(q.Get("client")); err != nil {
+		return pagedAnswer{}, err
+	}
+	var from egress.Entry
+	var last string
+	if err = positioned(p, &last, &from.Client, &from.Name, &from.Kind, &from.Verdict); err != nil {
+		return pagedAnswer{}, err
+	}
+	if from.Last, err = timeAt(last); err != nil {
+		return pagedAnswer{}, err
 	}
 	entries, dropped, err := a.Egress.List(by)
-	return Egress{append([]egress.Entry{}, entries...), dropped, egress.Unseen}, err
+	behind := func(e egress.Entry) bool { return p.after == "" || egress.Order(e, from) > 0 }
+	around := struct {
+		Dropped uint64   `json:"dropped"`
+		Unseen  []string `json:"unseen"`
+	}{dropped, egress.Unseen}
+	return pagedAnswer{around: around, field: "entries", list: slice(entries, behind, func(e egress.Entry) string {
+		return position(e.Last.Format(time.RFC3339Nano), e.Client, e.Name, e.Kind, e.Verdict)
+	})}, err
 }
 
 // since parses a time, or the name of an import, whose time it is.
@@ -58,8 +73,8 @@ func (a *API) since(ctx context.Context, text string) (time.Time, error) {
 		"2026-01-31T15:04:05Z, or the name of an import, got %.80q", text)
 }
 
-// clients parses an address or a network; "" is the zero Prefix.
-func clients(text string) (netip.Prefix, error) {
+// clientsIn parses an address or a network; "" is the zero Prefix.
+func clientsIn(text string) (netip.Prefix, error) {
 	if text == "" {
 		return netip.Prefix{}, nil
 	}

@@ -10,7 +10,7 @@ import (
 
 // fileRoutes serves files.
 func (a *API) fileRoutes(on *routes) {
-	on.json("GET /v1/files", to(access.List), a.getFiles)
+	on.pages("GET /v1/files", to(access.List).toAnyone(), a.getFiles)
 	on.stream("GET /v1/files/content", to(access.Pull), a.getFileContent)
 	on.json("PUT /v1/files", to(access.Push).on(a.file), func(r *http.Request) (any, error) {
 		q := r.URL.Query()
@@ -43,11 +43,11 @@ type File struct {
 	Time   time.Time `json:"time"`
 }
 
-func (a *API) getFiles(r *http.Request) (any, error) {
-	list := a.Files.List(r.Context(), r.URL.Query().Get("prefix"))
-	return streamOf(list, func(i fileserver.Info) (any, bool) {
-		return File{i.URL, i.Digest, i.Size, i.Time}, true
-	}), nil
+func (a *API) getFiles(r *http.Request, p page) (pagedAnswer, error) {
+	files := a.Files.ListAfter(r.Context(), r.URL.Query().Get("prefix"), p.after)
+	return pagedAnswer{list: listOf(files, func(i fileserver.Info) (any, string, bool) {
+		return File{i.URL, i.Digest, i.Size, i.Time}, i.URL, true
+	})}, nil
 }
 
 // getFileContent sends what a node gets for a URL. It does not record a miss.

@@ -14,7 +14,7 @@ import (
 
 // imageRoutes serves images.
 func (a *API) imageRoutes(on *routes) {
-	on.json("GET /v1/images", to(access.List), a.getImages)
+	on.pages("GET /v1/images", to(access.List).toAnyone(), a.getImages)
 	on.removes("DELETE /v1/images", to(access.Delete).on(a.repository), a.imagesToRemove,
 		func(r *http.Request) (any, error) { return nil, a.deleteImage(r.Context(), r.FormValue("ref")) })
 }
@@ -29,14 +29,17 @@ type Image struct {
 	Damaged   bool   `json:"damaged,omitempty"` // its manifest's bytes are damaged or lost
 }
 
-func (a *API) getImages(r *http.Request) (any, error) {
+func (a *API) getImages(r *http.Request, p page) (pagedAnswer, error) {
 	prefix := r.URL.Query().Get("prefix")
-	// only the repository's part of the prefix; manifests of other repositories are not read
-	name := repositoryOf(prefix)
-	return streamOf(a.Registry.ImagesBelow(r.Context(), name), func(i registry.Image) (any, bool) {
+	convert := func(i registry.Image) (any, string, bool) {
 		info := imageOf(i)
-		return info, strings.HasPrefix(info.Reference, prefix)
-	}), nil
+		return info, info.Reference, strings.HasPrefix(info.Reference, prefix)
+	}
+	if p == (page{}) {
+		// From one state of the tree. Only manifests of repositories with the prefix are read.
+		return pagedAnswer{list: listOf(a.Registry.ImagesBelow(r.Context(), repositoryOf(prefix)), convert)}, nil
+	}
+	return pagedAnswer{list: listOf(a.Registry.ImagesAfter(r.Context(), prefix, p.after), convert)}, nil
 }
 
 func imageOf(i registry.Image) Image {

@@ -129,7 +129,7 @@ func (a *API) newImport(q handover.Request) (content.Request, error) {
 		return content.Request{}, &usage.Error{Err: err}
 	}
 	if q.Name != "" {
-		if err := content.CheckName(q.Name); err != nil {
+		if err := content.CheckNewName(q.Name); err != nil {
 			return content.Request{}, &usage.Error{Err: err}
 		}
 	}
@@ -146,7 +146,7 @@ func (a *API) newImport(q handover.Request) (content.Request, error) {
 	}
 	return content.Request{
 		Name: q.Name, Keys: keys, Repository: q.Repository, PythonIndex: index, DryRun: q.DryRun, Partial: q.Partial,
-		Hold: q.Hold,
+		Hold: q.Hold, Wait: q.Wait,
 	}, nil
 }
 

@@ -11,7 +11,7 @@ import (
 
 // nameRoutes serves DNS records.
 func (a *API) nameRoutes(on *routes) {
-	on.json("GET /v1/names", to(access.List), a.getNames)
+	on.pages("GET /v1/names", to(access.List), a.getNames)
 	on.json("PUT /v1/names/{name}/{type}", to(access.Operate).named("name", "name"),
 		func(r *http.Request) (any, error) {
 			var in names.Record
@@ -37,14 +37,18 @@ type Name struct {
 	TTL    string   `json:"ttl,omitempty"`
 }
 
-func (a *API) getNames(*http.Request) (any, error) {
-	return streamOf(names.All(a.Tree), func(r dnssrv.Record) (any, bool) {
-		i := Name{Name: r.Name, Type: r.Type, Values: r.Values}
-		if r.TTL != 0 {
-			i.TTL = r.TTL.String()
-		}
-		return i, true
-	}), nil
+func (a *API) getNames(_ *http.Request, p page) (pagedAnswer, error) {
+	return pagedAnswer{list: listOf(names.AllAfter(a.Tree, p.after), func(r dnssrv.Record) (any, string, bool) {
+		return nameOf(r), names.Path(r), true
+	})}, nil
+}
+
+func nameOf(r dnssrv.Record) Name {
+	i := Name{Name: r.Name, Type: r.Type, Values: r.Values}
+	if r.TTL != 0 {
+		i.TTL = r.TTL.String()
+	}
+	return i
 }
 
 // changeName answers a change of names after applying it.

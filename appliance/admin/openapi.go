@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"encoding"
 	"encoding/json"
 	"net/http"
 	"reflect"
@@ -13,10 +14,12 @@ import (
 	"casemate/appliance/audit"
 	"casemate/appliance/content"
 	"casemate/appliance/explain"
+	"casemate/appliance/missing"
 	"casemate/appliance/oidc"
 	"casemate/appliance/packages"
 	"casemate/appliance/parts"
 	"casemate/appliance/repositories"
+	"casemate/appliance/search"
 	"casemate/appliance/series"
 	"casemate/appliance/settings"
 	"casemate/appliance/status"
@@ -43,6 +46,7 @@ var answers = map[string]any{
 	"GET /v1/settings":                        []settings.Setting{},
 	"GET /v1/settings/{key}":                  settings.Setting{},
 	"GET /v1/certs":                           []Cert{},
+	"GET /v1/status":                          status.Document{},
 	"POST /v1/certs":                          NewCert{},
 	"POST /v1/tokens":                         Token{},
 	"GET /v1/audit":                           audit.Page{},
@@ -52,12 +56,20 @@ var answers = map[string]any{
 	"GET /v1/series":                          series.Report{},
 	"GET /v1/content":                         []totals.Origin{},
 	"GET /v1/images":                          []Image{},
+	"GET /v1/images/show":                     ImageDetails{},
+	"GET /v1/images/manifest":                 ImageManifest{},
 	"GET /v1/files":                           []File{},
+	"GET /v1/files/show":                      FileDetails{},
+	"GET /v1/browse":                          Browse{},
+	"GET /v1/search":                          []search.Hit{},
 	"PUT /v1/files":                           File{},
 	"GET /v1/names":                           []Name{},
 	"GET /v1/explain":                         explain.Answer{},
 	"GET /v1/forwarders":                      []explain.Forwarder{},
 	"GET /v1/origins":                         []Origin{},
+	"GET /v1/missing":                         []missing.Listed{},
+	"GET /v1/clients":                         []Client{},
+	"GET /v1/clients/show":                    ClientDetails{},
 	"GET /v1/egress":                          Egress{},
 	"GET /v1/imports":                         []content.Import{},
 	"GET /v1/imports/{name}":                  content.Details{},
@@ -67,6 +79,8 @@ var answers = map[string]any{
 	"POST /v1/imports/{name}/publish":         content.Result{},
 	"DELETE /v1/imports/{name}":               content.Removed{},
 	"POST /v1/imports/parts":                  parts.State{},
+	"GET /v1/imports/parts":                   []parts.Listed{},
+	"POST /v1/imports/form":                   []FormImport{},
 	"GET /v1/imports/parts/{id}":              parts.State{},
 	"PATCH /v1/imports/parts/{id}":            parts.State{},
 	"GET /v1/repositories":                    []repositories.Repository{},
@@ -121,6 +135,8 @@ func (r Route) operation(schemas object) object {
 		says = "Answered on the admin socket only: " + r.Local + "."
 	case r.Public != "":
 		says = "Needs no account: " + r.Public + "."
+	case r.Open:
+		says = "Needs no account where registry.anonymous is pull, else a role that may " + string(r.Verb) + "."
 	case r.Verb == "":
 		says = "Every account may."
 	default:
@@ -148,7 +164,15 @@ func (r Route) operation(schemas object) object {
 	if r.Public != "" {
 		op["security"] = []object{}
 	}
+	if r.Open {
+		op["security"] = []object{{}, {"basic": []string{}}, {"key": []string{}}}
+	}
 	var list []object
+	if r.Paged {
+		list = append(list, object{"name": "limit", "in": "query", "schema": object{"type": "integer", "minimum": 1,
+			"maximum": maxPage}}, object{"name": "after", "in": "query", "schema": object{"type": "string"},
+			"description": "the cursor in the header Link of the answer before"})
+	}
 	for _, m := range pathParameter.FindAllStringSubmatch(r.Path, -1) {
 		list = append(list, object{"name": m[1], "in": "path", "required": true, "schema": object{"type": "string"}})
 	}
@@ -176,6 +200,8 @@ func schemaOf(t reflect.Type, schemas object) object {
 		return object{"type": "string", "format": "date-time"}
 	case t == reflect.TypeFor[json.RawMessage]():
 		return object{}
+	case t.Implements(reflect.TypeFor[encoding.TextMarshaler]()):
+		return object{"type": "string"}
 	}
 	switch t.Kind() {
 	case reflect.Pointer:

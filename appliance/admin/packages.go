@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"io/fs"
 	"net/http"
+	"slices"
+	"time"
 
 	"casemate/appliance/access"
 	"casemate/appliance/packages"
@@ -43,7 +45,7 @@ func (a *API) packageRoutes(on *routes) {
 		}
 		return a.repositoryKey()
 	})
-	on.json("GET /v1/packages", to(access.List), a.getPackages)
+	on.pages("GET /v1/packages", to(access.List), a.getPackages)
 	on.json("GET /v1/packages/repositories", to(access.List),
 		func(*http.Request) (any, error) { return a.Packages.All() })
 	on.json("POST /v1/packages/{repository}", to(access.Push).on(a.packages), func(r *http.Request) (any, error) {
@@ -85,23 +87,48 @@ func (a *API) repositoryKey() (any, error) {
 }
 
 // getPackages is GET /v1/packages?repository=NAME; without one, the packages of all repositories.
-func (a *API) getPackages(r *http.Request) (any, error) {
-	if name := r.FormValue("repository"); name != "" {
-		return a.Packages.List(r.Context(), name)
+func (a *API) getPackages(r *http.Request, p page) (pagedAnswer, error) {
+	var from packages.Package
+	var put string
+	err := positioned(p, &from.Repository, &from.Name, &put, &from.Version, &from.Arch)
+	if err == nil {
+		from.Time, err = timeAt(put)
 	}
-	repos, err := a.Packages.All()
 	if err != nil {
-		return nil, err
+		return pagedAnswer{}, err
 	}
-	all := []packages.Package{}
-	for _, repo := range repos {
-		list, err := a.Packages.List(r.Context(), repo.Name)
+	repos := []string{r.FormValue("repository")}
+	if repos[0] == "" {
+		all, err := a.Packages.All()
 		if err != nil {
-			return nil, err
+			return pagedAnswer{}, err
 		}
-		all = append(all, list...)
+		repos = nil
+		for _, repo := range all {
+			repos = append(repos, repo.Name)
+		}
+		slices.Sort(repos)
 	}
-	return all, nil
+	return pagedAnswer{list: func(yield func(element, error) bool) {
+		for _, repo := range repos {
+			if repo < from.Repository {
+				continue
+			}
+			all, err := a.Packages.List(r.Context(), repo)
+			if err != nil {
+				yield(element{}, err)
+				return
+			}
+			behind := func(q packages.Package) bool { return p.after == "" || packages.Compare(q, from) > 0 }
+			for e := range slice(all, behind, func(q packages.Package) string {
+				return position(q.Repository, q.Name, q.Time.Format(time.RFC3339Nano), q.Version, q.Arch)
+			}) {
+				if !yield(e, nil) {
+					return
+				}
+			}
+		}
+	}}, nil
 }
 
 // packages is the object of a request about the packages of a repository.

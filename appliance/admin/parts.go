@@ -29,6 +29,10 @@ const stateWait = 20 * time.Second
 // partRoutes serves imports whose files arrive in parts, over https.
 func (a *API) partRoutes(on *routes) {
 	on.json("POST /v1/imports/parts", to(access.Import), a.postParts)
+	on.json("GET /v1/imports/parts", to(access.Import), func(r *http.Request) (any, error) {
+		return a.Parts.List(subject(r).Name), nil
+	})
+	on.json("POST /v1/imports/form", to(access.Import), a.postForm)
 	on.json("GET /v1/imports/parts/{id}", to(access.Import), func(r *http.Request) (any, error) {
 		s, err := a.Parts.Find(subject(r).Name, r.PathValue("id"))
 		if err != nil {
@@ -59,25 +63,26 @@ func (a *API) postParts(r *http.Request) (any, error) {
 	if err := read(r, &q); err != nil {
 		return nil, err
 	}
-	var names []string
+	var files []parts.File
 	for _, in := range q.Inputs {
 		if in.Dir {
 			return nil, usage.Errorf("%.200q is a directory, which cannot be sent over https: pack it with tar",
 				in.Name)
 		}
-		names = append(names, in.Name)
+		files = append(files, parts.File{Name: in.Name, Size: in.Size, Modified: in.Modified})
 	}
 	run, err := a.newImport(q)
 	if err != nil {
 		return nil, err
 	}
 	by := subject(r)
-	s, err := a.Parts.Open(by.Name, names)
+	about := parts.About{Name: q.Name, Hold: q.Hold, Partial: q.Partial, DryRun: q.DryRun}
+	s, err := a.Parts.Open(by.Name, about, files)
 	if err != nil {
 		return nil, err
 	}
 	for i, f := range s.Files() {
-		run.Inputs = append(run.Inputs, bundle.Input{Name: names[i], File: f})
+		run.Inputs = append(run.Inputs, bundle.Input{Name: files[i].Name, File: f})
 	}
 	run.Progress = func(p content.Progress) { s.Progress(p.Done, p.Phase) }
 	stop := context.AfterFunc(a.Imports.Context(), func() { s.Close(errStopping) })
@@ -111,6 +116,11 @@ func (a *API) patchParts(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	done, err := s.Receive(index, offset) // before the body, so that none is kept in vain
+	if err != nil {
+		return nil, err
+	}
+	defer done()
 	body, err := io.ReadAll(http.MaxBytesReader(nil, r.Body, parts.MaxPart))
 	if large := new(http.MaxBytesError); errors.As(err, &large) {
 		return nil, usage.Errorf("a part has at most %d bytes", parts.MaxPart)
@@ -124,6 +134,7 @@ func (a *API) patchParts(r *http.Request) (any, error) {
 	if err := s.Put(index, offset, body, q.Get("last") == "true"); err != nil {
 		return nil, err
 	}
+	done()
 	return partsState(r, s)
 }
 

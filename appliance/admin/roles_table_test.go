@@ -74,6 +74,8 @@ func (r Route) verdicts() string {
 		cells[0] = "no account needed"
 	case r.Local != "":
 		cells[0] += ", on the socket only"
+	case r.Open:
+		cells[0] += ", or no account"
 	case r.Verb == "":
 		cells[0] = "any account"
 	}

@@ -6,16 +6,13 @@ import (
 	"io/fs"
 	"net/http"
 	"slices"
-	"strings"
 	"time"
 
 	"casemate/appliance/access"
 	"casemate/appliance/audit/proof"
 	"casemate/appliance/pulls"
-	"casemate/appliance/usage"
 	"casemate/cluster/tree"
 	"casemate/fileserver"
-	"casemate/registry"
 )
 
 // showRoutes serves what is known of one image and of one file.
@@ -62,23 +59,23 @@ type ImageDetails struct {
 	Absent    []string `json:"absent"`    // those that are not
 	Tags      []string `json:"tags"`      // of the repository that name the same manifest
 	Referrers []string `json:"referrers"` // digests of manifests with this subject: signatures, attestations
+	Manifest
 }
 
 func (a *API) showImage(ctx context.Context, ref string) (any, error) {
-	name, dg, _ := strings.Cut(ref, "@")
-	tag := ""
-	if i := strings.LastIndexByte(name, ':'); i > strings.LastIndexByte(name, '/') {
-		name, tag = name[:i], name[i+1:]
+	i, err := a.found(ctx, ref)
+	if err != nil {
+		return nil, err
 	}
-	if name == "" || (tag == "") == (dg == "") {
-		return nil, usage.Errorf("an image is NAME:TAG or NAME@DIGEST, got %.300q", ref)
+	m, err := a.manifestOf(ctx, i)
+	if err != nil {
+		return nil, err
 	}
-	if host, rest, ok := strings.Cut(name, "/"); ok {
-		if o, known := a.Current.State().Origins.Canonical(host); known {
-			name = o + "/" + rest
-		}
+	dg := ""
+	if i.Reference == "" {
+		dg = m.Digest
 	}
-	treeName, err := a.Registry.TreeName(name, tag, dg)
+	treeName, err := a.Registry.TreeName(i.Name, i.Reference, dg)
 	if err != nil {
 		return nil, err
 	}
@@ -87,31 +84,14 @@ func (a *API) showImage(ctx context.Context, ref string) (any, error) {
 	if err != nil {
 		return nil, fmt.Errorf("there is no image %s: %w", ref, err)
 	}
-	out := ImageDetails{Image: Image{Name: name, Reference: ref, Digest: tree.DigestOf(fi)}}
-	var found *registry.Image
-	for i, err := range a.Registry.ImagesBelow(ctx, name) {
-		if err != nil {
-			return nil, err
-		}
-		if i.Name != name || i.Digest.String() != out.Digest {
-			continue
-		}
-		if i.Reference != "" {
-			out.Tags = append(out.Tags, i.Reference)
-		}
-		found = &i
-	}
-	if found != nil {
-		out.MediaType, out.Size, out.Sparse, out.Damaged = found.MediaType, found.Size, found.Sparse, found.Lost
-		out.Platforms, out.Absent = found.Platforms, found.Absent
-	}
-	for d := range a.Registry.Referrers(name, out.Digest) {
+	out := ImageDetails{Image: m.Image, Platforms: m.Platforms, Absent: m.Absent, Tags: m.Tags, Manifest: m.Manifest}
+	for d := range a.Registry.Referrers(i.Name, out.Digest) {
 		out.Referrers = append(out.Referrers, d)
 	}
 	if out.Provenance, err = a.provenance(ctx, treeName, fi); err != nil {
 		return nil, err
 	}
-	out.LastPull, err = a.Pulls.Last(name, out.Digest)
+	out.LastPull, err = a.Pulls.Last(i.Name, out.Digest)
 	return out, err
 }
 

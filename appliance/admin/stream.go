@@ -3,47 +3,34 @@ package admin
 import (
 	"bytes"
 	"encoding/json"
-	"iter"
 	"net/http"
 )
-
-// streamed is a response that is a JSON array, written while it is generated: its memory cost does not depend on its
-// length, and it ends with the client's request, whose context the sequence follows.
-type streamed iter.Seq2[any, error]
-
-// streamOf converts a sequence; convert returns an element of the array, or !ok to leave it out.
-func streamOf[T any](list iter.Seq2[T, error], convert func(T) (any, bool)) streamed {
-	return func(yield func(any, error) bool) {
-		for v, err := range list {
-			if err != nil {
-				yield(nil, err)
-				return
-			}
-			if out, ok := convert(v); ok && !yield(out, nil) {
-				return
-			}
-		}
-	}
-}
 
 // streamChunk is how many bytes of an array are collected before they are sent.
 const streamChunk = 64 << 10
 
-// sendStream writes the array. An error before the first chunk is answered like any other. After it the status has
-// been sent: the connection is aborted, so that the client never takes an incomplete array for a complete one.
-func (a *API) sendStream(w http.ResponseWriter, r *http.Request, list streamed) {
+// sendStream writes the array, or the object that contains it, while it is made: its memory cost does not depend on its
+// length, and it ends with the client's request, whose context the list follows. An error before the first chunk is
+// answered like any other. After it the status has been sent: the connection is aborted, so that the client never takes
+// an incomplete array for a complete one.
+func (a *API) sendStream(w http.ResponseWriter, r *http.Request, answer pagedAnswer) {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
-	b.WriteByte('[')
+	end, err := answer.open(&b)
+	if err != nil {
+		a.adminError(w, r, err)
+		return
+	}
 	n, sent := 0, false
-	for v, err := range list {
+	for v, err := range answer.list {
 		if err == nil {
 			if n++; n > 1 {
 				b.WriteByte(',')
 			}
-			err = e.Encode(v)
+			err = e.Encode(v.value)
 		}
 		if err != nil && !sent {
+			w.Header().Del("Link")
 			a.adminError(w, r, err)
 			return
 		}
@@ -62,7 +49,25 @@ func (a *API) sendStream(w http.ResponseWriter, r *http.Request, list streamed) 
 			b.Reset()
 		}
 	}
-	b.WriteString("]\n")
+	b.WriteString(end)
 	w.Header().Set("Content-Type", "application/json")
 	w.Write(b.Bytes())
+}
+
+// open writes what precedes the first element, and returns what follows the last.
+func (p pagedAnswer) open(b *bytes.Buffer) (end string, err error) {
+	if p.around == nil {
+		b.WriteByte('[')
+		return "]\n", nil
+	}
+	head, err := json.Marshal(p.around)
+	if err != nil {
+		return "", err
+	}
+	b.Write(bytes.TrimSuffix(head, []byte("}")))
+	if b.Len() > 1 {
+		b.WriteByte(',')
+	}
+	b.WriteString(`"` + p.field + `":[`)
+	return "]}\n", nil
 }

@@ -124,7 +124,7 @@ func (e *Engine) Import(ctx context.Context, req Request) (*Result, error) {
 	j := &job{e: e, req: req, base: req.Name, dry: req.DryRun, started: e.cfg.Now(), policy: e.cfg.Policy()}
 	if req.Name == "" {
 		j.base = defaultName(req.Inputs[0].Name)
-	} else if err := CheckName(req.Name); err != nil {
+	} else if err := CheckNewName(req.Name); err != nil {
 		return nil, err
 	}
 	if req.Hold && req.DryRun {

@@ -97,7 +97,7 @@ func free(base string, records map[string]Record, all map[string]pending) string
 		taken[p.Name] = true
 	}
 	for n, name := 2, base; ; n++ {
-		if _, ok := records[name]; !ok && !taken[name] && CheckName(name) == nil {
+		if _, ok := records[name]; !ok && !taken[name] && CheckNewName(name) == nil {
 			return name
 		}
 		name = fmt.Sprintf("%s-%d", base, n)

@@ -172,6 +172,17 @@ func CheckName(name string) error {
 	return nil
 }
 
+// reserved are names that mean something else in the paths of the admin API.
+var reserved = []string{"parts", "form"}
+
+// CheckNewName is CheckName for an import that does not exist yet.
+func CheckNewName(name string) error {
+	if slices.Contains(reserved, name) {
+		return fmt.Errorf("no import can have one of the names %s: %w", strings.Join(reserved, ", "), fs.ErrInvalid)
+	}
+	return CheckName(name)
+}
+
 // defaultName derives an import's name from an input's name.
 func defaultName(source string) string {
 	s := strings.ToLower(path.Base(strings.TrimRight(strings.ReplaceAll(source, "\\", "/"), "/")))
@@ -189,7 +200,7 @@ func defaultName(source string) string {
 		return '-'
 	}, s)
 	s = strings.Trim(s, "._-")
-	if s = s[:min(len(s), 56)]; CheckName(s) != nil { // leaves room for a number
+	if s = s[:min(len(s), 56)]; CheckNewName(s) != nil { // leaves room for a number
 		return "import"
 	}
 	return s

@@ -235,8 +235,7 @@ func (e *Engine) Approve(ctx context.Context, name, diff string) (*Result, error
 
 // PublishStaged publishes a staged import for who has made it, the context's actor, where the policy asks for no
 // approval. diff is that of Diff, which the actor has seen. cluster.ErrApproval: the policy asks for one.
-// fs.ErrPermission: somebody else has made it, or the policy does not allow it any more. fs.ErrExist and fs.ErrNotExist
-// are those of Approve. Names that change at the very moment are published over, as by an import that was not staged.
+// ErrOtherMaker: somebody else has made it. fs.ErrPermission, fs.ErrExist and fs.ErrNotExist are those of Approve. Names that change at the very moment are published over, as by an import that was not staged.
 func (e *Engine) PublishStaged(ctx context.Context, name, diff string) (*Result, error) {
 	h, effect, err := e.seen(name, diff)
 	if err != nil {
@@ -247,11 +246,14 @@ func (e *Engine) PublishStaged(ctx context.Context, name, diff string) (*Result,
 		return nil, fmt.Errorf("import %s cannot be published by who has made it: %w", name, cluster.ErrApproval)
 	case tree.ActorIn(ctx).Name != h.Maker:
 		return nil, fmt.Errorf("import %s was made by %s, and only %s publishes it: others approve it with casemate "+
-			"import approve %s: %w", name, h.Maker, h.Maker, name, fs.ErrPermission)
+			"import approve %s: %w", name, h.Maker, h.Maker, name, ErrOtherMaker)
 	}
 	told := tree.Event{Verb: "import.publish", Object: name, Old: effect.ID, New: effect.Diff}
 	return e.publishStaged(ctx, h, effect, told, func(b cluster.Batch) { cluster.Release(b, h.ID) })
 }
+
+// ErrOtherMaker refuses to publish what somebody else has staged.
+var ErrOtherMaker = errors.New("it was staged by somebody else")
 
 // seen returns a staged import that would do what the digest says.
 func (e *Engine) seen(name, diff string) (cluster.Held, *Effect, error) {

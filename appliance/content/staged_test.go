@@ -372,7 +372,7 @@ func TestHeldForReview(t *testing.T) {
 			s.restart()
 			s.pass(13 * 24 * time.Hour)
 			s.gc()
-			if _, err := s.PublishStaged(s.by("bob"), "a", diff); !errors.Is(err, fs.ErrPermission) {
+			if _, err := s.PublishStaged(s.by("bob"), "a", diff); !errors.Is(err, ErrOtherMaker) {
 				t.Errorf("somebody else: %v", err)
 			}
 			wrong := "sha256:" + strings.Repeat("0", 64)

@@ -1,6 +1,6 @@
-// Package dnsquery has one question of DNS for the addresses of a name, and its answer, as messages (RFC 1035). It is
-// for who asks without the resolver of the system, and for who answers a few names without the server's library. It
-// sends nothing.
+// Package dnsquery has one question of DNS for the addresses of a name, or for the names of an address, and its answer,
+// as messages (RFC 1035). It is for who asks without the resolver of the system, and for who answers a few names
+// without the server's library. It sends nothing.
 //
 // It promises: a message is read as the answer only if it has the ID of the question and repeats it. The addresses of
 // an answer are of the family that was asked for, and at most 64. No message causes a panic.
@@ -12,12 +12,13 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// maxAddresses limits those that are read from an answer.
+// maxAddresses limits the addresses, and the names, that are read from an answer.
 const maxAddresses = 64
 
 // Type is the type of a record, RCode the status of an answer.
@@ -30,6 +31,7 @@ type (
 const (
 	A    = dnsmessage.TypeA
 	AAAA = dnsmessage.TypeAAAA
+	PTR  = dnsmessage.TypePTR
 
 	Success   = dnsmessage.RCodeSuccess
 	NameError = dnsmessage.RCodeNameError // the name does not exist (NXDOMAIN)
@@ -48,6 +50,8 @@ type Answer struct {
 	RCode     RCode
 	Truncated bool // the whole answer can be had by TCP
 	Addrs     []netip.Addr
+	// Names are those of a question for PTR, at most 64, without the last dot. They may have any bytes.
+	Names []string
 }
 
 func (q Query) question() (dnsmessage.Question, error) {
@@ -110,10 +114,18 @@ func (q Query) Read(msg []byte) (a Answer, ok bool) {
 		return a, false
 	}
 	a.RCode, a.Truncated = h.RCode, h.Truncated
-	for len(a.Addrs) < maxAddresses {
+	for len(a.Addrs) < maxAddresses && len(a.Names) < maxAddresses {
 		rh, err := p.AnswerHeader()
 		if err != nil {
 			break
+		}
+		if rh.Type == PTR && q.Type == PTR {
+			r, err := p.PTRResource()
+			if err != nil {
+				break
+			}
+			a.Names = append(a.Names, strings.TrimSuffix(r.PTR.String(), "."))
+			continue
 		}
 		addr, err := address(&p, rh.Type)
 		if err != nil {
@@ -177,6 +189,28 @@ func (q Query) Reply(code RCode, addrs []netip.Addr, ttl uint32) ([]byte, error)
 			Header: dnsmessage.ResourceHeader{Name: asked.Name, Class: dnsmessage.ClassINET, TTL: ttl}})
 	}
 	return m.Pack()
+}
+
+// ReverseName returns the name whose PTR records are the names of an address: 1.0.0.10.in-addr.arpa, and of IPv6 below
+// ip6.arpa (RFC 3596 section 2.5). "" if a is invalid.
+func ReverseName(a netip.Addr) string {
+	a = a.Unmap()
+	if !a.IsValid() {
+		return ""
+	}
+	raw := a.AsSlice()
+	slices.Reverse(raw)
+	var b strings.Builder
+	if a.Is4() {
+		for _, octet := range raw {
+			fmt.Fprintf(&b, "%d.", octet)
+		}
+		return b.String() + "in-addr.arpa"
+	}
+	for _, octet := range raw {
+		fmt.Fprintf(&b, "%x.%x.", octet&0xf, octet>>4)
+	}
+	return b.String() + "ip6.arpa"
 }
 
 // AppendTCP appends a message as it is sent by TCP: its length in two bytes, and the message (RFC 1035, 4.2.2).

@@ -117,6 +117,48 @@ func TestRead(t *testing.T) {
 	}
 }
 
+// TestReverseName: of both families, and what its question brings.
+func TestReverseName(t *testing.T) {
+	for a, want := range map[string]string{
+		"10.0.2.255":         "255.2.0.10.in-addr.arpa",
+		"::ffff:10.0.2.25":   "25.2.0.10.in-addr.arpa",
+		"2001:db8::567:89ab": "b.a.9.8.7.6.5.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.ip6.arpa", // RFC 3596
+	} {
+		if got := ReverseName(netip.MustParseAddr(a)); got != want {
+			t.Errorf("%s: %s, want %s", a, got, want)
+		}
+	}
+	if got := ReverseName(netip.Addr{}); got != "" {
+		t.Errorf("no address: %s", got)
+	}
+	q := Query{7, "7.2.0.192.in-addr.arpa", PTR}
+	name, err := dnsmessage.NewName("7.2.0.192.in-addr.arpa.")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := dnsmessage.Message{Header: dnsmessage.Header{ID: 7, Response: true},
+		Questions: []dnsmessage.Question{{Name: name, Type: PTR, Class: dnsmessage.ClassINET}}}
+	for range 100 {
+		target, err := dnsmessage.NewName("node.example.")
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.Answers = append(m.Answers, dnsmessage.Resource{Body: &dnsmessage.PTRResource{PTR: target},
+			Header: dnsmessage.ResourceHeader{Name: name, Class: dnsmessage.ClassINET}})
+	}
+	msg, err := m.Pack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, ok := q.Read(msg)
+	if !ok || len(a.Names) != maxAddresses || a.Names[0] != "node.example" || a.Addrs != nil {
+		t.Errorf("got %+v, %v", a, ok)
+	}
+	if a, ok := (Query{7, "7.2.0.192.in-addr.arpa", A}).Read(msg); ok {
+		t.Errorf("another question takes %+v", a)
+	}
+}
+
 // TestTCP: messages follow each other, and the end of a connection is told from a break.
 func TestTCP(t *testing.T) {
 	stream := AppendTCP(AppendTCP(nil, []byte("one")), nil)

@@ -331,6 +331,9 @@ func (e *Edge) PassedOn() http.Handler {
 	})
 }
 
+// Passed reports whether another node has forwarded the request that Observe was called for.
+func Passed(r *http.Request) bool { return r.Header.Get(passedBy) != "" }
+
 // bearer reports a token, which the registry verifies itself: over plain http it accepts tokens for reading.
 func bearer(authorization string) bool {
 	scheme, _, _ := strings.Cut(authorization, " ")

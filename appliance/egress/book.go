@@ -167,11 +167,12 @@ func (b *Book) snapshot(limit int) (file, uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	f := file{Dropped: b.dropped, Entries: b.places.list(limit)}
-	slices.SortFunc(f.Entries, order)
+	slices.SortFunc(f.Entries, Order)
 	return f, b.changed
 }
 
-func order(x, y Entry) int {
+// Order compares entries as List sorts them.
+func Order(x, y Entry) int {
 	return cmp.Or(y.Last.Compare(x.Last), cmp.Compare(x.Client, y.Client), cmp.Compare(x.Name, y.Name),
 		cmp.Compare(x.Kind, y.Kind), cmp.Compare(x.Verdict, y.Verdict))
 }
@@ -195,7 +196,7 @@ func (b *Book) List(by Filter) (entries []Entry, dropped uint64, err error) {
 	for _, o := range others {
 		m.add(o.Book, o.Node)
 	}
-	slices.SortFunc(m.entries, order)
+	slices.SortFunc(m.entries, Order)
 	return m.entries, m.dropped, nil
 }
 

@@ -122,7 +122,7 @@ func (p *places) list(limit int) []Entry {
 			take(e)
 			next[i] = e.Prev()
 		}
-		slices.SortFunc(entries[begin:], order)
+		slices.SortFunc(entries[begin:], Order)
 		next = slices.DeleteFunc(next, func(e *list.Element) bool { return e == nil })
 	}
 	return entries[:min(len(entries), limit)]

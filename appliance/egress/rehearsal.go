@@ -19,7 +19,7 @@ func ReadFile(path string) ([]Entry, error) {
 	}
 	m := merger{at: map[key]int{}}
 	m.add(f, "")
-	slices.SortFunc(m.entries, order)
+	slices.SortFunc(m.entries, Order)
 	return m.entries, nil
 }
 

@@ -29,8 +29,8 @@ type world struct {
 }
 
 func newWorld(t *testing.T) *world {
-	w := &world{t: t, now: time.Date(2026, 5, 4, 12, 0, 0, 0, time.UTC), file: filepath.Join(t.TempDir(), "disks.json"),
-		disks: []Disk{{"n1", true, 900 * gib, 1000 * gib, gib}}}
+	w := &world{t: t, now: time.Date(2026, 5, 4, 12, 0, 0, 0, time.UTC),
+		file: filepath.Join(t.TempDir(), "disks.json"), disks: []Disk{{"n1", true, 900 * gib, 1000 * gib, gib}}}
 	w.restart()
 	return w
 }
@@ -43,7 +43,8 @@ func (w *world) restart() {
 			w.t.Fatal(err)
 		}
 	}
-	b, err := Open(Config{File: w.file, Disks: func() []Disk { return w.disks }, Now: func() time.Time { return w.now }})
+	b, err := Open(Config{File: w.file, Now: func() time.Time { return w.now },
+		Disks: func() []Disk { return w.disks }})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -191,7 +192,9 @@ func TestBounded(t *testing.T) {
 	for i := range 2 * maxNodes {
 		w.disks = append(w.disks, Disk{fmt.Sprint("m", i), true, gib, 2 * gib, 0})
 	}
-	w.pass(keep+30*time.Hour, gib)
+	for end := w.now.Add(keep + 30*time.Hour); w.now.Before(end); w.now = w.now.Add(sampleEvery) {
+		w.b.Look()
+	}
 	w.restart()
 	if len(w.b.nodes) != maxNodes || len(w.b.nodes["n1"]) > maxSamples {
 		t.Errorf("%d nodes, %d samples", len(w.b.nodes), len(w.b.nodes["n1"]))

@@ -56,6 +56,8 @@ type Request struct {
 	Partial bool `json:"partial,omitempty"`
 	// Hold stages the import, so that somebody can look at what it would do before it is published.
 	Hold bool `json:"hold,omitempty"`
+	// Wait makes the import wait until the one that is running has ended. Without it, it is refused then.
+	Wait bool `json:"wait,omitempty"`
 	// Inputs are in the operator's order. Run sets them.
 	Inputs []Named `json:"inputs"`
 }

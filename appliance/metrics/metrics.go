@@ -11,6 +11,7 @@ import (
 	"log"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -238,14 +239,15 @@ func (m *Metrics) Miss(kind, noise string) {
 func (m *Metrics) Lucky() { m.luck.WithLabelValues().Inc() }
 
 // TLSErrors returns the HTTP servers' error log. An operator looks there for clients that do not trust our root when
-// a node does not work.
-func (m *Metrics) TLSErrors(l *slog.Logger) *log.Logger {
-	return log.New(handshakeLog{m, l}, "", 0)
+// a node does not work; untrusting is called for each of their handshakes, with what the client said.
+func (m *Metrics) TLSErrors(l *slog.Logger, untrusting func(client netip.Addr, alert string)) *log.Logger {
+	return log.New(handshakeLog{m, l, untrusting}, "", 0)
 }
 
 type handshakeLog struct {
-	m *Metrics
-	l *slog.Logger
+	m          *Metrics
+	l          *slog.Logger
+	untrusting func(client netip.Addr, alert string)
 }
 
 func (h handshakeLog) Write(p []byte) (int, error) {
@@ -265,6 +267,9 @@ func (h handshakeLog) Write(p []byte) (int, error) {
 		reason = "untrusted"
 		h.l.Warn("a client does not trust the bastions' root: check that casemate ca is in its trust store", "client",
 			from, "alert", why)
+		if a, err := netip.ParseAddrPort(from); err == nil {
+			h.untrusting(share.Plain(a.Addr()), why)
+		}
 	case strings.Contains(why, "EOF"), strings.Contains(why, "reset by peer"):
 		reason = "closed"
 	case strings.Contains(why, "timeout"):

@@ -57,9 +57,16 @@ type Entry struct {
 	// Clients are addresses or USER@ADDRESS; the newest last, at most 8. Earlier versions recorded the /64 of an IPv6
 	// address.
 	Clients []string `json:"clients"`
-	Nodes   []string `json:"nodes,omitempty"`
+	// Asked is when each of the clients last asked, in minutes since 1970; 0 if an earlier version has recorded it.
+	Asked []int64  `json:"asked,omitempty"`
+	Nodes []string `json:"nodes,omitempty"`
 	// Noise is the reason why the entry does not show a need, one of Reasons; "" if it does.
 	Noise string `json:"noise,omitempty"`
+	// Mark is what an operator has noted; nil in a node's own book.
+	Mark *Mark `json:"mark,omitempty"`
+
+	// askers are the clients of all nodes' entries and when they asked; nil: they are Clients.
+	askers map[string]int64
 }
 
 // A Question is one request that was a miss.
@@ -159,6 +166,7 @@ func Open(cfg Config) (*Book, error) {
 	entries := slices.Concat(f.Entries, f.Noise)
 	slices.SortStableFunc(entries, func(x, y Entry) int { return x.Last.Compare(y.Last) })
 	for _, e := range entries {
+		e.align()
 		if have, _ := b.find(key{e.Kind, e.Name}); len(e.Clients) > 0 && have == nil {
 			b.dropped += b.shelf(e).insert(e)
 		}
@@ -194,7 +202,7 @@ func (b *Book) note(q Question, now time.Time) (noise string) {
 	if e == nil {
 		fresh := Entry{
 			Kind: q.Kind, Name: q.Name, Detail: q.Detail, Count: 1, First: now, Last: now, Clients: []string{from},
-			Noise: noise,
+			Asked: []int64{minuteOf(now)}, Noise: noise,
 		}
 		b.dropped += b.shelf(fresh).insert(fresh)
 		return noise
@@ -207,7 +215,7 @@ func (b *Book) note(q Question, now time.Time) (noise string) {
 	if q.Detail != "" {
 		e.Detail = q.Detail
 	}
-	e.again(from)
+	e.again(from, minuteOf(now))
 	return noise
 }
 

@@ -20,6 +20,7 @@ const (
 	clearedName   = "_cleared"    // the time up to which the books of all nodes were cleared
 	forgottenName = "_forgotten." // followed by a hash of the entry: a forgotten
 	maxForgotten  = 256           // number of files; beyond it the oldest is removed
+	markName      = "_mark."      // followed by a hash of the entry: a stored mark
 )
 
 // forgotten is an entry that was removed from the books of all nodes. Earlier versions read the file as a book
@@ -30,9 +31,10 @@ type forgotten struct {
 	At   time.Time `json:"at"`
 }
 
-func (f forgotten) file() string {
-	return fmt.Sprintf("%s%x", forgottenName, sha256.Sum256([]byte(f.Kind+" "+f.Name)))
-}
+func (f forgotten) file() string { return forgottenName + hashOf(f.Kind, f.Name) }
+
+// hashOf returns the end of the name of a file that is about one entry.
+func hashOf(kind, name string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(kind+" "+name))) }
 
 // List returns the needs in the books of all nodes, merged, newest first. The other nodes' part may be a minute old.
 func (b *Book) List() ([]Entry, error) {
@@ -44,17 +46,19 @@ func (b *Book) List() ([]Entry, error) {
 func (b *Book) All() ([]Entry, error) {
 	var m merger
 	gone := map[key]time.Time{}
+	var marks map[key]*Mark
 	if b.cfg.Tree != nil {
 		dir, err := b.cfg.Tree.ReadDir(".")
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("missing books of the other nodes: %w", err)
 		}
 		gone = b.follow(dir)
+		marks = b.readMarks(dir)
 	}
 	own, _ := b.snapshot(0)
 	m.add(own, b.cfg.Node)
 	others, err := notebook.Others[file](&b.notes, func(name string) bool {
-		return name != clearedName && !strings.HasPrefix(name, forgottenName)
+		return !strings.HasPrefix(name, "_")
 	})
 	if err != nil {
 		return nil, err
@@ -67,6 +71,7 @@ func (b *Book) All() ([]Entry, error) {
 	}
 	list := m.entries
 	for i := range list {
+		list[i].Mark = marks[key{list[i].Kind, list[i].Name}]
 		// Judged by current facts, also for entries that an earlier version recorded.
 		if e := &list[i]; e.Noise == "" {
 			q := Question{Kind: e.Kind, Name: e.Name}
@@ -100,6 +105,7 @@ func (m *merger) add(f file, node string) {
 		m.at = map[key]int{}
 	}
 	for _, e := range slices.Concat(f.Entries, f.Noise) {
+		e.align()
 		k := key{e.Kind, e.Name}
 		i, ok := m.at[k]
 		if !ok {
@@ -125,11 +131,7 @@ func (m *merger) add(f file, node string) {
 		if e.Last.After(have.Last) {
 			have.Last, have.Detail, have.Noise = e.Last, e.Detail, e.Noise
 		}
-		for _, c := range e.Clients {
-			if !slices.Contains(have.Clients, c) && len(have.Clients) < maxClients {
-				have.Clients = append(have.Clients, c)
-			}
-		}
+		have.join(e)
 	}
 }
 
@@ -141,11 +143,12 @@ func (b *Book) Clear(ctx context.Context) error {
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("missing book: %w", err)
 		}
+		ctx = tree.WithEvent(ctx, tree.Event{Verb: "missing.clear"})
 		err = b.cfg.Tree.Update(ctx, func(batch tree.Batch) error {
 			batch.Put(clearedName, []byte(now.Format(time.RFC3339Nano)))
 			batch.Remove(b.cfg.Node)
 			for _, d := range dir {
-				if strings.HasPrefix(d.Name(), forgottenName) {
+				if strings.HasPrefix(d.Name(), forgottenName) || strings.HasPrefix(d.Name(), markName) {
 					batch.Remove(d.Name())
 				}
 			}
@@ -188,6 +191,8 @@ func (b *Book) Forget(ctx context.Context, name string) error {
 		}
 		old := b.readForgotten(dir)
 		slices.SortFunc(old, func(x, y forgotten) int { return x.At.Compare(y.At) })
+		ctx = tree.WithEvent(ctx, tree.Event{Verb: "missing.forget", Object: name})
+		marks := b.readMarks(dir)
 		err = b.cfg.Tree.Update(ctx, func(batch tree.Batch) error {
 			for _, f := range old[:max(0, len(old)+len(list)-maxForgotten)] {
 				batch.Remove(f.file())
@@ -198,6 +203,9 @@ func (b *Book) Forget(ctx context.Context, name string) error {
 					return err
 				}
 				batch.Put(f.file(), data)
+				if marks[key{f.Kind, f.Name}] != nil {
+					batch.Remove(markName + hashOf(f.Kind, f.Name))
+				}
 			}
 			return nil
 		})

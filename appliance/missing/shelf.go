@@ -70,17 +70,18 @@ func (s *shelf) insert(e Entry) (dropped uint64) {
 	return dropped
 }
 
-// again records that that client requested the entry once more.
-func (e *entry) again(client string) {
+// again records that that client requested the entry once more, in that minute.
+func (e *entry) again(client string, minute int64) {
 	if i := slices.Index(e.Clients, client); i < 0 || i != len(e.Clients)-1 {
-		if i >= 0 {
-			e.Clients = slices.Delete(e.Clients, i, i+1)
-		} else if len(e.Clients) == maxClients {
+		if i < 0 && len(e.Clients) == maxClients {
 			i = oldestOfMost(append(slices.Clone(e.Clients), client))
-			e.Clients = slices.Delete(e.Clients, i, i+1)
 		}
-		e.Clients = append(e.Clients, client)
+		if i >= 0 {
+			e.Clients, e.Asked = slices.Delete(e.Clients, i, i+1), slices.Delete(e.Asked, i, i+1)
+		}
+		e.Clients, e.Asked = append(e.Clients, client), append(e.Asked, minute)
 	}
+	e.Asked[len(e.Asked)-1] = minute
 	e.owner.entries.MoveToBack(e.at)
 }
 
@@ -156,7 +157,7 @@ func (s *shelf) fairest(all bool) []Entry {
 	copies := make([]Entry, 0, len(s.entries))
 	take := func(e *entry) {
 		c := e.Entry
-		c.Clients = slices.Clone(c.Clients)
+		c.Clients, c.Asked = slices.Clone(c.Clients), slices.Clone(c.Asked)
 		copies = append(copies, c)
 	}
 	if all {

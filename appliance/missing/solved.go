@@ -1,6 +1,9 @@
 package missing
 
-import "slices"
+import (
+	"slices"
+	"time"
+)
 
 // ByHand is the value of Listed.SolvedBy for content that no import brought.
 const ByHand = "hand"
@@ -15,6 +18,9 @@ type Listed struct {
 	Package *Package `json:"package,omitempty"`
 	// Cure is what would supply it; "" for entries that are solved or noise.
 	Cure string `json:"cure,omitempty"`
+	// Waiting is how many clients have asked within the last ten minutes, see Entry.Waiting; 0 for entries that are
+	// solved.
+	Waiting int `json:"waiting"`
 }
 
 // A Package is a package of an operating system, by the name of its file, which has no epoch.
@@ -34,6 +40,24 @@ type Known struct {
 	Reach func(host string) string
 	// Package returns the package that a file's URL names; nil: none.
 	Package func(url string) *Package
+	// Now is the time for Listed.Waiting.
+	Now time.Time
+}
+
+// list returns an entry with what is known of it. by and ok are what Answered has returned.
+func (k Known) list(e Entry, by string, ok bool) Listed {
+	l := Listed{Entry: e, Solved: ok, SolvedBy: by}
+	l.Asked = nil // what is of interest is Waiting
+	if e.Kind == File {
+		l.Package = k.Package(e.Name)
+	}
+	if !ok {
+		l.Waiting = e.Waiting(k.Now)
+	}
+	if !ok && e.Noise == "" {
+		l.SolvedBy, l.Cure = "", Cure(e, l.Package != nil, k.Reach)
+	}
+	return l
 }
 
 // Solve asks k.Answered for each entry and returns the missing ones first; apart from that the order stays. The result
@@ -44,17 +68,13 @@ func Solve(entries []Entry, k Known) []Listed {
 	var solved, noise []Listed
 	for _, e := range entries {
 		by, ok := k.Answered(e)
-		l := Listed{Entry: e, Solved: ok, SolvedBy: by}
-		if e.Kind == File {
-			l.Package = k.Package(e.Name)
-		}
+		l := k.list(e, by, ok)
 		switch {
 		case e.Noise != "":
 			noise = append(noise, l)
 		case ok:
 			solved = append(solved, l)
 		default:
-			l.SolvedBy, l.Cure = "", Cure(e, l.Package != nil, k.Reach)
 			list = append(list, l)
 		}
 	}

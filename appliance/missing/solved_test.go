@@ -16,8 +16,8 @@ func TestOpenEntriesComeFirst(t *testing.T) {
 		return "import " + e.Name, (e.Name[0]-'0')%2 == 1
 	}
 	got := ""
-	for _, l := range Solve(entries, Known{odd, func(string) string { return "" },
-		func(string) *Package { return nil }}) {
+	for _, l := range Solve(entries, Known{Answered: odd, Reach: func(string) string { return "" },
+		Package: func(string) *Package { return nil }}) {
 		if l.Solved != (l.SolvedBy != "") {
 			t.Errorf("%+v", l)
 		}

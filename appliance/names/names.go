@@ -38,7 +38,7 @@ func Owner(path string) string {
 // the leader about a name that does not exist on this node.
 func ReadOwner(tree Tree, owner string) (list []dnssrv.Record, err error) {
 	for path := range tree.Walk("names/"+owner, "") {
-		r, ok, err := read(tree, path)
+		r, ok, err := Read(tree, path)
 		if err != nil {
 			return nil, err
 		}
@@ -55,8 +55,8 @@ type Tree interface {
 	Walk(dir, after string) iter.Seq2[string, fs.FileInfo]
 }
 
-// read reads names/OWNER/TYPE; false if it does not exist.
-func read(tree Tree, name string) (rec dnssrv.Record, ok bool, err error) {
+// Read reads names/OWNER/TYPE; false if it does not exist.
+func Read(tree Tree, name string) (rec dnssrv.Record, ok bool, err error) {
 	owner, kind, _ := strings.Cut(strings.TrimPrefix(name, "names/"), "/")
 	data, err := tree.ReadFile(name)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -77,11 +77,17 @@ func read(tree Tree, name string) (rec dnssrv.Record, ok bool, err error) {
 	return dnssrv.Record{Name: owner, Type: kind, Values: r.Values, TTL: ttl}, true, nil
 }
 
+// Path returns where a record is in the tree.
+func Path(r dnssrv.Record) string { return "names/" + r.Name + "/" + r.Type }
+
 // All yields the operator's records, by name and type. It ends after an error.
-func All(tree Tree) iter.Seq2[dnssrv.Record, error] {
+func All(tree Tree) iter.Seq2[dnssrv.Record, error] { return AllAfter(tree, "") }
+
+// AllAfter is All from the record behind a path of the tree on; "" is the beginning.
+func AllAfter(tree Tree, after string) iter.Seq2[dnssrv.Record, error] {
 	return func(yield func(dnssrv.Record, error) bool) {
-		for path := range tree.Walk("names", "") {
-			r, ok, err := read(tree, path)
+		for path := range tree.Walk("names", after) {
+			r, ok, err := Read(tree, path)
 			if (ok || err != nil) && !yield(r, err) || err != nil {
 				return
 			}

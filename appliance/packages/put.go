@@ -1,6 +1,7 @@
 package packages
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -28,6 +29,12 @@ type Package struct {
 	Digest     string    `json:"digest"` // sha256:…
 	Size       int64     `json:"size"`   // bytes
 	Time       time.Time `json:"time"`   // when it was put
+}
+
+// Compare compares packages as lists sort them: by repository, by name, and of one name by age.
+func Compare(x, y Package) int {
+	return cmp.Or(strings.Compare(x.Repository, y.Repository), strings.Compare(x.Name, y.Name), x.Time.Compare(y.Time),
+		strings.Compare(x.Version+" "+x.Arch, y.Version+" "+y.Arch))
 }
 
 // uploaded is a package that was read, and whose bytes are stored.

@@ -12,7 +12,6 @@ import (
 	"maps"
 	"net/url"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/klauspost/compress/gzip"
@@ -77,13 +76,8 @@ func (e *entry) same(f *entry) bool {
 func (e *entry) label() string { return e.Name + " " + e.Version + " " + e.Arch }
 
 func (e *entry) compare(f *entry) int {
-	if c := strings.Compare(e.Name, f.Name); c != 0 {
-		return c
-	}
-	if c := e.Time.Compare(f.Time); c != 0 {
-		return c
-	}
-	return strings.Compare(e.Version+" "+e.Arch, f.Version+" "+f.Arch)
+	return Compare(Package{Name: e.Name, Time: e.Time, Version: e.Version, Arch: e.Arch},
+		Package{Name: f.Name, Time: f.Time, Version: f.Version, Arch: f.Arch})
 }
 
 // load reads the state of a repository.

@@ -1,6 +1,9 @@
 package page
 
-import "net/http"
+import (
+	"net/http"
+	"slices"
+)
 
 // memberActions are the actions of the page about the cluster.
 var memberActions = map[string]action{
@@ -33,7 +36,7 @@ var memberActions = map[string]action{
 func clusterPage(c *call) (view, error) {
 	nodes, err := table(c, list[member]{
 		Name: "members", Title: "Bastions", Path: "/v1/members", Command: "casemate member list",
-		Head: []string{"Node", "State", "Behind", "Blobs to come", "Disk free", "Version", "Address", "Last heard (UTC)"},
+		Head: append(slices.Clone(membersHead), "Address"),
 		Row:  func(m member) []Cell { return clusterRow(c, m) },
 	})
 	if err != nil {
@@ -45,16 +48,10 @@ func clusterPage(c *call) (view, error) {
 }
 
 func clusterRow(c *call, m member) []Cell {
-	row := memberRow(m)
-	coming := number(m.Missing)
-	if m.Missing < 0 {
-		coming = Cell{Text: "not known", Class: "num"}
-	}
-	name := row[0]
+	out := append(memberRow(m, c.p.cfg.Now()), code(m.Addr))
 	if m.Self {
-		name.More = "this node"
+		out[0].More = "this node"
 	}
-	out := []Cell{name, row[1], row[2], coming, row[3], row[4], code(m.Addr), at(m.Seen)}
 	if m.Self {
 		return append(out, Cell{})
 	}

@@ -268,6 +268,10 @@ func (p *Page) frame(c *call, v view) (frame, error) {
 		parts = append([]part{{v.Template, v.Data}}, parts...)
 	}
 	for _, t := range parts {
+		if table, ok := t.Data.(Table); ok && table.Command == v.Command {
+			table.Command = "" // it is said once
+			t.Data = table
+		}
 		var b strings.Builder
 		if err := templates.ExecuteTemplate(&b, t.Template, t.Data); err != nil {
 			return f, err

@@ -111,8 +111,12 @@ var hostile = "<script>alert(1)</script>\x1b[31m\u202egpj.exe\x00" + `"'onmouseo
 // Text from clients is inert, wherever it is.
 func TestHostileText(t *testing.T) {
 	p, _ := open(t, map[string]any{
-		"GET /v1/whoami":  map[string]any{"name": hostile, "verbs": everything},
-		"GET /v1/members": []map[string]any{{"node": hostile, "role": hostile, "version": hostile, "up": true}},
+		"GET /v1/series?span=hour":   map[string]any{"series": []any{map[string]any{"name": hostile, "unit": hostile}}},
+		"GET /v1/series?span=day":    map[string]any{},
+		"GET /v1/content?wait=false": []map[string]any{{"origin": hostile}},
+		"GET /v1/imports":            []map[string]any{{"name": hostile, "state": hostile, "maker": hostile}},
+		"GET /v1/whoami":             map[string]any{"name": hostile, "verbs": everything},
+		"GET /v1/members":            []map[string]any{{"node": hostile, "role": hostile, "version": hostile, "up": true}},
 		"GET /v1/status": map[string]any{"node": hostile, "problems": []string{hostile}, "warnings": []string{hostile},
 			"leader": hostile},
 	})
@@ -218,10 +222,12 @@ func TestOtherSites(t *testing.T) {
 
 // Tables download whole as CSV and JSON, and cells are no formulas.
 func TestDownloads(t *testing.T) {
-	members := []map[string]any{{"node": "=cmd()", "role": "leader", "up": true, "version": "1\x1b[0m"}}
+	members := []map[string]any{{"node": "=cmd()", "role": "leader", "up": true, "version": "1\x1b[0m",
+		"seen": "2026-11-30T11:59:00Z"}}
 	p, _ := open(t, map[string]any{"GET /v1/members": members, "GET /v1/status": map[string]any{}})
 	w := p.ask("GET", "/?table=members&format=csv", nil)
-	if got := w.Body.String(); !strings.HasPrefix(got, "Node,State,Behind,Disk free,Version\n'=cmd(),leader,0,") ||
+	if got := w.Body.String(); !strings.HasPrefix(got, "Node,State,Behind,Blobs to come,") ||
+		!strings.Contains(got, "\n'=cmd(),leader,0,") ||
 		strings.Contains(got, "\x1b") || w.Header().Get("Content-Type") != "text/csv; charset=utf-8" {
 		t.Errorf("%q %v", got, w.Header())
 	}

@@ -6,6 +6,7 @@ package series
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 )
@@ -46,6 +47,7 @@ type Series struct {
 
 	mu    sync.Mutex
 	lines []Line
+	ended uint64 // minutes in which something has grown
 	hour  *ring
 	day   *ring
 }
@@ -100,8 +102,18 @@ func (s *Series) Tick() {
 	now := s.cfg.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.hour.ends(now) {
+		s.ended++
+	}
 	s.hour.add(now, grown)
 	s.day.add(now, grown)
+}
+
+// Changed returns a number that is another one after each minute in which a counter has grown.
+func (s *Series) Changed() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ended
 }
 
 // Report is what is known of a span.
@@ -179,6 +191,12 @@ func (r *ring) add(now time.Time, grown []uint64) {
 	for i, n := range grown {
 		r.steps[r.head][i] += n
 	}
+}
+
+// ends reports whether the newest step ends before now and something has grown in it.
+func (r *ring) ends(now time.Time) bool {
+	return r.used > 0 && !now.Truncate(r.step).Equal(r.newest) &&
+		slices.ContainsFunc(r.steps[r.head], func(n uint64) bool { return n > 0 })
 }
 
 // of returns the values of a line, the oldest first.

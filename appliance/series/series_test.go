@@ -139,6 +139,21 @@ func TestUnknownCounters(t *testing.T) {
 	}
 }
 
+// Whoever waits for changes is told once a minute, and not at all while nothing grows.
+func TestChanged(t *testing.T) {
+	w := newWorld()
+	for _, c := range []struct {
+		passes time.Duration
+		by     uint64
+		want   uint64
+	}{{5 * time.Second, 0, 0}, {5 * time.Second, 3, 0}, {5 * time.Second, 1, 0}, {time.Minute, 0, 1},
+		{time.Minute, 0, 1}, {time.Hour, 0, 1}, {time.Minute, 1, 1}, {time.Minute, 1, 2}, {time.Minute, 0, 3}} {
+		if w.grow(c.passes, c.by); w.s.Changed() != c.want {
+			t.Errorf("after %s: %d, want %d", w.now.Format(time.TimeOnly), w.s.Changed(), c.want)
+		}
+	}
+}
+
 // Before the first tick a report is empty, and memory does not grow with time.
 func TestEmptyAndFixed(t *testing.T) {
 	s := New(Config{Sources: []Source{{[]Line{{"a", "b"}}, func() []uint64 { return []uint64{1} }}}})

@@ -41,6 +41,7 @@ import (
 //	certs/         this node's leaf certificates and their keys
 //	missing.json   this node's missing book
 //	egress.json    this node's egress book
+//	clients.json   this node's book of clients
 //	pulls.json     when clients of this node last read images and files
 //	disks.json     how much space the disks of all nodes had
 //	removed        only if the node was removed from its cluster
@@ -51,6 +52,7 @@ const (
 	CertsDir    = "certs"        // this node's leaf certificates and their keys
 	MissingFile = "missing.json" // this node's missing book
 	EgressFile  = "egress.json"  // this node's egress book
+	ClientsFile = "clients.json" // this node's book of clients
 	PullsFile   = "pulls.json"   // when clients of this node last read images and files
 	DisksFile   = "disks.json"   // how much space the disks of all nodes had
 )
@@ -289,7 +291,8 @@ func checkDataDir(dir string) error {
 	if err != nil {
 		return unreadable(dir, err)
 	}
-	own := []string{clusterDir, CertsDir, MissingFile, EgressFile, PullsFile, DisksFile, removedFile, "lost+found"}
+	own := []string{clusterDir, CertsDir, MissingFile, EgressFile, ClientsFile, PullsFile, DisksFile, removedFile,
+		"lost+found"}
 	for _, e := range entries {
 		if !slices.Contains(own, e.Name()) {
 			return fmt.Errorf("data directory %s contains %q, which is not casemate's: choose an empty directory "+

@@ -45,7 +45,7 @@ func Restore(ctx context.Context, cfg config.Config, r io.Reader,
 			"--data); "+
 			"if only the config is missing after a restore, casemate init writes it: %w", cfg.Data, fs.ErrExist)
 	}
-	for _, name := range []string{CertsDir, MissingFile, EgressFile, PullsFile, DisksFile} {
+	for _, name := range []string{CertsDir, MissingFile, EgressFile, ClientsFile, PullsFile, DisksFile} {
 		if there, err := exists(cfg.Data, name); err != nil {
 			return rep, p, err
 		} else if there {

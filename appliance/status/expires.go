@@ -32,8 +32,8 @@ type Expiry struct {
 }
 
 // expires returns what expires next, the soonest first. What only some roles may see is left out without inspect:
-// certificates that were issued, join tokens, API keys. Whether the leaf certificates of this node, CRLs and logins are
-// renewed is no operator's matter.
+// certificates that were issued, join tokens, API keys. This node's own leaf certificates, CRLs and logins are not in
+// it: nobody has to renew them.
 func (p *Page) expires(ends []pki.Expiry, inspect bool) ([]Expiry, error) {
 	now := p.Now()
 	served := p.CA.Served()

@@ -67,8 +67,56 @@ type Miss struct {
 	Last  time.Time `json:"last"`
 }
 
+// Document is what `casemate status` shows.
+type Document struct {
+	Node      string       `json:"node"`
+	Version   string       `json:"version"`
+	Started   time.Time    `json:"started"`
+	Domain    string       `json:"domain"`
+	Advertise []netip.Addr `json:"advertise"`
+	Serving   bool         `json:"serving"`
+	Problems  []string     `json:"problems"` // sentences, each with what helps
+	Warnings  []string     `json:"warnings"`
+	Leader    string       `json:"leader"`
+	Role      string       `json:"role"`
+	Members   []Member     `json:"members"`
+	Term      uint64       `json:"term"`
+	Applied   uint64       `json:"applied"`
+	Commit    uint64       `json:"commit"`
+	Entries   int          `json:"entries"`
+	Images    int          `json:"images"`
+	Files     int          `json:"files"`
+	Blobs     int          `json:"blobs"`
+	Bytes     int64        `json:"bytes"`
+	Imports   struct {
+		Complete   int    `json:"complete"`
+		Incomplete int    `json:"incomplete"`
+		Staged     int    `json:"staged"`
+		Running    string `json:"running"`
+	} `json:"imports"`
+	Disk struct {
+		Total   int64 `json:"total"`
+		Free    int64 `json:"free"`
+		Reserve int64 `json:"reserve"`
+	} `json:"disk"`
+	Certificates []Certificate    `json:"certificates"`
+	CA           pki.Shape        `json:"ca"`
+	Misses       []Miss           `json:"misses"`
+	Repositories []Expiration     `json:"repositories"`
+	Expires      []Expiry         `json:"expires"` // the soonest first
+	Scrub        scrubInfo        `json:"scrub"`
+	Uploads      registry.Uploads `json:"uploads"`
+}
+
+// Certificate is a certificate of the CA, or one that ends within a week.
+type Certificate struct {
+	Name      string    `json:"name"`
+	NotBefore time.Time `json:"not_before"`
+	NotAfter  time.Time `json:"not_after"`
+}
+
 // Report returns the document. inspect tells that whoever asks may see certificates, keys and tokens.
-func (p *Page) Report(ctx context.Context, inspect bool) (any, error) {
+func (p *Page) Report(ctx context.Context, inspect bool) (*Document, error) {
 	v := p.Current.State()
 	members := p.Members()
 	st := p.Cluster.Status()
@@ -117,16 +165,11 @@ func (p *Page) Report(ctx context.Context, inspect bool) (any, error) {
 	if len(shape.Missing) > 0 {
 		warnings = append(warnings, shapeWarning(shape))
 	}
-	type cert struct {
-		Name      string    `json:"name"`
-		NotBefore time.Time `json:"not_before"`
-		NotAfter  time.Time `json:"not_after"`
-	}
-	certs := []cert{}
+	certs := []Certificate{}
 	ends := p.CA.Expiries()
 	for _, e := range ends {
 		if e.Kind == "root" || e.Kind == "intermediate" || e.NotAfter.Sub(p.Now()) < 7*24*time.Hour {
-			certs = append(certs, cert{strings.TrimSpace(e.Kind + " " + e.Name), e.NotBefore, e.NotAfter})
+			certs = append(certs, Certificate{strings.TrimSpace(e.Kind + " " + e.Name), e.NotBefore, e.NotAfter})
 		}
 	}
 	for _, o := range v.Origins.All() {
@@ -166,19 +209,16 @@ func (p *Page) Report(ctx context.Context, inspect bool) (any, error) {
 	for _, e := range missing.Unsolved(entries, 10, p.Lookup.Answered(ctx)) {
 		misses = append(misses, Miss{e.Kind, e.Name, e.Count, e.Last})
 	}
-	return map[string]any{
-		"node": p.Node, "version": p.Version, "started": p.Started.UTC(),
-		"domain": v.Settings.Domain, "advertise": p.Advertise,
-		"serving": p.Ready() == nil, "problems": append([]string{}, problems...),
-		"leader": st.Leader, "role": st.Role, "members": members,
-		"term": st.Term, "applied": st.Applied, "commit": st.Commit,
-		"entries": st.Entries, "images": images, "files": files, "blobs": st.Blobs, "bytes": st.Bytes,
-		"imports": map[string]any{"complete": complete, "incomplete": len(pending),
-			"staged": p.Imports.Staged(), "running": p.Imports.Running()},
-		"disk":         map[string]int64{"total": st.DiskTotal, "free": st.DiskFree, "reserve": st.DiskReserve},
-		"certificates": certs, "ca": shape, "warnings": append([]string{}, warnings...), "misses": misses,
-		"repositories": expirations(expiring, now), "expires": expires,
-		"scrub":   scrub,
-		"uploads": uploads,
-	}, nil
+	d := &Document{
+		Node: p.Node, Version: p.Version, Started: p.Started.UTC(), Domain: v.Settings.Domain, Advertise: p.Advertise,
+		Serving: p.Ready() == nil, Problems: append([]string{}, problems...), Warnings: append([]string{}, warnings...),
+		Leader: st.Leader, Role: st.Role, Members: members, Term: st.Term, Applied: st.Applied, Commit: st.Commit,
+		Entries: st.Entries, Images: images, Files: files, Blobs: st.Blobs, Bytes: st.Bytes,
+		Certificates: certs, CA: shape, Misses: misses, Repositories: expirations(expiring, now), Expires: expires,
+		Scrub: scrub, Uploads: uploads,
+	}
+	d.Imports.Complete, d.Imports.Incomplete = complete, len(pending)
+	d.Imports.Staged, d.Imports.Running = p.Imports.Staged(), p.Imports.Running()
+	d.Disk.Total, d.Disk.Free, d.Disk.Reserve = st.DiskTotal, st.DiskFree, st.DiskReserve
+	return d, nil
 }

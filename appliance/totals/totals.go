@@ -1,7 +1,7 @@
 // Package totals counts what is stored of each origin: images, files, and the bytes of their blobs.
 //
-// It promises: a list is counted when somebody asks for it and the content has changed, never on its own. Counting takes
-// at most a tenth of the time; a list that is asked for more often than that is a little old.
+// It promises: content is counted when somebody asks for the list and something has changed, never on its own. Counting
+// takes at most a tenth of the time; a list that is asked for more often than that is a little old.
 package totals
 
 import (
@@ -54,17 +54,22 @@ type Origin struct {
 	Bytes int64 `json:"bytes"`
 }
 
-// Totals counts. List is safe for concurrent use.
+// Totals counts. Its methods are safe for concurrent use.
 type Totals struct {
 	cfg     Config
 	changed []<-chan struct{}
+	ctx     context.Context // done when it is closed
 	stop    context.CancelFunc
+	running sync.WaitGroup // the goroutine that counts
 
-	mu      sync.Mutex // held while counting; guards the fields below
-	dirty   bool
-	current []Origin
-	spent   time.Duration // time of counting that was not paid back
-	last    time.Time     // when spent was updated
+	mu       sync.Mutex
+	dirty    bool          // something has changed since the last count began
+	counting chan struct{} // closed when the count that goes on has ended; nil: none does
+	counts   uint64        // that have ended
+	current  []Origin      // of the last count
+	err      error
+	spent    time.Duration // time of counting that was not paid back
+	last     time.Time     // when spent was updated
 }
 
 // Open returns Totals; nothing is counted yet.
@@ -73,19 +78,53 @@ func Open(cfg Config) *Totals {
 		cfg.Now = time.Now
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	return &Totals{cfg: cfg, stop: stop, dirty: true,
+	return &Totals{cfg: cfg, ctx: ctx, stop: stop, dirty: true,
 		changed: []<-chan struct{}{cfg.Tree.Watch(ctx, imagesDir), cfg.Tree.Watch(ctx, filesDir)}}
 }
 
-// Close ends watching the tree.
+// Close ends counting and watching the tree.
 func (t *Totals) Close() error {
 	t.stop()
+	t.running.Wait()
 	return nil
 }
 
-// List returns the origins of which something is stored, the one with most bytes first. It is as of now, or as of the
-// last count if counting has taken its share of the time.
-func (t *Totals) List() ([]Origin, error) {
+// List returns the origins of which something is stored, the one with most bytes first. If something has changed and
+// counting has not taken its share of the time, it is counted again: with wait the answer is as of now, without it
+// that of the last count, if there was one.
+func (t *Totals) List(ctx context.Context, wait bool) ([]Origin, error) {
+	// A count that goes on may have begun before what the caller knows of, so there may have to be another.
+	for range 2 {
+		counting, began, counted := t.next()
+		if counting == nil || counted && !wait {
+			break
+		}
+		select {
+		case <-counting:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-t.ctx.Done():
+			return nil, context.Cause(t.ctx)
+		}
+		if began {
+			break
+		}
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Clone(t.current), t.err
+}
+
+// Changed returns a number that is another one after each count.
+func (t *Totals) Changed() uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.counts
+}
+
+// next returns the count that goes on, nil if none does, after it has begun one if that is necessary and allowed.
+// counted reports that there was one before.
+func (t *Totals) next() (counting chan struct{}, began, counted bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, c := range t.changed {
@@ -95,24 +134,38 @@ func (t *Totals) List() ([]Origin, error) {
 		default:
 		}
 	}
-	if !t.dirty {
-		return slices.Clone(t.current), nil
+	counted = t.counts > 0
+	if t.counting != nil || !t.dirty || t.ctx.Err() != nil {
+		return t.counting, false, counted
 	}
-	begin := t.cfg.Now()
-	t.spent = max(0, t.spent-begin.Sub(t.last)/countShare)
-	t.last = begin
+	now := t.cfg.Now()
+	t.spent = max(0, t.spent-now.Sub(t.last)/countShare)
+	t.last = now
 	if t.spent >= countAtOnce {
-		return slices.Clone(t.current), nil
+		return nil, false, counted
 	}
 	t.dirty = false // before counting: a change meanwhile makes it dirty again
+	t.counting = make(chan struct{})
+	t.running.Go(t.run)
+	return t.counting, true, counted
+}
+
+// run counts once.
+func (t *Totals) run() {
+	begin := t.cfg.Now()
 	list, err := t.count()
-	if err != nil {
-		t.dirty = true
-		return nil, err
-	}
-	t.current, t.last = list, t.cfg.Now()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.last = t.cfg.Now()
 	t.spent += t.last.Sub(begin)
-	return slices.Clone(list), nil
+	if t.err = err; err == nil {
+		t.current = list
+	} else {
+		t.dirty = true
+	}
+	t.counts++
+	close(t.counting)
+	t.counting = nil
 }
 
 // count counts everything.
@@ -134,6 +187,9 @@ func (t *Totals) count() ([]Origin, error) {
 	list := make([]Origin, 0, len(dirs))
 	var buffer []byte
 	for host, below := range dirs {
+		if err := t.ctx.Err(); err != nil {
+			return nil, err
+		}
 		o := Origin{Origin: host}
 		o.Bytes = t.cfg.Tree.Weigh(below, func(name string) {
 			image, ok := strings.CutPrefix(name, "registry/")

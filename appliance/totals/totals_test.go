@@ -25,6 +25,8 @@ type fakeTree struct {
 	watches map[string]chan struct{}
 	failed  error
 	weighed int
+	hold    chan struct{} // Weigh waits for it; nil: it does not
+	begun   chan struct{} // is told when Weigh begins to wait
 }
 
 func newTree() *fakeTree {
@@ -64,6 +66,10 @@ func (f *fakeTree) Watch(_ context.Context, dir string) <-chan struct{} {
 }
 
 func (f *fakeTree) Weigh(dirs []string, file func(string)) (sum int64) {
+	if f.hold != nil {
+		f.begun <- struct{}{}
+		<-f.hold
+	}
 	f.weighed++
 	f.now = f.now.Add(f.takes)
 	counted := map[string]bool{}
@@ -92,7 +98,7 @@ func open(f *fakeTree) *Totals {
 
 func list(t *testing.T, totals *Totals) string {
 	t.Helper()
-	list, err := totals.List()
+	list, err := totals.List(t.Context(), true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -180,11 +186,71 @@ func TestError(t *testing.T) {
 	defer totals.Close()
 	f.put("files/a.example/1", "a")
 	f.failed = fs.ErrPermission
-	if _, err := totals.List(); err == nil {
+	if _, err := totals.List(t.Context(), true); err == nil {
 		t.Error("no error")
 	}
 	f.failed = nil
 	if got := list(t, totals); got != "[{a.example 0 1 1}]" {
 		t.Errorf("%s", got)
+	}
+}
+
+// Without waiting the answer is that of the last count; whoever waits sees what was there when it asked, also while a
+// count goes on that began before.
+func TestWait(t *testing.T) {
+	f := newTree()
+	totals := open(f)
+	defer totals.Close()
+	ask := func(wait bool) string {
+		list, err := totals.List(t.Context(), wait)
+		if err != nil {
+			t.Error(err)
+		}
+		return fmt.Sprint(list)
+	}
+	f.put("files/a.example/1", "a")
+	if got := ask(false); got != "[{a.example 0 1 1}]" || totals.Changed() != 1 {
+		t.Errorf("the first: %s", got)
+	}
+	f.hold, f.begun = make(chan struct{}), make(chan struct{})
+	f.put("files/a.example/2", "a")
+	go totals.List(t.Context(), true)
+	<-f.begun
+	if got := ask(false); got != "[{a.example 0 1 1}]" {
+		t.Errorf("while it is counted: %s", got)
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := totals.List(ended, true); err != context.Canceled {
+		t.Errorf("who has gone away: %v", err)
+	}
+	// The count that goes on may have passed the name already, so there is another.
+	f.put("files/a.example/3", "b")
+	last := make(chan string)
+	go func() { last <- ask(true) }()
+	f.hold <- struct{}{}
+	<-f.begun
+	f.hold <- struct{}{}
+	if got := <-last; got != "[{a.example 0 3 21}]" || totals.Changed() != 3 {
+		t.Errorf("who waits: %s after %d counts", got, totals.Changed())
+	}
+}
+
+// Close ends who waits, and what counts.
+func TestClose(t *testing.T) {
+	f := newTree()
+	totals := open(f)
+	f.hold, f.begun = make(chan struct{}), make(chan struct{})
+	f.put("files/a.example/1", "a")
+	done := make(chan error)
+	go func() { _, err := totals.List(t.Context(), true); done <- err }()
+	<-f.begun
+	go func() { f.hold <- struct{}{} }()
+	if err := totals.Close(); err != nil {
+		t.Error(err)
+	}
+	<-done
+	if _, err := totals.List(t.Context(), true); err != nil {
+		t.Errorf("after the end: %v", err)
 	}
 }

@@ -116,7 +116,8 @@ type OpenToken struct {
 func (ms *Members) OpenTokens() (list []OpenToken) {
 	s := ms.cluster.View()
 	for e := range s.ReadDir(TokensDir, "") {
-		if r, ok := recordOf[tokenRecord](s, TokensDir+"/"+e.Name); ok && r.Node == "" && ms.cfg.Now().Before(r.Expires) {
+		r, ok := recordOf[tokenRecord](s, TokensDir+"/"+e.Name)
+		if ok && r.Node == "" && ms.cfg.Now().Before(r.Expires) {
 			list = append(list, OpenToken{e.Name, r.Expires})
 		}
 	}

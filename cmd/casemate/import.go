@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/http"
 	"os"
 	"slices"
 	"strings"
@@ -89,7 +90,6 @@ nothing is visible until you have looked at it (import diff) and published it
 	o.printsTimes(cmd, content.Result{})
 	cmd.Flags().BoolVar(&f.request.Hold, "hold", false,
 		"stage the import, to look at it with import diff before import publish")
-	cmd.MarkFlagsMutuallyExclusive("hold", "dry-run")
 	cmd.AddCommand(importDiff(o), importList(o), importShow(o), importRemove(o), importApprove(o), importReject(o),
 		importPublish(o))
 	return cmd
@@ -98,6 +98,9 @@ nothing is visible until you have looked at it (import diff) and published it
 // runImport sends the files to the daemon and prints the result.
 func (o *options) runImport(cmd *cobra.Command, f importFlags, paths []string) error {
 	req := f.request
+	if req.Hold && req.DryRun {
+		return usageError{errors.New("--hold and --dry-run exclude each other: a dry run stores nothing")}
+	}
 	keys, err := publicKeys("--key", f.keys)
 	if err != nil {
 		return err
@@ -154,6 +157,14 @@ func (o *options) handOver(ctx context.Context, req handover.Request, paths []st
 	}
 	if c.server != nil {
 		return c.sendImport(ctx, req, paths, progress)
+	}
+	if req.Hold { // a daemon of an older version would publish the import at once
+		err := c.call(ctx, "GET", "approvals", nil, nil, nil)
+		if e := new(apiError); errors.As(err, &e) && e.status == http.StatusNotFound {
+			return nil, errors.New("the daemon is of an older version, which cannot hold an import: restart it")
+		} else if err != nil {
+			return nil, err
+		}
 	}
 	conn, err := c.dial(ctx)
 	if err != nil {

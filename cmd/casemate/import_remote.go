@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"net/url"
 	"os"
 	"strconv"
@@ -27,7 +28,7 @@ const (
 // sender sends the files of an import over https, in the parts that the bastion wants.
 type sender struct {
 	c      *client
-	files  []*os.File
+	files  []*window
 	total  int64                     // bytes of all files, -1 if unknown
 	report func(p handover.Progress) // called after each part
 	pause  func(context.Context)     // between two tries
@@ -47,10 +48,20 @@ func (c *client) sendImport(ctx context.Context, req handover.Request, paths []s
 		return nil, err
 	}
 	var state parts.State
-	if err := c.call(ctx, "POST", "imports/parts", nil, req, &state); err != nil {
+	err := c.call(ctx, "POST", "imports/parts", nil, req, &state)
+	if refused := new(apiError); errors.As(err, &refused) && refused.status == http.StatusBadRequest && !req.Hold {
+		// A bastion of an older version refuses what it does not know: the sizes of files, which are only for its listing.
+		for i := range req.Inputs {
+			req.Inputs[i] = handover.Named{Name: req.Inputs[i].Name}
+		}
+		if c.call(ctx, "POST", "imports/parts", nil, req, &state) == nil {
+			err = nil
+		}
+	}
+	if err != nil {
 		return nil, err
 	}
-	err := s.send(ctx, &state)
+	err = s.send(ctx, &state)
 	// The bastion need not wait for more; if it cannot be told, it stops waiting by itself.
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), sendPause)
 	defer cancel()
@@ -74,7 +85,8 @@ func (s *sender) open(req *handover.Request, paths []string) error {
 				return err
 			}
 		}
-		s.files = append(s.files, f)
+		w := &window{f: f}
+		s.files = append(s.files, w)
 		info, err := f.Stat()
 		switch {
 		case err != nil:
@@ -82,20 +94,28 @@ func (s *sender) open(req *handover.Request, paths []string) error {
 		case info.IsDir():
 			return usageError{fmt.Errorf("%s is a directory, which cannot be sent with --server: pack it, as in "+
 				"tar -C %s -c . | casemate import - --name NAME", path, path)}
-		case info.Mode().IsRegular() && s.total >= 0:
-			s.total += info.Size()
+		}
+		named := handover.Named{Name: path}
+		switch regular := info.Mode().IsRegular(); {
+		case regular && path != "-":
+			w.again, named.Size, named.Modified = true, info.Size(), info.ModTime().UTC()
+			fallthrough
+		case regular:
+			if s.total >= 0 {
+				s.total += info.Size()
+			}
 		default:
 			s.total = -1
 		}
-		req.Inputs = append(req.Inputs, handover.Named{Name: path})
+		req.Inputs = append(req.Inputs, named)
 	}
 	return nil
 }
 
 func (s *sender) close() {
-	for _, f := range s.files {
-		if f != os.Stdin {
-			f.Close()
+	for _, w := range s.files {
+		if w.f != os.Stdin {
+			w.f.Close()
 		}
 	}
 }
@@ -104,7 +124,6 @@ func (s *sender) close() {
 // it; a bastion that does not answer is asked again for a minute.
 func (s *sender) send(ctx context.Context, state *parts.State) error {
 	path := "imports/parts/" + seg(state.ID)
-	var p part
 	failed := 0
 	for !state.Finished {
 		s.report(handover.Progress{Done: state.Done, Total: s.total, Phase: state.Phase})
@@ -112,10 +131,11 @@ func (s *sender) send(ctx context.Context, state *parts.State) error {
 		if state.File < 0 {
 			err = s.c.call(ctx, "GET", path, nil, nil, state)
 		} else {
-			if err := s.read(&p, state); err != nil {
-				return err
+			p, unread := s.read(state)
+			if unread != nil {
+				return unread
 			}
-			err = s.put(ctx, path, &p, state)
+			err = s.put(ctx, path, p, state)
 		}
 		var answer *apiError
 		switch {
@@ -136,47 +156,67 @@ func (s *sender) send(ctx context.Context, state *parts.State) error {
 	return nil
 }
 
-// part is the last part that was read. It is kept until another is wanted, because standard input cannot be read
-// again.
+// part is a part of a file.
 type part struct {
 	file   int
 	offset int64
 	bytes  []byte
 	last   bool
-	read   bool
-	ahead  map[int]byte // of each file, the byte that was read to learn whether the file ends
 }
 
-// read reads the part that is wanted, unless it has been read.
-func (s *sender) read(p *part, state *parts.State) error {
-	if p.read && p.file == state.File && p.offset == state.Offset {
-		return nil
+// window reads parts of one file. It keeps the last part until one further on is wanted, because standard input cannot
+// be read again.
+type window struct {
+	f     *os.File
+	again bool   // it can be read at any offset
+	at    int64  // offset of buf
+	buf   []byte // bytes that were read
+	ended bool   // buf ends where the file ends
+}
+
+// read returns the part at offset, of most bytes, and whether the file ends with it. What is before offset is not
+// wanted any more.
+func (w *window) read(offset int64, most int) ([]byte, bool, error) {
+	if offset < w.at {
+		return nil, false, fmt.Errorf("the bastion wants byte %d of %s again: import the same again", offset, w.f.Name())
 	}
-	if state.File >= len(s.files) {
-		return fmt.Errorf("the bastion wants the file %d of %d", state.File, len(s.files))
+	kept := min(offset-w.at, int64(len(w.buf)))
+	rest := w.buf[kept:]
+	if skip := offset - w.at - kept; skip > 0 && !w.again && !w.ended {
+		if _, err := io.CopyN(io.Discard, w.f, skip); errors.Is(err, io.EOF) {
+			w.ended = true
+		} else if err != nil {
+			return nil, false, fmt.Errorf("read %s: %w", w.f.Name(), err)
+		}
 	}
-	if p.ahead == nil {
-		p.ahead = map[int]byte{}
+	if n := most + 1; len(rest) < n && !w.ended { // one byte more, to learn whether the file ends
+		buf := make([]byte, n)
+		have := copy(buf, rest)
+		var from io.Reader = w.f
+		if w.again {
+			from = io.NewSectionReader(w.f, offset+int64(have), int64(n))
+		}
+		more, err := io.ReadFull(from, buf[have:])
+		w.ended = errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+		if err != nil && !w.ended {
+			return nil, false, fmt.Errorf("read %s: %w", w.f.Name(), err)
+		}
+		rest = buf[:have+more]
 	}
-	f := s.files[state.File]
-	buf := make([]byte, state.Most+1)
-	n := 0
-	if b, ok := p.ahead[state.File]; ok {
-		buf[0], n = b, 1
-		delete(p.ahead, state.File)
+	w.at, w.buf = offset, rest
+	part := rest[:min(len(rest), most)]
+	return part, w.ended && len(part) == len(rest), nil
+}
+
+// read reads the part that is wanted.
+func (s *sender) read(state *parts.State) (*part, error) {
+	if state.File >= len(s.files) || state.Most < 1 || state.Most > parts.MaxPart {
+		return nil, fmt.Errorf("the bastion wants %d bytes of the file %d of %d", state.Most, state.File, len(s.files))
 	}
-	more, err := io.ReadFull(f, buf[n:])
-	n += more
-	last := errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
-	if err != nil && !last {
-		return fmt.Errorf("read %s: %w", f.Name(), err)
-	}
-	if !last {
-		n--
-		p.ahead[state.File] = buf[n]
-	}
-	p.file, p.offset, p.bytes, p.last, p.read = state.File, state.Offset, buf[:n], last, true
-	return nil
+	p := &part{file: state.File, offset: state.Offset}
+	var err error
+	p.bytes, p.last, err = s.files[state.File].read(state.Offset, state.Most)
+	return p, err
 }
 
 // put sends a part.

@@ -60,7 +60,7 @@ func TestSendOverABadConnection(t *testing.T) {
 			if err := json.NewDecoder(r.Body).Decode(&q); err != nil || len(q.Inputs) != 3 || q.Name != "x" {
 				t.Errorf("%+v %v", q, err)
 			}
-			session, _ = sessions.Open("ada", []string{"a", "b", "c"})
+			session, _ = sessions.Open("ada", parts.About{}, []parts.File{{Name: "a"}, {Name: "b"}, {Name: "c"}})
 			go func() {
 				var all [][]byte
 				for _, f := range session.Files() {

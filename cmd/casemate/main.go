@@ -197,15 +197,15 @@ Begin with "casemate init", then "systemctl enable --now casemate" or
 	}
 	add("setup", initCommand(o), joinCommand(o), restoreCommand(o), serveCommand(o), socketsCommand(o))
 	add("content", imageCommand(o), fileCommand(o), repoCommand(o), packageCommand(o), originCommand(o), nameCommand(o),
-		upstreamCommand(o), contentCommand(o))
+		upstreamCommand(o), contentCommand(o), searchCommand(o))
 	add("gap", rehearseCommand(o), rehearsalCommand(o), replayCommand(o), bundleCommand(o), importCommand(o),
 		checkCommand(o), missingCommand(o), inventoryCommand(o), egressCommand(o))
-	add("nodes", enrollCommand(o), doctorCommand(o), mirrorsCommand(o), kubesprayCommand(o))
+	add("nodes", enrollCommand(o), doctorCommand(o), clientCommand(o), mirrorsCommand(o), kubesprayCommand(o))
 	add("cluster", configCommand(o), memberCommand(o), tokenCommand(o), clusterCommand(o), caCommand(o), certCommand(o))
 	add("access", loginCommand(o), logoutCommand(o), whoamiCommand(o), userCommand(o), roleCommand(o),
 		apikeyCommand(o), directoryCommand(o), auditCommand(o))
-	add("upkeep", statusCommand(o), trafficCommand(o), gcCommand(o), scrubCommand(o), backupCommand(o), reloadCommand(o),
-		versionCommand(o))
+	add("upkeep", statusCommand(o), trafficCommand(o), gcCommand(o), scrubCommand(o), backupCommand(o),
+		reloadCommand(o), versionCommand(o))
 	root.AddCommand(manCommand(root), dnsCommand(o))
 	addCobrasOwn(root)
 	wrongArgs(root)

@@ -43,9 +43,7 @@ once and those of others after up to an hour, and nodes forget the least recent 
 				}
 				t.provenance(i.Provenance)
 				t.line("tags", cmp.Or(strings.Join(i.Tags, ", "), "-"))
-				for _, d := range i.Referrers {
-					t.line("referrer", d)
-				}
+				t.manifest(i)
 			})
 		},
 	}
@@ -82,6 +80,49 @@ and nodes forget the least recent ones.`,
 	}
 	o.printsTimes(cmd, admin.FileDetails{})
 	return cmd
+}
+
+// manifest adds what the manifest of an image states, and what is attached to it.
+func (t *table) manifest(i admin.ImageDetails) {
+	if i.Platform != "" {
+		t.line("platform", i.Platform)
+	}
+	if !i.Created.IsZero() {
+		t.line("created", t.when(i.Created))
+	}
+	if i.ArtifactType != "" {
+		t.line("artifact", i.ArtifactType)
+	}
+	if i.Subject != "" {
+		t.line("subject", i.Subject)
+	}
+	for _, c := range i.Manifests {
+		t.line("manifest", c.Digest+" "+cmp.Or(c.Platform, c.MediaType)+absent(c))
+	}
+	for _, l := range i.Layers {
+		t.line("layer", l.Digest+" "+size(l.Size)+absent(l))
+	}
+	told := map[string]bool{}
+	for _, at := range i.Attached {
+		told[at.Digest] = true
+		t.line(cmp.Or(at.Kind, "referrer"), strings.TrimSpace(at.Digest+" "+cmp.Or(at.Tag, at.ArtifactType)))
+	}
+	for _, d := range i.Referrers {
+		if !told[d] {
+			t.line("referrer", d)
+		}
+	}
+	if i.More {
+		t.line("more", "the first 1000 layers or manifests are shown, and 100 of what is attached")
+	}
+}
+
+// absent marks content that is not stored.
+func absent(c admin.Content) string {
+	if c.Stored {
+		return ""
+	}
+	return ", not here"
 }
 
 // provenance adds who brought something, and when it was last in use.

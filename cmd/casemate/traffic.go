@@ -12,21 +12,18 @@ import (
 )
 
 func trafficCommand(o *options) *cobra.Command {
-	var day bool
+	var span string
 	cmd := &cobra.Command{
 		Use: "traffic", Short: "show what clients asked this node for in the last hour or day", Args: cobra.NoArgs,
 		Long: `Show what clients asked this node for: requests of images and files, the bytes that
-were sent for them, misses, and answers of DNS by what they said. Each row is a
-minute of the last hour, or with --day a quarter of an hour of the last day; the
-newest is not over. Requests of operators and noise do not count. The node
-remembers since it was started.`,
-		Example: "  casemate traffic --day",
+were sent for them, misses, and answers of DNS by their response code. Each row is
+a minute of the last hour, or a quarter of an hour of the last day; the newest is
+not over. Requests of operators and noise do not count. The node remembers since it
+was started.`,
+		Example: "  casemate traffic --span day",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			query := url.Values{"span": {series.Hour}}
-			if day {
-				query.Set("span", series.Day)
-			}
 			var r series.Report
+			query := url.Values{"span": {span}}
 			if err := o.client().call(cmd.Context(), "GET", "series", query, nil, &r); err != nil {
 				return err
 			}
@@ -50,7 +47,7 @@ remembers since it was started.`,
 			})
 		},
 	}
-	cmd.Flags().BoolVar(&day, "day", false, "the last day, not the last hour")
+	choice(cmd, &span, "span", "", "`SPAN` to show", series.Hour, series.Day)
 	o.printsTimes(cmd, series.Report{})
 	return cmd
 }

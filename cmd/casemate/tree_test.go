@@ -181,6 +181,7 @@ var meanings = map[string][]string{
 	"since":               {"string"},
 	"since-key":           {"string"},
 	"socket":              {"string"},
+	"span":                {"word"},
 	"split":               {"size"},
 	"token":               {"string"},
 	"transcript":          {"stringArray"},

@@ -53,6 +53,7 @@ var Rules = []Rule{
 	{Dir: "access/used", Why: "says only when an API key was last used"},
 	{Dir: "missing", Why: "a copy of what clients asked for, written every few minutes"},
 	{Dir: "egress", Why: "a copy of which names clients used, written every few minutes"},
+	{Dir: "clients", Why: "a copy of which clients use a node, written every few minutes"},
 	{Dir: "pulls", Why: "a copy of when clients last read images and files, written once an hour"},
 	{Dir: "rotation", Why: "counts clients that have fetched a root, written every few minutes"},
 	{Dir: "imports/pending", Why: "protects what is being read; nothing is visible until the import is published"},
