@@ -67,16 +67,6 @@ type stored struct {
 	Bytes         int64
 }
 
-// imported is an import: GET /v1/imports.
-type imported struct {
-	Name, State, Kind, Maker, Approver string
-	Sources                            []string
-	Time                               time.Time
-	Images, Files                      int
-	New, Changed                       int
-	BytesNew                           int64 `json:"bytes_new"`
-}
-
 // overview is the first page: for whoever has logged in the state of the bastions, for everybody else the front.
 func overview(c *call) (view, error) {
 	if c.who == nil || !c.may("list") {
