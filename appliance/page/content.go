@@ -231,14 +231,14 @@ func imagePage(c *call) (view, error) {
 				if d.Stored {
 					digest.Href = imageHref(i.Name + "@" + d.Digest)
 				}
-				return []Cell{text(d.Platform), stored(d.Stored), sized(d.Size), text(d.MediaType), digest}
+				return []Cell{text(d.Platform), presence(d.Stored), sized(d.Size), text(d.MediaType), digest}
 			}}))
 	}
 	if len(i.Layers) > 0 && err == nil {
 		err = add(table(c, list[descriptor]{Name: "layers", Title: "Layers", Path: path, Field: "layers",
 			Head: []string{"Digest", "State", "Size", "Type"},
 			Row: func(d descriptor) []Cell {
-				return []Cell{code(d.Digest), stored(d.Stored), sized(d.Size), text(d.MediaType)}
+				return []Cell{code(d.Digest), presence(d.Stored), sized(d.Size), text(d.MediaType)}
 			}}))
 	}
 	if len(i.Attached) > 0 && err == nil {
@@ -265,8 +265,8 @@ func imagePage(c *call) (view, error) {
 	return v, err
 }
 
-// stored is a cell that says whether content is here.
-func stored(here bool) Cell {
+// presence is a cell that says whether content is here.
+func presence(here bool) Cell {
 	if here {
 		return Cell{Text: "stored", Class: "good"}
 	}
