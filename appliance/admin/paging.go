@@ -91,6 +91,25 @@ func slice[T any](all []T, behind func(T) bool, position func(T) string) list {
 	}
 }
 
+// numbered is a list in memory that has no order of its own and does not change between two pages: positions are
+// numbers.
+func numbered[T any](p page, all []T) (list, error) {
+	from := 0
+	if p.after != "" {
+		var err error
+		if from, err = strconv.Atoi(p.after); err != nil || from < 0 || from > len(all) {
+			return nil, usage.Errorf("after must be the cursor of a page of this list, got %.40q", p.after)
+		}
+	}
+	return func(yield func(element, error) bool) {
+		for i, x := range all[from:] {
+			if !yield(element{x, strconv.Itoa(from + i + 1)}, nil) {
+				return
+			}
+		}
+	}, nil
+}
+
 // position encodes a position of several values, and positioned decodes it.
 func position(values ...string) string {
 	text, _ := json.Marshal(values) // strings can always be encoded

@@ -60,21 +60,11 @@ type missed struct {
 	Last       time.Time
 }
 
-// stored is what is stored of an origin: GET /v1/content.
-type stored struct {
+// originContent is what is stored of an origin: GET /v1/content.
+type originContent struct {
 	Origin        string
 	Images, Files int
 	Bytes         int64
-}
-
-// imported is an import: GET /v1/imports.
-type imported struct {
-	Name, State, Kind, Maker, Approver string
-	Sources                            []string
-	Time                               time.Time
-	Images, Files                      int
-	New, Changed                       int
-	BytesNew                           int64 `json:"bytes_new"`
 }
 
 // overview is the first page: for whoever has logged in the state of the bastions, for everybody else the front.
@@ -130,7 +120,7 @@ func expiresTable(c *call, expires []expiry, now time.Time) (part, error) {
 }
 
 func contentTable(c *call) (part, error) {
-	return table(c, list[stored]{
+	return table(c, list[originContent]{
 		Name: "content", Title: "Content by origin", Path: "/v1/content?wait=false", Command: "casemate content",
 		Head: []string{"Origin", "Images", "Files", "Size"}, Row: storedRow, Empty: "Nothing is stored.", Most: 20,
 	})
@@ -207,7 +197,7 @@ func expiryRow(e expiry, now time.Time) []Cell {
 	return []Cell{text(e.What), text(e.Name), at(e.At), in, text(e.Cure)}
 }
 
-func storedRow(s stored) []Cell {
+func storedRow(s originContent) []Cell {
 	origin := text(s.Origin)
 	if s.Origin == "" {
 		origin = text("(no origin)")

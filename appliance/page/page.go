@@ -61,6 +61,7 @@ func New(cfg Config) *Page {
 	mux.HandleFunc("POST /logout", p.postLogout)
 	mux.HandleFunc("GET /do/{action}", p.getAction)
 	mux.HandleFunc("POST /do/{action}", p.postAction)
+	mux.HandleFunc("POST /imports/upload", p.postUpload)
 	mux.HandleFunc("GET /live", p.live.serve)
 	mux.HandleFunc("GET /static/{file}", serveStatic)
 	// A browser sends the cookie with no request of another site (SameSite), and such a request changes nothing.
@@ -81,7 +82,7 @@ func (p *Page) Has(path string) bool {
 	if _, ok := p.routes[path]; ok {
 		return true
 	}
-	return path == "/login" || path == "/logout" || path == "/live" || strings.HasPrefix(path, "/do/") ||
+	return path == "/login" || path == "/logout" || path == "/live" || path == "/imports/upload" || strings.HasPrefix(path, "/do/") ||
 		strings.HasPrefix(path, "/static/")
 }
 
