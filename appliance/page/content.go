@@ -350,7 +350,8 @@ func sumLine(f file) string {
 	if !ok || name == "" {
 		return ""
 	}
-	return "echo " + shellWord(digits+"  "+name) + " | sha256sum -c"
+	// Two spaces would become one where a browser shows them.
+	return "echo " + shellWord(digits+" *"+name) + " | sha256sum -c"
 }
 
 // ownPackage is GET /v1/packages.
