@@ -110,8 +110,8 @@ func overview(c *call) (view, error) {
 		Problems, Warnings [][]piece
 		Since              string
 	}{status: s, Problems: sentences(s.Problems), Warnings: sentences(s.Warnings), Since: sinceText(now.Sub(s.Started))}
-	return view{Command: "casemate status", Live: []string{"tree", "missed", "traffic", "content"}, Template: "overview",
-		Data: data, Parts: parts}, nil
+	return view{Command: "casemate status", Live: []string{"tree", "missed", "traffic", "content"},
+		Template: "overview", Data: data, Parts: parts}, nil
 }
 
 func membersTable(c *call, members []member, now time.Time) (part, error) {
