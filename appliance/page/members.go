@@ -36,9 +36,8 @@ var memberActions = map[string]action{
 func clusterPage(c *call) (view, error) {
 	nodes, err := table(c, list[member]{
 		Name: "members", Title: "Bastions", Path: "/v1/members", Command: "casemate member list",
-		Head: []string{"Node", "State", "Behind", "Blobs to come", "Disk free", "Disk full", "Version", "Address",
-			"Last heard (UTC)"},
-		Row: func(m member) []Cell { return clusterRow(c, m) },
+		Head: append(slices.Clone(membersHead), "Address"),
+		Row:  func(m member) []Cell { return clusterRow(c, m) },
 	})
 	if err != nil {
 		return view{}, err
@@ -49,11 +48,10 @@ func clusterPage(c *call) (view, error) {
 }
 
 func clusterRow(c *call, m member) []Cell {
-	out := memberRow(m, c.p.cfg.Now())
+	out := append(memberRow(m, c.p.cfg.Now()), code(m.Addr))
 	if m.Self {
 		out[0].More = "this node"
 	}
-	out = slices.Insert(out, len(out)-1, code(m.Addr))
 	if m.Self {
 		return append(out, Cell{})
 	}

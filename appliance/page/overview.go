@@ -117,9 +117,7 @@ func overview(c *call) (view, error) {
 func membersTable(c *call, members []member, now time.Time) (part, error) {
 	return table(c, list[member]{
 		Name: "members", Title: "Bastions", Path: "/v1/members", Command: "casemate member list",
-		Head: []string{"Node", "State", "Behind", "Blobs to come", "Disk free", "Disk full", "Version",
-			"Last heard (UTC)"},
-		Row: func(m member) []Cell { return memberRow(m, now) }, Items: members,
+		Head: membersHead, Row: func(m member) []Cell { return memberRow(m, now) }, Items: members,
 	})
 }
 
@@ -164,6 +162,9 @@ func missesTable(c *call, misses []missed) (part, error) {
 	})
 }
 
+var membersHead = []string{"Node", "State", "Behind", "Blobs to come", "Disk free", "Disk full", "Version",
+	"Last heard (UTC)"}
+
 func memberRow(m member, now time.Time) []Cell {
 	state := Cell{Text: m.Role, Class: "good"}
 	switch {
@@ -185,7 +186,8 @@ func memberRow(m member, now time.Time) []Cell {
 		}
 	}
 	const unknown = "not known"
-	lag, toCome, disk := number(m.Lag), number(m.Missing), text(Bytes(m.DiskFree)+" of "+Bytes(m.DiskTotal))
+	lag, toCome, disk := number(m.Lag), number(m.Missing), size(m.DiskFree)
+	disk.More = "of " + Bytes(m.DiskTotal)
 	if m.Missing < 0 {
 		toCome = text(unknown)
 	}
@@ -210,7 +212,7 @@ func storedRow(s stored) []Cell {
 	if s.Origin == "" {
 		origin = text("(no origin)")
 	}
-	return []Cell{origin, number(s.Images), number(s.Files), {Text: Bytes(s.Bytes), Class: "num"}}
+	return []Cell{origin, number(s.Images), number(s.Files), size(s.Bytes)}
 }
 
 func importedRow(i imported) []Cell {
@@ -223,7 +225,7 @@ func importedRow(i imported) []Cell {
 		by.More = "approved by " + i.Approver
 	}
 	return []Cell{text(i.Name), state, at(i.Time), text(i.Kind), by, number(i.Images), number(i.Files),
-		number(i.New + i.Changed), {Text: Bytes(i.BytesNew), Class: "num"}}
+		number(i.New + i.Changed), size(i.BytesNew)}
 }
 
 func missedRow(m missed) []Cell {

@@ -43,8 +43,9 @@ type Cell struct {
 	Text  string
 	Href  string    // it links there
 	Time  time.Time // in place of Text
-	Class string    // good, bad, warn, num, code
+	Class string    // good, bad, warn, num, code, word (not broken)
 	Copy  bool      // it has a button that copies Text
+	Raw   string    // what a CSV file has in its place, such as a number of bytes; "": Text and More
 	More  string    // a smaller second line
 	Links []link    // buttons: actions
 }
@@ -57,16 +58,20 @@ type Table struct {
 	CSV, JSON                   string // downloads
 	Next, First                 string // other parts of the list
 	Cut                         bool   // the list is longer than what is shown
+	Offers                      bool   // rows have one more cell than the head, with actions
 }
 
 func text(s string) Cell         { return Cell{Text: s} }
 func code(s string) Cell         { return Cell{Text: s, Class: "code"} }
 func number(n any) Cell          { return Cell{Text: fmt.Sprint(n), Class: "num"} }
+func size(bytes int64) Cell      { return Cell{Text: Bytes(bytes), Class: "num", Raw: fmt.Sprint(bytes)} }
 func at(t time.Time) Cell        { return Cell{Time: t} }
 func linked(s, href string) Cell { return Cell{Text: s, Href: href} }
 func actions(links ...link) Cell { return Cell{Links: links} }
 func (c Cell) csv() string {
 	switch {
+	case c.Raw != "":
+		return c.Raw
 	case !c.Time.IsZero():
 		return c.Time.UTC().Format(time.RFC3339)
 	case c.More != "" && c.Text != "":
@@ -122,7 +127,8 @@ func table[T any](c *call, l list[T]) (part, error) {
 		items, t.Cut = items[:most], true
 	}
 	for _, v := range items {
-		t.Rows = append(t.Rows, l.Row(v))
+		row := l.Row(v)
+		t.Rows, t.Offers = append(t.Rows, row), t.Offers || len(row) > len(l.Head)
 	}
 	if next != "" {
 		t.Next = here(c, "after-"+l.Name, next)
