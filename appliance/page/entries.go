@@ -15,8 +15,8 @@ var entries = slices.Concat([]entry{
 }, content, administration)
 
 // allActions are the actions of all pages, by name.
-var allActions = merged(dnsActions, certificateActions, memberActions, userActions, settingActions, importActions)
-var allActions = merged(contentActions, dnsActions, certificateActions, memberActions, userActions, settingActions)
+var allActions = merged(contentActions, importActions, dnsActions, certificateActions, memberActions, userActions,
+	settingActions)
 
 func merged(groups ...map[string]action) map[string]action {
 	all := map[string]action{}
