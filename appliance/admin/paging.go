@@ -17,7 +17,7 @@ const (
 	// maxPage is the most elements of a page.
 	maxPage = 1000
 	// maxCursor is the length of the longest cursor, in bytes: that of a name of 4 KiB, encoded.
-	maxCursor = 8 << 10
+	maxCursor = 6 << 10
 )
 
 // page is the part of a list that a request asks for with ?limit=N&after=CURSOR. The zero value is all of it.

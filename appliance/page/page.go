@@ -108,6 +108,7 @@ type entry struct {
 	path, title string
 	nav         bool   // it is in the navigation
 	verb        string // what an account must be allowed to do to see it; "": everybody may see it
+	open        bool   // who may not is shown it nevertheless, if the API answers: registry.anonymous is pull
 	view        func(*call) (view, error)
 }
 
@@ -177,11 +178,11 @@ func (p *Page) serve(w http.ResponseWriter, r *http.Request, e entry) {
 		p.fail(c, err)
 		return
 	}
-	if c.who == nil && e.verb != "" {
+	if c.who == nil && e.verb != "" && !e.open {
 		toLogin(w, r)
 		return
 	}
-	if !c.may(e.verb) {
+	if !c.may(e.verb) && !e.open {
 		p.fail(c, &apiError{http.StatusForbidden, "your roles do not include this page; it needs one that may " +
 			e.verb + " (casemate role list)"})
 		return

@@ -42,8 +42,12 @@ is looked up in the background, so it may be there only the next time.`,
 			if err := o.client().call(cmd.Context(), "GET", "clients", query, nil, &list); err != nil {
 				return err
 			}
+			none := "no client has used the bastions lately"
+			if match != "" {
+				none = fmt.Sprintf("no client has %q in its address, name, programs or last error", match)
+			}
 			header := []any{"CLIENT", "NAME", "LAST", "ENROLLED", "ASKS BY", "PROGRAMS", "MISSES", "LAST ERROR"}
-			return o.printRows(cmd, list, "no client has used the bastions lately", header, func(t *table) {
+			return o.printRows(cmd, list, none, header, func(t *table) {
 				for _, c := range list {
 					t.row(c.Client.Client, c.Name, t.when(c.Last), c.Enrolled, strings.Join(c.Protocols, " "),
 						strings.Join(c.Programs, " "), c.Misses, t.lastError(c))

@@ -164,7 +164,11 @@ comments show the version that was asked for, which may no longer be published.`
 			if flags.all {
 				header = slices.Insert(header, 5, any("NOISE"))
 			}
-			return o.printRows(cmd, book, "nothing is missing: clients got everything that they asked for", header,
+			none := "nothing is missing: clients got everything that they asked for"
+			if flags.kind+flags.client+flags.match != "" {
+				none = "no entry of the missing book is selected"
+			}
+			return o.printRows(cmd, book, none, header,
 				func(t *table) {
 					for _, m := range book {
 						row := []any{m.Kind, m.Name, m.Count, t.when(m.Last), strings.Join(m.Clients, " "),

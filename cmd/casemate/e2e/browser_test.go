@@ -183,13 +183,29 @@ func (b *browser) click(selector string) {
 func (b *browser) fill(pairs ...string) {
 	b.t.Helper()
 	for i := 0; i+1 < len(pairs); i += 2 {
+		if pairs[i+1] == "" { // which chromedp takes for a failure
+			selector, _ := json.Marshal(pairs[i])
+			eval[string](b, `document.querySelector(`+string(selector)+`).value = ""`)
+			continue
+		}
 		b.do("fill in "+pairs[i], chromedp.SetValue(chromedp.CSS(pairs[i]), pairs[i+1]))
 	}
+	last := pairs[len(pairs)-2]
+	b.leads("submit the form of "+last, chromedp.Submit(chromedp.CSS(last)))
+}
+
+// follow clicks what leads to another page, and waits for that.
+func (b *browser) follow(selector string) {
+	b.t.Helper()
+	b.leads("follow "+selector, chromedp.Click(chromedp.CSS(selector)))
+}
+
+func (b *browser) leads(what string, by step) {
+	b.t.Helper()
 	ctx, cancel := context.WithTimeout(b.ctx, patience)
 	defer cancel()
-	last := pairs[len(pairs)-2]
-	if _, err := chromedp.RunResponse(ctx, chromedp.Submit(chromedp.CSS(last))); err != nil {
-		b.t.Fatalf("submit the form of %s: %v; the page is\n%s", last, err, b.text())
+	if _, err := chromedp.RunResponse(ctx, by); err != nil {
+		b.t.Fatalf("%s: %v; the page is\n%s", what, err, b.text())
 	}
 }
 
