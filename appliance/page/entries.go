@@ -9,10 +9,10 @@ import (
 var entries = slices.Concat([]entry{
 	{path: "/", title: "Overview", nav: true, view: overview},
 	{path: "/enrolment", title: "Enrol a node", view: frontPage},
-}, administration)
+}, watching, administration)
 
 // allActions are the actions of all pages, by name.
-var allActions = merged(dnsActions, certificateActions, memberActions, userActions, settingActions)
+var allActions = merged(missingActions, dnsActions, certificateActions, memberActions, userActions, settingActions)
 
 func merged(groups ...map[string]action) map[string]action {
 	all := map[string]action{}
