@@ -2,7 +2,9 @@ package admin
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
 	"strings"
 	"time"
@@ -184,7 +186,16 @@ func (a *API) found(ctx context.Context, ref string) (registry.Image, error) {
 	if name == "" || (tag == "") == (dg == "") {
 		return registry.Image{}, usage.Errorf("an image is NAME:TAG or NAME@DIGEST, got %.300q", ref)
 	}
-	i, err := a.Registry.ImageAt(ctx, a.canonical(name), tag, dg)
+	name = a.canonical(name)
+	i, err := a.Registry.ImageAt(ctx, name, tag, dg)
+	if errors.Is(err, fs.ErrNotExist) {
+		// Stat asks the leader whether it exists, for whoever has pushed it to another node just now.
+		if at, terr := a.Registry.TreeName(name, tag, dg); terr == nil {
+			if _, serr := a.Tree.Stat("registry/" + at); serr == nil {
+				i, err = a.Registry.ImageAt(ctx, name, tag, dg)
+			}
+		}
+	}
 	if err != nil {
 		return i, fmt.Errorf("there is no image %.300s: %w", ref, err)
 	}

@@ -11,6 +11,10 @@ import (
 // fileRoutes serves files.
 func (a *API) fileRoutes(on *routes) {
 	on.pages("GET /v1/files", to(access.List).toAnyone(), a.getFiles)
+	on.json("GET /v1/files/stat", to(access.List).on(a.file).toAnyone(), func(r *http.Request) (any, error) {
+		i, err := a.Files.Stat(r.URL.Query().Get("url"))
+		return File{i.URL, i.Digest, i.Size, i.Time}, err
+	})
 	on.stream("GET /v1/files/content", to(access.Pull), a.getFileContent)
 	on.json("PUT /v1/files", to(access.Push).on(a.file), func(r *http.Request) (any, error) {
 		q := r.URL.Query()

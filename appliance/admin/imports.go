@@ -1,11 +1,14 @@
 package admin
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
+	"time"
 
 	"casemate/appliance/access"
 	"casemate/appliance/content"
@@ -21,8 +24,7 @@ func (a *API) importRoutes(on *routes) {
 	on.stream("POST "+handover.Path,
 		to(access.Import).here("the command passes the files that it has opened; import --server sends them"),
 		a.postImport)
-	on.json("GET /v1/imports", to(access.List),
-		func(r *http.Request) (any, error) { return a.Imports.ListFor(r.Context()) })
+	on.pages("GET /v1/imports", to(access.List), a.getImports)
 	on.json("POST /v1/imports/{name}/publish", to(access.Import).named("import", "name"),
 		func(r *http.Request) (any, error) {
 			diff, err := seenDiff(r)
@@ -31,8 +33,7 @@ func (a *API) importRoutes(on *routes) {
 			}
 			return a.Imports.PublishStaged(r.Context(), r.PathValue("name"), diff)
 		})
-	on.json("GET /v1/imports/{name}", to(access.List).named("import", "name"),
-		func(r *http.Request) (any, error) { return a.Imports.Show(r.PathValue("name")) })
+	on.pages("GET /v1/imports/{name}", to(access.List).named("import", "name"), a.getImport)
 	on.removes("DELETE /v1/imports/{name}", to(access.Import).named("import", "name"), a.importToRemove,
 		func(r *http.Request) (any, error) {
 			removed, err := a.Imports.Remove(r.Context(), r.PathValue("name"))
@@ -47,11 +48,75 @@ func (a *API) importRoutes(on *routes) {
 func (a *API) approvalRoutes(on *routes) {
 	on.json("GET /v1/approvals", to(access.List),
 		func(*http.Request) (any, error) { return a.Imports.Waiting(), nil })
-	on.json("GET /v1/approvals/{name}", to(access.List).named("import", "name"),
-		func(r *http.Request) (any, error) { return a.Imports.Diff(r.PathValue("name")) })
+	on.pages("GET /v1/approvals/{name}", to(access.List).named("import", "name"), a.getDiff)
 	on.json("POST /v1/approvals/{name}", to(access.Approve).named("import", "name"), a.approveImport)
 	on.json("POST /v1/approvals/{name}/reject", to(access.Approve).named("import", "name"),
 		func(r *http.Request) (any, error) { return nil, a.Imports.Reject(r.Context(), r.PathValue("name")) })
+}
+
+// getImports is GET /v1/imports: complete ones first, each by time; with order=newest by time alone, the newest first.
+func (a *API) getImports(r *http.Request, p page) (pagedAnswer, error) {
+	all, err := a.Imports.ListFor(r.Context())
+	if err != nil {
+		return pagedAnswer{}, err
+	}
+	at := func(i content.Import) string { return position(i.State, i.Time.UTC().Format(time.RFC3339Nano), i.Name) }
+	order := func(a, b content.Import) int {
+		return cmp.Or(cmp.Compare(a.State, b.State), a.Time.Compare(b.Time), cmp.Compare(a.Name, b.Name))
+	}
+	switch text := r.URL.Query().Get("order"); text {
+	case "":
+	case "newest":
+		order = func(a, b content.Import) int {
+			return cmp.Or(b.Time.Compare(a.Time), cmp.Compare(b.Name, a.Name), cmp.Compare(a.State, b.State))
+		}
+		slices.SortFunc(all, order)
+	default:
+		return pagedAnswer{}, usage.Errorf("order is newest or absent, got %.40q", text)
+	}
+	if p.after == "" {
+		return pagedAnswer{list: slice(all, func(content.Import) bool { return true }, at)}, nil
+	}
+	var last content.Import
+	var when string
+	if err := positioned(p, &last.State, &when, &last.Name); err != nil {
+		return pagedAnswer{}, err
+	}
+	if last.Time, err = timeAt(when); err != nil {
+		return pagedAnswer{}, err
+	}
+	behind := func(i content.Import) bool { return order(i, last) > 0 }
+	return pagedAnswer{list: slice(all, behind, at)}, nil
+}
+
+// getImport is GET /v1/imports/NAME: an import with its names, in their order.
+func (a *API) getImport(r *http.Request, p page) (pagedAnswer, error) {
+	d, err := a.Imports.Show(r.PathValue("name"))
+	if err != nil {
+		return pagedAnswer{}, err
+	}
+	names, err := numbered(p, d.Names)
+	return pagedAnswer{list: names, field: "names", around: struct {
+		content.Import
+		Intact bool `json:"intact"`
+	}{d.Import, d.Intact}}, err
+}
+
+// getDiff is GET /v1/approvals/NAME: what publishing a staged import would do; with changed=1 without the names that
+// stay the same.
+func (a *API) getDiff(r *http.Request, p page) (pagedAnswer, error) {
+	e, err := a.Imports.Diff(r.PathValue("name"))
+	if err != nil {
+		return pagedAnswer{}, err
+	}
+	if r.URL.Query().Get("changed") != "" {
+		e.Changes = slices.DeleteFunc(e.Changes, func(c content.Change) bool { return c.What == content.ChangeNone })
+	}
+	changes, err := numbered(p, e.Changes)
+	return pagedAnswer{list: changes, field: "changes", around: struct {
+		content.Import
+		Diff string `json:"diff"`
+	}{e.Import, e.Diff}}, err
 }
 
 // approveImport is POST /v1/approvals/NAME. Who approves is a person: whoever may create an API key could else

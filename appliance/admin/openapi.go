@@ -59,6 +59,7 @@ var answers = map[string]any{
 	"GET /v1/images/show":                     ImageDetails{},
 	"GET /v1/images/manifest":                 ImageManifest{},
 	"GET /v1/files":                           []File{},
+	"GET /v1/files/stat":                      File{},
 	"GET /v1/files/show":                      FileDetails{},
 	"GET /v1/browse":                          Browse{},
 	"GET /v1/search":                          []search.Hit{},

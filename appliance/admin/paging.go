@@ -17,7 +17,7 @@ const (
 	// maxPage is the most elements of a page.
 	maxPage = 1000
 	// maxCursor is the length of the longest cursor, in bytes: that of a name of 4 KiB, encoded.
-	maxCursor = 8 << 10
+	maxCursor = 6 << 10
 )
 
 // page is the part of a list that a request asks for with ?limit=N&after=CURSOR. The zero value is all of it.
@@ -89,6 +89,25 @@ func slice[T any](all []T, behind func(T) bool, position func(T) string) list {
 			}
 		}
 	}
+}
+
+// numbered is a list in memory that has no order of its own and does not change between two pages: positions are
+// numbers.
+func numbered[T any](p page, all []T) (list, error) {
+	from := 0
+	if p.after != "" {
+		var err error
+		if from, err = strconv.Atoi(p.after); err != nil || from < 0 || from > len(all) {
+			return nil, usage.Errorf("after must be the cursor of a page of this list, got %.40q", p.after)
+		}
+	}
+	return func(yield func(element, error) bool) {
+		for i, x := range all[from:] {
+			if !yield(element{x, strconv.Itoa(from + i + 1)}, nil) {
+				return
+			}
+		}
+	}, nil
 }
 
 // position encodes a position of several values, and positioned decodes it.

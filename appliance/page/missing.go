@@ -8,12 +8,10 @@ import (
 	"time"
 )
 
-// watching are the pages about what nodes ask for, and who they are.
-var watching = []entry{
+// missingPages are the pages about what nodes asked for and did not get.
+var missingPages = []entry{
 	{path: "/missing", title: "Missing", nav: true, verb: "list", view: missingPage},
 	{path: "/missing/list", title: "A list for the next bundle", verb: "list", view: missingListPage},
-	{path: "/nodes", title: "Nodes", nav: true, verb: "inspect", view: nodesPage},
-	{path: "/node", title: "Node", verb: "inspect", view: nodePage},
 }
 
 // missingActions are the actions of the missing book.

@@ -7,6 +7,12 @@ import (
 	"time"
 )
 
+// nodePages are the pages about who asks.
+var nodePages = []entry{
+	{path: "/nodes", title: "Nodes", nav: true, verb: "inspect", view: nodesPage},
+	{path: "/node", title: "Node", verb: "inspect", view: nodePage},
+}
+
 // client is one that uses the bastions: GET /v1/clients.
 type client struct {
 	Client, Address, Name, Enrolled, Why string

@@ -61,6 +61,7 @@ func New(cfg Config) *Page {
 	mux.HandleFunc("POST /logout", p.postLogout)
 	mux.HandleFunc("GET /do/{action}", p.getAction)
 	mux.HandleFunc("POST /do/{action}", p.postAction)
+	mux.HandleFunc("POST /imports/upload", p.postUpload)
 	mux.HandleFunc("GET /live", p.live.serve)
 	mux.HandleFunc("GET /static/{file}", serveStatic)
 	// A browser sends the cookie with no request of another site (SameSite), and such a request changes nothing.
@@ -81,7 +82,7 @@ func (p *Page) Has(path string) bool {
 	if _, ok := p.routes[path]; ok {
 		return true
 	}
-	return path == "/login" || path == "/logout" || path == "/live" || strings.HasPrefix(path, "/do/") ||
+	return path == "/login" || path == "/logout" || path == "/live" || path == "/imports/upload" || strings.HasPrefix(path, "/do/") ||
 		strings.HasPrefix(path, "/static/")
 }
 
@@ -107,6 +108,7 @@ type entry struct {
 	path, title string
 	nav         bool   // it is in the navigation
 	verb        string // what an account must be allowed to do to see it; "": everybody may see it
+	open        bool   // who may not is shown it nevertheless, if the API answers: registry.anonymous is pull
 	view        func(*call) (view, error)
 }
 
@@ -176,11 +178,11 @@ func (p *Page) serve(w http.ResponseWriter, r *http.Request, e entry) {
 		p.fail(c, err)
 		return
 	}
-	if c.who == nil && e.verb != "" {
+	if c.who == nil && e.verb != "" && !e.open {
 		toLogin(w, r)
 		return
 	}
-	if !c.may(e.verb) {
+	if !c.may(e.verb) && !e.open {
 		p.fail(c, &apiError{http.StatusForbidden, "your roles do not include this page; it needs one that may " +
 			e.verb + " (casemate role list)"})
 		return

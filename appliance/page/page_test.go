@@ -116,7 +116,8 @@ func TestHostileText(t *testing.T) {
 		"GET /v1/content?wait=false": []map[string]any{{"origin": hostile}},
 		"GET /v1/imports":            []map[string]any{{"name": hostile, "state": hostile, "maker": hostile}},
 		"GET /v1/whoami":             map[string]any{"name": hostile, "verbs": everything},
-		"GET /v1/members":            []map[string]any{{"node": hostile, "role": hostile, "version": hostile, "up": true}},
+		"GET /v1/members": []map[string]any{{"node": hostile, "role": hostile, "version": hostile,
+			"up": true}},
 		"GET /v1/status": map[string]any{"node": hostile, "problems": []string{hostile}, "warnings": []string{hostile},
 			"leader": hostile},
 	})

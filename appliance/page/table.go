@@ -43,7 +43,7 @@ type Cell struct {
 	Text  string
 	Href  string    // it links there
 	Time  time.Time // in place of Text
-	Class string    // good, bad, warn, num, code
+	Class string    // good, bad, warn, num, code, word (not broken)
 	Copy  bool      // it has a button that copies Text
 	Raw   string    // what a CSV file has in its place, such as a number of bytes; "": Text and More
 	More  string    // a smaller second line

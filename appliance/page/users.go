@@ -127,7 +127,7 @@ func usersPage(c *call) (view, error) {
 		Name: "roles", Title: "Roles", Path: "/v1/roles", Command: "casemate role list",
 		Head: []string{"Role", "What", "May"},
 		Row: func(r role) []Cell {
-			return []Cell{text(r.Name), text(r.What), text(strings.Join(r.Verbs, ", "))}
+			return []Cell{{Text: r.Name, Class: "word"}, text(r.What), text(strings.Join(r.Verbs, ", "))}
 		},
 	})
 	if err != nil {

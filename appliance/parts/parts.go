@@ -334,8 +334,8 @@ func (n *Session) Finish(status int, result any, err error) {
 // which is.
 var ErrElsewhere = fmt.Errorf("this part is not the one that is wanted next: ask where to go on: %w", fs.ErrExist)
 
-// Receive is called before the bytes of a part are received, and done, once or more often, after Put. It refuses a part that is not wanted,
-// before anything is kept of it. syscall.EAGAIN: too many are being received.
+// Receive is called before the bytes of a part are received, and done, once or more often, after Put. It refuses a part
+// that is not wanted, before anything is kept of it. syscall.EAGAIN: too many are being received.
 func (n *Session) Receive(index int, offset int64) (done func(), err error) {
 	n.mu.Lock()
 	_, err = n.expects(index, offset)

@@ -168,8 +168,8 @@ type query struct {
 func parse(text string) (q query, err error) {
 	text = strings.TrimSpace(text)
 	if len(text) > maxQuery || !utf8.ValidString(text) || strings.ContainsFunc(text, unicode.IsControl) {
-		return q, usage.Errorf("what to search for must be text of at most %d bytes, without control characters, got %d",
-			maxQuery, len(text))
+		return q, usage.Errorf("what to search for must be text of at most %d bytes, without control characters, "+
+			"got %d bytes", maxQuery, len(text))
 	}
 	for _, scheme := range []string{"https://", "http://", "docker://", "oci://"} {
 		text = strings.TrimPrefix(text, scheme)
@@ -202,13 +202,33 @@ func (q query) digest(d string) bool {
 	return q.digits != "" && strings.Contains(d, q.digits) || q.prefix != "" && strings.HasPrefix(d, q.prefix)
 }
 
+// Kinds are all kinds, in the order in which they are found.
+func Kinds() []string {
+	return []string{KindRepository, KindImage, KindLayer, KindFile, KindPackage, KindChart, KindName, KindImport}
+}
+
+// Filter says what is found.
+type Filter struct {
+	Kind   string // only this kind; "": all
+	Public bool   // only images and files
+}
+
 // Find yields what contains text, case-insensitively: repositories, tags, manifests, files, DNS records and imports, by
 // a part of the name or, from four hexadecimal digits on, of the digest; "sha256:" begins the beginning of a digest. It
-// begins behind the position after ("" for the beginning). With public, only images and files are found. An error
-// that is a [usage.Error] is about text.
-func (s *Search) Find(ctx context.Context, text, after string, public bool) iter.Seq2[Hit, error] {
+// begins behind the position after ("" for the beginning). With a kind, text may be empty: everything of the kind is
+// found. An error that is a [usage.Error] is about text or the kind.
+func (s *Search) Find(ctx context.Context, text, after string, only Filter) iter.Seq2[Hit, error] {
 	return func(yield func(Hit, error) bool) {
 		q, err := parse(text)
+		if only.Kind != "" {
+			if !slices.Contains(Kinds(), only.Kind) {
+				err = usage.Errorf("kind must be one of %s, got %.40q", strings.Join(Kinds(), ", "), only.Kind)
+			} else if strings.TrimSpace(text) == "" {
+				q, err = query{}, nil
+			}
+			all := yield
+			yield = func(h Hit, err error) bool { return err == nil && h.Kind != only.Kind || all(h, err) }
+		}
 		var units []unit
 		if err == nil {
 			units, err = s.units(ctx)
@@ -218,7 +238,7 @@ func (s *Search) Find(ctx context.Context, text, after string, public bool) iter
 			return
 		}
 		key, line, _ := strings.Cut(after, "\n")
-		from, _ := slices.BinarySearchFunc(units, key, func(u unit, key string) int { return strings.Compare(u.key, key) })
+		from, _ := slices.BinarySearchFunc(units, key, byKey)
 		charts := func(dir string) bool { return hasCharts(units, dir) }
 		layers := ""
 		if d := wholeDigest(q); d != "" {
@@ -232,7 +252,7 @@ func (s *Search) Find(ctx context.Context, text, after string, public bool) iter
 				return
 			}
 			u := &units[i]
-			if public && u.key[0] == sectionNames {
+			if only.Public && u.key[0] == sectionNames {
 				break
 			}
 			last := ""
@@ -252,7 +272,7 @@ func (s *Search) Find(ctx context.Context, text, after string, public bool) iter
 				}
 			}
 		}
-		if !public {
+		if !only.Public {
 			s.imports(ctx, q, after, yield)
 		}
 	}
@@ -284,7 +304,8 @@ func (s *Search) imports(ctx context.Context, q query, after string, yield func(
 		if name == "pending" { // of imports that have not ended
 			continue
 		}
-		if c.Dir && contains(name, q.text) && !yield(Hit{Kind: KindImport, Name: name, at: sectionImports + name}, nil) {
+		h := Hit{Kind: KindImport, Name: name, at: sectionImports + name}
+		if c.Dir && contains(name, q.text) && !yield(h, nil) {
 			return
 		}
 	}

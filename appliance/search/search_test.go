@@ -132,7 +132,7 @@ func (f *fixture) name(owner, kind, values string) {
 func (f *fixture) found(text string, public bool) []string {
 	f.t.Helper()
 	from := func(after string) (names, at []string) {
-		for h, err := range f.Find(context.Background(), text, after, public) {
+		for h, err := range f.Find(context.Background(), text, after, Filter{Public: public}) {
 			if err != nil {
 				f.t.Fatalf("search %q: %v", text, err)
 			}
@@ -171,11 +171,13 @@ func TestSearch(t *testing.T) {
 	})
 	for text, want := range map[string][]string{
 		"NGINX": {"repository docker.io/library/nginx", "repository team/nginx-exporter",
-			"package https://apt.test/pool/main/n/nginx_1.25_amd64.deb", "chart https://charts.test/stable/nginx-1.2.tgz",
+			"package https://apt.test/pool/main/n/nginx_1.25_amd64.deb",
+			"chart https://charts.test/stable/nginx-1.2.tgz",
 			"name nginx.bank.example A", "name www.bank.example CNAME", "import base-nginx"},
-		"nginx:1":                             {"image docker.io/library/nginx:1.25"},
-		"library/nginx:1.25":                  {"image docker.io/library/nginx:1.25"},
-		"1.25":                                {"image docker.io/library/nginx:1.25", "package https://apt.test/pool/main/n/nginx_1.25_amd64.deb"},
+		"nginx:1":            {"image docker.io/library/nginx:1.25"},
+		"library/nginx:1.25": {"image docker.io/library/nginx:1.25"},
+		"1.25": {"image docker.io/library/nginx:1.25",
+			"package https://apt.test/pool/main/n/nginx_1.25_amd64.deb"},
 		"v1.x":                                {"image registry.k8s.io/pause:V1.X-Beta"},
 		"cafe":                                {"image team/nginx-exporter:cafe"},
 		pause:                                 {"image registry.k8s.io/pause:3.10", "layer registry.k8s.io/pause"},
@@ -205,15 +207,28 @@ func TestSearch(t *testing.T) {
 		t.Errorf("in public: %q", got)
 	}
 	for _, text := range []string{"", "x", " x ", "https://", "a\x00b", "a\nb", "\xff\xfe", strings.Repeat("x", 201)} {
-		for _, err := range f.Find(context.Background(), text, "", false) {
+		for _, err := range f.Find(context.Background(), text, "", Filter{}) {
 			if !errors.As(err, new(*usage.Error)) {
 				t.Errorf("search %q: %v", text, err)
 			}
 		}
 	}
+	for kind, want := range map[string]int{KindChart: 2, KindName: 2, KindImport: 1, KindPackage: 1, "x": -1} {
+		n := 0
+		for h, err := range f.Find(context.Background(), "", "", Filter{Kind: kind}) {
+			if n++; err != nil {
+				n = -1
+			} else if h.Kind != kind {
+				t.Errorf("of the kind %s there is %v", kind, h)
+			}
+		}
+		if n != want {
+			t.Errorf("%d of the kind %s, want %d", n, kind, want)
+		}
+	}
 	ended, cancel := context.WithCancel(context.Background())
 	cancel()
-	for _, err := range f.Find(ended, "nginx", "", false) {
+	for _, err := range f.Find(ended, "nginx", "", Filter{}) {
 		if !errors.Is(err, context.Canceled) {
 			t.Errorf("with an ended context: %v", err)
 		}
@@ -231,7 +246,8 @@ func TestFollows(t *testing.T) {
 	}
 	remove := func(name string) {
 		part, name := f.tree.part(name)
-		if err := part.Update(context.Background(), func(b tree.Batch) error { b.Remove(name); return nil }); err != nil {
+		err := part.Update(context.Background(), func(b tree.Batch) error { b.Remove(name); return nil })
+		if err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -268,7 +284,7 @@ func TestFollows(t *testing.T) {
 		t.Errorf("%d DNS records in public", n)
 	}
 	n := 0
-	for range f.Find(context.Background(), "many", "", false) {
+	for range f.Find(context.Background(), "many", "", Filter{}) {
 		n++
 	}
 	if n != 2*manyChanges {
@@ -293,7 +309,7 @@ func TestIdle(t *testing.T) {
 		t.Errorf("after it was idle: %q", got)
 	}
 	f.Close()
-	for _, err := range f.Find(context.Background(), "demo", "", false) {
+	for _, err := range f.Find(context.Background(), "demo", "", Filter{}) {
 		if err == nil {
 			t.Error("a search after Close finds something")
 		}
@@ -317,7 +333,7 @@ func FuzzFind(f *testing.F) {
 			fx.file("dl.test/demo/a%20b?x=1")
 			fx.name("demo.example.com", "A", "10.0.0.1")
 		}
-		for _, err := range fx.Find(context.Background(), text, after, false) {
+		for _, err := range fx.Find(context.Background(), text, after, Filter{}) {
 			if err != nil && !errors.As(err, new(*usage.Error)) {
 				t.Fatal(err)
 			}

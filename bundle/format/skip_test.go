@@ -41,8 +41,8 @@ func TestStoredContentIsSkipped(t *testing.T) {
 			var files []bundle.File
 			for i := range 20 {
 				content := strings.Repeat(string(rune('a'+i)), size+i)
-				files = append(files, bundle.File{URL: "https://dl.k8s.io/" + string(rune('a'+i)), Digest: s.add(content),
-					Size: int64(size + i)})
+				url := "https://dl.k8s.io/" + string(rune('a'+i))
+				files = append(files, bundle.File{URL: url, Digest: s.add(content), Size: int64(size + i)})
 			}
 			ix := s.index(nil, files)
 			for _, part := range [][][]byte{written(t, ix, s, WriteOptions{Key: testKey(1)}),

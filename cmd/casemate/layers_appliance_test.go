@@ -20,7 +20,7 @@ func applianceFences() []fence {
 	}
 	for _, room := range []string{
 		"address", "change", "config", "current", "explain", "hostname", "lookup", "names", "nodes", "resolver",
-		"secret", "settings", "setup",
+		"search", "secret", "settings", "setup",
 		"sockets", "status", "usage",
 	} {
 		f = append(f, fence{a + "/" + room, nil, "net/http",
@@ -77,6 +77,7 @@ func applianceLayers() []layer {
 		{a + "/routing", []string{a + "/origin"}, "a host's meaning depends on origins and nodes only"},
 		{a + "/names", []string{a + "/address", a + "/hostname", a + "/origin", a + "/usage"},
 			"an operator's DNS records depend on nothing but the tree"},
+		{a + "/search", []string{a + "/names", a + "/usage"}, "names are found whoever asks"},
 		{a + "/config", []string{a + "/address", a + "/hostname", a + "/service", a + "/usage"},
 			"the node's config is read without the tree and without the cluster's settings"},
 		{a + "/settings", []string{a + "/address", a + "/audit/syslog", a + "/content", a + "/directory",

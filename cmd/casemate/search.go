@@ -15,6 +15,7 @@ import (
 
 func searchCommand(o *options) *cobra.Command {
 	var limit int
+	var kind string
 	cmd := &cobra.Command{
 		Use: "search TEXT", Short: "find what is stored by any part of a name or of a digest", Args: cobra.ExactArgs(1),
 		Long: `Find what is stored by any part of its name, of at least two characters, whatever
@@ -28,7 +29,7 @@ that begin so. The whole digest of a layer finds the repositories that have it.`
 			if limit < 0 {
 				return usageError{fmt.Errorf("--limit must be a number from 0 on, got %d", limit)}
 			}
-			hits, more, err := o.search(cmd, args[0], limit)
+			hits, more, err := o.search(cmd, args[0], kind, limit)
 			if err != nil {
 				return err
 			}
@@ -44,6 +45,8 @@ that begin so. The whole digest of a layer finds the repositories that have it.`
 			return err
 		},
 	}
+	choice(cmd, &kind, "kind", "", "find only this `KIND`, and all of it if TEXT is empty",
+		append([]string{""}, search.Kinds()...)...)
 	cmd.Flags().IntVar(&limit, "limit", 100, "show at most `N`; 0: all")
 	o.prints(cmd, []search.Hit{})
 	return cmd
@@ -53,8 +56,11 @@ that begin so. The whole digest of a layer finds the repositories that have it.`
 const mostHits = 1000
 
 // search returns at most limit hits, all if it is 0, and whether there are more.
-func (o *options) search(cmd *cobra.Command, text string, limit int) (hits []search.Hit, more bool, err error) {
+func (o *options) search(cmd *cobra.Command, text, kind string, limit int) (hits []search.Hit, more bool, err error) {
 	query := url.Values{"q": {text}}
+	if kind != "" {
+		query.Set("kind", kind)
+	}
 	if limit > 0 {
 		query.Set("limit", strconv.Itoa(min(limit, mostHits)))
 	}

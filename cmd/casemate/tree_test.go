@@ -104,6 +104,7 @@ var meanings = map[string][]string{
 	"domain":              {"string"},
 	"drop":                {"zones"},
 	"dry-run":             {"bool"},
+	"hold":                {"bool"},
 	"everything":          {"bool"},
 	"exclude":             {"zones", "stringArray"}, // leave out: zones of the CA, names of lists
 	"file":                {"string"},

@@ -28,8 +28,10 @@ import (
 // trusts. What Chromium complains about, and requests to other hosts than the bastions, fail the test.
 type browser struct {
 	t     *testing.T
+	all   context.Context // of the first tab, which stays open
 	ctx   context.Context // of chromedp
-	hosts []string        // that it may ask
+	close func()
+	hosts []string // that it may ask
 
 	mu       sync.Mutex
 	expected []*regexp.Regexp
@@ -68,16 +70,22 @@ func (h *host) browser(t *testing.T, hosts ...string) *browser {
 		cancel()
 		log.Close()
 	})
-	b := &browser{t: t, ctx: ctx, hosts: hosts}
+	// The first tab stays open, and so does the browser when others are closed.
+	first, done := chromedp.NewContext(ctx)
+	t.Cleanup(done)
+	if err := chromedp.Do(first); err != nil {
+		t.Fatal(err)
+	}
+	b := &browser{t: t, all: first, hosts: hosts}
 	return b.tab()
 }
 
 // tab opens a tab of the same browser, with the same cookies.
 func (b *browser) tab(options ...chromedp.ContextOption) *browser {
-	n := &browser{t: b.t, hosts: b.hosts}
-	ctx, cancel := chromedp.NewContext(b.ctx, append(options, chromedp.WithListener(n.listen))...)
+	n := &browser{t: b.t, all: b.all, hosts: b.hosts}
+	ctx, cancel := chromedp.NewContext(b.all, append(options, chromedp.WithListener(n.listen))...)
 	b.t.Cleanup(cancel)
-	n.ctx = ctx
+	n.ctx, n.close = ctx, cancel
 	n.do("a new tab", command(network.Enable, network.EnableParams{}))
 	return n
 }
@@ -183,13 +191,29 @@ func (b *browser) click(selector string) {
 func (b *browser) fill(pairs ...string) {
 	b.t.Helper()
 	for i := 0; i+1 < len(pairs); i += 2 {
+		if pairs[i+1] == "" { // which chromedp takes for a failure
+			selector, _ := json.Marshal(pairs[i])
+			eval[string](b, `document.querySelector(`+string(selector)+`).value = ""`)
+			continue
+		}
 		b.do("fill in "+pairs[i], chromedp.SetValue(chromedp.CSS(pairs[i]), pairs[i+1]))
 	}
+	last := pairs[len(pairs)-2]
+	b.leads("submit the form of "+last, chromedp.Submit(chromedp.CSS(last)))
+}
+
+// follow clicks what leads to another page, and waits for that.
+func (b *browser) follow(selector string) {
+	b.t.Helper()
+	b.leads("follow "+selector, chromedp.Click(chromedp.CSS(selector)))
+}
+
+func (b *browser) leads(what string, by step) {
+	b.t.Helper()
 	ctx, cancel := context.WithTimeout(b.ctx, patience)
 	defer cancel()
-	last := pairs[len(pairs)-2]
-	if _, err := chromedp.RunResponse(ctx, chromedp.Submit(chromedp.CSS(last))); err != nil {
-		b.t.Fatalf("submit the form of %s: %v; the page is\n%s", last, err, b.text())
+	if _, err := chromedp.RunResponse(ctx, by); err != nil {
+		b.t.Fatalf("%s: %v; the page is\n%s", what, err, b.text())
 	}
 }
 

@@ -91,7 +91,7 @@ func TestPages(t *testing.T) {
 	if at := w.text(); !strings.HasPrefix(at, pageURL+"/settings") {
 		t.Errorf("the login leads to %.80s", at)
 	}
-	w.click(".account button")
+	w.follow(".account button")
 	w.shows("Enrol a node")
 	w.visit(pageURL + "/settings")
 	w.shows("Password")
