@@ -44,10 +44,12 @@ func shelfNode(t *testing.T) *node {
 	n.must("PUT", "repositories/tools", map[string]string{"format": "deb"}, nil)
 	n.must("PUT", "repositories/apps", map[string]string{"format": "deb"}, nil)
 	for i := range 5 {
-		n.must("PUT", fmt.Sprintf("names/pause%d.corp.example/A", i), map[string]any{"values": []string{"10.9.9.9"}}, nil)
+		n.must("PUT", fmt.Sprintf("names/pause%d.corp.example/A", i),
+			map[string]any{"values": []string{"10.9.9.9"}}, nil)
 		n.must("POST", "certs", map[string]any{"names": []string{fmt.Sprintf("x%d.casemate.internal", i)}}, nil)
 		at := "https://packages.casemate.internal/" + []string{"tools", "apps"}[i%2] + "/"
-		if resp, body := n.do("PUT", at, strings.NewReader(ownDEB(t, fmt.Sprint("tool", i))), asAda); resp.StatusCode != 201 {
+		deb := strings.NewReader(ownDEB(t, fmt.Sprint("tool", i)))
+		if resp, body := n.do("PUT", at, deb, asAda); resp.StatusCode != 201 {
 			t.Fatal(resp.Status, body)
 		}
 	}
@@ -136,8 +138,9 @@ func TestPages(t *testing.T) {
 	if page, _ := get(next); next == "" || len(page) != 1 {
 		t.Errorf("egress: %q, %s", next, page)
 	}
-	for _, bad := range []string{"/v1/egress?after=eA", "/v1/certs?after=WyJ4IiwieSJd", "/v1/browse?kind=image&after=eA",
-		"/v1/browse", "/v1/browse?kind=x", "/v1/browse?kind=file&path=a/../b", "/v1/search", "/v1/search?q=x",
+	for _, bad := range []string{"/v1/egress?after=eA", "/v1/certs?after=WyJ4IiwieSJd",
+		"/v1/browse?kind=image&after=eA", "/v1/browse", "/v1/browse?kind=x", "/v1/browse?kind=file&path=a/../b",
+		"/v1/search", "/v1/search?q=x",
 		"/v1/images/manifest?ref=x", "/v1/browse?kind=image&path=" + strings.Repeat("a", 5000)} {
 		if resp, body := n.do("GET", "https://casemate.internal"+bad, nil, asAda); resp.StatusCode != 400 {
 			t.Errorf("%.60s: %s %.200s", bad, resp.Status, body)
@@ -168,8 +171,8 @@ func TestAnonymousReading(t *testing.T) {
 			t.Errorf("%s without an account: %d", target, status)
 		}
 	}
-	for _, target := range []string{"names", "packages", "images/show?ref=registry.k8s.io/pause:3.10", "imports", "status",
-		"files/show?url=https://dl.k8s.io/a", "certs", "egress", "missing", "settings"} {
+	for _, target := range []string{"names", "packages", "images/show?ref=registry.k8s.io/pause:3.10", "imports",
+		"status", "files/show?url=https://dl.k8s.io/a", "certs", "egress", "missing", "settings"} {
 		if status := get(target, nil); status != 401 {
 			t.Errorf("%s without an account: %d", target, status)
 		}

@@ -310,8 +310,8 @@ func TestListAfter(t *testing.T) {
 		f.put(t, "https://pages.test/dir/"+u, u)
 	}
 	ctx := context.Background()
-	for _, prefix := range []string{"", "https://files.test/", "files", "files.test/a", "files.test/a/", "pages.test/dir/a/b",
-		"pages.test/dir/a?", "none.test/"} {
+	for _, prefix := range []string{"", "https://files.test/", "files", "files.test/a", "files.test/a/",
+		"pages.test/dir/a/b", "pages.test/dir/a?", "none.test/"} {
 		var want []Info
 		for i, err := range f.List(ctx, prefix) {
 			if err != nil {

@@ -24,7 +24,8 @@ func reference(i Image) string {
 func TestImagesAfter(t *testing.T) {
 	s := newPusher(t)
 	ctx := context.Background()
-	for _, repo := range []string{"team/app", "team/app/1x", "team/app/sub", "team", "team/app-2", "docker.io/library/a"} {
+	for _, repo := range []string{"team/app", "team/app/1x", "team/app/sub", "team", "team/app-2",
+		"docker.io/library/a"} {
 		_, _, one := s.parts(repo, "one")
 		_, _, two := s.parts(repo, "two")
 		d1 := s.put(repo, "b", typeOCIManifest, one)
@@ -131,7 +132,8 @@ func TestImagesAfter(t *testing.T) {
 func TestDetails(t *testing.T) {
 	s := newPusher(t)
 	ctx := context.Background()
-	config := s.push("team/app", `{"os":"linux","architecture":"arm64","variant":"v8","created":"2026-01-02T03:04:05Z"}`)
+	config := s.push("team/app",
+		`{"os":"linux","architecture":"arm64","variant":"v8","created":"2026-01-02T03:04:05Z"}`)
 	layer := s.push("team/app", "layer")
 	text := fmt.Sprintf(`{"schemaVersion":2,"config":{"mediaType":"%s","digest":"%s","size":85},`+
 		`"layers":[{"mediaType":"a/layer","digest":"%s","size":5}]}`, typeImageConfig, config, layer)

@@ -12,7 +12,8 @@ func (a *API) searchRoutes(on *routes) {
 	on.pages("GET /v1/search", to(access.List).toAnyone(), a.getSearch)
 }
 
-// getSearch is GET /v1/search?q=TEXT&kind=KIND. Who has no account that may list everything finds images and files only.
+// getSearch is GET /v1/search?q=TEXT&kind=KIND. Who has no account that may list everything finds images and files
+// only.
 func (a *API) getSearch(r *http.Request, p page) (pagedAnswer, error) {
 	s := subject(r)
 	public := s.Name == "" || !s.May(access.List, access.Object{})

@@ -142,11 +142,8 @@ func browsedRow(kind string, b browsed) []Cell {
 		name.Href = levelHref(kind, b.Path)
 		return []Cell{name, text(b.Kind), {}, {}, {}}
 	}
-	return []Cell{name, text(b.Kind), sized(b.Size), at(b.Time), code(b.Digest)}
+	return []Cell{name, text(b.Kind), size(b.Size), at(b.Time), code(b.Digest)}
 }
-
-// sized is a cell with a size.
-func sized(n int64) Cell { return Cell{Text: Bytes(n), Class: "num"} }
 
 // descriptor is the descriptor of a manifest, as in GET /v1/images/manifest.
 type descriptor struct {
@@ -225,25 +222,27 @@ func imagePage(c *call) (view, error) {
 	var err error
 	if len(i.Manifests) > 0 {
 		err = add(table(c, list[descriptor]{Name: "manifests", Title: "Platforms", Path: path, Field: "manifests",
-			Head: []string{"Platform", "State", "Size", "Type", "Digest"},
+			Items: i.Manifests,
+			Head:  []string{"Platform", "State", "Size", "Type", "Digest"},
 			Row: func(d descriptor) []Cell {
 				digest := code(d.Digest)
 				if d.Stored {
 					digest.Href = imageHref(i.Name + "@" + d.Digest)
 				}
-				return []Cell{text(d.Platform), stored(d.Stored), sized(d.Size), text(d.MediaType), digest}
+				return []Cell{text(d.Platform), presence(d.Stored), size(d.Size), text(d.MediaType), digest}
 			}}))
 	}
 	if len(i.Layers) > 0 && err == nil {
 		err = add(table(c, list[descriptor]{Name: "layers", Title: "Layers", Path: path, Field: "layers",
-			Head: []string{"Digest", "State", "Size", "Type"},
+			Items: i.Layers,
+			Head:  []string{"Digest", "State", "Size", "Type"},
 			Row: func(d descriptor) []Cell {
-				return []Cell{code(d.Digest), stored(d.Stored), sized(d.Size), text(d.MediaType)}
+				return []Cell{code(d.Digest), presence(d.Stored), size(d.Size), text(d.MediaType)}
 			}}))
 	}
 	if len(i.Attached) > 0 && err == nil {
 		err = add(table(c, list[attached]{Name: "attached", Title: "Signatures and other referrers", Path: path,
-			Field: "attached", Head: []string{"Kind", "Type", "Tag", "Digest"},
+			Field: "attached", Items: i.Attached, Head: []string{"Kind", "Type", "Tag", "Digest"},
 			Row: func(a attached) []Cell {
 				kind := text(a.Kind)
 				if a.Kind == "" {
@@ -265,8 +264,8 @@ func imagePage(c *call) (view, error) {
 	return v, err
 }
 
-// stored is a cell that says whether content is here.
-func stored(here bool) Cell {
+// presence is a cell that says whether content is here.
+func presence(here bool) Cell {
 	if here {
 		return Cell{Text: "stored", Class: "good"}
 	}
@@ -302,8 +301,8 @@ func pullLines(c *call, i image) []string {
 	}
 	if strings.Contains(i.ArtifactType, "helm") {
 		name, version, _ := strings.Cut(ref[strings.LastIndexByte(ref, '/')+1:], ":")
-		return []string{"helm pull " + shellWord("oci://"+ref[:strings.LastIndexByte(ref, '/')+1]+name) + " --version " +
-			shellWord(version)}
+		chart := "oci://" + ref[:strings.LastIndexByte(ref, '/')+1] + name
+		return []string{"helm pull " + shellWord(chart) + " --version " + shellWord(version)}
 	}
 	if i.ArtifactType != "" {
 		return []string{"oras pull " + shellWord(ref)}
@@ -375,31 +374,34 @@ const packagesOnPage = 50
 // packagesPage shows the package repositories that are stored, and the packages of one's own.
 func packagesPage(c *call) (view, error) {
 	repos, err := table(c, list[packageRepository]{Name: "repositories", Title: "Package repositories that are stored",
-		Path: "/v1/repositories", Most: packagesOnPage, Command: "casemate repo list", Empty: "No package repository is stored.",
-		Head: []string{"URL", "Format", "Suite", "Packages", "Date (UTC)", "Valid until (UTC)", "Import"},
+		Path: "/v1/repositories", Most: packagesOnPage, Command: "casemate repo list",
+		Empty: "No package repository is stored.",
+		Head:  []string{"URL", "Format", "Suite", "Packages", "Date (UTC)", "Valid until (UTC)", "Import"},
 		Row: func(r packageRepository) []Cell {
 			until := at(r.ValidUntil)
 			if !r.ValidUntil.IsZero() && c.p.cfg.Now().After(r.ValidUntil) {
 				until = Cell{Text: "expired", Class: "bad", More: when(r.ValidUntil)}
 			}
 			_, path, _ := strings.Cut(r.URL, "://")
-			return []Cell{linked(r.URL, levelHref("file", strings.TrimSuffix(path, "/"))), text(r.Format), text(r.Suite),
-				number(r.Packages), at(r.Date), until, text(r.Import)}
+			where := linked(r.URL, levelHref("file", strings.TrimSuffix(path, "/")))
+			return []Cell{where, text(r.Format), text(r.Suite), number(r.Packages), at(r.Date), until, text(r.Import)}
 		}})
 	if err != nil {
 		return view{}, err
 	}
 	own, err := table(c, list[ownPackage]{Name: "packages", Title: "Packages of your own", Path: "/v1/packages",
-		Paged: true, Most: packagesOnPage, Command: "casemate package list", Empty: "There are no packages of your own.",
-		Head: []string{"Repository", "Package", "Version", "Architecture", "Size", "Put (UTC)", "Digest"},
+		Paged: true, Most: packagesOnPage, Command: "casemate package list",
+		Empty: "There are no packages of your own.",
+		Head:  []string{"Repository", "Package", "Version", "Architecture", "Size", "Put (UTC)", "Digest"},
 		Row: func(p ownPackage) []Cell {
 			row := []Cell{text(p.Repository), linked(p.Name, fileHref(p.URL)), text(p.Version), text(p.Arch),
-				sized(p.Size), at(p.Time), code(p.Digest)}
-			if len(p.Repository)+len(p.Name)+len(p.Version) < maxHref/2 {
-				row = append(row, c.offer(actionLink("Remove", "package-remove", "repository", p.Repository, "package",
-					p.Name+"="+p.Version)))
+				size(p.Size), at(p.Time), code(p.Digest)}
+			offer := Cell{}
+			if len(p.Repository)+len(p.Name)+len(p.Version) < maxHref {
+				offer = c.offer(actionLink("Remove", "package-remove", "repository", p.Repository, "package",
+					p.Name+"="+p.Version))
 			}
-			return row
+			return append(row, offer)
 		}})
 	if err != nil {
 		return view{}, err

@@ -28,10 +28,11 @@ func has(t *testing.T, what, body string, texts ...string) {
 var anImage = map[string]any{"name": "registry.k8s.io/pause", "reference": "registry.k8s.io/pause:3.10",
 	"digest": "sha256:11", "media_type": "application/x", "size": 1536, "tags": []string{"3.10", "latest"},
 	"platform": "linux/amd64", "created": "2026-01-02T03:04:05Z",
-	"layers":    []map[string]any{{"digest": "sha256:22", "size": 1024, "stored": true}},
-	"manifests": []map[string]any{{"digest": "sha256:33", "platform": "linux/arm64", "stored": true}, {"digest": "sha256:44"}},
-	"attached":  []map[string]any{{"digest": "sha256:55", "kind": "signature", "tag": "sha256-11.sig"}},
-	"stored":    "2026-01-03T03:04:05Z", "imports": []string{"base", "by hand"},
+	"layers": []map[string]any{{"digest": "sha256:22", "size": 1024, "stored": true}},
+	"manifests": []map[string]any{{"digest": "sha256:33", "platform": "linux/arm64", "stored": true},
+		{"digest": "sha256:44"}},
+	"attached": []map[string]any{{"digest": "sha256:55", "kind": "signature", "tag": "sha256-11.sig"}},
+	"stored":   "2026-01-03T03:04:05Z", "imports": []string{"base", "by hand"},
 	"event":     map[string]any{"actor": "ada", "from": "10.0.0.1", "verb": "image.push"},
 	"last_pull": map[string]any{"time": "2026-01-04T03:04:00Z", "node": "n2"}}
 
@@ -48,8 +49,9 @@ func TestContent(t *testing.T) {
 		asked("/v1/images/show", "ref", "registry.k8s.io/pause:3.10"): anImage,
 		asked("/v1/files/show", "url", at): map[string]any{"url": at, "digest": "sha256:66", "size": 7,
 			"redirects": []string{"from.example/x"}},
-		asked("/v1/packages", "limit", "50"):                          []map[string]any{{"repository": "tools", "name": "tool", "version": "1.0-1"}},
-		"GET /v1/repositories":                                        []any{},
+		asked("/v1/packages", "limit", "50"): []map[string]any{{"repository": "tools", "name": "tool",
+			"version": "1.0-1"}},
+		"GET /v1/repositories": []any{},
 		asked("/v1/search", "q", "", "kind", "chart", "limit", "100"): []map[string]any{{"kind": "chart", "name": at}},
 	})
 	page := func(target string) string {
@@ -60,23 +62,27 @@ func TestContent(t *testing.T) {
 		}
 		return w.Body.String()
 	}
-	has(t, "a level", page("/content?path=registry.k8s.io/"), `href="/content?kind=image&amp;path=registry.k8s.io%2Fpause"`,
-		`href="/content/image?ref=registry.k8s.io%2Fpause%3A3.10"`, "1.5 KiB", "sha256:11", "casemate image list registry.k8s.io",
-		`aria-current="location"`, "format=csv", "format=json")
+	has(t, "a level", page("/content?path=registry.k8s.io/"),
+		`href="/content?kind=image&amp;path=registry.k8s.io%2Fpause"`,
+		`href="/content/image?ref=registry.k8s.io%2Fpause%3A3.10"`, "1.5 KiB", "sha256:11",
+		"casemate image list registry.k8s.io", `aria-current="location"`, "format=csv", "format=json")
 	image := page("/content/image?ref=" + url.QueryEscape("registry.k8s.io/pause:3.10"))
 	has(t, "an image", image, "crictl pull registry.k8s.io/pause:3.10", "docker pull registry.k8s.io/pause:3.10",
 		"linux/amd64", "2026-01-02 03:04:05", "ada from 10.0.0.1, image.push", "base, by hand", "2026-01-04 03:04:00",
-		"node n2", "sha256:22", "linux/arm64", "not here", "signature", "sha256-11.sig", "1, which nobody has verified here",
-		`href="/content/image?ref=registry.k8s.io%2Fpause%40sha256%3A33"`, "/do/image-delete?ref=registry.k8s.io%2Fpause%3A3.10",
+		"node n2", "sha256:22", "linux/arm64", "not here", "signature", "sha256-11.sig",
+		"1, which nobody has verified here", `href="/content/image?ref=registry.k8s.io%2Fpause%40sha256%3A33"`,
+		"/do/image-delete?ref=registry.k8s.io%2Fpause%3A3.10",
 		"/do/image-delete?ref=registry.k8s.io%2Fpause%40sha256%3A11", "table=layers")
 	if strings.Contains(image, "%40sha256%3A44") {
 		t.Error("a manifest that is not here has a page")
 	}
-	has(t, "the files", page("/content?kind=file"), "/content/file?url="+strings.ReplaceAll(url.QueryEscape(at), "+", "&#43;"))
+	has(t, "the files", page("/content?kind=file"),
+		"/content/file?url="+strings.ReplaceAll(url.QueryEscape(at), "+", "&#43;"))
 	has(t, "a file", page("/content/file?url="+url.QueryEscape(at)),
 		"curl -fLO &#39;"+strings.ReplaceAll(at, "'", `&#39;\&#39;&#39;`)+"&#39;", "sha256sum -c", "from.example/x",
 		"/do/file-delete?url=", `path=dl.k8s.io%2Fbin`)
-	has(t, "packages", page("/content/packages"), "1.0-1", "/do/package-remove?package=tool%3D1.0-1&amp;repository=tools")
+	has(t, "packages", page("/content/packages"), "1.0-1",
+		"/do/package-remove?package=tool%3D1.0-1&amp;repository=tools")
 	has(t, "charts", page("/content/charts"), "/content/file?url=")
 	if len(api.bodies) == 0 {
 		t.Error("nothing was asked")

@@ -65,7 +65,7 @@ var diffField = field{name: "diff", label: "Digest of what it changes", help: "T
 func importsPage(c *call) (view, error) {
 	waiting, err := table(c, list[imported]{Name: "waiting", Title: "Waiting to be published",
 		Path: "/v1/approvals", Command: "casemate import list", Empty: "No import waits.", Most: 20,
-		Head: []string{"Import", "Staged", "By", "Brings", "Waits until", "For", ""},
+		Head: []string{"Import", "Staged", "By", "Brings", "Waits until", "For"},
 		Row: func(i imported) []Cell {
 			who := "an approval by somebody else"
 			if !i.NeedsApproval {
@@ -79,7 +79,7 @@ func importsPage(c *call) (view, error) {
 	}
 	history, err := table(c, list[imported]{Name: "imports", Title: "Imports", Path: "/v1/imports?order=newest",
 		Paged: true, Command: "casemate import list", Empty: "Nothing was imported yet.",
-		Head: []string{"Import", "Time", "State", "By", "Brings", "Size", "Signed by", ""},
+		Head: []string{"Import", "Time", "State", "By", "Brings", "Size", "Signed by"},
 		Row: func(i imported) []Cell {
 			return []Cell{linked(i.Name, i.at()), at(i.Time), i.state(), text(i.Maker), text(i.brings()),
 				{Text: Bytes(i.Bytes), Class: "num"}, i.signer(), c.offer(i.undo("Undo"))}

@@ -60,8 +60,8 @@ type missed struct {
 	Last       time.Time
 }
 
-// originContent is what is stored of an origin: GET /v1/content.
-type originContent struct {
+// originTotal is what is stored of an origin: GET /v1/content.
+type originTotal struct {
 	Origin        string
 	Images, Files int
 	Bytes         int64
@@ -120,7 +120,7 @@ func expiresTable(c *call, expires []expiry, now time.Time) (part, error) {
 }
 
 func contentTable(c *call) (part, error) {
-	return table(c, list[originContent]{
+	return table(c, list[originTotal]{
 		Name: "content", Title: "Content by origin", Path: "/v1/content?wait=false", Command: "casemate content",
 		Head: []string{"Origin", "Images", "Files", "Size"}, Row: originRow, Empty: "Nothing is stored.", Most: 20,
 	})
@@ -197,7 +197,7 @@ func expiryRow(e expiry, now time.Time) []Cell {
 	return []Cell{text(e.What), text(e.Name), at(e.At), in, text(e.Cure)}
 }
 
-func originRow(s originContent) []Cell {
+func originRow(s originTotal) []Cell {
 	origin := text("(no origin)")
 	switch {
 	case s.Origin == "":
@@ -215,7 +215,7 @@ func importedRow(i imported) []Cell {
 		by.More = "approved by " + i.Approver
 	}
 	return []Cell{linked(i.Name, i.at()), i.state(), at(i.Time), text(i.Kind), by, number(i.Images), number(i.Files),
-		number(i.New + i.Changed), size(i.BytesNew)}
+		number(i.New + i.Changed), {Text: Bytes(i.BytesNew), Class: "num"}}
 }
 
 func missedRow(m missed) []Cell {

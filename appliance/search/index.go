@@ -12,9 +12,9 @@ import (
 )
 
 // The index is the names as text, in units that are replaced as a whole: a repository, a directory of files, the owner
-// of DNS records. So a search is a search in a few strings, and a change costs the reading of its unit. Units are sorted
-// by key, and the lines of a unit too; a position is a unit's key and a line's first field. Every slice is replaced and
-// never changed, so that a search sees one state while it is consumed.
+// of DNS records. So a search is a search in a few strings, and a change costs the reading of its unit. Units are
+// sorted by key, and the lines of a unit too; a position is a unit's key and a line's first field. Every slice is
+// replaced and never changed, so that a search sees one state while it is consumed.
 
 // unit is a part of the index.
 type unit struct {
@@ -24,6 +24,9 @@ type unit struct {
 	// TYPE\tVALUES of an owner.
 	text string
 }
+
+// byKey compares a unit's key.
+func byKey(u unit, key string) int { return strings.Compare(u.key, key) }
 
 // The sections, in the order in which they are searched. The first two are public.
 const (
@@ -143,7 +146,7 @@ func isPackage(name string) bool {
 func hasCharts(units []unit, dir string) bool {
 	for range 2 {
 		key := string(sectionFiles) + dir
-		i, ok := slices.BinarySearchFunc(units, key, func(u unit, key string) int { return strings.Compare(u.key, key) })
+		i, ok := slices.BinarySearchFunc(units, key, byKey)
 		if ok && strings.Contains("\n"+units[i].text, "\nindex.yaml?\t") {
 			return true
 		}

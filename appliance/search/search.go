@@ -168,8 +168,8 @@ type query struct {
 func parse(text string) (q query, err error) {
 	text = strings.TrimSpace(text)
 	if len(text) > maxQuery || !utf8.ValidString(text) || strings.ContainsFunc(text, unicode.IsControl) {
-		return q, usage.Errorf("what to search for must be text of at most %d bytes, without control characters, got %d",
-			maxQuery, len(text))
+		return q, usage.Errorf("what to search for must be text of at most %d bytes, without control characters, "+
+			"got %d bytes", maxQuery, len(text))
 	}
 	for _, scheme := range []string{"https://", "http://", "docker://", "oci://"} {
 		text = strings.TrimPrefix(text, scheme)
@@ -238,7 +238,7 @@ func (s *Search) Find(ctx context.Context, text, after string, only Filter) iter
 			return
 		}
 		key, line, _ := strings.Cut(after, "\n")
-		from, _ := slices.BinarySearchFunc(units, key, func(u unit, key string) int { return strings.Compare(u.key, key) })
+		from, _ := slices.BinarySearchFunc(units, key, byKey)
 		charts := func(dir string) bool { return hasCharts(units, dir) }
 		layers := ""
 		if d := wholeDigest(q); d != "" {
@@ -304,7 +304,8 @@ func (s *Search) imports(ctx context.Context, q query, after string, yield func(
 		if name == "pending" { // of imports that have not ended
 			continue
 		}
-		if c.Dir && contains(name, q.text) && !yield(Hit{Kind: KindImport, Name: name, at: sectionImports + name}, nil) {
+		h := Hit{Kind: KindImport, Name: name, at: sectionImports + name}
+		if c.Dir && contains(name, q.text) && !yield(h, nil) {
 			return
 		}
 	}

@@ -171,11 +171,13 @@ func TestSearch(t *testing.T) {
 	})
 	for text, want := range map[string][]string{
 		"NGINX": {"repository docker.io/library/nginx", "repository team/nginx-exporter",
-			"package https://apt.test/pool/main/n/nginx_1.25_amd64.deb", "chart https://charts.test/stable/nginx-1.2.tgz",
+			"package https://apt.test/pool/main/n/nginx_1.25_amd64.deb",
+			"chart https://charts.test/stable/nginx-1.2.tgz",
 			"name nginx.bank.example A", "name www.bank.example CNAME", "import base-nginx"},
-		"nginx:1":                             {"image docker.io/library/nginx:1.25"},
-		"library/nginx:1.25":                  {"image docker.io/library/nginx:1.25"},
-		"1.25":                                {"image docker.io/library/nginx:1.25", "package https://apt.test/pool/main/n/nginx_1.25_amd64.deb"},
+		"nginx:1":            {"image docker.io/library/nginx:1.25"},
+		"library/nginx:1.25": {"image docker.io/library/nginx:1.25"},
+		"1.25": {"image docker.io/library/nginx:1.25",
+			"package https://apt.test/pool/main/n/nginx_1.25_amd64.deb"},
 		"v1.x":                                {"image registry.k8s.io/pause:V1.X-Beta"},
 		"cafe":                                {"image team/nginx-exporter:cafe"},
 		pause:                                 {"image registry.k8s.io/pause:3.10", "layer registry.k8s.io/pause"},
@@ -244,7 +246,8 @@ func TestFollows(t *testing.T) {
 	}
 	remove := func(name string) {
 		part, name := f.tree.part(name)
-		if err := part.Update(context.Background(), func(b tree.Batch) error { b.Remove(name); return nil }); err != nil {
+		err := part.Update(context.Background(), func(b tree.Batch) error { b.Remove(name); return nil })
+		if err != nil {
 			t.Fatal(err)
 		}
 	}
