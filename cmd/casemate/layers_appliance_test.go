@@ -120,8 +120,8 @@ func applianceLayers() []layer {
 			a + "/handover", a + "/hostname", a + "/lookup", a + "/missing", a + "/names", a + "/nodeconf",
 			a + "/nodes", a + "/oidc", a + "/origin", a + "/packages", a + "/pages", a + "/parts",
 			a + "/pulls", a + "/reply",
-			a + "/repositories", a + "/rotation", a + "/secret", a + "/series", a + "/settings", a + "/status",
-			a + "/totals", a + "/upstream",
+			a + "/repositories", a + "/rotation", a + "/search", a + "/secret", a + "/series", a + "/settings",
+			a + "/status", a + "/totals", a + "/upstream",
 			a + "/usage", a + "/wanted"},
 			"the admin API answers requests of operators: it never opens the edge, connections or the DNS process"},
 	}
