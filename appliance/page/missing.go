@@ -140,7 +140,7 @@ func missingPage(c *call) (view, error) {
 		}
 	}
 	if all == 0 && f.Kind == "" {
-		v.Parts = append(v.Parts, part{"sentence", "Nothing is missing: clients got everything that they asked "+
+		v.Parts = append(v.Parts, part{"sentence", "Nothing is missing: clients got everything that they asked " +
 			"for, or nothing matches the form above."})
 	}
 	clients, err := table(c, list[missClient]{
