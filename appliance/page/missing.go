@@ -140,8 +140,8 @@ func missingPage(c *call) (view, error) {
 		}
 	}
 	if all == 0 && f.Kind == "" {
-		v.Parts = append(v.Parts, part{"sentence", "Nothing is missing: clients got everything that they asked for, or " +
-			"nothing matches the form above."})
+		v.Parts = append(v.Parts, part{"sentence", "Nothing is missing: clients got everything that they asked " +
+			"for, or nothing matches the form above."})
 	}
 	clients, err := table(c, list[missClient]{
 		Name: "clients", Title: "By node", Path: f.path("/v1/missing/clients", f.Kind), Most: ofKind,

@@ -118,7 +118,8 @@ func nodePage(c *call) (view, error) {
 	}
 	n.Good, n.Bad = n.Enrolled == "yes", n.Enrolled == "no"
 	misses, err := table(c, list[miss]{
-		Name: "misses", Title: "What it did not get", Path: with("/v1/missing", "client", address), Paged: true, Most: 50,
+		Name: "misses", Title: "What it did not get", Path: with("/v1/missing", "client", address),
+		Paged: true, Most: 50,
 		Command: "casemate missing --client " + shellWord(address),
 		Head:    []string{"Name", "State", "Asked", "Last (UTC)", "Clients", "What supplies it"},
 		Row:     func(m miss) []Cell { return missRow(c, m) }, Empty: "It got everything that it asked for.",

@@ -88,7 +88,8 @@ func TestPackages(t *testing.T) {
 	}
 	book := []missing.Listed{of("deb", "jq", "amd64"), of("deb", "jq", "amd64"), of("deb", "libstdc++6", "arm64"),
 		of("deb", "tzdata", "all"), of("rpm", "socat", "x86_64"), of("rpm", "ansible", "noarch"),
-		listed(missing.Entry{Kind: "file", Name: "https://deb.test/x.deb"}), of("deb", "solved", "all"), of("deb", "noise", "all")}
+		listed(missing.Entry{Kind: "file", Name: "https://deb.test/x.deb"}), of("deb", "solved", "all"),
+		of("deb", "noise", "all")}
 	book[7].Solved, book[8].Noise = true, "HEAD probe"
 	book[0].Mark = &missing.Mark{By: "ada", Note: "ordered\nforged"}
 	var out bytes.Buffer
