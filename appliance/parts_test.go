@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"casemate/appliance/admin"
@@ -313,4 +314,30 @@ func TestAForm(t *testing.T) {
 		list[0].Result.State != content.Imported {
 		t.Errorf("again: %d %s", status, text)
 	}
+}
+
+// Two uploads at once are imported one after the other, parts of a bundle in any order.
+func TestTwoUploadsAtOnce(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, setup.InitOptions{})
+	var wg sync.WaitGroup
+	for i, name := range []string{"one", "two"} {
+		s := newStick(t)
+		for k := range 8 {
+			s.image(fmt.Sprintf("registry.k8s.io/%s%d:v1", name, k), noise(uint64(10*i+k), 1<<20))
+		}
+		paths := s.write(name+".tar", format.WriteOptions{Split: 3 << 20})
+		slices.Reverse(paths)
+		files := contents(t, paths)
+		wg.Go(func() {
+			var state parts.State
+			n.must("POST", "imports/parts", handover.Request{Wait: true, Hold: true, Inputs: inputs(paths, files)}, &state)
+			state, _ = n.sendAll(state, files, 1<<30)
+			var res content.Result
+			if err := json.Unmarshal(state.Result, &res); err != nil || res.State != content.Staged || res.Name != name {
+				t.Errorf("%+v, %v", state, err)
+			}
+		})
+	}
+	wg.Wait()
 }
