@@ -41,7 +41,8 @@ func bundleOf(t *testing.T, dir, name string, count, size int, split int64) []st
 			Size: int64(size)})
 	}
 	open := func(d string) (io.ReadCloser, error) { return io.NopCloser(content(seeds[d])), nil }
-	paths, err := format.Write(t.Context(), filepath.Join(dir, name+".tar"), ix, open, format.WriteOptions{Split: split})
+	path := filepath.Join(dir, name+".tar")
+	paths, err := format.Write(t.Context(), path, ix, open, format.WriteOptions{Split: split})
 	if err != nil {
 		t.Fatal(err)
 	}
