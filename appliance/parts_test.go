@@ -194,7 +194,8 @@ func TestAnUploadThatDoesNotFit(t *testing.T) {
 	q := handover.Request{Inputs: []handover.Named{{Name: "x.tar", Size: 1 << 49}}}
 	n.must("POST", "imports/parts", q, &state)
 	state, sent := n.sendAll(state, [][]byte{tree.Bytes()}, 1<<30)
-	if state.Status != http.StatusInsufficientStorage || !strings.Contains(state.Error, "are free besides the disk's") ||
+	if state.Status != http.StatusInsufficientStorage ||
+		!strings.Contains(state.Error, "are free besides the disk's") ||
 		sent > 256<<10 {
 		t.Errorf("%+v after %d bytes", state, sent)
 	}
