@@ -72,7 +72,8 @@ func importsPage(c *call) (view, error) {
 				who = i.Maker + " or an approval"
 			}
 			return []Cell{linked(i.Name, pageOf("/imports/diff", i.Name)), at(i.Time), text(i.Maker), text(i.brings()),
-				at(i.KeptUntil), text(who), actions(link{Href: pageOf("/imports/diff", i.Name), Text: "Look at the changes"})}
+				at(i.KeptUntil), text(who),
+				actions(link{Href: pageOf("/imports/diff", i.Name), Text: "Look at the changes"})}
 		}})
 	if err != nil {
 		return view{}, err
@@ -122,9 +123,11 @@ func (i imported) state() Cell {
 	case i.State == "staged":
 		return Cell{Text: "staged", Class: "warn", More: "until " + when(i.KeptUntil)}
 	case i.State == "incomplete" && len(i.Missing) > 0:
-		return Cell{Text: "incomplete", Class: "warn", More: "missing parts: " + strings.Trim(fmt.Sprint(i.Missing), "[]")}
+		return Cell{Text: "incomplete", Class: "warn",
+			More: "missing parts: " + strings.Trim(fmt.Sprint(i.Missing), "[]")}
 	case i.State == "incomplete":
-		return Cell{Text: "interrupted", Class: "warn", More: Bytes(i.BytesNew) + " are kept until " + when(i.KeptUntil)}
+		return Cell{Text: "interrupted", Class: "warn",
+			More: Bytes(i.BytesNew) + " are kept until " + when(i.KeptUntil)}
 	}
 	return Cell{Text: i.State, Class: "good"}
 }
