@@ -119,8 +119,8 @@ func (b *browser) drop(selector string, files ...string) {
 	data := &input.DragData{Files: files, DragOperationsMask: 1, Items: []*input.DragDataItem{}}
 	var steps []step
 	for _, kind := range []input.DispatchDragEventType{"dragEnter", "dragOver", "drop"} {
-		steps = append(steps, command(input.DispatchDragEvent, input.DispatchDragEventParams{Type: kind, X: at[0], Y: at[1],
-			Data: data}))
+		steps = append(steps, command(input.DispatchDragEvent,
+			input.DispatchDragEventParams{Type: kind, X: at[0], Y: at[1], Data: data}))
 	}
 	b.do("drop files", steps...)
 }
