@@ -238,3 +238,29 @@ func TestDownloads(t *testing.T) {
 		t.Errorf("%v %s", err, w.Body)
 	}
 }
+
+// A request that the API sends elsewhere has done nothing, and the page says so.
+func TestOddNames(t *testing.T) {
+	p, _ := open(t, map[string]any{})
+	p.cfg.API = (&filledRoutes{t}).handler()
+	for _, name := range []string{"..", ".", ""} {
+		w := p.ask("POST", "/do/import-reject", url.Values{"name": {name}})
+		if w.Code < 400 || w.Code >= 500 {
+			t.Errorf("%q: %d to %q", name, w.Code, w.Header().Get("Location"))
+		}
+	}
+}
+
+// filledRoutes is an API with the routes of an import, over http.ServeMux as the real one.
+type filledRoutes struct{ t *testing.T }
+
+func (f *filledRoutes) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/whoami", func(w http.ResponseWriter, r *http.Request) {
+		json.NewEncoder(w).Encode(administrator())
+	})
+	mux.HandleFunc("POST /v1/approvals/{name}/reject", func(w http.ResponseWriter, r *http.Request) {
+		f.t.Errorf("rejected %q", r.PathValue("name"))
+	})
+	return mux
+}
