@@ -49,7 +49,9 @@ func TestEveryRouteOfEveryListenerAsks(t *testing.T) {
 		}
 	}
 	parameter := regexp.MustCompile(`\{[a-z]+\}`)
-	var free, local, public []string
+	// Those that are open while reading needs no account are not, when it does.
+	n.must("PUT", "settings/registry.anonymous", map[string]string{"value": "none"}, nil)
+	var free, local, public, open []string
 	for _, r := range n.Appliance.admin.Routes() {
 		url := base + parameter.ReplaceAllString(r.Path, "x")
 		what := r.Method + " " + r.Path
@@ -65,6 +67,9 @@ func TestEveryRouteOfEveryListenerAsks(t *testing.T) {
 			r.Header.Set("Sec-Fetch-Site", "cross-site")
 		}); resp.StatusCode != 403 && r.Method != "GET" {
 			t.Errorf("%s by a page of another site: %d", what, resp.StatusCode)
+		}
+		if r.Open {
+			open = append(open, what)
 		}
 		switch {
 		case r.Public != "":
@@ -97,6 +102,17 @@ func TestEveryRouteOfEveryListenerAsks(t *testing.T) {
 	}
 	if !slices.Equal(public, []string{"POST /v1/login/oidc", "POST /v1/login/oidc/finish"}) {
 		t.Errorf("without an account: %q", public)
+	}
+	n.must("DELETE", "settings/registry.anonymous", nil, nil)
+	if !slices.Equal(open, []string{"GET /v1/images", "GET /v1/files", "GET /v1/files/stat", "GET /v1/browse",
+		"GET /v1/images/manifest", "GET /v1/search"}) {
+		t.Errorf("without an account where reading needs none: %q", open)
+	}
+	for _, what := range open {
+		if resp, body := n.do("GET", base+strings.TrimPrefix(what, "GET "), nil); resp.StatusCode != 200 &&
+			resp.StatusCode != 400 { // 400: a parameter is missing
+			t.Errorf("%s without an account: %d %s", what, resp.StatusCode, body)
+		}
 	}
 	// What is allowed works over https as on the socket, and the socket's user is an administrator.
 	var who struct{ Name, How string }
@@ -282,6 +298,20 @@ func checkOpenAPI(t *testing.T, n *node) {
 			len(routes))
 	}
 	checked := 0
+	const index = `{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}`
+	if resp, body := n.do("PUT", "https://registry.casemate.internal/v2/team/app/manifests/1", strings.NewReader(index),
+		func(r *http.Request) {
+			r.SetBasicAuth("boss", "correct horse")
+			r.Header.Set("Content-Type", "application/vnd.oci.image.index.v1+json")
+		}); resp.StatusCode != 201 {
+		t.Fatalf("%d %s", resp.StatusCode, body)
+	}
+	queries := map[string]string{ // of routes that need one
+		"/v1/files/stat": "?url=https://dl.k8s.io/x", "/v1/files/show": "?url=https://dl.k8s.io/x",
+		"/v1/images/show": "?ref=team/app:1", "/v1/images/manifest": "?ref=team/app:1", "/v1/browse": "?kind=file",
+		"/v1/search": "?q=dl.k8s", "/v1/explain": "?name=registry.k8s.io", "/v1/clients/show": "?client=127.0.0.1",
+		"/v1/missing/lists": "?format=images",
+	}
 	for _, r := range routes {
 		op := doc.Paths[r.Path][strings.ToLower(r.Method)]
 		if op == nil {
@@ -293,7 +323,7 @@ func checkOpenAPI(t *testing.T, n *node) {
 			continue
 		}
 		var got any
-		n.must("GET", strings.TrimPrefix(r.Path, "/v1/"), nil, &got)
+		n.must("GET", strings.TrimPrefix(r.Path, "/v1/")+queries[r.Path], nil, &got)
 		schema := done["content"].(map[string]any)["application/json"].(map[string]any)["schema"]
 		if why := differs(got, schema, doc.Components.Schemas); why != "" {
 			t.Errorf("GET %s is not as described: %s", r.Path, why)

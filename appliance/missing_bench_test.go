@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"testing"
 
+	"casemate/appliance/clients"
 	"casemate/appliance/missing"
 	"casemate/appliance/setup"
 )
@@ -47,4 +48,26 @@ func BenchmarkMissingList(b *testing.B) {
 			}
 		}
 	})
+}
+
+// BenchmarkClientList: 500 nodes and a full missing book, which changes each time.
+func BenchmarkClientList(b *testing.B) {
+	n := freshNode(b, setup.InitOptions{})
+	fillMisses(n)
+	for i := range 500 {
+		n.clients.Requested(clients.Request{Client: netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)}), TLS: true,
+			Content: true, Agent: "containerd/v2.1.0", Status: 404,
+			What: func() string { return "GET https://quay.io/: 404" }})
+	}
+	for _, path := range []string{"clients?limit=50", "clients/show?client=10.1.0.7", "missing?limit=12&kind=image",
+		"missing/clients", "missing/lists?format=images"} {
+		b.Run(path, func(b *testing.B) {
+			var text string
+			for i := 0; b.Loop(); i++ {
+				n.book.Add(missing.Image, fmt.Sprintf("quay.io/new/app:%d", i), "", netip.MustParseAddr("10.1.0.7"))
+				n.must("GET", path, nil, &text)
+			}
+			b.ReportMetric(float64(len(text)), "bytes")
+		})
+	}
 }

@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"casemate/appliance/admin"
@@ -190,9 +191,11 @@ func TestAnUploadThatDoesNotFit(t *testing.T) {
 	w.Write(noise(1, 1<<20))
 	w.Close()
 	var state parts.State
-	n.must("POST", "imports/parts", handover.Request{Inputs: []handover.Named{{Name: "x.tar", Size: 1 << 49}}}, &state)
+	q := handover.Request{Inputs: []handover.Named{{Name: "x.tar", Size: 1 << 49}}}
+	n.must("POST", "imports/parts", q, &state)
 	state, sent := n.sendAll(state, [][]byte{tree.Bytes()}, 1<<30)
-	if state.Status != http.StatusInsufficientStorage || !strings.Contains(state.Error, "are free besides the disk's") ||
+	if state.Status != http.StatusInsufficientStorage ||
+		!strings.Contains(state.Error, "are free besides the disk's") ||
 		sent > 256<<10 {
 		t.Errorf("%+v after %d bytes", state, sent)
 	}
@@ -301,11 +304,13 @@ func TestAForm(t *testing.T) {
 			t.Errorf("%s: %d %s", what, status, text)
 		}
 	}
-	if status, _, text := send(form(t, [][2]string{{"name", "x"}})); status != 400 || !strings.Contains(text, "no file") {
+	status, _, text = send(form(t, [][2]string{{"name", "x"}}))
+	if status != 400 || !strings.Contains(text, "no file") {
 		t.Errorf("without a file: %d %s", status, text)
 	}
 	// A connection that is lost in a file: what was read is kept, and the same form goes on.
-	kind, body = form(t, nil, s.image("registry.k8s.io/late:v1", noise(9, 1<<20)).write("b.tar", format.WriteOptions{})...)
+	s.image("registry.k8s.io/late:v1", noise(9, 1<<20))
+	kind, body = form(t, nil, s.write("b.tar", format.WriteOptions{})...)
 	if status, list, text := send(kind, body[:len(body)/2]); status != 200 || len(list) < 1 || list[0].Error == "" {
 		t.Errorf("cut: %d %s", status, text)
 	}
@@ -313,4 +318,32 @@ func TestAForm(t *testing.T) {
 		list[0].Result.State != content.Imported {
 		t.Errorf("again: %d %s", status, text)
 	}
+}
+
+// Two uploads at once are imported one after the other, parts of a bundle in any order.
+func TestTwoUploadsAtOnce(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, setup.InitOptions{})
+	var wg sync.WaitGroup
+	for i, name := range []string{"one", "two"} {
+		s := newStick(t)
+		for k := range 8 {
+			s.image(fmt.Sprintf("registry.k8s.io/%s%d:v1", name, k), noise(uint64(10*i+k), 1<<20))
+		}
+		paths := s.write(name+".tar", format.WriteOptions{Split: 3 << 20})
+		slices.Reverse(paths)
+		files := contents(t, paths)
+		wg.Go(func() {
+			var state parts.State
+			q := handover.Request{Wait: true, Hold: true, Inputs: inputs(paths, files)}
+			n.must("POST", "imports/parts", q, &state)
+			state, _ = n.sendAll(state, files, 1<<30)
+			var res content.Result
+			err := json.Unmarshal(state.Result, &res)
+			if err != nil || res.State != content.Staged || res.Name != name {
+				t.Errorf("%+v, %v", state, err)
+			}
+		})
+	}
+	wg.Wait()
 }

@@ -107,6 +107,7 @@ func (a *Appliance) openPage() {
 		Topics: map[string]func() uint64{
 			"tree":    func() uint64 { return a.cluster.Status().Applied },
 			"missed":  a.book.Changed,
+			"clients": func() uint64 { return a.clients.News() + a.clientNames.Changed() },
 			"traffic": a.series.Changed,
 			"content": a.totals.Changed,
 		},

@@ -66,8 +66,9 @@ func (a *API) postForm(r *http.Request) (any, error) {
 				return nil, usage.Errorf("a form has at most %d fields", maxFormFields)
 			}
 			if len(list) > 0 {
-				return append(list, FormImport{Status: http.StatusBadRequest, Error: reply.Sentence(usage.Errorf(
-					"the field %.40q comes after the files, and was not considered: fields come first", p.FormName()))}), nil
+				late := usage.Errorf("the field %.40q comes after the files, and was not considered: fields come first",
+					p.FormName())
+				return append(list, FormImport{Status: http.StatusBadRequest, Error: reply.Sentence(late)}), nil
 			}
 			if err := formField(&q, p); err != nil {
 				return nil, err

@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"cmp"
 	"context"
 	"net/http"
 	"slices"
@@ -14,6 +15,7 @@ import (
 	"casemate/appliance/current"
 	"casemate/appliance/missing"
 	"casemate/appliance/usage"
+	"casemate/appliance/wanted"
 	"casemate/cluster/share"
 )
 
@@ -23,6 +25,8 @@ func (a *API) missingRoutes(on *routes) {
 	on.removes("DELETE /v1/missing", to(access.Operate), a.missesToRemove,
 		func(r *http.Request) (any, error) { return nil, a.Book.Clear(r.Context()) })
 	on.json("DELETE /v1/missing/entries", to(access.Operate), a.forgetMissing)
+	on.json("GET /v1/missing/lists", to(access.List), a.listMissing)
+	on.json("GET /v1/missing/clients", to(access.List), a.missingClients)
 	on.json("PUT /v1/missing/marks", to(access.Operate), a.markMissing)
 }
 
@@ -176,16 +180,8 @@ func (m *misses) byClient(a *API) (map[string]int, error) {
 	if m.counts == nil {
 		m.counts = map[string]int{}
 		for _, e := range needs(m.all) {
-			var counted [8]string // one client may be there with several addresses and users
-			n := 0
-			for _, c := range e.Clients {
-				c = share.OfText(c[strings.LastIndexByte(c, '@')+1:])
-				if n == len(counted) || slices.Contains(counted[:n], c) {
-					continue
-				}
-				counted[n] = c
-				n++
-				m.counts[c]++
+			for client := range e.Owners(time.Time{}) {
+				m.counts[client]++
 			}
 		}
 	}
@@ -204,6 +200,92 @@ func (a *API) forgetMissing(r *http.Request) (any, error) {
 		}
 	}
 	return nil, nil
+}
+
+// MissingList is the open entries of the missing book as a list that casemate bundle create takes.
+type MissingList struct {
+	Format string `json:"format"`
+	Text   string `json:"text"`
+	Count  int    `json:"count"` // of the lines of text that are no comments
+	// LeftOut are entries that cannot be fetched by name, each with the reason.
+	LeftOut []string `json:"left_out"`
+}
+
+// listMissing returns a list for bundle create.
+func (a *API) listMissing(r *http.Request) (any, error) {
+	format := r.URL.Query().Get("format")
+	if !slices.Contains(wanted.Formats, format) {
+		return nil, usage.Errorf("format must be one of %s, got %.20q", strings.Join(wanted.Formats, ", "), format)
+	}
+	by, err := missesBy(r)
+	if err != nil {
+		return nil, err
+	}
+	entries, known, err := a.misses.read(r.Context(), a)
+	if err != nil {
+		return nil, err
+	}
+	found, err := missing.Pages(needs(entries), by, known, "")
+	if err != nil {
+		return nil, err
+	}
+	var open []missing.Listed
+	for l := range found {
+		if l.Solved || r.Context().Err() != nil {
+			break // the solved ones follow the open ones
+		}
+		open = append(open, l)
+	}
+	var text strings.Builder
+	n, left, err := wanted.Write(&text, format, open)
+	if err == nil {
+		err = r.Context().Err()
+	}
+	return MissingList{format, text.String(), n, append([]string{}, left...)}, err
+}
+
+// MissingClient is what one client has in the missing book.
+type MissingClient struct {
+	Client  string    `json:"client"` // an address, or the /64 of an IPv6 address
+	Misses  int       `json:"misses"` // entries that it has asked for, also those that are solved
+	Waiting int       `json:"waiting"`
+	Last    time.Time `json:"last"` // the newest of these entries was asked for then, by it or another client
+}
+
+// missingClients groups the missing book by client, the one that misses most first.
+func (a *API) missingClients(r *http.Request) (any, error) {
+	by, err := missesBy(r)
+	if err != nil {
+		return nil, err
+	}
+	entries, known, err := a.misses.read(r.Context(), a)
+	if err != nil {
+		return nil, err
+	}
+	list := []MissingClient{}
+	at := map[string]int{}
+	for _, e := range needs(entries) {
+		if !by.Match(e) {
+			continue
+		}
+		_, ok := known.Answered(e)
+		for client, waits := range e.Owners(known.Now) {
+			i, there := at[client]
+			if !there {
+				i = len(list)
+				at[client] = i
+				list = append(list, MissingClient{Client: client, Last: e.Last})
+			}
+			list[i].Misses++
+			if waits && !ok {
+				list[i].Waiting++
+			}
+		}
+	}
+	slices.SortFunc(list, func(x, y MissingClient) int {
+		return cmp.Or(cmp.Compare(y.Misses, x.Misses), strings.Compare(x.Client, y.Client))
+	})
+	return list, r.Context().Err()
 }
 
 // markMissing notes something about the entries of a name, or removes the note.

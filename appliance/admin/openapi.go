@@ -69,6 +69,8 @@ var answers = map[string]any{
 	"GET /v1/forwarders":                      []explain.Forwarder{},
 	"GET /v1/origins":                         []Origin{},
 	"GET /v1/missing":                         []missing.Listed{},
+	"GET /v1/missing/lists":                   MissingList{},
+	"GET /v1/missing/clients":                 []MissingClient{},
 	"GET /v1/clients":                         []Client{},
 	"GET /v1/clients/show":                    ClientDetails{},
 	"GET /v1/egress":                          Egress{},

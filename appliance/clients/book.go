@@ -186,6 +186,14 @@ func (b *Book) Changed() uint64 {
 	return b.changed
 }
 
+// News returns a number that grows when something is new about the clients of this node: another client, program,
+// protocol or error, or whether one is enrolled. That clients go on as before counts every quarter of an hour.
+func (b *Book) News() uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.news
+}
+
 // Asked records that a client asked DNS.
 func (b *Book) Asked(client netip.Addr) { b.note(client, DNS, nil) }
 

@@ -235,7 +235,8 @@ func (e *Engine) Approve(ctx context.Context, name, diff string) (*Result, error
 
 // PublishStaged publishes a staged import for who has made it, the context's actor, where the policy asks for no
 // approval. diff is that of Diff, which the actor has seen. cluster.ErrApproval: the policy asks for one.
-// ErrOtherMaker: somebody else has made it. fs.ErrPermission, fs.ErrExist and fs.ErrNotExist are those of Approve. Names that change at the very moment are published over, as by an import that was not staged.
+// ErrOtherMaker: somebody else has made it. fs.ErrPermission, fs.ErrExist and fs.ErrNotExist are those of Approve.
+// Names that change at the very moment are published over, as by an import that was not staged.
 func (e *Engine) PublishStaged(ctx context.Context, name, diff string) (*Result, error) {
 	h, effect, err := e.seen(name, diff)
 	if err != nil {
@@ -294,8 +295,8 @@ func (e *Engine) publishStaged(ctx context.Context, h cluster.Held, effect *Effe
 	if err != nil && !e.happened(r) {
 		return nil, fmt.Errorf("import %s cannot be published: %w", r.Name, err)
 	}
-	e.cfg.Log.Info("staged import published", "event", told.Verb, "import", r.Name, "id", r.ID, "maker", r.Maker, "approver", r.Approver, "diff",
-		effect.Diff)
+	e.cfg.Log.Info("staged import published", "event", told.Verb, "import", r.Name, "id", r.ID, "maker", r.Maker,
+		"approver", r.Approver, "diff", effect.Diff)
 	res := &Result{State: Imported, Record: r}
 	res.Message = fmt.Sprintf("%s is imported: %s", r.Name, changesText(r))
 	return res, nil

@@ -351,7 +351,8 @@ func TestHeldForReview(t *testing.T) {
 	hold := func(s *site, p *pack) string {
 		s.t.Helper()
 		r, err := s.Import(s.by("alice"), Request{Inputs: []bundle.Input{{Name: p.file, File: p}}, Hold: true})
-		if err != nil || r.State != Staged || r.NeedsApproval || !strings.Contains(r.Message, "until alice publishes it") {
+		if err != nil || r.State != Staged || r.NeedsApproval ||
+			!strings.Contains(r.Message, "until alice publishes it") {
 			s.t.Fatalf("%+v, %v", r, err)
 		}
 		if got := s.sees(p); !maps.Equal(got, none(p)) {

@@ -66,8 +66,8 @@ type Request struct {
 type Named struct {
 	Name string `json:"name"` // as typed; "-" is standard input
 	Dir  bool   `json:"dir,omitempty"`
-	// Size in bytes and Modified (RFC 3339) are what whoever sends a file over https knows of it, 0 and the zero time if
-	// nothing is known.
+	// Size in bytes and Modified (RFC 3339) are what whoever sends a file over https knows of it, 0 and the zero time
+	// if nothing is known.
 	Size     int64     `json:"size,omitempty"`
 	Modified time.Time `json:"modified,omitzero"`
 	// Relayed reports that the command copies the input into its own pipe, because it is neither a regular file nor a

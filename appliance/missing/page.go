@@ -60,7 +60,7 @@ const (
 	noisy
 )
 
-// position is the place of an entry in the order of Solve.
+// position is the place of an entry in the order of Pages.
 type position struct {
 	part int
 	last int64 // nanoseconds since 1970
@@ -87,9 +87,12 @@ func parsePosition(s string) (p position, err error) {
 	return p, nil
 }
 
-// Pages returns what Solve returns for the entries that by selects, each with its position, and beginning behind a
-// position; "" is the beginning. It asks k.Answered only while the sequence is read. entries are in the order of All.
-// An entry that is asked for while somebody turns pages moves to the first page. fs.ErrInvalid: after is no position.
+// Pages returns the entries that by selects, each with its position, and beginning behind a position; "" is the
+// beginning. Those that are missing come first, then the solved ones, and noise last; apart from that the order of
+// entries stays, which is that of All. Whether an entry is solved is not stored: it depends on the current content, so
+// it is right on every node, and deleting the content makes its entry missing again. k.Answered is asked only while the
+// sequence is read. An entry that is asked for while somebody turns pages moves to the first page. fs.ErrInvalid: after
+// is no position.
 func Pages(entries []Entry, by Filter, k Known, after string) (iter.Seq2[Listed, string], error) {
 	begin := position{part: -1}
 	if after != "" {

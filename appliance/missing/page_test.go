@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// TestPages: pages of any length together are the list that Solve returns, whatever is filtered.
+// TestPages: pages of any length together are the list that solve returns, whatever is filtered.
 func TestPages(t *testing.T) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	b := open(t, Config{})
@@ -40,7 +40,7 @@ func TestPages(t *testing.T) {
 		Answered: func(e Entry) (string, bool) { asked++; return "base", strings.Contains(e.Name, "1") },
 		Reach:    func(string) string { return "" }, Package: func(string) *Package { return nil }, Now: now,
 	}
-	want := Solve(all, known)
+	want := solve(all, known)
 	if !want[len(want)-1].Solved && want[len(want)-1].Noise == "" || len(want) != 60 {
 		t.Fatal("the list has no noise at its end")
 	}

@@ -1,7 +1,6 @@
 package missing
 
 import (
-	"slices"
 	"time"
 )
 
@@ -32,7 +31,7 @@ type Package struct {
 	Repository string `json:"repository"` // URL
 }
 
-// Known is what Solve asks about entries; its functions answer from memory.
+// Known is what Pages asks about entries; its functions answer from memory.
 type Known struct {
 	// Answered reports whether an entry would be answered now, and what brought its content.
 	Answered func(Entry) (by string, ok bool)
@@ -58,27 +57,6 @@ func (k Known) list(e Entry, by string, ok bool) Listed {
 		l.SolvedBy, l.Cure = "", Cure(e, l.Package != nil, k.Reach)
 	}
 	return l
-}
-
-// Solve asks k.Answered for each entry and returns the missing ones first; apart from that the order stays. The result
-// is not stored: it depends on the current content, so it is right on every node, and deleting the content makes its
-// entry missing again. Noise comes last, whether or not it is available.
-func Solve(entries []Entry, k Known) []Listed {
-	list := make([]Listed, 0, len(entries))
-	var solved, noise []Listed
-	for _, e := range entries {
-		by, ok := k.Answered(e)
-		l := k.list(e, by, ok)
-		switch {
-		case e.Noise != "":
-			noise = append(noise, l)
-		case ok:
-			solved = append(solved, l)
-		default:
-			list = append(list, l)
-		}
-	}
-	return slices.Concat(list, solved, noise)
 }
 
 // Unsolved returns the first n of entries whose content is missing.

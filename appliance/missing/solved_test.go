@@ -2,6 +2,7 @@ package missing
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 )
 
@@ -16,7 +17,7 @@ func TestOpenEntriesComeFirst(t *testing.T) {
 		return "import " + e.Name, (e.Name[0]-'0')%2 == 1
 	}
 	got := ""
-	for _, l := range Solve(entries, Known{Answered: odd, Reach: func(string) string { return "" },
+	for _, l := range solve(entries, Known{Answered: odd, Reach: func(string) string { return "" },
 		Package: func(string) *Package { return nil }}) {
 		if l.Solved != (l.SolvedBy != "") {
 			t.Errorf("%+v", l)
@@ -33,4 +34,23 @@ func TestOpenEntriesComeFirst(t *testing.T) {
 	if got := Unsolved(entries, 9, odd); len(got) != 3 {
 		t.Errorf("got %v", got)
 	}
+}
+
+// solve is what Pages is compared with: all entries at once, the missing ones first and noise last.
+func solve(entries []Entry, k Known) []Listed {
+	list := make([]Listed, 0, len(entries))
+	var solved, noise []Listed
+	for _, e := range entries {
+		by, ok := k.Answered(e)
+		l := k.list(e, by, ok)
+		switch {
+		case e.Noise != "":
+			noise = append(noise, l)
+		case ok:
+			solved = append(solved, l)
+		default:
+			list = append(list, l)
+		}
+	}
+	return slices.Concat(list, solved, noise)
 }

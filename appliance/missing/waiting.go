@@ -1,6 +1,7 @@
 package missing
 
 import (
+	"iter"
 	"strings"
 	"time"
 
@@ -40,23 +41,43 @@ func (e *Entry) join(other Entry) {
 	}
 }
 
-// Waiting returns how many different clients have asked within the last ten minutes. An entry has at most eight clients
-// of each bastion, so more than that number of one bastion's clients are not counted.
-func (e Entry) Waiting(now time.Time) int {
-	since := minuteOf(now) - lately
-	recent := map[string]bool{}
-	add := func(client string, minute int64) {
-		if minute >= since && minute > 0 {
-			recent[share.OfText(client[strings.LastIndexByte(client, '@')+1:])] = true
+// Owners yields the different clients of the entry, as in share.Of, and whether they have asked within the last ten
+// minutes before now. An entry has at most eight clients of each bastion.
+func (e Entry) Owners(now time.Time) iter.Seq2[string, bool] {
+	return func(yield func(client string, waits bool) bool) {
+		since := minuteOf(now) - lately
+		owners := make(map[string]bool, len(e.Clients))
+		add := func(client string, minute int64) {
+			client = share.OfText(client[strings.LastIndexByte(client, '@')+1:])
+			owners[client] = owners[client] || minute >= since && minute > 0
+		}
+		for client, minute := range e.askers {
+			add(client, minute)
+		}
+		if e.askers == nil {
+			for i, client := range e.Clients {
+				minute := int64(0)
+				if i < len(e.Asked) {
+					minute = e.Asked[i]
+				}
+				add(client, minute)
+			}
+		}
+		for client, waits := range owners {
+			if !yield(client, waits) {
+				return
+			}
 		}
 	}
-	for client, minute := range e.askers {
-		add(client, minute)
-	}
-	if e.askers == nil {
-		for i, client := range e.Clients[:min(len(e.Clients), len(e.Asked))] {
-			add(client, e.Asked[i])
+}
+
+// Waiting returns how many different clients have asked within the last ten minutes. More than eight clients of one
+// bastion are not counted.
+func (e Entry) Waiting(now time.Time) (n int) {
+	for _, waits := range e.Owners(now) {
+		if waits {
+			n++
 		}
 	}
-	return len(recent)
+	return n
 }

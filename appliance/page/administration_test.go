@@ -143,13 +143,14 @@ func TestFormsShowWhatIsThere(t *testing.T) {
 
 // What an account may not do is not offered.
 func TestOffersByRole(t *testing.T) {
+	type object = map[string]any
 	answers := map[string]any{
-		"GET /v1/names?limit=100": []any{map[string]any{"name": "a.example", "type": "A", "values": []string{"10.0.0.1"}}},
+		"GET /v1/names?limit=100": []any{object{"name": "a.example", "type": "A", "values": []string{"10.0.0.1"}}},
 		"GET /v1/forwarders":      []any{},
 		"GET /v1/members":         []any{map[string]any{"node": "n2", "role": "voter", "up": true}},
 		"GET /v1/certs?limit=100": []any{map[string]any{"serial": "ab", "not_after": "2027-11-30T12:00:00Z"}},
-		"GET /v1/accounts":        []any{map[string]any{"name": "ada", "changed": "2026-11-30T12:00:00Z", "roles": []any{}}},
-		"GET /v1/apikeys":         []any{map[string]any{"name": "ci"}, map[string]any{"name": "login-x", "owner": "bob"}},
+		"GET /v1/accounts":        []any{object{"name": "ada", "changed": "2026-11-30T12:00:00Z", "roles": []any{}}},
+		"GET /v1/apikeys":         []any{object{"name": "ci"}, object{"name": "login-x", "owner": "bob"}},
 		"GET /v1/roles":           []any{},
 		"GET /v1/settings":        []any{map[string]any{"key": "dns.ttl", "set": true}},
 	}
@@ -205,7 +206,8 @@ func TestExplainOnThePage(t *testing.T) {
 			t.Errorf("the page has no %q: %s", want, w.Body)
 		}
 	}
-	if w = p.ask("GET", "/dns?name=a..b", nil); w.Code != 200 || !strings.Contains(w.Body.String(), "refused with 400") ||
+	w = p.ask("GET", "/dns?name=a..b", nil)
+	if w.Code != 200 || !strings.Contains(w.Body.String(), "refused with 400") ||
 		!strings.Contains(w.Body.String(), `value="a..b"`) {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
@@ -213,15 +215,17 @@ func TestExplainOnThePage(t *testing.T) {
 
 func TestAuditPage(t *testing.T) {
 	event := func(n int, object string) map[string]any {
-		return map[string]any{"n": n, "time": "2026-11-30T11:00:00Z", "actor": "ada", "verb": "name.set", "object": object}
+		return map[string]any{"n": n, "time": "2026-11-30T11:00:00Z", "actor": "ada", "verb": "name.set",
+			"object": object}
 	}
 	p, _ := open(t, map[string]any{
 		"GET /v1/audit/checkpoint": map[string]any{"size": 7, "checkpoint": "casemate\n7\nAAAA\n", "key": "k+1"},
-		"GET /v1/audit?actor=ada&limit=100": map[string]any{"events": []any{event(5, "five.example"), event(6, "six.example")},
-			"before": 5},
+		"GET /v1/audit?actor=ada&limit=100": map[string]any{"before": 5,
+			"events": []any{event(5, "five.example"), event(6, "six.example")}},
 		"GET /v1/audit?actor=ada&before=5&limit=100": map[string]any{"events": []any{event(4, "four.example")}},
-		"GET /v1/audit?actor=ada&limit=10000":        map[string]any{"events": []any{event(4, "four.example"), event(5, "five.example")}},
-		"GET /v1/audit?limit=100&since=x":            400,
+		"GET /v1/audit?actor=ada&limit=10000": map[string]any{
+			"events": []any{event(4, "four.example"), event(5, "five.example")}},
+		"GET /v1/audit?limit=100&since=x": 400,
 	})
 	w := p.ask("GET", "/audit?actor=ada", nil)
 	body := w.Body.String()
@@ -247,7 +251,8 @@ func TestAuditPage(t *testing.T) {
 	if err := json.Unmarshal(w.Body.Bytes(), &doc); err != nil || len(doc.Events) != 2 {
 		t.Errorf("%v %q", err, w.Body)
 	}
-	if w = p.ask("GET", "/audit?since=x", nil); w.Code != 200 || !strings.Contains(w.Body.String(), "refused with 400") {
+	w = p.ask("GET", "/audit?since=x", nil)
+	if w.Code != 200 || !strings.Contains(w.Body.String(), "refused with 400") {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
 }

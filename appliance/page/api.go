@@ -84,8 +84,12 @@ func (p *Page) send(in *http.Request) (a *answer, err error) {
 		}
 	}()
 	p.cfg.API.ServeHTTP(a, in)
-	if a.status >= 400 {
+	switch {
+	case a.status >= 400:
 		return nil, failure(a.status, a.body.Bytes())
+	case a.status >= 300: // http.ServeMux sends names like .. elsewhere
+		return nil, &apiError{http.StatusBadRequest, "a name in this request is empty or is no name, such as ..: " +
+			"nothing was changed"}
 	}
 	return a, nil
 }

@@ -118,5 +118,6 @@ func auditRow(e auditEvent) []Cell {
 	if e.From != "" {
 		how = strings.TrimSpace(how + " from " + e.From)
 	}
-	return []Cell{at(e.Time), {Text: who, More: how}, {Text: e.Verb, Class: "word"}, code(e.Object), code(change), outcome, text(e.Node)}
+	return []Cell{at(e.Time), {Text: who, More: how}, {Text: e.Verb, Class: "word"}, code(e.Object), code(change),
+		outcome, text(e.Node)}
 }

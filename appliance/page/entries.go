@@ -9,15 +9,15 @@ import (
 var entries = slices.Concat([]entry{
 	{path: "/", title: "Overview", nav: true, view: overview},
 	{path: "/enrolment", title: "Enrol a node", view: frontPage},
-}, content, []entry{
+}, missingPages, content, []entry{
 	{path: "/imports", title: "Imports", nav: true, verb: "list", view: importsPage},
 	{path: "/imports/import", title: "Import", verb: "list", view: importPage},
 	{path: "/imports/diff", title: "Staged import", verb: "list", view: diffPage},
-}, administration)
+}, nodePages, administration)
 
 // allActions are the actions of all pages, by name.
-var allActions = merged(contentActions, importActions, dnsActions, certificateActions, memberActions, userActions,
-	settingActions)
+var allActions = merged(missingActions, contentActions, importActions, dnsActions, certificateActions, memberActions,
+	userActions, settingActions)
 
 func merged(groups ...map[string]action) map[string]action {
 	all := map[string]action{}

@@ -65,21 +65,22 @@ var diffField = field{name: "diff", label: "Digest of what it changes", help: "T
 func importsPage(c *call) (view, error) {
 	waiting, err := table(c, list[imported]{Name: "waiting", Title: "Waiting to be published",
 		Path: "/v1/approvals", Command: "casemate import list", Empty: "No import waits.", Most: 20,
-		Head: []string{"Import", "Staged", "By", "Brings", "Waits until", "For", ""},
+		Head: []string{"Import", "Staged", "By", "Brings", "Waits until", "For"},
 		Row: func(i imported) []Cell {
 			who := "an approval by somebody else"
 			if !i.NeedsApproval {
 				who = i.Maker + " or an approval"
 			}
 			return []Cell{linked(i.Name, pageOf("/imports/diff", i.Name)), at(i.Time), text(i.Maker), text(i.brings()),
-				at(i.KeptUntil), text(who), actions(link{Href: pageOf("/imports/diff", i.Name), Text: "Look at the changes"})}
+				at(i.KeptUntil), text(who),
+				actions(link{Href: pageOf("/imports/diff", i.Name), Text: "Look at the changes"})}
 		}})
 	if err != nil {
 		return view{}, err
 	}
 	history, err := table(c, list[imported]{Name: "imports", Title: "Imports", Path: "/v1/imports?order=newest",
 		Paged: true, Command: "casemate import list", Empty: "Nothing was imported yet.",
-		Head: []string{"Import", "Time", "State", "By", "Brings", "Size", "Signed by", ""},
+		Head: []string{"Import", "Time", "State", "By", "Brings", "Size", "Signed by"},
 		Row: func(i imported) []Cell {
 			return []Cell{linked(i.Name, i.at()), at(i.Time), i.state(), text(i.Maker), text(i.brings()),
 				{Text: Bytes(i.Bytes), Class: "num"}, i.signer(), c.offer(i.undo("Undo"))}
@@ -122,9 +123,11 @@ func (i imported) state() Cell {
 	case i.State == "staged":
 		return Cell{Text: "staged", Class: "warn", More: "until " + when(i.KeptUntil)}
 	case i.State == "incomplete" && len(i.Missing) > 0:
-		return Cell{Text: "incomplete", Class: "warn", More: "missing parts: " + strings.Trim(fmt.Sprint(i.Missing), "[]")}
+		return Cell{Text: "incomplete", Class: "warn",
+			More: "missing parts: " + strings.Trim(fmt.Sprint(i.Missing), "[]")}
 	case i.State == "incomplete":
-		return Cell{Text: "interrupted", Class: "warn", More: Bytes(i.BytesNew) + " are kept until " + when(i.KeptUntil)}
+		return Cell{Text: "interrupted", Class: "warn",
+			More: Bytes(i.BytesNew) + " are kept until " + when(i.KeptUntil)}
 	}
 	return Cell{Text: i.State, Class: "good"}
 }

@@ -60,8 +60,8 @@ type missed struct {
 	Last       time.Time
 }
 
-// originContent is what is stored of an origin: GET /v1/content.
-type originContent struct {
+// originTotal is what is stored of an origin: GET /v1/content.
+type originTotal struct {
 	Origin        string
 	Images, Files int
 	Bytes         int64
@@ -100,8 +100,8 @@ func overview(c *call) (view, error) {
 		Problems, Warnings [][]piece
 		Since              string
 	}{status: s, Problems: sentences(s.Problems), Warnings: sentences(s.Warnings), Since: sinceText(now.Sub(s.Started))}
-	return view{Command: "casemate status", Live: []string{"tree", "missed", "traffic", "content"}, Template: "overview",
-		Data: data, Parts: parts}, nil
+	return view{Command: "casemate status", Live: []string{"tree", "missed", "traffic", "content"},
+		Template: "overview", Data: data, Parts: parts}, nil
 }
 
 func membersTable(c *call, members []member, now time.Time) (part, error) {
@@ -120,9 +120,9 @@ func expiresTable(c *call, expires []expiry, now time.Time) (part, error) {
 }
 
 func contentTable(c *call) (part, error) {
-	return table(c, list[originContent]{
+	return table(c, list[originTotal]{
 		Name: "content", Title: "Content by origin", Path: "/v1/content?wait=false", Command: "casemate content",
-		Head: []string{"Origin", "Images", "Files", "Size"}, Row: storedRow, Empty: "Nothing is stored.", Most: 20,
+		Head: []string{"Origin", "Images", "Files", "Size"}, Row: originRow, Empty: "Nothing is stored.", Most: 20,
 	})
 }
 
@@ -197,25 +197,25 @@ func expiryRow(e expiry, now time.Time) []Cell {
 	return []Cell{text(e.What), text(e.Name), at(e.At), in, text(e.Cure)}
 }
 
-func storedRow(s originContent) []Cell {
-	origin := text(s.Origin)
-	if s.Origin == "" {
-		origin = text("(no origin)")
+func originRow(s originTotal) []Cell {
+	origin := text("(no origin)")
+	switch {
+	case s.Origin == "":
+	case s.Images > 0:
+		origin = linked(s.Origin, levelHref("image", s.Origin))
+	default:
+		origin = linked(s.Origin, levelHref("file", s.Origin))
 	}
 	return []Cell{origin, number(s.Images), number(s.Files), size(s.Bytes)}
 }
 
 func importedRow(i imported) []Cell {
-	state := Cell{Text: i.State, Class: "good"}
-	if i.State != "imported" {
-		state.Class = "warn"
-	}
 	by := Cell{Text: i.Maker}
 	if i.Approver != "" {
 		by.More = "approved by " + i.Approver
 	}
-	return []Cell{text(i.Name), state, at(i.Time), text(i.Kind), by, number(i.Images), number(i.Files),
-		number(i.New + i.Changed), size(i.BytesNew)}
+	return []Cell{linked(i.Name, i.at()), i.state(), at(i.Time), text(i.Kind), by, number(i.Images), number(i.Files),
+		number(i.New + i.Changed), {Text: Bytes(i.BytesNew), Class: "num"}}
 }
 
 func missedRow(m missed) []Cell {

@@ -21,7 +21,8 @@ func overviewDocs() map[string]any {
 		return map[string]any{"name": name, "unit": unit, "values": values}
 	}
 	series := []any{line("image_requests", "requests", 3, 0, 5), line("file_requests", "requests", 1, 0, 0),
-		line("image_bytes", "bytes", 4096, 0, 0), line("file_bytes", "bytes", 0, 0, 0), line("misses", "misses", 0, 1, 0),
+		line("image_bytes", "bytes", 4096, 0, 0), line("file_bytes", "bytes", 0, 0, 0),
+		line("misses", "misses", 0, 1, 0),
 		line("dns_answered", "answers", 7, 7, 7), line("dns_forwarded", "questions", 2, 0, 0)}
 	return map[string]any{
 		"GET /v1/status": map[string]any{
@@ -40,7 +41,8 @@ func overviewDocs() map[string]any {
 			"misses": []any{map[string]any{"kind": "image", "name": "quay.io/a/b:1", "count": 4,
 				"last": "2026-11-30T11:59:00Z"}},
 		},
-		"GET /v1/series?span=hour":   map[string]any{"span": "hour", "step_seconds": 60, "start": minute, "series": series},
+		"GET /v1/series?span=hour": map[string]any{"span": "hour", "step_seconds": 60, "start": minute,
+			"series": series},
 		"GET /v1/series?span=day":    map[string]any{"span": "day", "step_seconds": 900, "series": []any{}},
 		"GET /v1/content?wait=false": []any{map[string]any{"origin": "", "images": 1, "bytes": 2048}},
 		"GET /v1/members":            []any{},

@@ -82,8 +82,11 @@ func (p *Page) Has(path string) bool {
 	if _, ok := p.routes[path]; ok {
 		return true
 	}
-	return path == "/login" || path == "/logout" || path == "/live" || path == "/imports/upload" || strings.HasPrefix(path, "/do/") ||
-		strings.HasPrefix(path, "/static/")
+	switch path {
+	case "/login", "/logout", "/live", "/imports/upload":
+		return true
+	}
+	return strings.HasPrefix(path, "/do/") || strings.HasPrefix(path, "/static/")
 }
 
 // Run tells browsers what has changed, until ctx is done. Then the answers that still wait end.

@@ -117,8 +117,9 @@ func usersPage(c *call) (view, error) {
 	}
 	keys, err := table(c, list[apiKey]{
 		Name: "keys", Title: "API keys and logins", Path: "/v1/apikeys", Command: "casemate apikey list", Most: 50,
-		Head: []string{"Name", "May", "Made by", "Created (UTC)", "Expires (UTC)", "Used (UTC)"}, Empty: "There are none.",
-		Row: func(k apiKey) []Cell { return keyRow(c, k, c.may("manage") || k.Owner == c.who.Name) },
+		Head:  []string{"Name", "May", "Made by", "Created (UTC)", "Expires (UTC)", "Used (UTC)"},
+		Empty: "There are none.",
+		Row:   func(k apiKey) []Cell { return keyRow(c, k, c.may("manage") || k.Owner == c.who.Name) },
 	})
 	if err != nil {
 		return view{}, err

@@ -47,8 +47,8 @@ func importWarnings(list []content.Import) []string {
 			if !i.NeedsApproval {
 				who = i.Maker + " or somebody else"
 			}
-			out = append(out, fmt.Sprintf("import %s of %s is staged and waits for %s until %s: casemate import diff %s",
-				i.Name, i.Maker, who, i.KeptUntil.Format(time.DateOnly), i.Name))
+			out = append(out, fmt.Sprintf("import %s of %s is staged and waits for %s until %s: casemate import diff "+
+				"%s", i.Name, i.Maker, who, i.KeptUntil.Format(time.DateOnly), i.Name))
 		case i.State != content.Incomplete || i.Running:
 		case len(i.Missing) > 0:
 			out = append(out,

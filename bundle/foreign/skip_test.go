@@ -37,7 +37,8 @@ func TestStoredLayersAreSkipped(t *testing.T) {
 	for i := range 10 {
 		content := strings.Repeat(fmt.Sprint(i), 1<<20)
 		layers = append(layers, layer(content))
-		l.top(l.image("amd64", content), "org.opencontainers.image.ref.name", fmt.Sprintf("registry.k8s.io/app%d:v1", i))
+		name := fmt.Sprintf("registry.k8s.io/app%d:v1", i)
+		l.top(l.image("amd64", content), "org.opencontainers.image.ref.name", name)
 	}
 	content := l.tree().tar()
 	want := ""
@@ -55,7 +56,8 @@ func TestStoredLayersAreSkipped(t *testing.T) {
 			t.Errorf("with %d layers:\n%s\nwithout:\n%s", stored, got, want)
 		}
 		if p.read+p.skipped != int64(len(content)) || p.skipped < int64(stored)*700_000 {
-			t.Errorf("%d layers are stored: %d bytes were read, %d skipped of %d", stored, p.read, p.skipped, len(content))
+			t.Errorf("%d layers are stored: %d bytes were read, %d skipped of %d", stored, p.read, p.skipped,
+				len(content))
 		}
 	}
 }

@@ -96,8 +96,8 @@ func (o *options) publishes(cmd *cobra.Command, path func(name string) string) {
 	cmd.ValidArgsFunction = o.complete(theImports)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if *diff == "" {
-			return usageError{fmt.Errorf("import %s needs --diff DIGEST, which casemate import diff %s shows", cmd.Name(),
-				args[0])}
+			return usageError{fmt.Errorf("import %s needs --diff DIGEST, which casemate import diff %s shows",
+				cmd.Name(), args[0])}
 		}
 		var res content.Result
 		in := map[string]string{"diff": *diff}

@@ -32,6 +32,7 @@ var foreignNames = map[string]string{
 	"REQUESTS_CA_BUNDLE":      "a variable of Python's requests",
 	"RUSAGE_THREAD":           "of Linux; rejected",
 	"_forgotten.HASH":         "a file in the tree, with a placeholder",
+	"_mark.HASH":              "a file in the tree, with a placeholder",
 	"_service":                "the first label of a DNS name",
 	"apt_preferences":         "a manual page of apt",
 	"bin_t":                   "of SELinux",

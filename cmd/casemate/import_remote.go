@@ -50,7 +50,7 @@ func (c *client) sendImport(ctx context.Context, req handover.Request, paths []s
 	var state parts.State
 	err := c.call(ctx, "POST", "imports/parts", nil, req, &state)
 	if refused := new(apiError); errors.As(err, &refused) && refused.status == http.StatusBadRequest && !req.Hold {
-		// A bastion of an older version refuses what it does not know: the sizes of files, which are only for its listing.
+		// A bastion of an older version refuses what it does not know: the sizes of files.
 		for i := range req.Inputs {
 			req.Inputs[i] = handover.Named{Name: req.Inputs[i].Name}
 		}
@@ -178,7 +178,8 @@ type window struct {
 // wanted any more.
 func (w *window) read(offset int64, most int) ([]byte, bool, error) {
 	if offset < w.at {
-		return nil, false, fmt.Errorf("the bastion wants byte %d of %s again: import the same again", offset, w.f.Name())
+		return nil, false, fmt.Errorf("the bastion wants byte %d of %s again: import the same again", offset,
+			w.f.Name())
 	}
 	kept := min(offset-w.at, int64(len(w.buf)))
 	rest := w.buf[kept:]

@@ -68,6 +68,8 @@ func applianceLayers() []layer {
 		{a + "/nodeconf", nil, "nodes' configuration is a pure function of its arguments"},
 		{a + "/handover", nil, "files are handed over whatever they are for"},
 		{a + "/parts", nil, "files arrive in parts whatever they are for"},
+		{a + "/wanted", []string{a + "/missing", a + "/nodeconf"},
+			"lists are written of what is missing, for any reader"},
 		{a + "/content", nil, "who changes imports opens neither the admin API nor the config"},
 		{a + "/doctor", []string{a + "/dnsquery", a + "/nodeconf"},
 			"it runs on a node and shares only the node's configuration"},
@@ -120,9 +122,8 @@ func applianceLayers() []layer {
 			a + "/nodes", a + "/oidc", a + "/origin", a + "/packages", a + "/pages", a + "/parts",
 			a + "/pulls", a + "/reply",
 			a + "/repositories", a + "/rotation", a + "/search", a + "/secret", a + "/series", a + "/settings",
-			a + "/status",
-			a + "/totals", a + "/upstream",
-			a + "/usage"},
+			a + "/status", a + "/totals", a + "/upstream",
+			a + "/usage", a + "/wanted"},
 			"the admin API answers requests of operators: it never opens the edge, connections or the DNS process"},
 	}
 }

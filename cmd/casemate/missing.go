@@ -1,10 +1,8 @@
 package main
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
-	"io"
 	"net/url"
 	"slices"
 	"strings"
@@ -13,8 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"casemate/appliance/missing"
-	"casemate/appliance/nodeconf"
-	"casemate/bundle/lists"
+	"casemate/appliance/wanted"
 )
 
 // miss is an entry of the missing book.
@@ -148,17 +145,12 @@ comments show the version that was asked for, which may no longer be published.`
 				}
 				return o.changed(cmd, "missing book entry", strings.Join(flags.forget, ", "), "forgotten")
 			}
+			if slices.Contains(wanted.Formats, o.output) {
+				return o.printWanted(cmd, flags.query())
+			}
 			var book []miss
 			if err := o.client().call(cmd.Context(), "GET", "missing", flags.query(), nil, &book); err != nil {
 				return err
-			}
-			switch o.output {
-			case "images":
-				return printList(cmd, book, "image", listedImage)
-			case "files":
-				return printList(cmd, book, "file", listedFile)
-			case "packages":
-				return printPackages(cmd, book)
 			}
 			header := []any{"KIND", "NAME", "COUNT", "LAST", "CLIENTS", "CURE", "NOTE"}
 			if flags.all {
@@ -197,109 +189,25 @@ comments show the version that was asked for, which may no longer be published.`
 	return cmd
 }
 
-// printList prints the open entries of one kind as a list, one a line, each below a comment with its details. Entries
-// for which listed returns a reason are left out, with a note.
-func printList(cmd *cobra.Command, book []miss, kind string, listed func(name string) (why string)) error {
-	out := bufio.NewWriter(cmd.OutOrStdout())
-	none := true
-	for _, m := range book {
-		if m.Kind != kind || m.Solved || m.Noise != "" {
-			continue
-		}
-		if why := listed(m.Name); why != "" {
-			fmt.Fprintf(cmd.ErrOrStderr(), "left out: %s: %s\n", m.Name, why)
-			continue
-		}
-		printAsked(out, m)
-		if m.Detail != "" {
-			fmt.Fprintf(out, "# %s\n", printable(m.Detail))
-		}
-		fmt.Fprintln(out, m.Name)
-		none = false
+// printWanted prints the open entries as a list. Those that cannot be in one are left out, with a note.
+func (o *options) printWanted(cmd *cobra.Command, query url.Values) error {
+	var book []missing.Listed
+	if err := o.client().call(cmd.Context(), "GET", "missing", query, nil, &book); err != nil {
+		return err
 	}
-	if none {
-		fmt.Fprintf(cmd.ErrOrStderr(), "note: no %ss are missing; bundle create and check refuse an empty list\n", kind)
+	n, left, err := wanted.Write(cmd.OutOrStdout(), o.output, book)
+	if err != nil {
+		return err
 	}
-	return out.Flush()
-}
-
-// printAsked prints a comment with who asked for an entry.
-func printAsked(out io.Writer, m miss) {
-	times := "once"
-	if m.Count != 1 {
-		times = fmt.Sprintf("%d times", m.Count)
+	for _, l := range left {
+		fmt.Fprintf(cmd.ErrOrStderr(), "left out: %s\n", l)
 	}
-	clients, last := printable(strings.Join(m.Clients, " ")), m.Last.UTC().Format(time.RFC3339)
-	fmt.Fprintf(out, "# asked for %s, last at %s, by %s\n", times, last, clients)
-	if m.Mark != nil {
-		fmt.Fprintf(out, "# marked by %s: %s\n", printable(m.Mark.By), printable(m.Mark.Note))
+	refuses := "bundle create and check refuse"
+	if o.output == "packages" {
+		refuses = "bundle create refuses"
 	}
-}
-
-// printPackages prints the open entries that are packages of stored repositories, each once. The version is a comment:
-// file names have no epoch, and publishers remove old versions.
-func printPackages(cmd *cobra.Command, book []miss) error {
-	out := bufio.NewWriter(cmd.OutOrStdout())
-	listed := map[string]bool{}
-	for _, m := range book {
-		p := m.Package
-		if p == nil || m.Solved || m.Noise != "" {
-			continue
-		}
-		line := p.Name
-		if p.Arch != "all" && p.Arch != "noarch" {
-			line += ":" + p.Arch
-		}
-		printAsked(out, m)
-		fmt.Fprintf(out, "# version %s of %s\n", printable(p.Version), printable(p.Repository))
-		if !listed[line] {
-			fmt.Fprintln(out, line)
-		}
-		listed[line] = true
+	if n == 0 {
+		fmt.Fprintf(cmd.ErrOrStderr(), "note: no %s are missing; %s an empty list\n", o.output, refuses)
 	}
-	if len(listed) == 0 {
-		fmt.Fprintln(cmd.ErrOrStderr(), "note: no packages are missing; bundle create refuses an empty list")
-	}
-	return out.Flush()
-}
-
-// listedImage returns why a missed name cannot be in a list of images; "" if it can. In a list, a name without a host
-// is one of Docker Hub; here it is a name that was pushed here, or requested by a flat name, and its origin is unknown.
-func listedImage(name string) string {
-	w, err := lists.ParseReference(name)
-	switch {
-	case err != nil:
-		return err.Error()
-	case !strings.HasPrefix(name, w.Repository):
-		return "it has no registry"
-	case strings.HasPrefix(w.Repository, nodeconf.Unlisted+"/"):
-		return "its registry is unknown, because the node's runtime cannot report it"
-	case name == w.Repository:
-		return "only its tags were to be listed"
-	}
-	return listError(name, (*lists.Parser).Images)
-}
-
-// listedFile is listedImage for a list of files.
-func listedFile(name string) string {
-	if strings.HasPrefix(name, "/") {
-		return "it is a path of files.DOMAIN without an origin"
-	}
-	if why := missing.NoFile(name); why != "" {
-		return why
-	}
-	return listError(name, (*lists.Parser).Files)
-}
-
-// listError returns why a list cannot have name as its only line.
-func listError(name string, read func(*lists.Parser, string, io.Reader)) string {
-	var l lists.Parser
-	read(&l, "", strings.NewReader(name))
-	switch w, err := l.Wanted(); {
-	case err != nil:
-		return strings.TrimPrefix(err.Error(), ":1: ")
-	case len(w.Images)+len(w.Files) != 1 || strings.ContainsAny(name, " \t"):
-		return "it is not a name"
-	}
-	return ""
+	return nil
 }

@@ -18,11 +18,12 @@ func searchCommand(o *options) *cobra.Command {
 	var kind string
 	cmd := &cobra.Command{
 		Use: "search TEXT", Short: "find what is stored by any part of a name or of a digest", Args: cobra.ExactArgs(1),
-		Long: `Find what is stored by any part of its name, of at least two characters in any
-case: repositories of images, tags, URLs of files (also packages and charts), DNS
-records and their values, and imports. From four hexadecimal digits on, a part of
-the digest of an image or a file is found as well; "sha256:" and digits find digests
-that begin so. The whole digest of a layer finds the repositories that have it.`,
+		Long: `Find what is stored by any part of its name, of at least two characters; upper and
+lower case are the same. Names are those of repositories of images, tags, URLs of
+files (also packages and charts), DNS records and their values, and imports. From
+four hexadecimal digits on, a part of the digest of an image or a file is found as
+well; "sha256:" and digits find digests that begin so. The whole digest of a layer
+finds the repositories that have it.`,
 		Example: `  casemate search coredns
   casemate search sha256:1ff6c18fbef2045a`,
 		RunE: func(cmd *cobra.Command, args []string) error {

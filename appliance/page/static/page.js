@@ -38,6 +38,13 @@
   const pathTo = (node) => node.id ? "#" + CSS.escape(node.id) : node.getAttribute("href")
     ? node.tagName + '[href="' + CSS.escape(node.getAttribute("href")) + '"]' : "";
 
+  // A page that is being left is not loaded again: that would stop the way to the next one.
+  let leaving = false;
+  addEventListener("beforeunload", () => {
+    leaving = true;
+    setTimeout(() => { leaving = false; }, 5000); // the user may have stayed
+  });
+
   let fetching = false;
   let again = false;
   const refresh = async () => {
@@ -49,7 +56,9 @@
     try {
       const response = await fetch(location.href, { credentials: "same-origin", redirect: "manual" });
       if (response.type === "opaqueredirect" || response.status === 401) {
-        location.reload();
+        if (!leaving) {
+          location.reload(); // the session has ended
+        }
         return;
       }
       if (!response.ok) {

@@ -43,7 +43,7 @@ func TestBenchPage(t *testing.T) {
 	for _, m := range regexp.MustCompile(`<li><a href="(/[^"]+)"`).FindAllSubmatch(front, -1) {
 		pages = append(pages, string(m[1]))
 	}
-	if len(pages) < 4 {
+	if len(pages) < 12 {
 		t.Fatalf("the navigation has only %q: %s", pages, front)
 	}
 	var slow, large float64
@@ -86,6 +86,19 @@ func browsers(t *testing.T, b *bench, c *http.Client) {
 	var ended sync.WaitGroup
 	defer ended.Wait()
 	defer cancel()
+	const window = 20 * time.Second
+	idle := func() float64 {
+		c0 := b.cpu(t)
+		time.Sleep(window)
+		return (b.cpu(t) - c0).Seconds() / window.Seconds() * 100
+	}
+	without := idle()
+	for range 5 { // what was asked for before is still being counted and published
+		if without < 1 {
+			break
+		}
+		without = idle()
+	}
 	before := b.rss()
 	var begun sync.WaitGroup
 	for range count {
@@ -116,11 +129,9 @@ func browsers(t *testing.T, b *bench, c *http.Client) {
 		})
 	}
 	begun.Wait()
-	const window = 20 * time.Second
-	c0 := b.cpu(t)
-	time.Sleep(window)
-	used := (b.cpu(t) - c0).Seconds() / window.Seconds() * 100
-	limit("100 browsers on an idle page", "% of a core", used, 1)
+	with := idle()
+	fmt.Printf("BENCH page       idle %.2f %% of a core, with %d browsers %.2f %%\n", without, count, with)
+	limit("100 browsers on an idle page", "% of a core", max(0, with-without), 1)
 	limit("100 browsers on an idle page", "MiB", b.rss()-before, 20)
 }
 

@@ -28,8 +28,10 @@ import (
 // trusts. What Chromium complains about, and requests to other hosts than the bastions, fail the test.
 type browser struct {
 	t     *testing.T
+	all   context.Context // of the first tab, which stays open
 	ctx   context.Context // of chromedp
-	hosts []string        // that it may ask
+	close func()
+	hosts []string // that it may ask
 
 	mu       sync.Mutex
 	expected []*regexp.Regexp
@@ -68,16 +70,22 @@ func (h *host) browser(t *testing.T, hosts ...string) *browser {
 		cancel()
 		log.Close()
 	})
-	b := &browser{t: t, ctx: ctx, hosts: hosts}
+	// The first tab stays open, and so does the browser when others are closed.
+	first, done := chromedp.NewContext(ctx)
+	t.Cleanup(done)
+	if err := chromedp.Do(first); err != nil {
+		t.Fatal(err)
+	}
+	b := &browser{t: t, all: first, hosts: hosts}
 	return b.tab()
 }
 
 // tab opens a tab of the same browser, with the same cookies.
 func (b *browser) tab(options ...chromedp.ContextOption) *browser {
-	n := &browser{t: b.t, hosts: b.hosts}
-	ctx, cancel := chromedp.NewContext(b.ctx, append(options, chromedp.WithListener(n.listen))...)
+	n := &browser{t: b.t, all: b.all, hosts: b.hosts}
+	ctx, cancel := chromedp.NewContext(b.all, append(options, chromedp.WithListener(n.listen))...)
 	b.t.Cleanup(cancel)
-	n.ctx = ctx
+	n.ctx, n.close = ctx, cancel
 	n.do("a new tab", command(network.Enable, network.EnableParams{}))
 	return n
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/chromedp"
 )
 
 const pageURL = "https://casemate.internal"
@@ -95,4 +96,43 @@ func TestPages(t *testing.T) {
 	w.shows("Enrol a node")
 	w.visit(pageURL + "/settings")
 	w.shows("Password")
+}
+
+// TestPageMissing watches the missing book while containerd asks for an image that nobody has brought.
+func TestPageMissing(t *testing.T) {
+	t.Parallel()
+	l, b, _, w := newPage(t, map[string]string{"boss": "admin"})
+	worker := l.host("worker", b.ip)
+	worker.trust(b.casemate(t, "ca"))
+	sock := worker.containerd(t)
+	w.login("boss", password("boss"))
+	w.visit(pageURL + "/missing?kind=image")
+	w.do("a mark in the page", chromedp.Evaluate[chromedp.Void](`window.here = true`))
+	if out, err := worker.try("ctr", "-a", sock, "images", "pull", "registry.k8s.io/absent:1"); err == nil {
+		t.Errorf("an image that is not there was pulled:\n%s", out)
+	}
+	w.shows("registry.k8s.io/absent:1")
+	w.shows("1 node waits")
+	if !eval[bool](w, `window.here === true`) {
+		t.Error("the page was loaded again as a whole")
+	}
+	w.picture("missing-waiting")
+
+	// It is ordered, and the next shift reads so.
+	w.follow(`a[href^="/do/missing-mark"]`)
+	w.fill(`[name="note"]`, "ordered, arrives Tuesday")
+	w.visit(pageURL + "/missing?kind=image")
+	w.shows("ordered, arrives Tuesday")
+	w.visit(pageURL + "/missing/list?format=images")
+	w.shows("registry.k8s.io/absent:1")
+	w.visit(pageURL + "/nodes")
+	w.shows(worker.ip)
+	w.picture("nodes-two")
+	w.visit(pageURL + "/missing?kind=image")
+	w.follow(`a[href^="/do/missing-forget"]`)
+	w.follow("main form button")
+	w.visit(pageURL + "/missing?kind=image")
+	if text := w.text(); strings.Contains(text, "registry.k8s.io/absent:1") {
+		t.Errorf("a forgotten entry is shown:\n%s", text)
+	}
 }
