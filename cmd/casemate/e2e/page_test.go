@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -35,7 +36,7 @@ func password(name string) string { return "a long password of " + name }
 // TestPages opens every page as an administrator, in wide and narrow windows, light and dark.
 func TestPages(t *testing.T) {
 	t.Parallel()
-	_, b, n, w := newPage(t, map[string]string{"boss": "admin"})
+	l, b, n, w := newPage(t, map[string]string{"boss": "admin"})
 	w.visit("http://casemate.internal/") // port 80 leads to TLS
 	w.shows("Enrol a node")
 	if at := w.text(); !strings.HasPrefix(at, pageURL) {
@@ -58,12 +59,20 @@ func TestPages(t *testing.T) {
 		w.picture(strings.TrimPrefix(p, "/"))
 	}
 
+	crawl(t, l, b, n, w)
+
 	// What changes on the bastion shows by itself, and nobody has touched the browser.
 	w.visit(pageURL + "/")
-	w.shows("Files\n0")
+	files := eval[string](w, `document.querySelector(".figures").innerText.match(/Files\s+(\d+)/)[1]`)
 	n.write("early", "early\n")
 	b.casemate(t, "file", "put", "https://dl.k8s.io/release/v1/early", n.path("early"))
-	w.shows("Files\n1")
+	until(t, "the overview counts one file more", func() error {
+		now := eval[string](w, `document.querySelector(".figures").innerText.match(/Files\s+(\d+)/)[1]`)
+		if now == files {
+			return fmt.Errorf("it counts %s", now)
+		}
+		return nil
+	})
 
 	// Without JavaScript the same pages work.
 	plain := w.stranger()
@@ -96,6 +105,47 @@ func TestPages(t *testing.T) {
 	w.shows("Enrol a node")
 	w.visit(pageURL + "/settings")
 	w.shows("Password")
+}
+
+// crawl follows the links of the pages while there is content of every kind, once for each path, and fails if axe-core
+// finds a violation on one of them.
+func crawl(t *testing.T, l *lab, b *bastion, n *host, w *browser) {
+	t.Helper()
+	putPause(t, l, b)
+	n.write("tool", "a tool\n")
+	b.casemate(t, "file", "put", "https://dl.k8s.io/crawl/tool", n.path("tool"))
+	b.casemate(t, "name", "set", "web.casemate.internal", "A", "10.9.9.9")
+	b.casemate(t, "cert", "issue", "--name", "web.casemate.internal", "--dir", n.path("tmp"))
+	b.casemate(t, "apikey", "create", "ci", "--role", "pusher")
+	b.casemate(t, "import", tarOf(t, n, "crawled", 3<<20))
+	n.try("curl", "-fsS", "https://dl.k8s.io/crawl/absent")
+	n.must(t, "curl", "-fsS", "-o", n.path("x"), "https://dl.k8s.io/crawl/tool")
+	links := func() []string {
+		return eval[[]string](w, `[...document.querySelectorAll("nav a, main a, header a.account, .account a")].map(
+			a => a.href).filter(h => h.startsWith(location.origin)).map(h => h.slice(location.origin.length))`)
+	}
+	w.visit(pageURL + "/")
+	seen, queue := map[string]bool{}, links()
+	for len(queue) > 0 {
+		next := queue[0]
+		queue = queue[1:]
+		path, query, _ := strings.Cut(next, "?")
+		if seen[path] || strings.Contains(query, "format=") || strings.HasPrefix(path, "/files") ||
+			strings.HasSuffix(path, ".crt") || path == "/casemate" {
+			continue
+		}
+		seen[path] = true
+		w.visit(pageURL + next)
+		w.accessible(next)
+		if eval[string](w, `(document.querySelector(".command code") || {textContent: ""}).textContent`) == "" {
+			t.Errorf("%s names no command", next)
+		}
+		queue = append(queue, links()...)
+	}
+	if len(seen) < 30 {
+		t.Errorf("the pages have only %d addresses: %v", len(seen), seen)
+	}
+	t.Logf("%d pages were looked at", len(seen))
 }
 
 // TestPageMissing watches the missing book while containerd asks for an image that nobody has brought.
