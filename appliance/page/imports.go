@@ -209,7 +209,11 @@ func diffPage(c *call) (view, error) {
 	}
 	path := "/v1/approvals/" + url.PathEscape(name)
 	var i imported
-	if _, err := c.get(path+"?changed=1&limit=1", &i); err != nil {
+	switch _, err := c.get(path+"?changed=1&limit=1", &i); {
+	case is(err, http.StatusNotFound): // somebody has decided meanwhile: the browser goes on to what became of it
+		http.Redirect(c.w, c.r, "/imports/import?import="+url.QueryEscape(name), http.StatusSeeOther)
+		return view{}, errDone
+	case err != nil:
 		return view{}, err
 	}
 	changes, err := table(c, list[importChange]{Name: "changes", Title: "What it changes", Path: path + "?changed=1",

@@ -84,6 +84,7 @@ func TestPageImports(t *testing.T) {
 	o.picture("approve")
 	o.follow("main form button")
 	n.must(t, "curl", "-fsS", "-o", n.path("x"), "https://dl.k8s.io/second/big2")
+	w.shows("Approved by\nbob") // the importer's window has gone on by itself
 
 	// A rollback shows first what would go.
 	w.visit(pageURL + "/imports/import?import=second")
