@@ -53,6 +53,7 @@
       return;
     }
     fetching = true;
+    const began = performance.now();
     try {
       const response = await fetch(location.href, { credentials: "same-origin", redirect: "manual" });
       if (response.type === "opaqueredirect" || response.status === 401) {
@@ -70,11 +71,14 @@
     } catch (error) {
       say("The bastion does not answer; the values are from " + new Date().toLocaleTimeString());
     } finally {
-      fetching = false;
-      if (again) {
-        again = false;
-        refresh();
-      }
+      // While much changes, a browser costs the bastion at most a twentieth of one client's time.
+      setTimeout(() => {
+        fetching = false;
+        if (again) {
+          again = false;
+          refresh();
+        }
+      }, Math.max(1000, 19 * (performance.now() - began)));
     }
   };
 
