@@ -32,11 +32,7 @@ func (a *API) missingRoutes(on *routes) {
 
 // getMissing lists the missing book, or the part of it that the parameters select.
 func (a *API) getMissing(r *http.Request, p page) (out pagedAnswer, err error) {
-	by, err := missesBy(r)
-	if err != nil {
-		return out, err
-	}
-	entries, known, err := a.misses.read(r.Context(), a)
+	by, entries, known, err := a.selectedMisses(r)
 	if err != nil {
 		return out, err
 	}
@@ -202,6 +198,15 @@ func (a *API) forgetMissing(r *http.Request) (any, error) {
 	return nil, nil
 }
 
+// selectedMisses returns the missing book, what is known about its entries, and which of them the parameters select.
+func (a *API) selectedMisses(r *http.Request) (by missing.Filter, entries []missing.Entry, known missing.Known,
+	err error) {
+	if by, err = missesBy(r); err == nil {
+		entries, known, err = a.misses.read(r.Context(), a)
+	}
+	return by, entries, known, err
+}
+
 // MissingList is the open entries of the missing book as a list that casemate bundle create takes.
 type MissingList struct {
 	Format string `json:"format"`
@@ -217,11 +222,7 @@ func (a *API) listMissing(r *http.Request) (any, error) {
 	if !slices.Contains(wanted.Formats, format) {
 		return nil, usage.Errorf("format must be one of %s, got %.20q", strings.Join(wanted.Formats, ", "), format)
 	}
-	by, err := missesBy(r)
-	if err != nil {
-		return nil, err
-	}
-	entries, known, err := a.misses.read(r.Context(), a)
+	by, entries, known, err := a.selectedMisses(r)
 	if err != nil {
 		return nil, err
 	}
@@ -254,11 +255,7 @@ type MissingClient struct {
 
 // missingClients groups the missing book by client, the one that misses most first.
 func (a *API) missingClients(r *http.Request) (any, error) {
-	by, err := missesBy(r)
-	if err != nil {
-		return nil, err
-	}
-	entries, known, err := a.misses.read(r.Context(), a)
+	by, entries, known, err := a.selectedMisses(r)
 	if err != nil {
 		return nil, err
 	}
