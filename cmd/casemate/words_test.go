@@ -189,7 +189,8 @@ func unbreakable(name, text string) map[int]bool {
 }
 
 func TestWidth(t *testing.T) {
-	for name, text := range sources(t, ".go", ".md", "Makefile", ".sh", ".yaml", ".service", ".socket", "run") {
+	for name, text := range sources(t, ".go", ".md", "Makefile", ".sh", ".yaml", ".service", ".socket", "run",
+		".html", ".css", ".js") {
 		var keep map[int]bool
 		if strings.HasSuffix(name, ".go") {
 			keep = unbreakable(name, text)
