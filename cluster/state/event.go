@@ -3,6 +3,8 @@ package state
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"encoding/json"
+	"fmt"
 	"iter"
 	"strconv"
 	"strings"
@@ -220,6 +222,13 @@ func (o *Event) line(n, index uint64, node string, at int64, outcome string) []b
 		b = append(b, '"')
 	}
 	return append(b, '}')
+}
+
+// isEventLine reports whether a line of a snapshot can be what [Event.line] wrote for the event n: everybody who reads
+// the log parses it.
+func isEventLine(line string, n uint64) bool {
+	return len(line) <= maxEventLine && strings.HasPrefix(line, fmt.Sprintf(`{"n":%d,"time":"`, n)) &&
+		json.Valid([]byte(line))
 }
 
 // recordRefused appends the events of a command that was refused.

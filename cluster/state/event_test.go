@@ -217,17 +217,17 @@ func TestEventsInSnapshots(t *testing.T) {
 	if !bytes.Equal(snapshot(t, again), data) {
 		t.Error("it is written again differently")
 	}
-	lines := &snapEvents{Size: 1}
+	lines, one := &snapEvents{Size: 1}, `{"n":0,"time":""}`
 	head := (&snapHead{Index: 9, Format: eventFormat}).with(Sum{1})
 	for what, sections := range map[string][]any{
 		"no section":     {secHead, head, secEnd},
 		"no header":      {secHead, head, secEvents, secEnd},
 		"wrong peaks":    {secHead, head, secEvents, &snapEvents{Sealed: 3, Peaks: make([]byte, 32), Size: 3}, secEnd},
 		"too few":        {secHead, head, secEvents, lines, secEnd},
-		"too many":       {secHead, head, secEvents, lines, "{}", "{}", secEnd},
+		"too many":       {secHead, head, secEvents, lines, one, `{"n":1,"time":""}`, secEnd},
 		"too long":       {secHead, head, secEvents, lines, strings.Repeat("x", maxEventLine+1), secEnd},
-		"after the end":  {secHead, head, secEnd, secEvents, lines, "{}"},
-		"not a snapshot": {secEvents, lines, "{}"},
+		"after the end":  {secHead, head, secEnd, secEvents, lines, one},
+		"not a snapshot": {secEvents, lines, one},
 	} {
 		data := forge(t, sections...)
 		data[len(magic)] = eventVersion
@@ -235,7 +235,7 @@ func TestEventsInSnapshots(t *testing.T) {
 			t.Errorf("%s: %v, %v", what, s, err)
 		}
 	}
-	good := forge(t, secHead, head, secEvents, lines, "{}", secEnd)
+	good := forge(t, secHead, head, secEvents, lines, one, secEnd)
 	good[len(magic)] = eventVersion
 	restore(t, good)
 	good[len(magic)] = sumVersion

@@ -407,8 +407,8 @@ func (l *loader) beginEvents(e *snapEvents) string {
 // useEvent hashes the event again, like references are counted again.
 func (l *loader) useEvent(line *string) string {
 	s := l.s
-	if len(*line) > maxEventLine {
-		return "an event that is too long"
+	if !isEventLine(*line, s.recorded.Size()) {
+		return fmt.Sprintf("an event %d that is no event", s.recorded.Size())
 	}
 	s.events.m.Set(eventKey(s.recorded.Size()), *line)
 	s.recorded = s.recorded.Add(merkle.LeafHash([]byte(*line)))

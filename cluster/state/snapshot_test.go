@@ -292,6 +292,29 @@ func TestForgedSnapshots(t *testing.T) {
 	}
 }
 
+// TestForgedEvents holds that an event which cannot be one is refused, although its checksum is right: each reader of the
+// log parses it.
+func TestForgedEvents(t *testing.T) {
+	data := snapshot(t, eventful(t).s)
+	for what, change := range map[string][2]string{
+		"another number":  {`{"n":21,`, `{"n":22,`},
+		"no object":       {`{"n":21,`, `["n":21,`},
+		"no time":         {`{"n":21,"time":"`, `{"n":21,"tame":"`},
+		"a string open":   {`Z","index":35,`, `Z,,,index":35,`},
+		"two values":      {`"object":"e","outcome"`, `"object":"e"}"outcome"`},
+		"a control byte":  {`"actor":"bob"`, "\"actor\":\"b\x00b\""},
+		"an open bracket": {`a directory"}`, `a directory"]`},
+	} {
+		forged := bytes.Replace(data, []byte(change[0]), []byte(change[1]), 1)
+		if len(forged) != len(data) || bytes.Equal(forged, data) {
+			t.Fatalf("%s: the snapshot has no %q", what, change[0])
+		}
+		if s, err := Restore(bytes.NewReader(resum(forged))); !errors.Is(err, ErrDamaged) {
+			t.Errorf("%s: %v, %v", what, s, err)
+		}
+	}
+}
+
 func TestNewerSnapshotsAreRefused(t *testing.T) {
 	data := snapshot(t, New())
 	data[len(magic)] = holdVersion + 1
