@@ -42,7 +42,7 @@ func (f *forwarder) ask(
 		if err != nil {
 			return nil, err
 		}
-		done := f.sent.add(packet, r, by.client)
+		done := f.sent.add(packet, use.mixed, r, by.client)
 		began := f.now()
 		resp, err := try(ctx, r, packet, use)
 		done()

@@ -117,7 +117,7 @@ type inFlight struct {
 type sent struct {
 	resolver netip.AddrPort
 	client   netip.Addr // that asked us
-	spelling string     // the name as it was sent, on the wire
+	spelling string     // the name as it was sent, on the wire, if we chose the case of its letters
 }
 
 // foldedQuestion returns the question of a packet with its name in lower case, and the name as it is.
@@ -135,9 +135,13 @@ func foldedQuestion(packet []byte) (key, name string) {
 	return string(folded), string(packet[headerLen : end-4])
 }
 
-// add records a packet on its way to a resolver until done is called.
-func (i *inFlight) add(packet []byte, to netip.AddrPort, client netip.Addr) (done func()) {
+// add records a packet on its way to a resolver until done is called. A name that is not in mixed case is spelled as the
+// client spells it, who may ask again.
+func (i *inFlight) add(packet []byte, mixed bool, to netip.AddrPort, client netip.Addr) (done func()) {
 	key, name := foldedQuestion(packet)
+	if !mixed {
+		name = ""
+	}
 	s := sent{to, client, name}
 	i.mu.Lock()
 	defer i.mu.Unlock()

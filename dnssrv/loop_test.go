@@ -205,7 +205,7 @@ func TestComingBack(t *testing.T) {
 		{"with our mark, after the answer", "www.example", dns.TypeA, other, true, true},
 	} {
 		var f inFlight
-		done := f.add(packet(t, question(sent, dns.TypeA)), up, client)
+		done := f.add(packet(t, question(sent, dns.TypeA)), true, up, client)
 		r, is := f.back(packet(t, question(c.name, c.qtype)), c.from, c.known)
 		if is != c.is || is && r != up && !strings.Contains(c.what, "after the answer") {
 			t.Errorf("%s: %v %v", c.what, r, is)
@@ -217,11 +217,18 @@ func TestComingBack(t *testing.T) {
 	}
 	// A name of few letters is spelled the same by chance, and a resolver on this host has no address of its own.
 	var f inFlight
-	f.add(packet(t, question("wW.ex", dns.TypeA)), up, client)
-	f.add(packet(t, question("a.example", dns.TypeA)), netip.AddrPortFrom(local, 5353), client)
+	f.add(packet(t, question("wW.ex", dns.TypeA)), true, up, client)
+	f.add(packet(t, question("a.example", dns.TypeA)), true, netip.AddrPortFrom(local, 5353), client)
 	for name, from := range map[string]netip.Addr{"wW.ex": other, "a.example": local} {
 		if _, is := f.back(packet(t, question(name, dns.TypeA)), from, false); is {
 			t.Errorf("%s from %s", name, from)
+		}
+	}
+	// In its plainest form a question is spelled as a client has spelled it, which asks again or through another server.
+	f.add(packet(t, question(sent, dns.TypeA)), false, up, client)
+	for _, from := range []netip.Addr{client, other} {
+		if _, is := f.back(packet(t, question(sent, dns.TypeA)), from, false); is {
+			t.Errorf("a client's own spelling from %s", from)
 		}
 	}
 }
