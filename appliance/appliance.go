@@ -77,7 +77,8 @@ import (
 // Go client allows 10 s for a TLS handshake.
 const (
 	grace     = 30 * time.Second
-	lastGrace = 6 // its last sixth
+	lastGrace = 6           // its last sixth
+	freshWait = time.Second // how long it waits for the first request on a new connection
 )
 
 // Appliance is one open node.

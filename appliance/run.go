@@ -68,12 +68,15 @@ func (a *Appliance) Run(ctx context.Context) error {
 	failures := a.metrics.TLSErrors(a.log.With("room", "http"), a.clients.Untrusting)
 	secure, plain := a.edge.Server(false, failures), a.edge.Server(true, failures)
 	secure.TLSConfig = a.ca.TLSConfig()
+	var open []net.Listener
+	var fresh clientconn.Fresh
 	serve := func(s *http.Server, listeners []net.Listener, tls bool) {
 		for _, l := range listeners {
 			l = &clientconn.Listener{
-				Listener: l, Places: a.places, Turns: a.turns, Stall: clientconn.StallTimeout,
+				Listener: l, Places: a.places, Turns: a.turns, Fresh: &fresh, Stall: clientconn.StallTimeout,
 				Log: a.log.With("room", "http"),
 			}
+			open = append(open, l)
 			start("http", func(context.Context) error {
 				var err error
 				if tls {
@@ -81,7 +84,7 @@ func (a *Appliance) Run(ctx context.Context) error {
 				} else {
 					err = s.Serve(l)
 				}
-				if errors.Is(err, http.ErrServerClosed) {
+				if errors.Is(err, http.ErrServerClosed) || a.stopping.Load() && errors.Is(err, net.ErrClosed) {
 					return nil
 				}
 				return err
@@ -92,6 +95,10 @@ func (a *Appliance) Run(ctx context.Context) error {
 	serve(plain, a.socks.HTTP, false)
 	stops = append(stops, func() {
 		a.edge.Drain(a.grace - a.grace/lastGrace)
+		for _, l := range open {
+			l.Close()
+		}
+		fresh.Wait(freshWait)
 		a.shutdown(a.grace/lastGrace, secure, plain)
 	})
 	// After the servers, so that it stops before them: browsers that wait for changes are not waited for.

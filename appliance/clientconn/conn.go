@@ -5,6 +5,7 @@ package clientconn
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -38,6 +39,7 @@ type Conn struct {
 	budget   stall.Budget // of writes
 	deadline stall.Deadline
 	asked    atomic.Bool // a request has begun
+	settle   func()      // at the first request, or at the end without one; nil: nobody waits for it
 
 	// For large copies (turns.go). The writer owns turn and raw.
 	turns  *share.Turns // nil: unlimited
@@ -136,6 +138,7 @@ func (c *Conn) ReadFrom(r io.Reader) (n int64, err error) {
 }
 
 func (c *Conn) Close() error {
+	c.settled()
 	c.place.Free()
 	return c.TCPConn.Close()
 }
@@ -164,8 +167,15 @@ func Of(ctx context.Context) *Conn {
 // request was permitted.
 func (c *Conn) Begin() (end func(good bool)) {
 	c.asked.Store(true)
+	c.settled()
 	c.place.Begin()
 	return c.place.End
+}
+
+func (c *Conn) settled() {
+	if c.settle != nil {
+		c.settle()
+	}
 }
 
 // Asked reports whether a request has begun on a connection that came through a Listener.
@@ -209,8 +219,31 @@ type Listener struct {
 	net.Listener
 	Places *share.Places
 	Turns  *share.Turns // for large copies; nil: unlimited
+	Fresh  *Fresh       // counts its connections; nil: nobody waits for them
 	Stall  time.Duration
 	Log    *slog.Logger
+}
+
+// Fresh counts the connections on which no request has begun. Its zero value is ready.
+type Fresh struct{ n atomic.Int64 }
+
+// Wait waits until each accepted connection has begun a request or has ended, but at most most. A stop calls it after
+// the listeners were closed and before [http.Server.Shutdown], which closes a new HTTP/2 connection although the first
+// request is on its way: clients repeat a request only if the connection had served another one.
+func (f *Fresh) Wait(most time.Duration) {
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(most); f.n.Load() > 0 && time.Now().Before(end); {
+		<-tick.C
+	}
+}
+
+// Close stops accepting. It may be called again, as [http.Server.Shutdown] does.
+func (l *Listener) Close() error {
+	if err := l.Listener.Close(); !errors.Is(err, net.ErrClosed) {
+		return err
+	}
+	return nil
 }
 
 // Accept returns the next connection for which there is a place. It closes others at once, which clients notice and
@@ -233,10 +266,15 @@ func (l *Listener) Accept() (net.Conn, error) {
 			tcp.Close()
 			continue
 		}
-		return &Conn{
+		conn := &Conn{
 			TCPConn: tcp, place: place, budget: stall.Budget{Wait: l.Stall, Chunk: stallChunk}, turns: l.Turns,
 			client: client,
-		}, nil
+		}
+		if l.Fresh != nil {
+			l.Fresh.n.Add(1)
+			conn.settle = sync.OnceFunc(func() { l.Fresh.n.Add(-1) })
+		}
+		return conn, nil
 	}
 }
 
