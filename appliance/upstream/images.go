@@ -34,8 +34,10 @@ func (u images) Manifest(req *http.Request, repo, reference, held string) (asked
 		name = repo + "@" + reference
 	}
 	known, ours := u.record(name)
-	if held != "" && (!ours || known.Digest != held || u.fresh(known)) {
-		return false, nil
+	if held != "" {
+		if known, ours = known.of(held); !ours || u.fresh(known) {
+			return false, nil
+		}
 	}
 	key := "manifest " + name
 	if held == "" {
@@ -57,7 +59,7 @@ func (u images) Manifest(req *http.Request, repo, reference, held string) (asked
 			}
 			return err
 		}
-		if tag {
+		if tag && held != "" {
 			u.note(ctx, record{Name: name, Digest: digest})
 		}
 		return nil
@@ -98,7 +100,14 @@ func (u images) manifest(ctx context.Context, f *flight, repo, reference, held s
 	f.mu.Unlock()
 	keep, cancel := context.WithTimeout(ctx, keepFor)
 	defer cancel()
+	recorded := tree.ValidDigest(reference)
 	return digest, u.patiently(keep, func() error {
+		if !recorded {
+			if err := u.put(keep, record{Name: repo + ":" + reference, Digest: digest, Before: held}); err != nil {
+				return err
+			}
+			recorded = true
+		}
 		return u.cfg.Images().KeepManifest(keep, repo, reference, m.MediaType, data)
 	})
 }
