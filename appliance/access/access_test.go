@@ -15,15 +15,15 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
 	"golang.org/x/crypto/bcrypt"
 
 	"casemate/appliance/user"
 	"casemate/cluster/tree"
 	"casemate/cluster/treetest"
+	"casemate/cluster/waittest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { waittest.Main(m) }
 
 // house is an Access over a tree, with a clock and the events that it reported.
 type house struct {

@@ -31,16 +31,16 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
 	"golang.org/x/net/dns/dnsmessage"
 
 	"casemate/appliance/nodeconf"
+	"casemate/cluster/waittest"
 )
 
 func TestMain(m *testing.M) {
 	// So that a busy machine is not reported as a broken bastion.
 	second, siteTime, stallTime = 20*second, 20*siteTime, 60*stallTime
-	goleak.VerifyTestMain(m)
+	waittest.Main(m)
 }
 
 // authority is a CA of a test.

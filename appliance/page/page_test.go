@@ -13,12 +13,11 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"casemate/appliance/oidc"
+	"casemate/cluster/waittest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { waittest.Main(m) }
 
 // fakeAPI answers requests of the admin API from a table, and fails the test for any other. A value is the JSON of the
 // answer; an int is a status with an error.

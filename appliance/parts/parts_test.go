@@ -16,7 +16,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"go.uber.org/goleak"
+	"casemate/cluster/waittest"
 )
 
 func named(names ...string) (list []File) {
@@ -26,7 +26,7 @@ func named(names ...string) (list []File) {
 	return list
 }
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { waittest.Main(m) }
 
 // TestFilesArriveInParts: the import reads the beginnings of all files and then each, the command sends what is
 // wanted, and repeats and reorders what it sends.

@@ -12,13 +12,14 @@ import (
 	"casemate/appliance/usage"
 	"casemate/cluster/tree"
 	"casemate/cluster/treetest"
+	"casemate/cluster/waittest"
 	"casemate/registry"
 
 	"go.uber.org/goleak"
 )
 
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/docker/go-events.(*Broadcaster).run"))
+	waittest.Main(m, goleak.IgnoreAnyFunction("github.com/docker/go-events.(*Broadcaster).run"))
 }
 
 // fixture is a search in a tree in memory.
