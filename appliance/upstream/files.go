@@ -105,15 +105,15 @@ func (u files) begin(req *http.Request, q fileAsked, here, untrusted bool) (file
 		r, ours := u.ofHeld(rawURL)
 		return (!here || untrusted) && u.cfg.Held(rawURL) != "" && (q.plain || !ours || !r.Plain)
 	}
-	f, err := u.fly(key, share.OfText(req.RemoteAddr), kept, func(ctx context.Context, f *flight) error {
-		at, err := url.Parse(rawURL)
-		if err != nil {
-			return err
-		}
-		f.event = Event{Kind: "file", Name: rawURL, Host: at.Hostname()}
+	at, err := url.Parse(rawURL)
+	if err != nil {
+		return nil, err
+	}
+	of := Event{Kind: "file", Name: rawURL, Host: at.Hostname()}
+	f, err := u.fly(key, share.OfText(req.RemoteAddr), of, kept, func(ctx context.Context, f *flight) error {
 		ctx = from(ctx, f.event.Host)
 		defer u.take(f.event.Host, f.client)()
-		err = told(f.event.Host, u.file(ctx, f, q))
+		err := told(f.event.Host, u.file(ctx, f, q))
 		switch {
 		case err == nil:
 		case here && !untrusted:

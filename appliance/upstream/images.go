@@ -45,8 +45,8 @@ func (u images) Manifest(req *http.Request, repo, reference, held string) (asked
 			return true, err
 		}
 	}
-	f, err := u.fly(key, share.OfText(req.RemoteAddr), nil, func(ctx context.Context, f *flight) error {
-		f.event = Event{Kind: "manifest", Name: name, Host: hostOf(repo)}
+	of := Event{Kind: "manifest", Name: name, Host: hostOf(repo)}
+	f, err := u.fly(key, share.OfText(req.RemoteAddr), of, nil, func(ctx context.Context, f *flight) error {
 		ctx = from(ctx, f.event.Host)
 		defer u.take("manifests of "+f.event.Host, f.client)()
 		digest, err := u.manifest(ctx, f, repo, reference, held)
@@ -177,8 +177,8 @@ func (u images) flyBlob(client, repo, digest string) (*flight, error) {
 	if err := u.known(key); err != nil {
 		return nil, err
 	}
-	return u.fly(key, client, nil, func(ctx context.Context, f *flight) error {
-		f.event = Event{Kind: "blob", Name: name, Host: hostOf(repo)}
+	of := Event{Kind: "blob", Name: name, Host: hostOf(repo)}
+	return u.fly(key, client, of, nil, func(ctx context.Context, f *flight) error {
 		ctx = from(ctx, f.event.Host)
 		defer u.take(f.event.Host, f.client)()
 		err := told(f.event.Host, u.blob(ctx, f, repo, digest))

@@ -27,6 +27,9 @@ func (e *refusal) Refusal() (int, time.Duration) { return e.status, e.after }
 var errBusy = &refusal{status: http.StatusServiceUnavailable, after: 5 * time.Second,
 	text: "too much is being fetched at this moment, try again"}
 
+var errHostBusy = &refusal{status: http.StatusServiceUnavailable, after: 5 * time.Second,
+	text: "too much is being fetched from this origin at this moment, try again"}
+
 // told converts an error of a fetch from host to what a client is told: its own status where a client can use it,
 // otherwise 502. 401 becomes 403: the login that is missing is the bastion's, not the client's.
 func told(host string, err error) error {

@@ -38,6 +38,7 @@ const (
 	atOnce     = 8               // fetches of content from one origin, on one node
 	maxFlights = 1024            // fetches that run or wait
 	maxOfOne   = maxFlights / 4  // those that one client began
+	maxOfHost  = maxFlights / 2  // those from one origin, which may be slow
 	maxFailed  = 4096            // answers that are remembered
 	maxStale   = 256             // names that could not be compared with their origin
 	failedFor  = time.Minute     // how long an origin is not asked again for what it does not have
