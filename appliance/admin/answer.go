@@ -11,6 +11,7 @@ import (
 	"casemate/appliance/access"
 	"casemate/appliance/content"
 	"casemate/appliance/oidc"
+	"casemate/appliance/parts"
 	"casemate/appliance/reply"
 	"casemate/appliance/usage"
 	"casemate/cluster"
@@ -67,6 +68,8 @@ func statusOf(err error) int {
 		return http.StatusBadRequest
 	case errors.Is(err, fs.ErrNotExist):
 		return http.StatusNotFound
+	case errors.Is(err, parts.ErrEnded):
+		return http.StatusGone
 	case errors.Is(err, fs.ErrExist), errors.Is(err, pki.ErrRotating):
 		return http.StatusConflict
 	case errors.Is(err, syscall.EAGAIN), errors.Is(err, syscall.EINPROGRESS):
