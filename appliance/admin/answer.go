@@ -21,11 +21,14 @@ import (
 // maxAdminBody limits a JSON request body; files are streamed and not limited by it.
 const maxAdminBody = 1 << 20
 
-// read decodes a JSON request, strictly.
+// read decodes a JSON request, strictly, into the type that bodies has for its route.
 func read(r *http.Request, into any) error { return readUpTo(r, into, maxAdminBody) }
 
 // readUpTo is read with a limit for the body in bytes.
 func readUpTo(r *http.Request, into any, most int64) error {
+	if err := declared(r, into); err != nil {
+		return err
+	}
 	d := json.NewDecoder(http.MaxBytesReader(nil, r.Body, most))
 	d.DisallowUnknownFields()
 	if err := d.Decode(into); err != nil && !errors.Is(err, io.EOF) {
