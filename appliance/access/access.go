@@ -115,6 +115,8 @@ type Subject struct {
 	Version string
 	// Expires is when the account ends; zero: it does not.
 	Expires time.Time
+	// record is the version of the user's record, which a new password changes; 0 for who is no user of the cluster.
+	record uint64
 }
 
 // May reports whether the subject may do something. Callers use Allow, which reports refusals; May is for choosing what
@@ -300,7 +302,7 @@ func (a *Access) Find(ctx context.Context, id string) (Subject, error) {
 		return Subject{}, err
 	}
 	return Subject{Actor: tree.Actor{Name: id, How: "token", From: tree.ActorIn(ctx).From}, ID: id, Grants: grants,
-		Version: fmt.Sprintf("%d.%d", tree.VersionOf(info), version)}, nil
+		Version: fmt.Sprintf("%d.%d", tree.VersionOf(info), version), record: tree.VersionOf(info)}, nil
 }
 
 // clip bounds a name that was given by a client.

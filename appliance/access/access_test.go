@@ -386,6 +386,96 @@ func TestLogins(t *testing.T) {
 	}
 }
 
+// TestALoginIsOfOnePassword: what was issued before a user's password was changed, or before the user was removed, ends
+// with that, also what is issued at the same moment; and nobody who is added later under the same name inherits it.
+func TestALoginIsOfOnePassword(t *testing.T) {
+	for what, c := range map[string]func(h *house, ada Subject) error{
+		"an administrator sets a password": func(h *house, _ Subject) error {
+			return h.SetPassword(h.t.Context(), root, "ada", "better horse")
+		},
+		"the user sets a password": func(h *house, ada Subject) error {
+			return h.SetPassword(h.t.Context(), ada, "ada", "better horse")
+		},
+		"the user is removed": func(h *house, _ Subject) error { return h.RemoveUser(h.t.Context(), root, "ada") },
+		"the user is removed and added again": func(h *house, _ Subject) error {
+			err := h.RemoveUser(h.t.Context(), root, "ada")
+			h.add("ada")
+			return err
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			h := open(t)
+			h.add("ada")
+			h.add("bob")
+			ada, err := h.Authenticate(t.Context(), "ada", "correct horse")
+			h.must(err)
+			bob, err := h.Authenticate(t.Context(), "bob", "correct horse")
+			h.must(err)
+			text, _, err := h.Login(t.Context(), ada, 0)
+			h.must(err)
+			other, _, err := h.Login(t.Context(), bob, 0)
+			h.must(err)
+			h.must(c(h, ada))
+			if _, err := h.Bearer(t.Context(), text); !errors.Is(err, ErrCredentials) {
+				t.Errorf("the login: %v", err)
+			}
+			if _, _, err := h.Login(t.Context(), ada, 0); !errors.Is(err, ErrCredentials) {
+				t.Errorf("a login with the former password: %v", err)
+			}
+			if err := h.SetPassword(t.Context(), ada, "ada", "worse horse"); err == nil {
+				t.Error("whoever had the former password sets another one")
+			}
+			if s, err := h.Find(t.Context(), "ada"); err == nil && s.Version == ada.Version {
+				t.Error("the tokens stay valid")
+			}
+			_, err = h.Bearer(t.Context(), other)
+			h.must(err)
+		})
+	}
+	// A login that was stored after the removal had listed the logins.
+	h := open(t)
+	h.add("ada")
+	ada, err := h.Authenticate(t.Context(), "ada", "correct horse")
+	h.must(err)
+	text, k, err := h.Login(t.Context(), ada, 0)
+	h.must(err)
+	data, err := h.tree.ReadFile(keysDir + "/" + k.Name)
+	h.must(err)
+	h.must(h.RemoveUser(t.Context(), root, "ada"))
+	h.must(h.tree.Update(t.Context(), func(b tree.Batch) error { b.Put(keysDir+"/"+k.Name, data); return nil }))
+	h.add("ada", Grant{Role: "admin"})
+	if _, err := h.Bearer(t.Context(), text); !errors.Is(err, ErrCredentials) {
+		t.Errorf("a login of another user of that name: %v", err)
+	}
+}
+
+// TestBehind: a key that a key has created is that of who has created the first one.
+func TestBehind(t *testing.T) {
+	h := open(t)
+	create := func(by Subject, name string) Subject {
+		text, _, err := h.CreateKey(t.Context(), by, name, []Grant{{Role: "admin"}}, 0)
+		h.must(err)
+		s, err := h.Bearer(t.Context(), text)
+		h.must(err)
+		return s
+	}
+	one := create(h.add("ada", Grant{Role: "admin"}), "one")
+	two := create(one, "two")
+	create(two, "three")
+	check := func(want map[string]string) {
+		t.Helper()
+		for actor, who := range want {
+			if got := h.Behind(actor); got != who {
+				t.Errorf("%s is of %q, want %q", actor, got, who)
+			}
+		}
+	}
+	check(map[string]string{"key/one": "ada", "key/two": "ada", "key/three": "ada", "ada": "", "": "", "key/none": "",
+		"key/../x": "", "ldap/ada": ""})
+	h.must(h.RevokeKey(t.Context(), root, "two"))
+	check(map[string]string{"key/one": "ada", "key/three": ""})
+}
+
 // TestLoginsAndFailuresAreReported, each once in a while.
 func TestLoginsAndFailuresAreReported(t *testing.T) {
 	h := open(t)

@@ -138,7 +138,7 @@ func groupName(file string) (string, error) { return url.PathUnescape(file) }
 // these groups get later are those of the next login, but roles that they lose end at once. *Refusal: none of the
 // groups has a role.
 func (a *Access) Enter(ctx context.Context, name string, groups []string) (string, Key, error) {
-	actor := tree.Actor{Name: oidcPrefix + clip(name), How: "oidc", From: tree.ActorIn(ctx).From}
+	actor := tree.Actor{Name: oidcPrefix + name, How: "oidc", From: tree.ActorIn(ctx).From}
 	grants, with, err := a.GroupRoles(groups)
 	if err != nil {
 		return "", Key{}, err

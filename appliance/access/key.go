@@ -25,6 +25,7 @@ const (
 	maxKeys   = 1000   // in total, without those of logins
 	maxLogins = 20     // keys of one user's logins: the oldest makes room
 	maxEnded  = 64     // keys of ended logins that a login removes
+	maxBehind = 8      // keys that have created each other
 	maxLife   = 10 * 366 * 24 * time.Hour
 	// LoginLife is how long the key of a login is valid.
 	LoginLife = 12 * time.Hour
@@ -182,11 +183,30 @@ func (a *Access) CreateKey(ctx context.Context, by Subject, name string, grants 
 		return "", Key{}, fmt.Errorf("there are %d API keys, which is the most: revoke some that are not used: %w",
 			len(list), fs.ErrInvalid)
 	}
-	return a.storeKey(ctx, Key{Name: name, Grants: grants, By: by.Name}, life, nil)
+	return a.storeKey(ctx, Key{Name: name, Grants: grants, By: by.Name}, life, func(tree.Batch) {})
 }
 
-// storeKey makes the secret of a key and stores its hash; it removes the keys called gone.
-func (a *Access) storeKey(ctx context.Context, k Key, life time.Duration, gone []string) (string, Key, error) {
+// Behind returns who has created an API key, named as an actor ("key/NAME"): if that was another key, who has created
+// that one. "" for other actors, and for keys whose creator cannot be found out any more.
+func (a *Access) Behind(actor string) string {
+	for range maxBehind {
+		name, ok := strings.CutPrefix(actor, "key/")
+		if !ok {
+			return ""
+		}
+		k, _, err := a.key(name)
+		if err != nil {
+			return ""
+		}
+		if actor = k.By; !strings.HasPrefix(actor, "key/") {
+			return actor
+		}
+	}
+	return ""
+}
+
+// storeKey makes the secret of a key and stores its hash, together with the edits of also.
+func (a *Access) storeKey(ctx context.Context, k Key, life time.Duration, also func(tree.Batch)) (string, Key, error) {
 	if !a.cfg.MayStore() {
 		return "", Key{}, errMixed
 	}
@@ -210,9 +230,7 @@ func (a *Access) storeKey(ctx context.Context, k Key, life time.Duration, gone [
 	err = a.cfg.Tree.Update(ctx, func(b tree.Batch) error {
 		b.Expect(file, 0)
 		b.Put(file, data)
-		for _, name := range gone {
-			dropKey(b, name)
-		}
+		also(b)
 		return nil
 	})
 	if errors.Is(err, fs.ErrExist) {

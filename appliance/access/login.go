@@ -4,11 +4,14 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"io/fs"
 	"strings"
 	"syscall"
 	"time"
 
 	"casemate/appliance/usage"
+	"casemate/appliance/user"
+	"casemate/cluster/tree"
 )
 
 // owner returns who has logged in with a key, as it is now.
@@ -31,7 +34,8 @@ func (a *Access) Login(ctx context.Context, s Subject, life time.Duration) (stri
 	return a.login(ctx, s, life)
 }
 
-// login creates a key for who has logged in, in the place of those that have ended.
+// login creates a key for who has logged in, in the place of those that have ended. ErrCredentials: the user was removed,
+// or has got another password, since the password was given.
 func (a *Access) login(ctx context.Context, s Subject, life time.Duration) (string, Key, error) {
 	list, err := a.Keys()
 	if err != nil {
@@ -65,7 +69,18 @@ func (a *Access) login(ctx context.Context, s Subject, life time.Duration) (stri
 	if strings.HasPrefix(s.ID, oidcPrefix) {
 		k.Groups = s.Groups
 	}
-	return a.storeKey(ctx, k, life, gone)
+	text, k, err := a.storeKey(ctx, k, life, func(b tree.Batch) {
+		if s.record != 0 {
+			b.Expect(user.Dir+"/"+s.ID, s.record)
+		}
+		for _, name := range gone {
+			dropKey(b, name)
+		}
+	})
+	if errors.Is(err, fs.ErrExist) && s.record != 0 {
+		return "", Key{}, ErrCredentials
+	}
+	return text, k, err
 }
 
 // mayEnd refuses to end a key that may do what by may not. Logins of users who are gone, or whom the directory cannot

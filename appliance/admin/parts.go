@@ -44,7 +44,7 @@ func (a *API) partRoutes(on *routes) {
 	on.json("DELETE /v1/imports/parts/{id}", to(access.Import), func(r *http.Request) (any, error) {
 		s, err := a.Parts.Find(subject(r).Name, r.PathValue("id"))
 		if err == nil {
-			s.Close(errors.New("the command has ended the import"))
+			s.End()
 		}
 		return nil, err
 	})
@@ -89,7 +89,11 @@ func (a *API) postParts(r *http.Request) (any, error) {
 	a.imports.Go(func() {
 		defer stop()
 		res, err := a.Imports.Import(WithSubject(s.Context(), by), run)
-		if err != nil {
+		switch {
+		case err != nil && a.Imports.Context().Err() != nil: // the sender goes on when the bastion is back
+			s.Close(errStopping)
+			return
+		case err != nil:
 			s.Finish(importStatus(err), nil, errors.New(reply.Sentence(err)))
 			return
 		}
@@ -98,7 +102,7 @@ func (a *API) postParts(r *http.Request) (any, error) {
 	return partsState(r, s)
 }
 
-var errStopping = errors.New("the bastion is stopping: import the same again")
+var errStopping = fmt.Errorf("the bastion is stopping: import the same again: %w", syscall.EAGAIN)
 
 // patchParts takes a part: ?file=N&offset=N&last=true with the SHA-256 of the body in Content-Digest (RFC 9530).
 func (a *API) patchParts(r *http.Request) (any, error) {

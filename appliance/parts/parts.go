@@ -42,6 +42,7 @@ const (
 	maxOpen   = 8       // sessions of a node
 	maxName   = 4096    // bytes
 	maxSize   = 1 << 50 // bytes of a file
+	maxEnded  = 64      // sessions that a node remembers because their sender has ended them
 	Idle      = 10 * time.Minute
 )
 
@@ -67,12 +68,17 @@ type About struct {
 type Sessions struct {
 	idle time.Duration
 
-	mu   sync.Mutex
-	open map[string]*Session
+	mu    sync.Mutex
+	open  map[string]*Session
+	ended []string // ids, the newest last
 }
 
 // New returns an empty Sessions.
 func New() *Sessions { return &Sessions{idle: Idle, open: map[string]*Session{}} }
+
+// ErrEnded is the error of Find for a session that its sender has ended. A session that is not there for another reason
+// can be begun again with the same files.
+var ErrEnded = errors.New("this import over https was ended")
 
 // A Session is one import.
 type Session struct {
@@ -218,11 +224,14 @@ func (n *Session) finished() bool {
 	return n.state.Finished
 }
 
-// Find returns an open session of owner; fs.ErrNotExist if there is none.
+// Find returns an open session of owner; fs.ErrNotExist if there is none, ErrEnded if its sender has ended it.
 func (s *Sessions) Find(owner, id string) (*Session, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n, ok := s.open[id]
+	if !ok && slices.Contains(s.ended, id) { // ids are secrets of their owners
+		return nil, ErrEnded
+	}
 	if !ok || n.owner != owner {
 		return nil, fmt.Errorf("there is no such import over https on this node: it has ended, or it is on another "+
 			"bastion: %w", fs.ErrNotExist)
@@ -257,6 +266,9 @@ func (n *Session) listed() Listed {
 	return l
 }
 
+// ID is the secret by which its owner finds the session.
+func (n *Session) ID() string { return n.id }
+
 // Context ends with the session; its cause says why.
 func (n *Session) Context() context.Context { return n.ctx }
 
@@ -266,6 +278,15 @@ func (n *Session) Close(why error) {
 	delete(n.of.open, n.id)
 	n.of.mu.Unlock()
 	n.stop(why)
+}
+
+// End is Close by the sender: Find reports ErrEnded from now on.
+func (n *Session) End() {
+	n.of.mu.Lock()
+	n.of.ended = append(n.of.ended, n.id)
+	n.of.ended = n.of.ended[max(0, len(n.of.ended)-maxEnded):]
+	n.of.mu.Unlock()
+	n.Close(ErrEnded)
 }
 
 func (n *Session) stop(why error) {
