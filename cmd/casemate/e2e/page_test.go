@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/chromedp"
@@ -146,6 +147,7 @@ func crawl(t *testing.T, l *lab, b *bastion, n *host, w *browser) {
 	}
 	w.visit(pageURL + "/")
 	seen, queue := map[string]bool{}, links()
+	var forms time.Duration // only told
 	for len(queue) > 0 {
 		next := queue[0]
 		queue = queue[1:]
@@ -157,7 +159,9 @@ func crawl(t *testing.T, l *lab, b *bastion, n *host, w *browser) {
 		seen[path] = true
 		w.visit(pageURL + next)
 		if strings.HasPrefix(path, "/do/") {
+			began := time.Now()
 			w.accessibleEverywhere(next)
+			forms += time.Since(began)
 		} else {
 			w.accessible(next)
 		}
@@ -173,11 +177,13 @@ func crawl(t *testing.T, l *lab, b *bastion, n *host, w *browser) {
 	w.expect(`40[04]|409`)
 	for _, name := range actions(t) {
 		if path := "/do/" + name; !seen[path] {
+			began := time.Now()
 			w.visit(pageURL + path + "?name=nothing&host=nothing.example&diff=0")
 			w.accessibleEverywhere(path)
+			forms += time.Since(began)
 		}
 	}
-	t.Logf("%d pages were looked at", len(seen))
+	t.Logf("%d pages were looked at, the forms for %s", len(seen), forms)
 }
 
 // actions are the names of the forms that change something, as the room page has them.
