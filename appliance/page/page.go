@@ -32,6 +32,9 @@ type Config struct {
 	// Topics are what pages show live, with functions that return another number when it has changed. They are called
 	// once a second at most, and only while a browser waits.
 	Topics map[string]func() uint64
+	// Opened is called when a browser opens a page from which one can search, so that the search is prepared. It must
+	// not wait. nil: it is not.
+	Opened func()
 	Now    func() time.Time // nil: time.Now
 	Log    *slog.Logger     // nil: nothing is logged
 }
@@ -194,6 +197,7 @@ func (p *Page) serve(w http.ResponseWriter, r *http.Request, e entry) {
 			e.verb + " (casemate role list)"})
 		return
 	}
+	p.opened(r)
 	v, err := e.view(c)
 	switch {
 	case errors.Is(err, errDone):
@@ -204,6 +208,13 @@ func (p *Page) serve(w http.ResponseWriter, r *http.Request, e entry) {
 			v.Title = e.title
 		}
 		p.render(c, http.StatusOK, v)
+	}
+}
+
+// opened prepares the search, unless a page keeps itself new.
+func (p *Page) opened(r *http.Request) {
+	if p.cfg.Opened != nil && r.Header.Get(oidc.UnattendedHeader) == "" {
+		p.cfg.Opened()
 	}
 }
 

@@ -63,6 +63,7 @@ func (p *Page) getLogin(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, oidc.Local(c.query("next")), http.StatusSeeOther)
 		return
 	}
+	p.opened(r)
 	p.showLogin(c, http.StatusOK, login{Next: oidc.Local(c.query("next")),
 		Expired: c.expired || c.query("expired") != ""})
 }

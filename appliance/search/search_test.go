@@ -12,6 +12,7 @@ import (
 	"casemate/appliance/usage"
 	"casemate/cluster/tree"
 	"casemate/cluster/treetest"
+	"casemate/cluster/waittest"
 	"casemate/registry"
 
 	"go.uber.org/goleak"
@@ -314,8 +315,32 @@ func TestIdle(t *testing.T) {
 			t.Error("a search after Close finds something")
 		}
 	}
+	f.Prepare() // nothing
 	if s := New(Config{}); s.cfg.Keep != 30*time.Minute {
 		t.Error("no default")
+	}
+}
+
+// TestPrepare: the index is made, and brought up to date, before it is asked; Close ends that.
+func TestPrepare(t *testing.T) {
+	f := start(t)
+	f.image("team/demo", "v1", "one")
+	has := func(n int) bool {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return !f.busy && f.index != nil && len(f.index.units) == n
+	}
+	for range 10 {
+		f.Prepare()
+	}
+	waittest.Until(t, "the index is made", func() bool { return has(1) })
+	f.image("team/other", "v1", "two")
+	f.Prepare()
+	waittest.Until(t, "the index has the other", func() bool { return has(2) })
+	f.Prepare()
+	f.Close()
+	if f.index != nil {
+		t.Error("a closed search keeps its index")
 	}
 }
 
