@@ -287,6 +287,9 @@ func (s *Search) Find(ctx context.Context, text, after string, only Filter) iter
 			if u.key == key {
 				last = line
 			}
+			if layers == "" && !u.may(q) {
+				continue
+			}
 			for h := range u.find(q, last, charts) {
 				if !yield(h, nil) {
 					return

@@ -363,5 +363,21 @@ func FuzzFind(f *testing.F) {
 				t.Fatal(err)
 			}
 		}
+		// What is left out by the cheap check has no hits.
+		q, err := parse(text)
+		if err != nil {
+			return
+		}
+		units, err := fx.units(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, u := range units {
+			for h := range u.find(q, "", func(dir string) bool { return hasCharts(units, dir) }) {
+				if !u.may(q) {
+					t.Errorf("%q is left out for %q", h.Name, text)
+				}
+			}
+		}
 	})
 }
