@@ -186,6 +186,51 @@ func TestRebinding(t *testing.T) {
 	}
 }
 
+// TestCircles: redirects in a circle are an answer of one sentence, or a redirect that the client follows as often as it
+// likes; none keeps a fetch busy, and the name has content again when its origin has.
+func TestCircles(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		next   func(r *http.Request) string
+		status int
+	}{
+		{"to itself", func(r *http.Request) string { return "https://" + r.Host + "/a" }, 502},
+		{"to itself by another spelling", func(r *http.Request) string { return "https://" + r.Host + ":443/a#x" }, 502},
+		{"ever longer", func(r *http.Request) string { return r.URL.Path + "/a" }, 302},
+		{"between origins", func(r *http.Request) string {
+			if r.Host == cdn {
+				return "https://" + fileHost + "/a"
+			}
+			return "https://" + cdn + "/a"
+		}, 302},
+		{"through a host that is none", func(r *http.Request) string {
+			if r.Host == foreign {
+				return "https://" + fileHost + "/a"
+			}
+			return "https://" + foreign + "/a"
+		}, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t)
+			w.internet(func(rw http.ResponseWriter, r *http.Request) {
+				http.Redirect(rw, r, c.next(r), http.StatusFound)
+			})
+			rec := w.get(fileHost, "/a")
+			if c.status != 0 {
+				w.want(rec, c.status, "")
+			} else if rec.Code != 302 && rec.Code != 502 {
+				t.Errorf("got %d", rec.Code)
+			}
+			if n := w.total.Load(); n > 12 {
+				t.Errorf("%d requests were sent", n)
+			}
+			w.later(2 * time.Hour)
+			w.internet(text("right"))
+			w.want(w.get(fileHost, "/a"), 200, "right")
+		})
+	}
+}
+
 // TestLongRetryAfter: a server that wants to be left alone for a year is asked again after five minutes, and no client
 // is told to wait longer.
 func TestLongRetryAfter(t *testing.T) {
