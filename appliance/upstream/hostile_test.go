@@ -186,6 +186,29 @@ func TestRebinding(t *testing.T) {
 	}
 }
 
+// TestOneByteEach: a server that sends a byte and breaks off, again and again, is not asked for ever.
+func TestOneByteEach(t *testing.T) {
+	w := newWorld(t)
+	w.internet(func(rw http.ResponseWriter, r *http.Request) {
+		var from int
+		fmt.Sscanf(r.Header.Get("Range"), "bytes=%d-", &from)
+		rw.Header().Set("ETag", `"v1"`)
+		rw.Header().Set("Content-Length", fmt.Sprint(10_000-from))
+		if from > 0 {
+			rw.Header().Set("Content-Range", fmt.Sprintf("bytes %d-9999/10000", from))
+			rw.WriteHeader(http.StatusPartialContent)
+		}
+		io.WriteString(rw, "x")
+		rw.(http.Flusher).Flush()
+		panic(http.ErrAbortHandler)
+	})
+	w.want(w.get(fileHost, "/a"), 502, "")
+	if n := w.total.Load(); n > 10 {
+		t.Errorf("it was asked %d times", n)
+	}
+	w.keepsNothing()
+}
+
 // TestCircles: redirects in a circle are an answer of one sentence, or a redirect that the client follows as often as it
 // likes; none keeps a fetch busy, and the name has content again when its origin has.
 func TestCircles(t *testing.T) {
