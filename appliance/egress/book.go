@@ -2,8 +2,8 @@
 // resolvers, or refused. It is the evidence that nothing inside reaches the outside.
 //
 // It promises: the book has a fixed size, whoever asks for how much. Its places are divided among the clients: a client
-// with many names loses its own oldest ones first, and questions with forged addresses push out no name of a request. Recording only touches memory. The book survives a restart and is
-// visible on every node, with the delay of notebook.
+// with many names loses its own oldest ones first, and questions with forged addresses push out no name of a request.
+// Recording only touches memory. The book survives a restart and is visible on every node, with the delay of notebook.
 //
 // It cannot show what does not pass the bastions: connections to addresses, other resolvers, DNS over HTTPS. Unseen
 // says so, and the doctor tries them on a node.

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -164,5 +165,38 @@ func TestStopInTheMiddle(t *testing.T) {
 	other.internet(*w.serve.Load())
 	if n := other.get(fileHost, "/a").Body.Len(); n != 100*len(begin) {
 		t.Errorf("the other node has %d bytes", n)
+	}
+}
+
+// TestStopWhileStoring: what a client has got is stored although the node stops meanwhile.
+func TestStopWhileStoring(t *testing.T) {
+	w := newWorld(t)
+	hangs, stopping := make(chan struct{}), make(chan struct{})
+	w.internet(func(rw http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/hangs" {
+			close(hangs)
+			<-r.Context().Done() // the stop ends it
+			close(stopping)
+			return
+		}
+		io.WriteString(rw, "content")
+	})
+	go w.get(fileHost, "/hangs")
+	<-hangs
+	closed := make(chan struct{})
+	var once sync.Once
+	w.tree.Fail = func(what string) (error, bool) {
+		if what == "blob" {
+			once.Do(func() {
+				go func() { w.up.Close(); close(closed) }()
+				<-stopping
+			})
+		}
+		return nil, false
+	}
+	w.want(w.get(fileHost, "/a"), 200, "content")
+	<-closed
+	if info, err := w.files.Stat("https://" + fileHost + "/a"); err != nil || info.Digest == "" {
+		t.Errorf("it is not stored: %v", err)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"path"
 	"sync"
 	"syscall"
+	"time"
 
 	"casemate/bundle/collect/diagnose"
 	"casemate/cluster/tree"
@@ -66,7 +67,8 @@ func (u *Upstream) fly(key, client string, of Event, kept func() bool,
 	case fromHost >= maxOfHost:
 		return nil, errHostBusy
 	}
-	f := &flight{u: u, client: client, host: of.Host, event: of, done: make(chan struct{}), changed: make(chan struct{}), size: -1}
+	f := &flight{u: u, client: client, host: of.Host, event: of, done: make(chan struct{}),
+		changed: make(chan struct{}), size: -1}
 	u.flights[key] = f
 	u.wg.Go(func() {
 		err := run(u.ctx, f)
@@ -222,9 +224,23 @@ func (f *flight) keep(ctx context.Context, store func(ctx context.Context, w tre
 	f.notify()
 	w := f.w
 	f.mu.Unlock()
-	ctx, cancel := context.WithTimeout(ctx, keepFor)
+	ctx, cancel := keeping(ctx)
 	defer cancel()
 	return f.u.patiently(ctx, func() error { return store(ctx, w) })
+}
+
+// keeping is the context in which complete content is stored. Its client has it already, so a stop waits a moment for
+// that: the record of a rehearsal would otherwise have an answer that its bundle does not have.
+func keeping(ctx context.Context) (context.Context, context.CancelFunc) {
+	keep, cancel := context.WithTimeout(context.WithoutCancel(ctx), keepFor)
+	stop := context.AfterFunc(ctx, func() {
+		select {
+		case <-keep.Done():
+		case <-time.After(stopFor):
+			cancel()
+		}
+	})
+	return keep, func() { stop(); cancel() }
 }
 
 // patiently repeats a write until there is a majority.

@@ -209,8 +209,8 @@ func TestOneByteEach(t *testing.T) {
 	w.keepsNothing()
 }
 
-// TestCircles: redirects in a circle are an answer of one sentence, or a redirect that the client follows as often as it
-// likes; none keeps a fetch busy, and the name has content again when its origin has.
+// TestCircles: redirects in a circle are an answer of one sentence, or a redirect that the client follows as often as
+// it likes; none keeps a fetch busy, and the name has content again when its origin has.
 func TestCircles(t *testing.T) {
 	for _, c := range []struct {
 		name   string
@@ -218,7 +218,7 @@ func TestCircles(t *testing.T) {
 		status int
 	}{
 		{"to itself", func(r *http.Request) string { return "https://" + r.Host + "/a" }, 502},
-		{"to itself by another spelling", func(r *http.Request) string { return "https://" + r.Host + ":443/a#x" }, 502},
+		{"to itself, spelt differently", func(r *http.Request) string { return "https://" + r.Host + ":443/a#x" }, 502},
 		{"ever longer", func(r *http.Request) string { return r.URL.Path + "/a" }, 302},
 		{"between origins", func(r *http.Request) string {
 			if r.Host == cdn {
@@ -519,7 +519,8 @@ func TestNewContentIsNotStored(t *testing.T) {
 			if c.host != fileHost {
 				return
 			}
-			if _, err := w.files.Put(t.Context(), "https://"+c.host+c.path, strings.NewReader(c.first), ""); err != nil {
+			_, err := w.files.Put(t.Context(), "https://"+c.host+c.path, strings.NewReader(c.first), "")
+			if err != nil {
 				t.Fatal(err)
 			}
 			w.later(2 * time.Hour)

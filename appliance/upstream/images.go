@@ -98,7 +98,7 @@ func (u images) manifest(ctx context.Context, f *flight, repo, reference, held s
 	f.mu.Lock()
 	f.n = int64(len(data))
 	f.mu.Unlock()
-	keep, cancel := context.WithTimeout(ctx, keepFor)
+	keep, cancel := keeping(ctx)
 	defer cancel()
 	recorded := tree.ValidDigest(reference)
 	return digest, u.patiently(keep, func() error {

@@ -85,7 +85,8 @@ func (p *referring) digests() (image, signature string) {
 func (p *referring) index() string {
 	_, signature := p.digests()
 	return fmt.Sprintf(`{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[{`+
-		`"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":%q,"size":%d}]}`, signature, len(p.signature))
+		`"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":%q,"size":%d}]}`, signature,
+		len(p.signature))
 }
 
 func (p *referring) serve(rw http.ResponseWriter, r *http.Request) {

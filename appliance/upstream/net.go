@@ -135,7 +135,7 @@ func (u *Upstream) refuse(host string, ip netip.Addr) error {
 	return nil
 }
 
-// inside are networks of sites besides those of netip.Addr.IsPrivate: of providers (RFC 6598), for tests (RFC 2544), and
+// inside are networks of sites beside those of netip.Addr.IsPrivate: of providers (RFC 6598), for tests (RFC 2544), and
 // local ones of IPv6 before RFC 4193.
 var inside = []netip.Prefix{netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("198.18.0.0/15"),
 	netip.MustParsePrefix("fec0::/10")}
@@ -173,7 +173,8 @@ func numeric(host string) bool {
 	host = strings.TrimSuffix(host, ".")
 	last := strings.ToLower(host[strings.LastIndexByte(host, '.')+1:])
 	digits, hex := strings.CutPrefix(last, "0x")
-	return last != "" && strings.Trim(digits, "0123456789") == "" || hex && strings.Trim(digits, "0123456789abcdef") == ""
+	return last != "" && strings.Trim(digits, "0123456789") == "" ||
+		hex && strings.Trim(digits, "0123456789abcdef") == ""
 }
 
 type fromKey struct{}

@@ -26,8 +26,8 @@ type record struct {
 	Redirect     string    `json:"redirect,omitempty"` // the target, if the answer is one
 	Plain        bool      `json:"plain,omitempty"`    // it came without TLS
 	// Before is the digest of the content that this one is about to replace, and BeforePlain whether that came without
-	// TLS. A record is written before its content: if we were to crash in between, what is here would otherwise be taken
-	// for content of a person, which is never compared with its origin.
+	// TLS. A record is written before its content: if we were to crash in between, what is here would otherwise be
+	// taken for content of a person, which is never compared with its origin.
 	Before      string `json:"before,omitempty"`
 	BeforePlain bool   `json:"before_plain,omitempty"`
 }
@@ -108,7 +108,7 @@ func (u *Upstream) put(ctx context.Context, r record) error {
 
 // note records an answer of now for content that is here. It waits for a majority, within bounds.
 func (u *Upstream) note(ctx context.Context, r record) {
-	ctx, cancel := context.WithTimeout(ctx, keepFor)
+	ctx, cancel := keeping(ctx)
 	defer cancel()
 	if err := u.patiently(ctx, func() error { return u.put(ctx, r) }); err != nil {
 		u.cfg.Log.Warn("an answer of an origin cannot be recorded", "name", r.Name, "err", err)

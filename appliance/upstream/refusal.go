@@ -61,7 +61,8 @@ func told(host string, err error) error {
 		return &refusal{http.StatusTooManyRequests, after, fmt.Sprintf("%s limits requests (429), a login may help: "+
 			"casemate upstream login %s", host, host), err}
 	}
-	return &refusal{http.StatusBadGateway, min(status.RetryAfter, transport.MaxRetryAfter), host + ": " + status.Error(), err}
+	after := min(status.RetryAfter, transport.MaxRetryAfter)
+	return &refusal{http.StatusBadGateway, after, host + ": " + status.Error(), err}
 }
 
 // statusOf returns the status that an origin answered with, 0 if it is not known.

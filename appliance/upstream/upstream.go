@@ -47,6 +47,7 @@ const (
 	maxSigned  = 4096            // signed addresses of redirects
 	maxLogins  = 256             // repositories that stay logged in
 	maxParsed  = 4096            // records that are remembered
+	stopFor    = 3 * time.Second // how long a stop waits for complete content to be stored
 	keepFor    = 5 * time.Minute // how long a fetch waits for a majority to store what it has
 
 	// maxMoved is how many redirects are recorded: each node reads all of them when one changes. A bundle has a place

@@ -78,8 +78,8 @@ func domain(host string) string {
 type loginRefused struct{ registry, host string }
 
 func (e *loginRefused) Error() string {
-	return fmt.Sprintf("registry %s wants its login to be sent to %s, which is of another domain, so it was not; if that "+
-		"is right: docker login %s, and on bastions casemate origin add %s", e.registry, e.host, e.host, e.host)
+	return fmt.Sprintf("registry %s wants its login to be sent to %s, which is of another domain, so it was not; if "+
+		"that is right: docker login %s, and on bastions casemate origin add %s", e.registry, e.host, e.host, e.host)
 }
 
 // hostname returns a host without its port.
