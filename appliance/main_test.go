@@ -32,7 +32,7 @@ import (
 // sent.
 func TestMain(m *testing.M) {
 	startDNS = dnsHere
-	waittest.Main(m, goleak.IgnoreAnyFunction("github.com/docker/go-events.(*Broadcaster).run"))
+	waittest.Main(m, goleak.Find, goleak.IgnoreAnyFunction("github.com/docker/go-events.(*Broadcaster).run"))
 }
 
 // dnsHere runs a node's DNS process in this one, over the same connection and with the same sockets.
