@@ -18,6 +18,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -31,7 +32,7 @@ import (
 // Each of distribution's handlers.App has one goroutine that cannot be stopped; it waits for events that are never
 // sent.
 func TestMain(m *testing.M) {
-	startDNS = dnsHere
+	startDNS, publishBooks = dnsHere, 24*time.Hour
 	waittest.Main(m, goleak.Find, goleak.IgnoreAnyFunction("github.com/docker/go-events.(*Broadcaster).run"))
 }
 
