@@ -143,6 +143,7 @@ func TestEveryRouteOfEveryListenerAsks(t *testing.T) {
 	}
 	n.must("PUT", "repositories/tools", map[string]string{"format": "deb"}, nil)
 	checkOpenAPI(t, n)
+	checkBodies(t, n)
 	checkRoles(t, n)
 	// A login is an API key, which works as Bearer and as a password, and can be ended by itself.
 	var key struct{ Name, Key string }
@@ -332,6 +333,81 @@ func checkOpenAPI(t *testing.T, n *node) {
 	}
 	if checked < 12 {
 		t.Errorf("only %d answers were compared", checked)
+	}
+}
+
+// withoutBody are the requests that change something and have no body.
+var withoutBody = []string{"POST /v1/approvals/{name}/reject", "POST /v1/certs/{serial}/revoke", "POST /v1/format",
+	"POST /v1/gc", "POST /v1/login/oidc", "POST /v1/reload", "POST /v1/scrub",
+	"POST /v1/imports"} // which takes the connection over
+
+// checkBodies: every request that may have a body has it described, and reads what is described: a field that is not
+// is refused before anything is done, and so is a request without the fields that are required.
+func checkBodies(t *testing.T, n *node) {
+	t.Helper()
+	var doc struct {
+		Paths map[string]map[string]struct {
+			RequestBody *struct {
+				Required bool
+				Content  map[string]struct{ Schema map[string]any }
+			}
+		}
+		Components struct{ Schemas map[string]map[string]any }
+	}
+	n.must("GET", "openapi.json", nil, &doc)
+	parameter, described := regexp.MustCompile(`\{[a-z]+\}`), 0
+	var without []string
+	for _, r := range n.Appliance.admin.Routes() {
+		what, body := r.Method+" "+r.Path, doc.Paths[r.Path][strings.ToLower(r.Method)].RequestBody
+		switch {
+		case r.Method == "GET" || r.Method == "DELETE":
+			if body != nil {
+				t.Errorf("%s has a body", what)
+			}
+			continue
+		case body == nil:
+			without = append(without, what)
+			continue
+		}
+		described++
+		schema, isJSON := body.Content["application/json"]
+		if !isJSON {
+			continue
+		}
+		ref, _ := schema.Schema["$ref"].(string)
+		s := doc.Components.Schemas[strings.TrimPrefix(ref, "#/components/schemas/")]
+		if s == nil || s["additionalProperties"] != false {
+			t.Errorf("%s: the schema %q is not strict: %v", what, ref, s)
+		}
+		properties, _ := s["properties"].(map[string]any)
+		for name := range properties {
+			if name != strings.ToLower(name) {
+				t.Errorf("%s: the field %s", what, name)
+			}
+		}
+		required, _ := s["required"].([]any)
+		if body.Required != (len(required) > 0) {
+			t.Errorf("%s: required %v, fields %v", what, body.Required, required)
+		}
+		url := "https://n1.casemate.internal" + parameter.ReplaceAllString(r.Path, "x")
+		as := func(r *http.Request) { r.SetBasicAuth("boss", "correct horse") }
+		resp, text := n.do(r.Method, url, strings.NewReader(`{"no such field":1}`), as)
+		if resp.StatusCode != 400 || !strings.Contains(text, "no such field") {
+			t.Errorf("%s with a field that is not described: %d %s", what, resp.StatusCode, text)
+		}
+		if body.Required {
+			if resp, text := n.do(r.Method, url, strings.NewReader("{}"), as); resp.StatusCode/100 != 4 {
+				t.Errorf("%s without %v: %d %s", what, required, resp.StatusCode, text)
+			}
+		}
+	}
+	slices.Sort(without)
+	want := slices.Sorted(slices.Values(withoutBody))
+	if !slices.Equal(without, want) {
+		t.Errorf("without a body are %q, want %q: describe the others in bodies", without, want)
+	}
+	if described < 25 {
+		t.Errorf("only %d bodies are described", described)
 	}
 }
 

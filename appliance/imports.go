@@ -26,7 +26,7 @@ func (a *Appliance) newImports() *content.Engine {
 			host, _ = a.current.State().Origins.Canonical(host)
 			return host
 		},
-		Managed: a.files.Managed,
+		Managed: a.files.Managed, Behind: a.access.Behind,
 		Policy: func() content.Policy {
 			s := a.current.State().Settings
 			p := content.Policy{Require: s.RequireSignature, Keys: s.ImportKeys, MaxSize: s.ImportMaxSize,

@@ -183,7 +183,8 @@ func eventOf(o Occurrence, node string) *state.Event {
 	return e
 }
 
-// cleanText is a text as the state accepts it: valid UTF-8 of at most so many bytes, without control characters.
+// cleanText is a text as the state accepts it: valid UTF-8 of at most so many bytes, without control characters, and
+// without those that change the direction of writing, with which an object could look like another one.
 func cleanText(s string, most int) string {
 	const cut = "…"
 	if len(s) > most {
@@ -194,7 +195,7 @@ func cleanText(s string, most int) string {
 		s += cut
 	}
 	return strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) || r == utf8.RuneError {
+		if unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) || r == utf8.RuneError {
 			return '?'
 		}
 		return r

@@ -388,6 +388,96 @@ func TestLogins(t *testing.T) {
 	}
 }
 
+// TestALoginIsOfOnePassword: what was issued before a user's password was changed, or before the user was removed, ends
+// with that, also what is issued at the same moment; and nobody who is added later under the same name inherits it.
+func TestALoginIsOfOnePassword(t *testing.T) {
+	for what, c := range map[string]func(h *house, ada Subject) error{
+		"an administrator sets a password": func(h *house, _ Subject) error {
+			return h.SetPassword(h.t.Context(), root, "ada", "better horse")
+		},
+		"the user sets a password": func(h *house, ada Subject) error {
+			return h.SetPassword(h.t.Context(), ada, "ada", "better horse")
+		},
+		"the user is removed": func(h *house, _ Subject) error { return h.RemoveUser(h.t.Context(), root, "ada") },
+		"the user is removed and added again": func(h *house, _ Subject) error {
+			err := h.RemoveUser(h.t.Context(), root, "ada")
+			h.add("ada")
+			return err
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			h := open(t)
+			h.add("ada")
+			h.add("bob")
+			ada, err := h.Authenticate(t.Context(), "ada", "correct horse")
+			h.must(err)
+			bob, err := h.Authenticate(t.Context(), "bob", "correct horse")
+			h.must(err)
+			text, _, err := h.Login(t.Context(), ada, 0)
+			h.must(err)
+			other, _, err := h.Login(t.Context(), bob, 0)
+			h.must(err)
+			h.must(c(h, ada))
+			if _, err := h.Bearer(t.Context(), text); !errors.Is(err, ErrCredentials) {
+				t.Errorf("the login: %v", err)
+			}
+			if _, _, err := h.Login(t.Context(), ada, 0); !errors.Is(err, ErrCredentials) {
+				t.Errorf("a login with the former password: %v", err)
+			}
+			if err := h.SetPassword(t.Context(), ada, "ada", "worse horse"); err == nil {
+				t.Error("whoever had the former password sets another one")
+			}
+			if s, err := h.Find(t.Context(), "ada"); err == nil && s.Version == ada.Version {
+				t.Error("the tokens stay valid")
+			}
+			_, err = h.Bearer(t.Context(), other)
+			h.must(err)
+		})
+	}
+	// A login that was stored after the removal had listed the logins.
+	h := open(t)
+	h.add("ada")
+	ada, err := h.Authenticate(t.Context(), "ada", "correct horse")
+	h.must(err)
+	text, k, err := h.Login(t.Context(), ada, 0)
+	h.must(err)
+	data, err := h.tree.ReadFile(keysDir + "/" + k.Name)
+	h.must(err)
+	h.must(h.RemoveUser(t.Context(), root, "ada"))
+	h.must(h.tree.Update(t.Context(), func(b tree.Batch) error { b.Put(keysDir+"/"+k.Name, data); return nil }))
+	h.add("ada", Grant{Role: "admin"})
+	if _, err := h.Bearer(t.Context(), text); !errors.Is(err, ErrCredentials) {
+		t.Errorf("a login of another user of that name: %v", err)
+	}
+}
+
+// TestBehind: a key that a key has created is that of who has created the first one.
+func TestBehind(t *testing.T) {
+	h := open(t)
+	create := func(by Subject, name string) Subject {
+		text, _, err := h.CreateKey(t.Context(), by, name, []Grant{{Role: "admin"}}, 0)
+		h.must(err)
+		s, err := h.Bearer(t.Context(), text)
+		h.must(err)
+		return s
+	}
+	one := create(h.add("ada", Grant{Role: "admin"}), "one")
+	two := create(one, "two")
+	create(two, "three")
+	check := func(want map[string]string) {
+		t.Helper()
+		for actor, who := range want {
+			if got := h.Behind(actor); got != who {
+				t.Errorf("%s is of %q, want %q", actor, got, who)
+			}
+		}
+	}
+	check(map[string]string{"key/one": "ada", "key/two": "ada", "key/three": "ada", "ada": "", "": "", "key/none": "",
+		"key/../x": "", "ldap/ada": ""})
+	h.must(h.RevokeKey(t.Context(), root, "two"))
+	check(map[string]string{"key/one": "ada", "key/three": ""})
+}
+
 // TestLoginsAndFailuresAreReported, each once in a while.
 func TestLoginsAndFailuresAreReported(t *testing.T) {
 	h := open(t)
@@ -519,4 +609,100 @@ func rolesTable() string {
 		b.WriteString("\n")
 	}
 	return b.String()
+}
+
+// TestSessionsEnd: a login ends when its lifetime is over, also if that was shortened since, and when nobody uses it for
+// the idle time. What a page fetches by itself is no use, and a use of an ended login does not revive it.
+func TestSessionsEnd(t *testing.T) {
+	h := open(t)
+	ctx := t.Context()
+	h.add("ada", Grant{Role: "importer"})
+	ada, err := h.Authenticate(ctx, "ada", "correct horse")
+	h.must(err)
+	lifetime, idle := LoginLife, time.Duration(0)
+	h.cfg.Lifetime = func() time.Duration { return lifetime }
+	h.cfg.Idle = func() time.Duration { return idle }
+	other := New(h.cfg) // another node, which learns of uses from the tree
+	login := func() (string, string) {
+		t.Helper()
+		text, k, err := h.Login(ctx, ada, 0)
+		h.must(err)
+		return text, k.Name
+	}
+	check := func(what string, valid bool, on *Access, ctx context.Context, text string) {
+		t.Helper()
+		if _, err := on.Bearer(ctx, text); (err == nil) != valid || !valid && !errors.Is(err, ErrCredentials) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	sleep := func(d time.Duration) { h.now = h.now.Add(d) }
+	away := Unattended(ctx)
+
+	text, _ := login()
+	sleep(LoginLife - time.Second)
+	check("idle is off", true, h.Access, ctx, text)
+	sleep(time.Second)
+	check("after its lifetime", false, h.Access, ctx, text)
+
+	text, _ = login()
+	sleep(31 * time.Minute)
+	check("within its lifetime", true, h.Access, ctx, text)
+	lifetime = 30 * time.Minute
+	check("after a lifetime that was shortened", false, h.Access, ctx, text)
+	text, _ = login()
+	if s, err := h.Bearer(ctx, text); err != nil || !s.Expires.Equal(h.now.Add(lifetime)) {
+		t.Errorf("%v %v", s.Expires, err)
+	}
+	lifetime = LoginLife
+
+	idle = 10 * time.Minute
+	text, name := login()
+	for range 5 {
+		sleep(idle - time.Second)
+		check("used in time", true, h.Access, ctx, text)
+	}
+	sleep(idle - time.Second)
+	check("a page that keeps itself new", true, h.Access, away, text)
+	sleep(time.Second)
+	check("only a page was fetched", false, h.Access, ctx, text)
+	check("an ended login is used again", false, h.Access, ctx, text)
+	if _, err := h.Find(ctx, "key/"+name); !errors.Is(err, ErrCredentials) {
+		t.Errorf("a token of an idle login: %v", err)
+	}
+
+	text, name = login()
+	sleep(idle - time.Second)
+	if _, err := h.Find(ctx, "key/"+name); err != nil {
+		t.Errorf("a token of a login: %v", err)
+	}
+	sleep(time.Minute)
+	check("a token of it was used", true, h.Access, ctx, text)
+
+	// Another node knows of the use what was recorded.
+	text, _ = login()
+	sleep(idle - time.Second)
+	check("used here", true, h.Access, ctx, text)
+	h.flush(ctx)
+	sleep(idle/2 - time.Second)
+	check("used here", true, h.Access, ctx, text)
+	check("used there", true, other, away, text)
+	h.flush(ctx)
+	sleep(idle/2 + 2*time.Second)
+	check("used on another node", true, other, away, text)
+	sleep(idle)
+	check("idle on both", false, other, ctx, text)
+
+	// API keys are used by programs, whenever they run.
+	key, _, err := h.CreateKey(ctx, root, "ci", []Grant{{Role: "reader"}}, 0)
+	h.must(err)
+	sleep(100 * idle)
+	check("an API key", true, h.Access, ctx, key)
+	h.flush(ctx)
+	sleep(LoginLife + time.Second)
+	h.flush(ctx)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.used) != 0 {
+		t.Errorf("uses are kept: %v", h.used)
+	}
 }

@@ -77,13 +77,26 @@ func (e *beyond) Error() string {
 
 func (*beyond) Is(target error) bool { return isRefused(target) }
 
-// mayChange refuses a change of a user who may do what by may not.
-func (a *Access) mayChange(by Subject, name string) error {
-	grants, _, err := a.grantsOf(usersDir, name)
+// mayChange refuses a change of a user who may do what by may not. The change is made with unchanged in its batch, so
+// that it is also refused if the user gets another role at the same moment.
+func (a *Access) mayChange(by Subject, name string) (unchanged func(tree.Batch), err error) {
+	grants, version, err := a.grantsOf(usersDir, name)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return a.covers(by, grants)
+	return func(b tree.Batch) { b.Expect(usersDir+"/"+name, version) }, a.covers(by, grants)
+}
+
+// endLogins returns the edits that end the logins of a user.
+func (a *Access) endLogins(name string) (func(tree.Batch), error) {
+	keys, err := a.Keys()
+	return func(b tree.Batch) {
+		for _, k := range keys {
+			if k.Owner == name {
+				dropKey(b, k.Name)
+			}
+		}
+	}, err
 }
 
 // AddUser creates a user with roles; none means a pusher of everything.
@@ -108,8 +121,13 @@ func (a *Access) AddUser(ctx context.Context, by Subject, name, password string,
 	if err != nil {
 		return err
 	}
+	// A login at the moment at which a user of this name was removed could have outlived it.
+	logins, err := a.endLogins(name)
+	if err != nil {
+		return err
+	}
 	ctx = tree.WithEvent(ctx, tree.Event{Verb: "user.add", Object: name, New: describe(wanted)})
-	return a.cfg.Users.Add(ctx, name, password, func(b tree.Batch) {
+	return a.cfg.Users.Add(ctx, name, password, logins, func(b tree.Batch) {
 		b.Remove(usersDir + "/" + name)
 		if grants != nil {
 			b.Put(usersDir+"/"+name, data)
@@ -117,18 +135,35 @@ func (a *Access) AddUser(ctx context.Context, by Subject, name, password string,
 	})
 }
 
-// SetPassword changes a user's password. Users may change their own.
+// SetPassword changes a user's password, and ends the user's logins. Users may change their own.
 func (a *Access) SetPassword(ctx context.Context, by Subject, name, password string) error {
+	if err := user.CheckName(name); err != nil {
+		return err
+	}
+	unchanged := func(b tree.Batch) { b.Expect(user.Dir+"/"+name, by.record) }
 	if by.ID != name || by.How != "password" {
-		if err := a.Allow(by, Manage, Object{"user", name}); err != nil {
-			return err
+		err := a.Allow(by, Manage, Object{"user", name})
+		if err == nil {
+			unchanged, err = a.mayChange(by, name)
 		}
-		if err := a.mayChange(by, name); err != nil {
+		if err != nil {
 			return err
 		}
 	}
+	logins, err := a.endLogins(name)
+	if err != nil {
+		return err
+	}
 	ctx = tree.WithEvent(ctx, tree.Event{Verb: "user.password", Object: name})
-	return a.cfg.Users.SetPassword(ctx, name, password)
+	return changedNow(name, a.cfg.Users.SetPassword(ctx, name, password, unchanged, logins))
+}
+
+// changedNow explains that a user was changed between a decision and its change.
+func changedNow(name string, err error) error {
+	if errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("the user %s was changed at this moment, try again: %w", name, syscall.EAGAIN)
+	}
+	return err
 }
 
 // RemoveUser removes a user, the roles and the logins.
@@ -136,22 +171,18 @@ func (a *Access) RemoveUser(ctx context.Context, by Subject, name string) error 
 	if err := user.CheckName(name); err != nil {
 		return err
 	}
-	if err := a.mayChange(by, name); err != nil {
+	unchanged, err := a.mayChange(by, name)
+	if err != nil {
 		return err
 	}
-	keys, err := a.Keys()
+	logins, err := a.endLogins(name)
 	if err != nil {
 		return err
 	}
 	ctx = tree.WithEvent(ctx, tree.Event{Verb: "user.remove", Object: name})
-	return a.cfg.Users.Remove(ctx, name, func(b tree.Batch) {
+	return changedNow(name, a.cfg.Users.Remove(ctx, name, unchanged, logins, func(b tree.Batch) {
 		b.Remove(usersDir + "/" + name)
-		for _, k := range keys {
-			if k.Owner == name {
-				dropKey(b, k.Name)
-			}
-		}
-	})
+	}))
 }
 
 // An Account is a user or a group of a directory with its roles.

@@ -138,7 +138,7 @@ func groupName(file string) (string, error) { return url.PathUnescape(file) }
 // these groups get later are those of the next login, but roles that they lose end at once. *Refusal: none of the
 // groups has a role.
 func (a *Access) Enter(ctx context.Context, name string, groups []string) (string, Key, error) {
-	actor := tree.Actor{Name: oidcPrefix + clip(name), How: "oidc", From: tree.ActorIn(ctx).From}
+	actor := tree.Actor{Name: oidcPrefix + name, How: "oidc", From: tree.ActorIn(ctx).From}
 	grants, with, err := a.GroupRoles(groups)
 	if err != nil {
 		return "", Key{}, err
@@ -149,7 +149,7 @@ func (a *Access) Enter(ctx context.Context, name string, groups []string) (strin
 		return "", Key{}, err
 	}
 	s := Subject{Actor: actor, ID: oidcPrefix + name, Groups: with}
-	text, k, err := a.login(tree.WithActor(ctx, actor), s, LoginLife)
+	text, k, err := a.login(tree.WithActor(ctx, actor), s, a.lifetime())
 	if err == nil {
 		a.loggedIn(s)
 	}

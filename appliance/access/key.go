@@ -25,11 +25,10 @@ const (
 	maxKeys   = 1000   // in total, without those of logins
 	maxLogins = 20     // keys of one user's logins: the oldest makes room
 	maxEnded  = 64     // keys of ended logins that a login removes
+	maxBehind = 8      // keys that have created each other
 	maxLife   = 10 * 366 * 24 * time.Hour
-	// LoginLife is how long the key of a login is valid.
+	// LoginLife is how long the key of a login is valid at most.
 	LoginLife = 12 * time.Hour
-	// usedEvery is how often the last use of a key is recorded: it costs a write.
-	usedEvery = time.Hour
 )
 
 // A Key is an API key without its secret.
@@ -128,9 +127,7 @@ func (a *Access) byKey(ctx context.Context, name string, secret []byte) (Subject
 	}
 	if err == nil {
 		s.How = "key"
-		a.mu.Lock()
-		a.used[name] = a.cfg.Now()
-		a.mu.Unlock()
+		a.note(ctx, name)
 		a.loggedIn(s)
 	}
 	return s, err
@@ -138,7 +135,8 @@ func (a *Access) byKey(ctx context.Context, name string, secret []byte) (Subject
 
 // subjectOf returns the subject of a key whose secret is not in question; ErrCredentials if it has ended.
 func (a *Access) subjectOf(ctx context.Context, k keyRecord) (Subject, error) {
-	if !k.Expires.IsZero() && !a.cfg.Now().Before(k.Expires) {
+	expires := a.endOf(k.Key)
+	if !expires.IsZero() && !a.cfg.Now().Before(expires) || a.isIdle(k.Key) {
 		return Subject{}, ErrCredentials
 	}
 	s := Subject{Actor: tree.Actor{Name: "key/" + k.Name, How: "token", From: tree.ActorIn(ctx).From},
@@ -149,7 +147,7 @@ func (a *Access) subjectOf(ctx context.Context, k keyRecord) (Subject, error) {
 			return Subject{}, err
 		}
 	}
-	s.ID, s.Expires = "key/"+k.Name, k.Expires
+	s.ID, s.Expires = "key/"+k.Name, expires
 	s.Version += "/" + hex.EncodeToString(k.Hash[:min(8, len(k.Hash))])
 	return s, nil
 }
@@ -182,11 +180,30 @@ func (a *Access) CreateKey(ctx context.Context, by Subject, name string, grants 
 		return "", Key{}, fmt.Errorf("there are %d API keys, which is the most: revoke some that are not used: %w",
 			len(list), fs.ErrInvalid)
 	}
-	return a.storeKey(ctx, Key{Name: name, Grants: grants, By: by.Name}, life, nil)
+	return a.storeKey(ctx, Key{Name: name, Grants: grants, By: by.Name}, life, func(tree.Batch) {})
 }
 
-// storeKey makes the secret of a key and stores its hash; it removes the keys called gone.
-func (a *Access) storeKey(ctx context.Context, k Key, life time.Duration, gone []string) (string, Key, error) {
+// Behind returns who has created an API key, named as an actor ("key/NAME"): if that was another key, who has created
+// that one. "" for other actors, and for keys whose creator cannot be found out any more.
+func (a *Access) Behind(actor string) string {
+	for range maxBehind {
+		name, ok := strings.CutPrefix(actor, "key/")
+		if !ok {
+			return ""
+		}
+		k, _, err := a.key(name)
+		if err != nil {
+			return ""
+		}
+		if actor = k.By; !strings.HasPrefix(actor, "key/") {
+			return actor
+		}
+	}
+	return ""
+}
+
+// storeKey makes the secret of a key and stores its hash, together with the edits of also.
+func (a *Access) storeKey(ctx context.Context, k Key, life time.Duration, also func(tree.Batch)) (string, Key, error) {
 	if !a.cfg.MayStore() {
 		return "", Key{}, errMixed
 	}
@@ -210,9 +227,7 @@ func (a *Access) storeKey(ctx context.Context, k Key, life time.Duration, gone [
 	err = a.cfg.Tree.Update(ctx, func(b tree.Batch) error {
 		b.Expect(file, 0)
 		b.Put(file, data)
-		for _, name := range gone {
-			dropKey(b, name)
-		}
+		also(b)
 		return nil
 	})
 	if errors.Is(err, fs.ErrExist) {
@@ -258,44 +273,4 @@ func (a *Access) Keys() ([]Key, error) {
 		list = append(list, k.Key)
 	}
 	return list, nil
-}
-
-// Run records when keys were used, until ctx is done.
-func (a *Access) Run(ctx context.Context) {
-	tick := time.NewTicker(usedEvery / 12)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-			a.flush(ctx)
-		}
-	}
-}
-
-// flush records the last uses since it was called last, of each key at most once in usedEvery. It skips a key that is
-// revoked meanwhile; without a majority the uses are lost, as they are only a sample.
-func (a *Access) flush(ctx context.Context) {
-	a.mu.Lock()
-	used := a.used
-	a.used = map[string]time.Time{}
-	a.mu.Unlock()
-	if !a.cfg.MayStore() {
-		return
-	}
-	for name, at := range used {
-		k, version, err := a.key(name)
-		if err != nil || at.Sub(k.Used) < usedEvery {
-			continue
-		}
-		err = a.cfg.Tree.Update(ctx, func(b tree.Batch) error {
-			b.Expect(keysDir+"/"+name, version)
-			b.Put(usedDir+"/"+name, []byte(at.UTC().Format(time.RFC3339)))
-			return nil
-		})
-		if err != nil && !errors.Is(err, fs.ErrExist) {
-			a.cfg.Log.Debug("the last use of an API key is not recorded", "key", name, "err", err)
-		}
-	}
 }

@@ -4,11 +4,14 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"io/fs"
 	"strings"
 	"syscall"
 	"time"
 
 	"casemate/appliance/usage"
+	"casemate/appliance/user"
+	"casemate/cluster/tree"
 )
 
 // owner returns who has logged in with a key, as it is now.
@@ -19,19 +22,20 @@ func (a *Access) owner(ctx context.Context, k Key) (Subject, error) {
 	return a.Find(ctx, k.Owner)
 }
 
-// Login creates an API key for a user who has just given the password. It is valid for life, at most LoginLife, and may
-// do what the user may.
+// Login creates an API key for a user who has just given the password. It is valid for life, at most Config.Lifetime,
+// and may do what the user may.
 func (a *Access) Login(ctx context.Context, s Subject, life time.Duration) (string, Key, error) {
 	if s.How != "password" {
 		return "", Key{}, usage.Errorf("a login needs a user and the password; an API key is used as it is")
 	}
-	if life <= 0 || life > LoginLife {
-		life = LoginLife
+	if life <= 0 || life > a.lifetime() {
+		life = a.lifetime()
 	}
 	return a.login(ctx, s, life)
 }
 
-// login creates a key for who has logged in, in the place of those that have ended.
+// login creates a key for who has logged in, in the place of those that have ended. ErrCredentials: the user was removed,
+// or has got another password, since the password was given.
 func (a *Access) login(ctx context.Context, s Subject, life time.Duration) (string, Key, error) {
 	list, err := a.Keys()
 	if err != nil {
@@ -42,7 +46,7 @@ func (a *Access) login(ctx context.Context, s Subject, life time.Duration) (stri
 	for _, k := range list {
 		switch {
 		case k.Owner == "":
-		case !a.cfg.Now().Before(k.Expires): // also of others: users of a directory may never come again
+		case !a.cfg.Now().Before(a.endOf(k)): // also of others: users of a directory may never come again
 			if len(gone) < maxEnded {
 				gone = append(gone, k.Name)
 			}
@@ -65,7 +69,18 @@ func (a *Access) login(ctx context.Context, s Subject, life time.Duration) (stri
 	if strings.HasPrefix(s.ID, oidcPrefix) {
 		k.Groups = s.Groups
 	}
-	return a.storeKey(ctx, k, life, gone)
+	text, k, err := a.storeKey(ctx, k, life, func(b tree.Batch) {
+		if s.record != 0 {
+			b.Expect(user.Dir+"/"+s.ID, s.record)
+		}
+		for _, name := range gone {
+			dropKey(b, name)
+		}
+	})
+	if errors.Is(err, fs.ErrExist) && s.record != 0 {
+		return "", Key{}, ErrCredentials
+	}
+	return text, k, err
 }
 
 // mayEnd refuses to end a key that may do what by may not. Logins of users who are gone, or whom the directory cannot

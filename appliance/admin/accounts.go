@@ -18,17 +18,14 @@ func (a *API) accountRoutes(on *routes) {
 	on.json("GET /v1/whoami", anyAccount, a.getWhoami)
 	on.json("GET /v1/users", to(access.Inspect), a.getUsers)
 	on.json("POST /v1/users", to(access.Manage), func(r *http.Request) (any, error) {
-		var in struct {
-			Name, Password string
-			Roles          []access.Grant
-		}
+		var in newUserBody
 		if err := read(r, &in); err != nil {
 			return nil, err
 		}
 		return nil, a.Access.AddUser(r.Context(), subject(r), in.Name, in.Password, in.Roles)
 	})
 	on.json("PUT /v1/users/{name}", anyAccount, func(r *http.Request) (any, error) {
-		var in struct{ Password string }
+		var in passwordBody
 		if err := read(r, &in); err != nil {
 			return nil, err
 		}
@@ -42,11 +39,11 @@ func (a *API) accountRoutes(on *routes) {
 	on.json("GET /v1/accounts", to(access.Inspect), func(*http.Request) (any, error) { return a.Access.Accounts() })
 	on.json("POST /v1/accounts/{name}/roles", to(access.Manage).named("account", "name"),
 		func(r *http.Request) (any, error) {
-			var in access.Grant
+			var in roleBody
 			if err := read(r, &in); err != nil {
 				return nil, err
 			}
-			return a.Access.GrantRole(r.Context(), subject(r), r.PathValue("name"), in)
+			return a.Access.GrantRole(r.Context(), subject(r), r.PathValue("name"), in.Grant)
 		})
 	on.removes("DELETE /v1/accounts/{name}/roles/{role}", to(access.Manage).named("account", "name"), a.roleToRevoke,
 		func(r *http.Request) (any, error) {
@@ -142,11 +139,7 @@ func lifeOf(text string) (time.Duration, error) {
 }
 
 func (a *API) postKey(r *http.Request) (any, error) {
-	var in struct {
-		Name  string
-		Roles []access.Grant
-		TTL   string
-	}
+	var in newKeyBody
 	if err := read(r, &in); err != nil {
 		return nil, err
 	}
@@ -163,7 +156,7 @@ func (a *API) postKey(r *http.Request) (any, error) {
 
 // postLogin is POST /v1/login: an API key of the user's own for a password.
 func (a *API) postLogin(r *http.Request) (any, error) {
-	var in struct{ TTL string }
+	var in loginBody
 	if err := read(r, &in); err != nil {
 		return nil, err
 	}

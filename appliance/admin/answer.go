@@ -11,6 +11,7 @@ import (
 	"casemate/appliance/access"
 	"casemate/appliance/content"
 	"casemate/appliance/oidc"
+	"casemate/appliance/parts"
 	"casemate/appliance/reply"
 	"casemate/appliance/usage"
 	"casemate/cluster"
@@ -20,11 +21,14 @@ import (
 // maxAdminBody limits a JSON request body; files are streamed and not limited by it.
 const maxAdminBody = 1 << 20
 
-// read decodes a JSON request, strictly.
+// read decodes a JSON request, strictly, into the type that bodies has for its route.
 func read(r *http.Request, into any) error { return readUpTo(r, into, maxAdminBody) }
 
 // readUpTo is read with a limit for the body in bytes.
 func readUpTo(r *http.Request, into any, most int64) error {
+	if err := declared(r, into); err != nil {
+		return err
+	}
 	d := json.NewDecoder(http.MaxBytesReader(nil, r.Body, most))
 	d.DisallowUnknownFields()
 	if err := d.Decode(into); err != nil && !errors.Is(err, io.EOF) {
@@ -52,7 +56,10 @@ func (a *API) adminError(w http.ResponseWriter, r *http.Request, err error) {
 // statusOf returns the HTTP status for the error's class.
 func statusOf(err error) int {
 	var mistake *usage.Error
+	var other *answered
 	switch {
+	case errors.As(err, &other):
+		return other.status
 	case errors.Is(err, unauthenticated{}), errors.Is(err, access.ErrCredentials):
 		return http.StatusUnauthorized
 	case errors.Is(err, access.ErrRefused), errors.Is(err, oidc.ErrRefused), errors.Is(err, cluster.ErrApproval),
@@ -67,6 +74,8 @@ func statusOf(err error) int {
 		return http.StatusBadRequest
 	case errors.Is(err, fs.ErrNotExist):
 		return http.StatusNotFound
+	case errors.Is(err, parts.ErrEnded):
+		return http.StatusGone
 	case errors.Is(err, fs.ErrExist), errors.Is(err, pki.ErrRotating):
 		return http.StatusConflict
 	case errors.Is(err, syscall.EAGAIN), errors.Is(err, syscall.EINPROGRESS):

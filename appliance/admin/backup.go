@@ -15,11 +15,7 @@ const ReportTrailer = "Casemate-Report"
 // postBackup streams a backup. An error in the middle aborts the connection, so that no client takes an incomplete
 // backup for a complete one.
 func (a *API) postBackup(w http.ResponseWriter, r *http.Request) {
-	var in struct {
-		NoBlobs    bool `json:"no_blobs"`
-		Passphrase string
-		Recipients string
-	}
+	var in backupBody
 	if err := read(r, &in); err != nil {
 		a.adminError(w, r, err)
 		return

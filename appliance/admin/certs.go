@@ -71,10 +71,7 @@ func byAge(x, y Cert) int {
 }
 
 func (a *API) postCert(r *http.Request) (any, error) {
-	var in struct {
-		Names []string
-		CSR   string
-	}
+	var in newCertBody
 	if err := read(r, &in); err != nil {
 		return nil, err
 	}

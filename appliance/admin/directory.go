@@ -20,7 +20,7 @@ func (a *API) directoryRoutes(on *routes) {
 	on.json("GET /v1/directory/users/{name}", to(access.Inspect).named("user", "name"), a.getDirectoryUser)
 	on.json("PUT /v1/directory/{source}/secret", to(access.Administer).named("directory", "source"),
 		func(r *http.Request) (any, error) {
-			var in struct{ Secret string }
+			var in secretBody
 			if err := read(r, &in); err != nil {
 				return nil, err
 			}
@@ -143,7 +143,7 @@ type LoginStep struct {
 
 // finishLogin is POST /v1/login/oidc/finish: an API key of the user's own, once the user has logged in at the provider.
 func (a *API) finishLogin(r *http.Request) (any, error) {
-	var in struct{ Handle string }
+	var in handleBody
 	if err := read(r, &in); err != nil {
 		return nil, err
 	}

@@ -135,7 +135,7 @@ func (a *API) approveImport(r *http.Request) (any, error) {
 
 // seenDiff reads {"diff"}: the digest of what somebody has seen before they publish it.
 func seenDiff(r *http.Request) (string, error) {
-	var in struct{ Diff string }
+	var in diffBody
 	if err := read(r, &in); err != nil {
 		return "", err
 	}

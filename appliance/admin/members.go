@@ -31,7 +31,7 @@ func (a *API) memberRoutes(on *routes) {
 		})
 	on.json("PUT /v1/members/{name}/address", to(access.Administer).named("member", "name"),
 		func(r *http.Request) (any, error) {
-			var in struct{ Addr string }
+			var in addressBody
 			if err := read(r, &in); err != nil {
 				return nil, err
 			}
@@ -52,7 +52,7 @@ func (a *API) format() map[string]uint64 {
 
 // postToken is POST /v1/tokens.
 func (a *API) postToken(r *http.Request) (any, error) {
-	var in struct{ TTL string }
+	var in newTokenBody
 	if err := read(r, &in); err != nil {
 		return nil, err
 	}

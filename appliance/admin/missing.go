@@ -287,7 +287,7 @@ func (a *API) missingClients(r *http.Request) (any, error) {
 
 // markMissing notes something about the entries of a name, or removes the note.
 func (a *API) markMissing(r *http.Request) (any, error) {
-	var in struct{ Name, Note string }
+	var in markBody
 	if err := read(r, &in); err != nil {
 		return nil, err
 	}

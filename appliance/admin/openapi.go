@@ -106,7 +106,7 @@ type object = map[string]any
 var pathParameter = regexp.MustCompile(`\{([a-z]+)\}`)
 
 // OpenAPI returns the description of the API (OpenAPI 3.1), made from the routes: what each asks for, and the form of
-// its answer. docs/admin-api.md has the queries and the bodies of requests.
+// its body and of its answer. docs/admin-api.md has the queries.
 func (a *API) OpenAPI() any {
 	schemas := object{"Error": object{"type": "object", "required": []string{"error"},
 		"properties": object{"error": object{"type": "string", "description": "one sentence"}}}}
@@ -160,6 +160,9 @@ func (r Route) operation(schemas object) object {
 	op := object{
 		"operationId": operationID(r), "description": says,
 		"responses": object{"2XX": done, "401": failure, "403": failure, "default": failure},
+	}
+	if body := r.body(schemas); body != nil {
+		op["requestBody"] = body
 	}
 	if r.Verb != "" {
 		op["x-casemate-verb"] = r.Verb
@@ -226,8 +229,7 @@ func schemaOf(t reflect.Type, schemas object) object {
 		if t.Name() == "" {
 			return object{"type": "object", "properties": propertiesOf(t, schemas)}
 		}
-		room := t.PkgPath()[strings.LastIndexByte(t.PkgPath(), '/')+1:]
-		name := room + "." + t.Name()
+		name := schemaName(t)
 		if schemas[name] == nil {
 			schemas[name] = object{} // a type may contain itself
 			schemas[name] = object{"type": "object", "properties": propertiesOf(t, schemas)}
@@ -237,6 +239,11 @@ func schemaOf(t reflect.Type, schemas object) object {
 		return object{}
 	}
 	return object{"type": "integer"}
+}
+
+// schemaName is the name of a struct's schema: those of its room and of itself.
+func schemaName(t reflect.Type) string {
+	return t.PkgPath()[strings.LastIndexByte(t.PkgPath(), '/')+1:] + "." + t.Name()
 }
 
 // propertiesOf returns the fields of a struct, those of embedded structs included.

@@ -12,7 +12,7 @@ import (
 func (a *API) originRoutes(on *routes) {
 	on.json("GET /v1/origins", to(access.List), a.getOrigins)
 	on.json("PUT /v1/origins/{host}", to(access.Operate).named("origin", "host"), func(r *http.Request) (any, error) {
-		var in struct{ Aliases []string }
+		var in originBody
 		if err := read(r, &in); err != nil {
 			return nil, err
 		}

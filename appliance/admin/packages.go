@@ -15,9 +15,7 @@ import (
 func (a *API) packageRoutes(on *routes) {
 	on.json("PUT /v1/repositories/{name}", to(access.Operate).named("package repository", "name"),
 		func(r *http.Request) (any, error) {
-			var in struct {
-				Format string `json:"format"`
-			}
+			var in repositoryBody
 			if err := read(r, &in); err != nil {
 				return nil, err
 			}
@@ -30,9 +28,7 @@ func (a *API) packageRoutes(on *routes) {
 		})
 	on.json("GET /v1/repositories/key", to(access.List), a.getRepositoryKey)
 	on.json("POST /v1/repositories/key", to(access.Operate), func(r *http.Request) (any, error) {
-		var in struct {
-			Finish bool `json:"finish"`
-		}
+		var in repositoryKeyBody
 		if err := read(r, &in); err != nil {
 			return nil, err
 		}

@@ -29,25 +29,23 @@ const stateWait = 20 * time.Second
 // partRoutes serves imports whose files arrive in parts, over https.
 func (a *API) partRoutes(on *routes) {
 	on.json("POST /v1/imports/parts", to(access.Import), a.postParts)
-	on.json("GET /v1/imports/parts", to(access.Import), func(r *http.Request) (any, error) {
-		return a.Parts.List(subject(r).Name), nil
-	})
+	on.json("GET /v1/imports/parts", to(access.Import), a.listParts)
 	on.json("POST /v1/imports/form", to(access.Import), a.postForm)
-	on.json("GET /v1/imports/parts/{id}", to(access.Import), func(r *http.Request) (any, error) {
+	on.json("GET /v1/imports/parts/{id}", to(access.Import), a.atHolder(func(r *http.Request) (any, error) {
 		s, err := a.Parts.Find(subject(r).Name, r.PathValue("id"))
 		if err != nil {
 			return nil, err
 		}
 		return partsState(r, s)
-	})
-	on.json("PATCH /v1/imports/parts/{id}", to(access.Import), a.patchParts)
-	on.json("DELETE /v1/imports/parts/{id}", to(access.Import), func(r *http.Request) (any, error) {
+	}))
+	on.json("PATCH /v1/imports/parts/{id}", to(access.Import), a.atHolder(a.patchParts))
+	on.json("DELETE /v1/imports/parts/{id}", to(access.Import), a.atHolder(func(r *http.Request) (any, error) {
 		s, err := a.Parts.Find(subject(r).Name, r.PathValue("id"))
 		if err == nil {
-			s.Close(errors.New("the command has ended the import"))
+			s.End()
 		}
 		return nil, err
-	})
+	}))
 }
 
 func partsState(r *http.Request, s *parts.Session) (any, error) {
@@ -89,7 +87,11 @@ func (a *API) postParts(r *http.Request) (any, error) {
 	a.imports.Go(func() {
 		defer stop()
 		res, err := a.Imports.Import(WithSubject(s.Context(), by), run)
-		if err != nil {
+		switch {
+		case err != nil && a.Imports.Context().Err() != nil: // the sender goes on when the bastion is back
+			s.Close(errStopping)
+			return
+		case err != nil:
 			s.Finish(importStatus(err), nil, errors.New(reply.Sentence(err)))
 			return
 		}
@@ -98,7 +100,7 @@ func (a *API) postParts(r *http.Request) (any, error) {
 	return partsState(r, s)
 }
 
-var errStopping = errors.New("the bastion is stopping: import the same again")
+var errStopping = fmt.Errorf("the bastion is stopping: import the same again: %w", syscall.EAGAIN)
 
 // patchParts takes a part: ?file=N&offset=N&last=true with the SHA-256 of the body in Content-Digest (RFC 9530).
 func (a *API) patchParts(r *http.Request) (any, error) {

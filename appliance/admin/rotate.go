@@ -12,10 +12,13 @@ import (
 
 // rotateRequest is the body of POST /v1/ca/rotate: begin a rotation, finish it, or undo the last of these steps.
 type rotateRequest struct {
-	Permit, Exclude, Drop []string
-	Own                   bool // replace an enterprise's CA certificate by our own root
-	Finish, Undo          bool
-	Yes                   bool // even if clients may be cut off
+	Permit  []string `json:"permit,omitempty"`
+	Exclude []string `json:"exclude,omitempty"`
+	Drop    []string `json:"drop,omitempty"`
+	Own     bool     `json:"own,omitempty"` // replace an enterprise's CA certificate by our own root
+	Finish  bool     `json:"finish,omitempty"`
+	Undo    bool     `json:"undo,omitempty"`
+	Yes     bool     `json:"yes,omitempty"` // even if clients may be cut off
 }
 
 // rotated is the response.

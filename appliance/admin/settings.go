@@ -25,7 +25,7 @@ func (a *API) settingRoutes(on *routes) {
 	})
 	on.json("PUT /v1/settings/{key}", to(access.Administer).named("setting", "key"),
 		func(r *http.Request) (any, error) {
-			var in struct{ Value *string }
+			var in settingBody
 			if err := read(r, &in); err != nil {
 				return nil, err
 			}

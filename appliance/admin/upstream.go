@@ -11,7 +11,7 @@ func (a *API) upstreamRoutes(on *routes) {
 		func(*http.Request) (any, error) { return a.Upstream.Logins() })
 	on.json("PUT /v1/upstream/logins/{host}", to(access.Operate).named("origin", "host"),
 		func(r *http.Request) (any, error) {
-			var in struct{ User, Password string }
+			var in upstreamLoginBody
 			if err := read(r, &in); err != nil {
 				return nil, err
 			}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"casemate/cluster"
+	"casemate/cluster/share"
 	"casemate/cluster/tree"
 )
 
@@ -20,11 +21,15 @@ type Journal struct {
 
 	mu      sync.Mutex
 	waiting []cluster.Occurrence
-	sources map[string]*source
-	lost    int // of sources that have no place
+	// accounts are actors who have proved who they are, strangers the clients (share.Of) of those who have not. Each has
+	// its own places and budget, so that strangers cannot keep the login of an account out of the log.
+	accounts, strangers sources
+	lost                int // of sources that have no place
 }
 
-// source is one address, or one actor without an address.
+type sources map[string]*source
+
+// source is one actor, or one client.
 type source struct {
 	budget int // events that may still be recorded
 	lost   int
@@ -35,9 +40,9 @@ type source struct {
 const (
 	burst       = 10               // events of one source in
 	refill      = 30 * time.Second // this time
-	maxSources  = 1024
+	maxSources  = 1024             // of each of the two kinds
 	flushEvery  = time.Second
-	maxWaiting  = 4 * cluster.MaxOccurrences
+	maxWaiting  = 4 * cluster.MaxOccurrences // half of it for strangers
 	SuppressedV = "audit.suppressed"
 )
 
@@ -45,24 +50,24 @@ const (
 func (j *Journal) Note(actor tree.Actor, e tree.Event) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if j.sources == nil {
-		j.sources = map[string]*source{}
+	in, key, most := &j.strangers, share.OfText(actor.From), maxWaiting/2
+	if actor.How != "" {
+		in, key, most = &j.accounts, actor.Name, maxWaiting
 	}
-	key := actor.From
-	if key == "" {
-		key = " " + actor.Name
+	if *in == nil {
+		*in = sources{}
 	}
-	s := j.sources[key]
+	s := (*in)[key]
 	if s == nil {
-		if len(j.sources) >= maxSources {
+		if len(*in) >= maxSources {
 			j.lost++
 			return
 		}
 		s = &source{budget: burst}
-		j.sources[key] = s
+		(*in)[key] = s
 	}
 	s.last = actor
-	if s.budget == 0 || len(j.waiting) >= maxWaiting {
+	if s.budget == 0 || len(j.waiting) >= most {
 		s.lost++
 		return
 	}
@@ -118,14 +123,16 @@ func (j *Journal) renew() {
 			Actor: actor, Time: j.Now(),
 		})
 	}
-	for key, s := range j.sources {
-		if s.lost > 0 {
-			note(s.last, key, s.lost)
+	for _, in := range []sources{j.accounts, j.strangers} {
+		for key, s := range in {
+			if s.lost > 0 {
+				note(s.last, key, s.lost)
+			}
 		}
+		clear(in)
 	}
 	if j.lost > 0 {
 		note(tree.Actor{}, "other sources", j.lost)
 	}
-	clear(j.sources)
 	j.lost = 0
 }

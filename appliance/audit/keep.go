@@ -130,7 +130,7 @@ func (l *Log) Drop(ctx context.Context) error {
 		}
 		last := begin + uint64(len(digests))*proof.SegmentEvents - 1
 		told := tree.Event{
-			Verb: "audit.drop", Object: fmt.Sprintf("events %d to %d", begin, last),
+			Verb: proof.DropVerb, Object: fmt.Sprintf(proof.DropObject, begin, last),
 			Old: fmt.Sprintf("older than %d days", retain/(24*time.Hour)),
 		}
 		err := l.cfg.Tree.Update(tree.WithEvent(ctx, told), func(b cluster.Batch) error {

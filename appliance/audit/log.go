@@ -16,6 +16,7 @@ import (
 	"sort"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"casemate/appliance/audit/proof"
@@ -68,13 +69,17 @@ func segmentName(first uint64) string { return fmt.Sprintf("audit/segments/%016d
 // hashesName is the file of the hashes of a segment that was dropped.
 func hashesName(first uint64) string { return fmt.Sprintf("audit/hashes/%016d", first) }
 
-// part reads what there is of the segment that begins with the event first: its events or, if it was dropped, their
-// hashes.
-func (l *Log) part(first uint64) ([]byte, error) {
-	if first < l.dropped() {
+// part reads what there is of the segment that begins with the event first: its events or, if it is before dropped,
+// their hashes.
+func (l *Log) part(first, dropped uint64) ([]byte, error) {
+	if first < dropped {
 		return l.cfg.Tree.ReadFile(hashesName(first))
 	}
-	return l.segment(first)
+	data, err := l.segment(first)
+	if err != nil && first < l.dropped() {
+		return nil, fmt.Errorf("old events were dropped while the log was exported: export it again: %w", syscall.EAGAIN)
+	}
+	return data, err
 }
 
 // segment reads the segment that begins with the event first.
@@ -136,12 +141,13 @@ func (l *Log) Export(ctx context.Context, w io.Writer) error {
 	if err != nil {
 		return err
 	}
+	dropped := l.dropped() // before the log, which then has the event about it
 	log := l.cfg.Cluster.EventLog()
 	for first := uint64(0); first < log.First(); first += proof.SegmentEvents {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		data, err := l.part(first)
+		data, err := l.part(first, dropped)
 		if err == nil {
 			_, err = w.Write(data)
 		}

@@ -275,6 +275,47 @@ func TestJournal(t *testing.T) {
 	}
 }
 
+// TestStrangersHideNothing: however many failed logins come, from however many addresses, the login of an account is
+// recorded, and one host's addresses are one source.
+func TestStrangersHideNothing(t *testing.T) {
+	flood := map[string]func(i int) string{
+		"one address":       func(int) string { return "10.0.0.9" },
+		"one host's":        func(i int) string { return fmt.Sprintf("2001:db8::%x", i) },
+		"many hosts":        func(i int) string { return fmt.Sprintf("2001:db8:%x::1", i) },
+		"without addresses": func(int) string { return "" },
+	}
+	for what, address := range flood {
+		var got []cluster.Occurrence
+		j := &Journal{Now: time.Now, Cluster: recorder(func(list []cluster.Occurrence) error {
+			got = append(got, list...)
+			return nil
+		})}
+		for i := range 20_000 {
+			j.Note(tree.Actor{Name: fmt.Sprint("guess", i), From: address(i)},
+				tree.Event{Verb: "user.login", Outcome: "refused"})
+		}
+		j.Note(tree.Actor{Name: "ada", How: "password", From: address(0)}, tree.Event{Verb: "user.login"})
+		j.Note(tree.Actor{Name: "eve", How: "token", From: address(0)}, tree.Event{Verb: "access.refuse", Outcome: "x"})
+		j.renew()
+		if err := j.flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		count := map[string]int{}
+		for _, o := range got {
+			who := o.Actor.Name
+			if o.Actor.How == "" {
+				who = "a stranger"
+			}
+			count[who+" "+o.Verb]++
+		}
+		hosts := map[string]int{"many hosts": maxWaiting / 2}
+		if count["ada user.login"] != 1 || count["eve access.refuse"] != 1 ||
+			count["a stranger user.login"] > max(burst, hosts[what]) || count["a stranger "+SuppressedV] == 0 {
+			t.Errorf("%s: %v", what, count)
+		}
+	}
+}
+
 type recorder func([]cluster.Occurrence) error
 
 func (r recorder) Record(_ context.Context, list []cluster.Occurrence) error {

@@ -120,12 +120,14 @@ type Config struct {
 	// Discard frees the unreferenced blobs among digests at once and returns the number of bytes freed. Nil: they are
 	// collected when their pins expire.
 	Discard func(ctx context.Context, digests []string) (freed int64, err error)
+	// Behind returns who has created the API key that an actor is, "" if the actor is none. Nil: no actor is.
+	Behind func(actor string) string
 	// Node is this node's name, which is stored in records.
 	Node string
-	// Now is the clock; nil is time.Now.
 	// Checkpoint returns the signed checkpoint of the audit log, "" if there is none; nil: there is no log.
 	Checkpoint func(ctx context.Context) string
-	Now        func() time.Time
+	// Now is the clock; nil is time.Now.
+	Now func() time.Time
 	// Log gets a line for each import; nil: nothing is logged.
 	Log *slog.Logger
 

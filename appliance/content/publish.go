@@ -28,6 +28,9 @@ func (j *job) publish(ctx context.Context, s *sink, c *bundle.Contents) (*Result
 	}
 	r.Kind, r.ID, r.Signer, r.Sources, r.Time = c.Kind, c.ID, c.Signer, j.keeper.get().Sources, e.cfg.Now().UTC()
 	r.Notes, r.Node, r.Maker = c.Notes, e.cfg.Node, tree.ActorIn(ctx).Name
+	if e.cfg.Behind != nil {
+		r.KeyBy = e.cfg.Behind(r.Maker)
+	}
 	r.Claims = len(links.list) + 2
 	r.count(c.Index, s)
 	for _, ch := range e.changes(e.names(links), r.Name) {

@@ -37,6 +37,8 @@ type Record struct {
 	// Maker is who has imported it, Approver who has approved it, if it was staged.
 	Maker    string `json:"maker,omitempty"`
 	Approver string `json:"approver,omitempty"`
+	// KeyBy is who has created the API key that is the Maker: as much the maker as the key is.
+	KeyBy string `json:"key_by,omitempty"`
 
 	Images int `json:"images"` // tags
 	// Manifests counts those without a tag in it: children of indexes, referrers, images that are pulled by digest

@@ -228,6 +228,10 @@ func (e *Engine) Approve(ctx context.Context, name, diff string) (*Result, error
 		}
 		return nil, fmt.Errorf("import %s was made by %s: %w", name, h.Maker, cluster.ErrApproval)
 	}
+	if by := tree.ActorIn(ctx).Name; by != "" && by == effect.KeyBy {
+		return nil, fmt.Errorf("import %s was made by %s, which is an API key of %s: %w", name, h.Maker, by,
+			cluster.ErrApproval)
+	}
 	effect.Approver = tree.ActorIn(ctx).Name
 	told := tree.Event{Verb: "import.approve", Object: name, Old: effect.ID, New: effect.Diff}
 	return e.publishStaged(ctx, h, effect, told, func(b cluster.Batch) { cluster.Approve(b, h.ID, effect.Diff) })

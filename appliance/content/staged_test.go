@@ -173,6 +173,17 @@ func TestWaysRoundTheSecondPerson(t *testing.T) {
 			_, err := s.Approve(s.by("alice"), "a", diff)
 			return err
 		}, cluster.ErrApproval, "was made by alice"},
+		"who has created the maker's API key approves": {func(s *site, _ string) error {
+			if err := s.Reject(s.by("alice"), "a"); err != nil {
+				return err
+			}
+			p := sample("a.tar")
+			_, err := s.Import(s.by("key/ci"), Request{Name: "a", Inputs: []bundle.Input{{Name: p.file, File: p}}})
+			if err == nil {
+				_, err = s.Approve(s.by("carol"), "a", s.diff("a").Diff)
+			}
+			return err
+		}, cluster.ErrApproval, "made by key/ci, which is an API key of carol"},
 		"the node itself approves": {func(s *site, diff string) error {
 			_, err := s.Approve(s.t.Context(), "a", diff)
 			return err
@@ -253,7 +264,10 @@ func TestWaysRoundTheSecondPerson(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			var policy Policy
-			s := newSite(t, func(c *Config) { c.Policy = func() Policy { return policy } })
+			s := newSite(t, func(c *Config) {
+				c.Policy = func() Policy { return policy }
+				c.Behind = func(actor string) string { return map[string]string{"key/ci": "carol"}[actor] }
+			})
 			s.policy = func(p Policy) { policy = p }
 			p := sample("a.tar")
 			s.needsApproval(true)

@@ -97,7 +97,7 @@ type Group struct {
 var (
 	// ErrNone: no directory is configured.
 	ErrNone = fmt.Errorf("no directory is configured, see the settings ldap.url and ldap.users: %w", fs.ErrNotExist)
-	// ErrUnknown: the directory does not have the user, or several entries match the name.
+	// ErrUnknown: the directory does not have the user, the user is disabled, or several entries match the name.
 	ErrUnknown = fmt.Errorf("the directory does not have this user: %w", fs.ErrNotExist)
 	// ErrDenied: the password is wrong, or the directory does not let the user in.
 	ErrDenied = fmt.Errorf("the directory refuses this password: %w", fs.ErrPermission)
@@ -125,11 +125,12 @@ func New(cfg Config) *Directory {
 	return &Directory{cfg: cfg, sessions: make(chan struct{}, maxSession), users: map[string]*known{}}
 }
 
-// CheckName returns why a text cannot be the name of a directory's user or group.
+// CheckName returns why a text cannot be the name of a directory's user or group. Characters that nobody sees are not
+// allowed, because two names could look like one.
 func CheckName(name string) error {
 	if len(name) < 1 || len(name) > maxName || !utf8.ValidString(name) || strings.TrimSpace(name) != name ||
-		strings.ContainsFunc(name, unicode.IsControl) {
-		return fmt.Errorf("a name in a directory has 1 to %d bytes, no control characters and no space at its ends, "+
+		strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsGraphic(r) }) {
+		return fmt.Errorf("a name in a directory has 1 to %d bytes, no invisible characters and no space at its ends, "+
 			"got %.140q: %w", maxName, name, fs.ErrInvalid)
 	}
 	return nil

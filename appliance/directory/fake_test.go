@@ -11,6 +11,7 @@ import (
 	"math/big"
 	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -183,7 +184,7 @@ func (f *fake) search(op *ber.Packet, say func(ber.Tag, int, ...*ber.Packet)) {
 	f.searches = append(f.searches, filter)
 	var found int64
 	for _, e := range f.entries {
-		if !strings.HasSuffix(strings.ToLower(e.dn), base) || !e.matches(op.Children[6]) {
+		if !strings.HasSuffix(strings.ToLower(e.dn), base) || !f.matches(e, op.Children[6]) {
 			continue
 		}
 		if found++; limit > 0 && found > limit {
@@ -209,16 +210,38 @@ func (f *fake) search(op *ber.Packet, say func(ber.Tag, int, ...*ber.Packet)) {
 	say(ldap.ApplicationSearchResultDone, ldap.LDAPResultSuccess)
 }
 
-// matches evaluates a filter (RFC 4511 section 4.5.1.7): and, or, not, equality, presence.
-func (e entry) matches(p *ber.Packet) bool {
-	one := func(c *ber.Packet) bool { return e.matches(c) }
+// matches evaluates a filter (RFC 4511 section 4.5.1.7): and, or, not, equality, presence, and the two matching rules
+// of Active Directory that administrators use: all bits, and members of members.
+func (f *fake) matches(e entry, p *ber.Packet) bool {
+	one := func(c *ber.Packet) bool { return f.matches(e, c) }
 	switch p.Tag {
 	case ldap.FilterAnd:
-		return !slices.ContainsFunc(p.Children, func(c *ber.Packet) bool { return !e.matches(c) })
+		return !slices.ContainsFunc(p.Children, func(c *ber.Packet) bool { return !one(c) })
 	case ldap.FilterOr:
 		return slices.ContainsFunc(p.Children, one)
 	case ldap.FilterNot:
-		return !e.matches(p.Children[0])
+		return !one(p.Children[0])
+	case ldap.FilterExtensibleMatch:
+		parts := map[ber.Tag]string{}
+		for _, c := range p.Children {
+			parts[c.Tag] = c.Data.String()
+		}
+		attribute, value := parts[ldap.MatchingRuleAssertionType], parts[ldap.MatchingRuleAssertionMatchValue]
+		switch rule := parts[ldap.MatchingRuleAssertionMatchingRule]; rule {
+		case "1.2.840.113556.1.4.803":
+			want, _ := strconv.Atoi(value)
+			for _, v := range e.attributes[strings.ToLower(attribute)] {
+				if n, err := strconv.Atoi(v); err == nil && n&want == want {
+					return true
+				}
+			}
+			return false
+		case inChain:
+			return f.chained(e, strings.ToLower(attribute), value, map[string]bool{})
+		default:
+			f.t.Errorf("the matching rule %s is not one that Active Directory has", rule)
+		}
+		return false
 	case ldap.FilterPresent:
 		return len(e.attributes[strings.ToLower(p.Data.String())]) > 0
 	case ldap.FilterEqualityMatch:
@@ -227,6 +250,19 @@ func (e entry) matches(p *ber.Packet) bool {
 			func(v string) bool { return strings.EqualFold(v, want) })
 	}
 	return false
+}
+
+// chained reports whether dn is a member of the entry, or of one of its members.
+func (f *fake) chained(e entry, attribute, dn string, seen map[string]bool) bool {
+	if seen[e.dn] {
+		return false
+	}
+	seen[e.dn] = true
+	return slices.ContainsFunc(e.attributes[attribute], func(member string) bool {
+		return strings.EqualFold(member, dn) || slices.ContainsFunc(f.entries, func(inner entry) bool {
+			return strings.EqualFold(inner.dn, member) && f.chained(inner, attribute, dn, seen)
+		})
+	})
 }
 
 // Answers besides result codes.

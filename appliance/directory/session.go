@@ -1,15 +1,18 @@
 package directory
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -23,6 +26,8 @@ const (
 	maxGroups = 1000    // of one user
 	atOnce    = 32      // groups whose groups one search asks for
 	dialTime  = 2 * time.Second
+
+	inChain = "1.2.840.113556.1.4.1941" // LDAP_MATCHING_RULE_IN_CHAIN of Active Directory
 )
 
 // session is a connection that is bound as the bind DN.
@@ -31,6 +36,7 @@ type session struct {
 	Settings
 	server   string
 	password string // of the bind DN
+	now      time.Time
 }
 
 // circuit remembers that the directory did not answer, so that not every login waits for it.
@@ -145,7 +151,7 @@ func (d *Directory) connected(ctx context.Context, s Settings, good string, do f
 			failures = append(failures, fmt.Errorf("%s: %w", u, err))
 			continue
 		}
-		bound, err := (&session{c, s, u.String(), password}).run(do)
+		bound, err := (&session{c, s, u.String(), password, d.cfg.Now()}).run(do)
 		hang()
 		code := codeOf(err)
 		switch {
@@ -263,10 +269,12 @@ func (s *session) verify(dn, password string) error {
 	return err
 }
 
-// search returns at most limit entries; more reports that there are more.
-func (s *session) search(p Place, filter string, limit int) (entries []*ldap.Entry, more bool, err error) {
+// search returns at most limit entries, with their names and the attributes called also; more reports that there are
+// more.
+func (s *session) search(p Place, filter string, limit int, also ...string) (entries []*ldap.Entry, more bool,
+	err error) {
 	result, err := s.Search(ldap.NewSearchRequest(p.Base, p.Scope, ldap.NeverDerefAliases, limit,
-		int(patience.Seconds()), false, "(&"+p.Filter+filter+")", []string{p.Attribute}, nil))
+		int(patience.Seconds()), false, "(&"+p.Filter+filter+")", append([]string{p.Attribute}, also...), nil))
 	if err != nil {
 		switch codeOf(err) {
 		case ldap.LDAPResultSizeLimitExceeded:
@@ -287,9 +295,9 @@ func (s *session) search(p Place, filter string, limit int) (entries []*ldap.Ent
 	return entries, more, err
 }
 
-// user finds one user; several entries are none.
+// user finds one user; several entries are none, and neither is one that may not log in.
 func (s *session) user(name string) (User, error) {
-	entries, more, err := s.search(s.Users, "("+s.Users.Attribute+"="+ldap.EscapeFilter(name)+")", 2)
+	entries, more, err := s.search(s.Users, "("+s.Users.Attribute+"="+ldap.EscapeFilter(name)+")", 2, lockAttributes...)
 	if err != nil {
 		return User{}, err
 	}
@@ -303,16 +311,71 @@ func (s *session) user(name string) (User, error) {
 	if len(values) == 0 {
 		return User{}, ErrUnknown
 	}
-	u := User{Name: values[0], DN: entries[0].DN}
-	for _, v := range values { // an entry may have several names
-		if strings.EqualFold(v, name) {
-			u.Name = v
-		}
+	u := User{Name: nameOf(values, entries[0].DN, s.Users.Attribute), DN: entries[0].DN}
+	if why := locked(entries[0], s.now); why != "" {
+		return User{}, fmt.Errorf("the account %.128q %s: %w", name, why, ErrUnknown)
 	}
 	if CheckName(u.Name) != nil {
 		return User{}, ErrUnknown
 	}
 	return u, nil
+}
+
+// nameOf returns the one name of an entry that has several, whichever of them was typed: with two names somebody could
+// approve an import of their own. It is the one in the DN, else the first in the order of the alphabet, because a
+// directory returns values in any order.
+func nameOf(values []string, dn, attribute string) string {
+	first := slices.MinFunc(values, func(a, b string) int {
+		return cmp.Or(strings.Compare(strings.ToLower(a), strings.ToLower(b)), strings.Compare(a, b))
+	})
+	parsed, err := ldap.ParseDN(dn)
+	if err != nil || len(parsed.RDNs) == 0 {
+		return first
+	}
+	for _, a := range parsed.RDNs[0].Attributes {
+		for _, v := range values {
+			if strings.EqualFold(a.Type, attribute) && strings.EqualFold(a.Value, v) {
+				return v
+			}
+		}
+	}
+	return first
+}
+
+// Attributes that say that an account may not log in. A password that the directory refuses ends logins with it, but
+// not those that go on with a token or a key.
+const (
+	userAccountControl = "userAccountControl"   // Active Directory: flags
+	accountExpires     = "accountExpires"       // Active Directory: 100 ns since 1601
+	nsAccountLock      = "nsAccountLock"        // 389 Directory Server, FreeIPA
+	pwdLockedTime      = "pwdAccountLockedTime" // OpenLDAP's password policies
+
+	accountDisable = 2               // of userAccountControl
+	lockedForGood  = "000001010000Z" // of pwdAccountLockedTime: by an administrator, not for a while by wrong passwords
+	sinceFileTime  = 11644473600     // seconds from 1601 to 1970
+)
+
+var lockAttributes = []string{userAccountControl, accountExpires, nsAccountLock, pwdLockedTime}
+
+// locked returns why an account may not log in, "" if it may. Values that cannot be read say nothing.
+func locked(e *ldap.Entry, now time.Time) string {
+	number := func(attribute string) int64 {
+		n, err := strconv.ParseInt(e.GetEqualFoldAttributeValue(attribute), 10, 64)
+		if err != nil {
+			return 0
+		}
+		return n
+	}
+	ends := number(accountExpires) // 0 and the largest number: never
+	switch {
+	case number(userAccountControl)&accountDisable != 0,
+		strings.EqualFold(e.GetEqualFoldAttributeValue(nsAccountLock), "true"),
+		e.GetEqualFoldAttributeValue(pwdLockedTime) == lockedForGood:
+		return "is disabled in the directory"
+	case ends > 0 && ends < math.MaxInt64 && ends/1e7-sinceFileTime <= now.Unix():
+		return "has expired in the directory"
+	}
+	return ""
 }
 
 // groups returns the groups of a user, and those that these are in, each once: groups may contain each other.
@@ -321,6 +384,8 @@ func (s *session) groups(u User) (list []Group, cut bool, err error) {
 		return nil, false, nil
 	}
 	byName := strings.EqualFold(s.Member, "memberUid")
+	// The directory itself follows groups in groups: one search finds all, and further ones would cost it the same again.
+	chain := strings.HasSuffix(s.Member, ":"+inChain+":")
 	seen := map[string]bool{strings.ToLower(u.DN): true}
 	level := []string{u.DN}
 	if byName {
@@ -356,7 +421,7 @@ func (s *session) groups(u User) (list []Group, cut bool, err error) {
 				}
 			}
 		}
-		if level = next; byName {
+		if level = next; byName || chain {
 			return list, cut, nil // names of users: groups are in no group
 		}
 	}

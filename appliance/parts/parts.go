@@ -42,6 +42,7 @@ const (
 	maxOpen   = 8       // sessions of a node
 	maxName   = 4096    // bytes
 	maxSize   = 1 << 50 // bytes of a file
+	maxEnded  = 64      // sessions that a node remembers because their sender has ended them
 	Idle      = 10 * time.Minute
 )
 
@@ -65,14 +66,28 @@ type About struct {
 
 // Sessions are the imports of a node whose files arrive in parts. It is safe for concurrent use.
 type Sessions struct {
+	node string
 	idle time.Duration
 
-	mu   sync.Mutex
-	open map[string]*Session
+	mu    sync.Mutex
+	open  map[string]*Session
+	ended []string // ids, the newest last
 }
 
-// New returns an empty Sessions.
-func New() *Sessions { return &Sessions{idle: Idle, open: map[string]*Session{}} }
+// New returns an empty Sessions of a node.
+func New(node string) *Sessions {
+	return &Sessions{node: node, idle: Idle, open: map[string]*Session{}}
+}
+
+// Holder returns the node that has the session with this ID, as far as the ID tells; "" if it is no ID.
+func Holder(id string) (node string) {
+	_, node, _ = strings.Cut(id, "-")
+	return node
+}
+
+// ErrEnded is the error of Find for a session that its sender has ended. A session that is not there for another reason
+// can be begun again with the same files.
+var ErrEnded = errors.New("this import over https was ended")
 
 // A Session is one import.
 type Session struct {
@@ -157,7 +172,7 @@ func (s *Sessions) Open(owner string, about About, files []File) (*Session, erro
 			fs.ErrInvalid)
 	}
 	ctx, cancel := context.WithCancelCause(context.Background())
-	n := &Session{id: strings.ToLower(rand.Text()), owner: owner, about: about, started: time.Now(), of: s, ctx: ctx,
+	n := &Session{id: strings.ToLower(rand.Text()) + "-" + s.node, owner: owner, about: about, started: time.Now(), of: s, ctx: ctx,
 		cancel: cancel, changed: make(chan struct{}), bodies: make(chan struct{}, maxBodies)}
 	for _, f := range files {
 		switch {
@@ -218,14 +233,16 @@ func (n *Session) finished() bool {
 	return n.state.Finished
 }
 
-// Find returns an open session of owner; fs.ErrNotExist if there is none.
+// Find returns an open session of owner; fs.ErrNotExist if there is none, ErrEnded if its sender has ended it.
 func (s *Sessions) Find(owner, id string) (*Session, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n, ok := s.open[id]
+	if !ok && slices.Contains(s.ended, id) { // ids are secrets of their owners
+		return nil, ErrEnded
+	}
 	if !ok || n.owner != owner {
-		return nil, fmt.Errorf("there is no such import over https on this node: it has ended, or it is on another "+
-			"bastion: %w", fs.ErrNotExist)
+		return nil, fmt.Errorf("there is no such import over https on the bastion %s: it has ended: %w", s.node, fs.ErrNotExist)
 	}
 	return n, nil
 }
@@ -240,10 +257,15 @@ func (s *Sessions) List(owner string) []Listed {
 			list = append(list, n.listed())
 		}
 	}
+	Sort(list)
+	return list
+}
+
+// Sort sorts sessions, the oldest first.
+func Sort(list []Listed) {
 	slices.SortFunc(list, func(a, b Listed) int {
 		return cmp.Or(a.Started.Compare(b.Started), cmp.Compare(a.ID, b.ID))
 	})
-	return list
 }
 
 func (n *Session) listed() Listed {
@@ -257,6 +279,9 @@ func (n *Session) listed() Listed {
 	return l
 }
 
+// ID is the secret by which its owner finds the session.
+func (n *Session) ID() string { return n.id }
+
 // Context ends with the session; its cause says why.
 func (n *Session) Context() context.Context { return n.ctx }
 
@@ -266,6 +291,15 @@ func (n *Session) Close(why error) {
 	delete(n.of.open, n.id)
 	n.of.mu.Unlock()
 	n.stop(why)
+}
+
+// End is Close by the sender: Find reports ErrEnded from now on.
+func (n *Session) End() {
+	n.of.mu.Lock()
+	n.of.ended = append(n.of.ended, n.id)
+	n.of.ended = n.of.ended[max(0, len(n.of.ended)-maxEnded):]
+	n.of.mu.Unlock()
+	n.Close(ErrEnded)
 }
 
 func (n *Session) stop(why error) {

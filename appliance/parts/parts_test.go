@@ -41,7 +41,7 @@ func TestFilesArriveInParts(t *testing.T) {
 				b[i] = byte(random.Uint32())
 			}
 		}
-		all := New()
+		all := New("n1")
 		n, err := all.Open("ada", About{}, named("a", "b", "c"))
 		if err != nil {
 			t.Fatal(err)
@@ -99,7 +99,7 @@ func TestFilesArriveInParts(t *testing.T) {
 
 func TestBounds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		all := New()
+		all := New("n1")
 		for _, names := range [][]string{nil, {""}, {strings.Repeat("x", maxName+1)}, {"a\x00"},
 			strings.Split(strings.Repeat("a,", maxFiles)+"a", ",")} {
 			if _, err := all.Open("ada", About{}, named(names...)); !errors.Is(err, fs.ErrInvalid) {
@@ -181,7 +181,7 @@ type reading struct {
 
 func newReading(t *testing.T, size int) *reading {
 	t.Helper()
-	r := &reading{t: t, all: New(), want: make([]byte, size)}
+	r := &reading{t: t, all: New("n1"), want: make([]byte, size)}
 	random := rand.NewChaCha8([32]byte{1})
 	random.Read(r.want)
 	var err error
@@ -353,7 +353,7 @@ func TestStalled(t *testing.T) {
 
 func TestListAndShares(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		all := New()
+		all := New("n1")
 		when := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 		n, err := all.Open("ada", About{Name: "x", Hold: true}, []File{{"a.001", 10, when}, {"a.002", 20, when}})
 		if err != nil {

@@ -124,9 +124,10 @@ func (u *Users) Add(ctx context.Context, name, password string, also ...func(tre
 	return u.put(ctx, name, password, false, also)
 }
 
-// SetPassword changes an existing user's password. fs.ErrNotExist: there is no such user.
-func (u *Users) SetPassword(ctx context.Context, name, password string) error {
-	return u.put(ctx, name, password, true, nil)
+// SetPassword changes an existing user's password. fs.ErrNotExist: there is no such user. The edits of also appear at
+// the same time.
+func (u *Users) SetPassword(ctx context.Context, name, password string, also ...func(tree.Batch)) error {
+	return u.put(ctx, name, password, true, also)
 }
 
 func (u *Users) put(ctx context.Context, name, password string, there bool, also []func(tree.Batch)) error {

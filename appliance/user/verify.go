@@ -8,10 +8,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/crypto/bcrypt"
+	"golang.org/x/text/unicode/norm"
 )
 
 // nobody is a hash that no password has; verifying against it takes as long as verifying a user's.
@@ -82,7 +84,7 @@ func (u *Users) verify(ctx context.Context, turns, other *line, name string, sal
 		return true, nil
 	}
 	client := clientIn(ctx)
-	leave, err := turns.enter(ctx, client, fmt.Sprintf("%.64s", name))
+	leave, err := turns.enter(ctx, client, folded(name))
 	if err != nil {
 		return false, err
 	}
@@ -112,6 +114,14 @@ func (u *Users) verify(ctx context.Context, turns, other *line, name string, sal
 	}
 	u.known[id] = time.Now().Add(keep)
 	return true, nil
+}
+
+// folded is the name by which wrong passwords of an account are counted. Directories take many spellings for one name:
+// letters of any case, wide ones, several spaces. Counting them together delays at most a user whose name is spelled
+// like another one's.
+func folded(name string) string {
+	name = norm.NFKC.String(fmt.Sprintf("%.64s", name))
+	return strings.Join(strings.Fields(strings.ToLower(name)), " ")
 }
 
 func (u *Users) recall(id [sha256.Size]byte) bool {

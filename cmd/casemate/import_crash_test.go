@@ -7,12 +7,16 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -117,6 +121,93 @@ func TestKilledDuringImports(t *testing.T) {
 	t.Logf("%d kills, %d of them before the import was done", kills, interrupted)
 	if interrupted == 0 {
 		t.Error("no kill met an import: the test says nothing")
+	}
+}
+
+// TestKilledDuringRemoteImports: an import with --server goes on by itself when the bastion was killed, or stopped, and
+// is started again.
+func TestKilledDuringRemoteImports(t *testing.T) {
+	t.Parallel()
+	d := newDaemon(t)
+	whole, _ := collectForCrash(t, d)
+	d.run("init", "--config", d.config)
+	d.start()
+	root := filepath.Join(d.dir, "root.pem")
+	if err := os.WriteFile(root, []byte(d.run("ca")), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	var key struct{ Key string }
+	d.list(&key, "apikey", "create", "crash", "--role", "importer", "-o", "json")
+	size, err := os.Stat(whole)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, signal := range []os.Signal{syscall.SIGKILL, syscall.SIGTERM} {
+		// Between the command and the bastion is a wire that tells when half of the bundle has passed.
+		wire, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		half := make(chan struct{})
+		var passed atomic.Int64
+		var wires sync.WaitGroup
+		wires.Go(func() {
+			for {
+				c, err := wire.Accept()
+				if err != nil {
+					return
+				}
+				up, err := net.Dial("tcp", d.https)
+				if err != nil {
+					c.Close()
+					continue
+				}
+				wires.Go(func() { io.Copy(c, up); c.Close() })
+				wires.Go(func() {
+					defer up.Close()
+					buf := make([]byte, 64<<10)
+					for {
+						n, err := c.Read(buf)
+						now := passed.Add(int64(n))
+						if now >= size.Size()/2 && now-int64(n) < size.Size()/2 {
+							close(half)
+						}
+						if _, e := up.Write(buf[:n]); err != nil || e != nil {
+							return
+						}
+					}
+				})
+			}
+		})
+		cmd := exec.Command(d.binary, "import", whole, "--name", "crash", "--server", "https://"+wire.Addr().String(),
+			"--ca", root)
+		cmd.Env = append(os.Environ(), "CASEMATE_KEY="+key.Key, "XDG_CONFIG_HOME="+d.dir)
+		var out bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &out, &out
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		ended := make(chan error, 1)
+		go func() { ended <- cmd.Wait() }()
+		select {
+		case <-half:
+		case err := <-ended:
+			t.Fatalf("%v before half was sent: %v\n%s", signal, err, out.String())
+		}
+		d.cmd.Process.Signal(signal)
+		<-d.exited
+		d.start()
+		if err := <-ended; err != nil {
+			t.Errorf("after %v: %v\n%s", signal, err, out.String())
+		}
+		t.Logf("after %v: %d bytes of a bundle of %d have passed", signal, passed.Load(), size.Size())
+		if got := d.state(); len(got.images) < 5 || len(got.files) < 20 || len(got.Imports) == 0 ||
+			!strings.HasPrefix(got.Imports[0], "crash imported") {
+			t.Errorf("after %v there are %+v", signal, got)
+		}
+		d.forgetImport()
+		wire.Close()
+		wires.Wait()
 	}
 }
 

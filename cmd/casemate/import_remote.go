@@ -23,6 +23,7 @@ import (
 const (
 	sendTries = 30              // in a row without a part that arrives
 	sendPause = 2 * time.Second // between two of them
+	maxBegun  = 30              // times that the bastion may lose an import
 )
 
 // sender sends the files of an import over https, in the parts that the bastion wants.
@@ -32,6 +33,8 @@ type sender struct {
 	total  int64                     // bytes of all files, -1 if unknown
 	report func(p handover.Progress) // called after each part
 	pause  func(context.Context)     // between two tries
+	// begin begins the import, again if the bastion does not know it any more.
+	begin func(context.Context) (parts.State, error)
 }
 
 // sendImport runs an import whose files are sent to a server, and returns its result.
@@ -47,20 +50,12 @@ func (c *client) sendImport(ctx context.Context, req handover.Request, paths []s
 	if err := s.open(&req, paths); err != nil {
 		return nil, err
 	}
-	var state parts.State
-	err := c.call(ctx, "POST", "imports/parts", nil, req, &state)
-	if refused := new(apiError); errors.As(err, &refused) && refused.status == http.StatusBadRequest && !req.Hold {
-		// A bastion of an older version refuses what it does not know: the sizes of files.
-		for i := range req.Inputs {
-			req.Inputs[i] = handover.Named{Name: req.Inputs[i].Name}
-		}
-		if c.call(ctx, "POST", "imports/parts", nil, req, &state) == nil {
-			err = nil
-		}
-	}
+	s.begin = func(ctx context.Context) (parts.State, error) { return c.beginImport(ctx, &req) }
+	state, err := s.begin(ctx)
 	if err != nil {
 		return nil, err
 	}
+	req.Wait = true // should it begin again: what the bastion still does of it comes first
 	err = s.send(ctx, &state)
 	// The bastion need not wait for more; if it cannot be told, it stops waiting by itself.
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), sendPause)
@@ -73,6 +68,21 @@ func (c *client) sendImport(ctx context.Context, req handover.Request, paths []s
 		return nil, &apiError{state.Status, state.Error}
 	}
 	return state.Result, nil
+}
+
+// beginImport begins an import on the server.
+func (c *client) beginImport(ctx context.Context, req *handover.Request) (state parts.State, err error) {
+	err = c.call(ctx, "POST", "imports/parts", nil, req, &state)
+	if refused := new(apiError); errors.As(err, &refused) && refused.status == http.StatusBadRequest && !req.Hold {
+		// A bastion of an older version refuses what it does not know: the sizes of files.
+		for i := range req.Inputs {
+			req.Inputs[i] = handover.Named{Name: req.Inputs[i].Name}
+		}
+		if c.call(ctx, "POST", "imports/parts", nil, req, &state) == nil {
+			err = nil
+		}
+	}
+	return state, err
 }
 
 // open opens the files, and names them in the request.
@@ -121,12 +131,13 @@ func (s *sender) close() {
 }
 
 // send sends parts until the import has finished. A part whose answer is lost is sent again if the bastion still wants
-// it; a bastion that does not answer is asked again for a minute.
+// it; a bastion that does not answer is asked again for a minute. One that has lost the import, because it was started
+// again or because another bastion answers now, gets the same files again, of which it wants only what is not stored.
 func (s *sender) send(ctx context.Context, state *parts.State) error {
-	path := "imports/parts/" + seg(state.ID)
-	failed := 0
+	failed, begun := 0, 1
 	for !state.Finished {
 		s.report(handover.Progress{Done: state.Done, Total: s.total, Phase: state.Phase})
+		path := "imports/parts/" + seg(state.ID)
 		var err error
 		if state.File < 0 {
 			err = s.c.call(ctx, "GET", path, nil, nil, state)
@@ -135,16 +146,28 @@ func (s *sender) send(ctx context.Context, state *parts.State) error {
 			if unread != nil {
 				return unread
 			}
-			err = s.put(ctx, path, p, state)
+			if err = s.put(ctx, path, p, state); err == nil {
+				failed = 0
+			}
 		}
-		var answer *apiError
-		switch {
+		if statusOf(err) == http.StatusNotFound && begun < maxBegun {
+			begun++
+			var again parts.State
+			if again, err = s.begin(ctx); err == nil {
+				*state = again
+				continue
+			}
+			if statusOf(err) == http.StatusNotFound {
+				return err
+			}
+		}
+		switch code := statusOf(err); {
 		case err == nil:
-			failed = 0
 			continue
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case errors.As(err, &answer) && answer.status < 500 && answer.status != 409:
+		case code != 0 && code < 500 && code != http.StatusConflict && code != http.StatusNotFound,
+			code == http.StatusNotFound && begun >= maxBegun:
 			return err // it would answer the same again
 		}
 		if failed++; failed == sendTries {
@@ -154,6 +177,15 @@ func (s *sender) send(ctx context.Context, state *parts.State) error {
 		state.File = -1 // ask where to go on
 	}
 	return nil
+}
+
+// statusOf returns the HTTP status of a bastion's answer that is an error, 0 for other errors and for none.
+func statusOf(err error) int {
+	var answer *apiError
+	if errors.As(err, &answer) {
+		return answer.status
+	}
+	return 0
 }
 
 // part is a part of a file.
@@ -177,6 +209,9 @@ type window struct {
 // read returns the part at offset, of most bytes, and whether the file ends with it. What is before offset is not
 // wanted any more.
 func (w *window) read(offset int64, most int) ([]byte, bool, error) {
+	if offset < w.at && w.again {
+		w.at, w.buf, w.ended = offset, nil, false
+	}
 	if offset < w.at {
 		return nil, false, fmt.Errorf("the bastion wants byte %d of %s again: import the same again", offset,
 			w.f.Name())

@@ -28,7 +28,7 @@ import (
 // The files arrive whole and once.
 func TestSendOverABadConnection(t *testing.T) {
 	want := [][]byte{bytes.Repeat([]byte("0123456789"), 100_000), nil, []byte("small")}
-	sessions := parts.New()
+	sessions := parts.New("n1")
 	var session *parts.Session
 	got := make(chan [][]byte, 1)
 	state := func(w http.ResponseWriter) {
@@ -137,6 +137,136 @@ func TestSendOverABadConnection(t *testing.T) {
 	session.Close(nil)
 	if err := s.open(&req, []string{dir}); err == nil || !strings.Contains(err.Error(), "is a directory") {
 		t.Errorf("a directory: %v", err)
+	}
+}
+
+// TestSendToABastionThatForgets: a bastion that is started again has lost the import. It gets the same files again, and
+// does not if somebody has ended the import, if it loses it each time, or if a file cannot be read again.
+func TestSendToABastionThatForgets(t *testing.T) {
+	content := bytes.Repeat([]byte("0123456789"), 300_000)
+	name := filepath.Join(t.TempDir(), "a.tar")
+	if err := os.WriteFile(name, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for what, c := range map[string]struct {
+		forgets int // after so many parts, each time
+		times   int
+		ended   bool
+		pipe    bool
+		want    string // of the error
+		begun   int
+	}{
+		"once":                {forgets: 3, times: 1, begun: 2},
+		"some times":          {forgets: 2, times: 5, begun: 6},
+		"before the first":    {forgets: 0, times: 2, begun: 3},
+		"each time":           {forgets: 1, times: 1 << 30, want: "no such import", begun: maxBegun},
+		"it was ended":        {forgets: 3, times: 1, ended: true, want: "was ended", begun: 1},
+		"a pipe":              {forgets: 9, times: 1, pipe: true, want: "again", begun: 2},
+		"a pipe, not read on": {forgets: 0, times: 1, pipe: true, begun: 2},
+	} {
+		t.Run(what, func(t *testing.T) {
+			sessions := parts.New("n1")
+			var session *parts.Session
+			begun, forgotten, got := 0, 0, 0
+			var result []byte
+			var done chan struct{}
+			fail := func(w http.ResponseWriter, status int, sentence string) {
+				w.WriteHeader(status)
+				json.NewEncoder(w).Encode(map[string]string{"error": sentence})
+			}
+			state := func(w http.ResponseWriter) {
+				s, err := session.State(t.Context())
+				if err != nil {
+					t.Error(err)
+				}
+				s.Most = min(s.Most, 100_000)
+				json.NewEncoder(w).Encode(s)
+			}
+			srv := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.Method == "POST" {
+					var q handover.Request
+					if err := json.NewDecoder(r.Body).Decode(&q); err != nil || q.Wait != (begun > 0) {
+						t.Errorf("%+v, %v", q, err)
+					}
+					begun++
+					got = 0
+					n, err := sessions.Open("ada", parts.About{}, []parts.File{{Name: "a"}})
+					if err != nil {
+						t.Error(err)
+					}
+					session, done = n, make(chan struct{})
+					go func(done chan struct{}) {
+						defer close(done)
+						data, err := io.ReadAll(n.Files()[0])
+						if err == nil {
+							result = data
+							n.Finish(200, "done", nil)
+						}
+					}(done)
+					state(w)
+					return
+				}
+				if session.ID() != strings.TrimPrefix(r.URL.Path, "/v1/imports/parts/") {
+					fail(w, 404, "there is no such import")
+					return
+				}
+				if got >= c.forgets && forgotten < c.times && r.Method != "DELETE" {
+					forgotten++
+					session.Close(errors.New("killed"))
+					<-done
+					if c.ended {
+						fail(w, 410, "this import over https was ended")
+						return
+					}
+					fail(w, 404, "there is no such import")
+					return
+				}
+				if r.Method == "PATCH" {
+					body, err := io.ReadAll(r.Body)
+					if err != nil {
+						t.Error(err)
+					}
+					offset, _ := strconv.ParseInt(r.URL.Query().Get("offset"), 10, 64)
+					if err := session.Put(0, offset, body, r.URL.Query().Get("last") == "true"); err != nil {
+						fail(w, 409, err.Error())
+						return
+					}
+					got++
+				}
+				state(w)
+			}))
+			defer srv.Close()
+			u, err := url.Parse(srv.URL)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s := &sender{c: &client{server: u, http: srv.Client()}, report: func(handover.Progress) {},
+				pause: func(context.Context) {}}
+			defer s.close()
+			var req handover.Request
+			if err := s.open(&req, []string{name}); err != nil {
+				t.Fatal(err)
+			}
+			s.files[0].again = !c.pipe
+			s.begin = func(ctx context.Context) (parts.State, error) {
+				req.Wait = begun > 0
+				return s.c.beginImport(ctx, &req)
+			}
+			at, err := s.begin(t.Context())
+			if err == nil {
+				err = s.send(t.Context(), &at)
+			}
+			switch {
+			case begun != c.begun:
+				t.Errorf("begun %d times, want %d: %v", begun, c.begun, err)
+			case c.want == "" && (err != nil || string(at.Result) != `"done"` || !bytes.Equal(result, content)):
+				t.Errorf("%v, %s, %d bytes", err, at.Result, len(result))
+			case c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)):
+				t.Errorf("%v, want %q", err, c.want)
+			}
+			session.Close(nil)
+			<-done
+		})
 	}
 }
 

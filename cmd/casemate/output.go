@@ -8,6 +8,7 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
 
 	"github.com/spf13/cobra"
 )
@@ -212,10 +213,11 @@ func are[N ~int | ~int64](n N) string {
 	return "are"
 }
 
-// printable replaces control characters, which could move a terminal's cursor, by '?'.
+// printable replaces control characters, which could move a terminal's cursor, and those that change the direction of
+// writing by '?'.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
+		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 || unicode.Is(unicode.Bidi_Control, r) {
 			return '?'
 		}
 		return r

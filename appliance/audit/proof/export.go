@@ -61,6 +61,13 @@ type end struct {
 	Key        string `json:"key"`
 }
 
+// DropVerb is the verb of the event that says that events were dropped, DropObject the form of its object: the numbers
+// of the first and the last one.
+const (
+	DropVerb   = "audit.drop"
+	DropObject = "events %d to %d"
+)
+
 // Hashes returns the line that remains of a segment of events when these are dropped.
 func Hashes(first uint64, segment []byte) []byte {
 	d := dropped{First: first}

@@ -76,9 +76,11 @@ type older struct {
 }
 
 type verifier struct {
-	rep  *Report
-	in   *bufio.Reader
-	key  Key
+	rep *Report
+	in  *bufio.Reader
+	key Key
+	// told is how many events the newest event about it says were dropped.
+	told uint64
 	old  []older // by size
 	next int     // the first one that the tree has not reached
 	tree merkle.Frontier
@@ -146,6 +148,12 @@ func (v *verifier) event(line []byte) error {
 	if (e.Verb == "cluster.restore" || e.Verb == "cluster.recover") && len(v.rep.Breaks) < maxBreaks {
 		v.rep.Breaks = append(v.rep.Breaks, e)
 	}
+	if e.Verb == DropVerb && e.How == "node" && e.Outcome == "" {
+		var first, last uint64
+		if _, err := fmt.Sscanf(e.Object, DropObject, &first, &last); err == nil {
+			v.told = max(v.told, last+1)
+		}
+	}
 	v.rep.Last = e.Time
 	v.add(merkle.LeafHash(line))
 	return nil
@@ -157,6 +165,10 @@ func (v *verifier) dropped(line []byte) error {
 		return err
 	}
 	n := uint64(len(d.Hashes)) / merkle.HashSize
+	if v.rep.Dropped != v.tree.Size() {
+		return fmt.Errorf("after event %d there are hashes in the place of events, but only the oldest are ever dropped",
+			v.tree.Size()-1)
+	}
 	if d.First != v.tree.Size() || n == 0 || n > SegmentEvents || len(d.Hashes)%merkle.HashSize != 0 {
 		return fmt.Errorf("the hashes of events from %d on are in the place of event %d", d.First, v.tree.Size())
 	}
@@ -203,6 +215,10 @@ func (v *verifier) finish(c *Checkpoint) {
 	r := v.rep
 	root := v.tree.Root()
 	r.Events, r.Root, r.Key = v.tree.Size(), root.String(), v.key.String()
+	if c != nil && r.Dropped > v.told {
+		v.fault("of the events %d to %d there are only hashes, and the log does not say that they were dropped: "+
+			"somebody has removed them from this export", v.told, r.Dropped-1)
+	}
 	if c != nil {
 		r.Origin = c.Origin
 		switch {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -38,6 +39,10 @@ func newSample(t testing.TB, n, drop int) sample {
 	for i := range n {
 		line := fmt.Appendf(nil, `{"n":%d,"time":"2026-01-31T10:%02d:00Z","index":%d,"node":"n1","actor":"alice",`+
 			`"verb":"image.push","object":"team/app:%d","new":"sha256:%064x"}`, i, i%60, i+7, i, i)
+		if i == drop && drop > 0 {
+			line = fmt.Appendf(nil, `{"n":%d,"time":"2026-01-31T10:%02d:00Z","index":%d,"node":"n1","actor":"node/n1",`+
+				`"how":"node","verb":"audit.drop","object":"events 0 to %d"}`, i, i%60, i+7, drop-1)
+		}
 		tree = tree.Add(merkle.LeafHash(line))
 		if i < drop {
 			segment = append(append(segment, line...), '\n')
@@ -118,6 +123,36 @@ func TestEveryChangeIsFound(t *testing.T) {
 		}
 		if r := verify(t, changed, opt); len(r.Faults) == 0 {
 			t.Fatalf("%s is not found", what)
+		}
+	}
+}
+
+// TestHiddenEventsAreFound: hashes in the place of events have the same root, so whoever exports a log could hide events
+// of it. Only the oldest may be hashes, and only those of which the log says so.
+func TestHiddenEventsAreFound(t *testing.T) {
+	hashes := func(first uint64, lines ...[]byte) []byte { return Hashes(first, bytes.Join(lines, nil)) }
+	whole, dropped := newSample(t, 90, 0), newSample(t, 90, 40)
+	export := func(s sample, lines ...[]byte) []byte { return append(bytes.Join(lines, nil), s.last...) }
+	cut := func(s sample, from, to int, with ...[]byte) []byte {
+		return export(s, slices.Concat(s.lines[:from], with, s.lines[to:])...)
+	}
+	forged := []byte(`{"n":0,"time":"2026-01-31T10:00:00Z","index":7,"node":"n1","actor":"eve","how":"password",` +
+		`"verb":"audit.drop","object":"events 0 to 9"}` + "\n")
+	for what, c := range map[string]struct {
+		export []byte
+		says   string
+	}{
+		"the oldest":             {cut(whole, 0, 10, hashes(0, whole.lines[:10]...)), "does not say that they were dropped"},
+		"some in the middle":     {cut(whole, 50, 60, hashes(50, whole.lines[50:60]...)), "only the oldest"},
+		"the newest":             {cut(whole, 80, 90, hashes(80, whole.lines[80:]...)), "only the oldest"},
+		"all":                    {export(whole, hashes(0, whole.lines...)), "does not say that they were dropped"},
+		"more than the log says": {cut(dropped, 1, 3, hashes(40, dropped.lines[1:3]...)), "does not say"},
+		"one after those":        {cut(dropped, 5, 6, hashes(44, dropped.lines[5])), "only the oldest"},
+		"as an account says":     {append(bytes.Clone(forged), whole.last...), "checkpoint says"},
+	} {
+		r := verify(t, c.export, Options{})
+		if len(r.Faults) == 0 || !strings.Contains(strings.Join(r.Faults, "\n"), c.says) {
+			t.Errorf("%s: %+v", what, r)
 		}
 	}
 }
