@@ -201,7 +201,8 @@ func TestALimitedAccountStaysInItsPrefixes(t *testing.T) {
 		}
 	}
 	for _, repo := range []string{"teams/app", "secret/app"} {
-		if text := do(200, "boss", "GET", images+"/v2/"+repo+"/tags/list", ""); !strings.Contains(text, `"tags":["1"]`) {
+		text := do(200, "boss", "GET", images+"/v2/"+repo+"/tags/list", "")
+		if !strings.Contains(text, `"tags":["1"]`) {
 			t.Errorf("%s has %s", repo, text)
 		}
 	}
