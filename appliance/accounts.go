@@ -39,6 +39,8 @@ func (a *Appliance) openAccess() {
 	a.access = access.New(access.Config{
 		Tree: a.tree, Users: a.users, Directory: groupsOf{a.directory}, MayStore: a.oneVersion, Now: a.opt.Now,
 		Anonymous: func() bool { return a.current.State().Settings.Anonymous },
+		Lifetime:  func() time.Duration { return a.current.State().Settings.SessionLifetime },
+		Idle:      func() time.Duration { return a.current.State().Settings.SessionIdle },
 		Event:     a.occurred,
 		Log:       a.log.With("room", "access"),
 	})

@@ -425,15 +425,17 @@ func (a *Appliance) wire() error {
 		Clients: a.clients, ClientNames: a.clientNames,
 		Search:       a.search,
 		Rotation:     a.rotation,
-		Repositories: a.repositories, Upstream: a.upstream, Packages: a.packages, Parts: parts.New(),
+		Repositories: a.repositories, Upstream: a.upstream, Packages: a.packages, Parts: parts.New(a.cfg.Node),
 		Current:    a.current,
 		Transcript: a.transcript(),
 		Changes:    a.changes, Lookup: a.lookup, DNS: a.dns, Audit: a.audit, Forwarder: a.forwarder,
 		Status: a.status, Series: a.series, Totals: a.totals, Executable: a.executable, Site: a.site,
 		RefreshNames: a.dns.RefreshNames, Reload: a.Reread,
 		PeerAddrs: a.peerAddrs, Log: a.log,
+		MarkPassed: func(out, client *http.Request) { edge.MarkPassed(out, a.cfg.Node, client) },
 	}
 	a.remote = a.admin.Remote()
+	a.edge.PassedParts = a.admin.PassedParts()
 	return nil
 }
 

@@ -24,6 +24,7 @@ import (
 	"casemate/appliance/config"
 	"casemate/appliance/resolver"
 	"casemate/appliance/setup"
+	"casemate/cluster/waittest"
 	"casemate/dnssrv/process"
 )
 
@@ -31,7 +32,7 @@ import (
 // sent.
 func TestMain(m *testing.M) {
 	startDNS = dnsHere
-	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/docker/go-events.(*Broadcaster).run"))
+	waittest.Main(m, goleak.IgnoreAnyFunction("github.com/docker/go-events.(*Broadcaster).run"))
 }
 
 // dnsHere runs a node's DNS process in this one, over the same connection and with the same sockets.

@@ -103,7 +103,7 @@ func (a *Appliance) front(context.Context) page.Front {
 func (a *Appliance) openPage() {
 	a.page = page.New(page.Config{
 		Node: a.cfg.Node, Domain: a.current.State().Settings.Domain, API: http.HandlerFunc(a.serveAdmin),
-		Front: a.front, Now: a.opt.Now, Log: a.log.With("room", "page"),
+		Front: a.front, Opened: a.search.Prepare, Now: a.opt.Now, Log: a.log.With("room", "page"),
 		Topics: map[string]func() uint64{
 			"tree":    func() uint64 { return a.cluster.Status().Applied },
 			"missed":  a.book.Changed,

@@ -14,13 +14,19 @@ import (
 
 // openTraffic opens what counts for the page and for status, after everything that is counted.
 func (a *Appliance) openTraffic() (err error) {
+	begins := a.dns.Own() // at 0: also what a DNS process that starts late answers at first is counted
 	a.series = series.New(series.Config{Now: a.opt.Now, Sources: []series.Source{
 		{Lines: requestLines, Read: a.readRequests},
 		{Lines: dnsLines, Read: func() []uint64 {
-			if a.dns.Err() != nil { // what it counted before is not known yet, or not any more
+			switch {
+			case a.dns.Err() == nil:
+				begins = false
+				return dnsCounts(a.dns.Stats())
+			case begins:
+				return make([]uint64, len(dnsLines))
+			default: // what it counted before is not known yet, or not any more
 				return nil
 			}
-			return dnsCounts(a.dns.Stats())
 		}},
 	}})
 	a.totals = totals.Open(totals.Config{Tree: a.tree, IsTag: registry.IsTag})

@@ -41,7 +41,12 @@ func TestWhoAsks(t *testing.T) {
 		t.Errorf("over http: %+v", c)
 	}
 	n.do("GET", "http://n1.casemate.internal/enroll", nil, curl)
-	if c = show(); c.Enrolled != clients.Unknown || !strings.Contains(c.Why, "has fetched the root") {
+	// The script is large: the client has it before the request is over.
+	waittest.Until(t, "the script is noted", func() bool {
+		c = show()
+		return strings.Contains(c.Why, "has fetched the root")
+	})
+	if c.Enrolled != clients.Unknown {
 		t.Errorf("with the script: %+v", c)
 	}
 	_, err := tls.Dial("tcp", n.Addrs().HTTPS[0].String(), &tls.Config{ServerName: "quay.io"})

@@ -9,13 +9,15 @@ import (
 	"testing/fstest"
 	"time"
 
+	"casemate/cluster/waittest"
+
 	"go.uber.org/goleak"
 )
 
 func TestMain(m *testing.M) {
 	// Raft never answers commands that it had queued when a failing disk has ended its goroutine; the process ends
 	// then.
-	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/hashicorp/raft.(*deferError).Error"))
+	waittest.Main(m, goleak.IgnoreAnyFunction("github.com/hashicorp/raft.(*deferError).Error"))
 }
 
 // testConfig logs to the test.

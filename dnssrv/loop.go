@@ -135,8 +135,8 @@ func foldedQuestion(packet []byte) (key, name string) {
 	return string(folded), string(packet[headerLen : end-4])
 }
 
-// add records a packet on its way to a resolver until done is called. A name that is not in mixed case is spelled as the
-// client spells it, who may ask again.
+// add records a packet on its way to a resolver until done is called. A name that is not in mixed case is spelled as
+// the client spells it, who may ask again.
 func (i *inFlight) add(packet []byte, mixed bool, to netip.AddrPort, client netip.Addr) (done func()) {
 	key, name := foldedQuestion(packet)
 	if !mixed {

@@ -224,7 +224,8 @@ func TestComingBack(t *testing.T) {
 			t.Errorf("%s from %s", name, from)
 		}
 	}
-	// In its plainest form a question is spelled as a client has spelled it, which asks again or through another server.
+	// In its plainest form a question is spelled as a client has spelled it, which asks again or through another
+	// server.
 	f.add(packet(t, question(sent, dns.TypeA)), false, up, client)
 	for _, from := range []netip.Addr{client, other} {
 		if _, is := f.back(packet(t, question(sent, dns.TypeA)), from, false); is {

@@ -15,9 +15,9 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
-	"go.uber.org/goleak"
 
 	"casemate/cluster/share"
+	"casemate/cluster/waittest"
 	"casemate/dnssrv/dnstest"
 )
 
@@ -29,7 +29,7 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
-	goleak.VerifyTestMain(m)
+	waittest.Main(m)
 }
 
 func addrs(ss ...string) []netip.Addr {

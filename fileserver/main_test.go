@@ -15,11 +15,10 @@ import (
 	"time"
 
 	"casemate/cluster/treetest"
-
-	"go.uber.org/goleak"
+	"casemate/cluster/waittest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { waittest.Main(m) }
 
 // origins are those that the tests' servers know.
 var origins = map[string]string{

@@ -115,6 +115,10 @@ func (s *Server) get(w http.ResponseWriter, r *http.Request, a address, v View) 
 	rules, own, plain := s.rules(), v.Origin == "", v.Plain
 	rp, err := s.lookup(r.Context(), rules, a, own)
 	if s.cfg.Upstream != nil && (err == nil || errors.Is(err, fs.ErrNotExist)) && s.cfg.Upstream.For(a.host) {
+		if err != nil && tooLong(a.key(a.query)) {
+			answer(w, http.StatusRequestURITooLong, "this address is too long to be stored, so it is not fetched.")
+			return
+		}
 		if s.fetch(w, r, a, plain, err == nil) {
 			return
 		}

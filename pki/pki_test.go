@@ -19,20 +19,26 @@ import (
 	"time"
 
 	"casemate/cluster/treetest"
-
-	"go.uber.org/goleak"
+	"casemate/cluster/waittest"
 )
 
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+	waittest.Main(tidied{m})
+}
+
+// tidied are the tests, and the end of what they share.
+type tidied struct{ *testing.M }
+
+func (m tidied) Run() int {
+	defer func() {
 		if j := javaRuns.Load(); j != nil {
 			j.stop()
 		}
 		for _, dir := range nssStores.dirs {
 			os.RemoveAll(dir)
 		}
-		os.Exit(code)
-	}))
+	}()
+	return m.M.Run()
 }
 
 // sealer seals with AES-GCM.

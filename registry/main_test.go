@@ -3,11 +3,13 @@ package registry
 import (
 	"testing"
 
+	"casemate/cluster/waittest"
+
 	"go.uber.org/goleak"
 )
 
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m,
+	waittest.Main(m,
 		// One for each handlers.App of distribution, which cannot be ended; it waits for events that are never sent.
 		goleak.IgnoreAnyFunction("github.com/docker/go-events.(*Broadcaster).run"))
 }

@@ -54,6 +54,10 @@ type Config struct {
 	Directory Directory
 	// Anonymous reports whether images may be read without an account. Nil: true.
 	Anonymous func() bool
+	// Lifetime is how long a login lasts; nil, zero or more than LoginLife: LoginLife.
+	Lifetime func() time.Duration
+	// Idle is how long a login lasts without being used; nil or zero: that does not end it.
+	Idle func() time.Duration
 	// MayStore reports whether every node of the cluster knows roles. Nil: true.
 	MayStore func() bool
 	// Event receives logins, failed logins and refusals. It must not block. Nil: they are not reported.
@@ -78,7 +82,7 @@ type Access struct {
 	cfg Config
 
 	mu   sync.Mutex
-	used map[string]time.Time // keys by name, when they were used since the last flush; owned by mu
+	used map[string]use       // keys by name, when they were last used here; owned by mu
 	seen map[string]time.Time // logins that were reported, by account and address; owned by mu
 }
 
@@ -93,13 +97,19 @@ func New(cfg Config) *Access {
 	if cfg.MayStore == nil {
 		cfg.MayStore = func() bool { return true }
 	}
+	if cfg.Lifetime == nil {
+		cfg.Lifetime = func() time.Duration { return LoginLife }
+	}
+	if cfg.Idle == nil {
+		cfg.Idle = func() time.Duration { return 0 }
+	}
 	if cfg.Event == nil {
 		cfg.Event = func(Event) {}
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Access{cfg: cfg, used: map[string]time.Time{}, seen: map[string]time.Time{}}
+	return &Access{cfg: cfg, used: map[string]use{}, seen: map[string]time.Time{}}
 }
 
 // A Subject is somebody who asks, and what it may do.
@@ -285,7 +295,11 @@ func (a *Access) Find(ctx context.Context, id string) (Subject, error) {
 		if err != nil {
 			return Subject{}, err
 		}
-		return a.subjectOf(ctx, k)
+		s, err := a.subjectOf(ctx, k)
+		if err == nil {
+			a.note(ctx, name)
+		}
+		return s, err
 	}
 	if user.CheckName(id) != nil {
 		return Subject{}, ErrCredentials

@@ -15,15 +15,15 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
 	"golang.org/x/crypto/bcrypt"
 
 	"casemate/appliance/user"
 	"casemate/cluster/tree"
 	"casemate/cluster/treetest"
+	"casemate/cluster/waittest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { waittest.Main(m) }
 
 // house is an Access over a tree, with a clock and the events that it reported.
 type house struct {
@@ -607,4 +607,100 @@ func rolesTable() string {
 		b.WriteString("\n")
 	}
 	return b.String()
+}
+
+// TestSessionsEnd: a login ends when its lifetime is over, also if that was shortened since, and when nobody uses it for
+// the idle time. What a page fetches by itself is no use, and a use of an ended login does not revive it.
+func TestSessionsEnd(t *testing.T) {
+	h := open(t)
+	ctx := t.Context()
+	h.add("ada", Grant{Role: "importer"})
+	ada, err := h.Authenticate(ctx, "ada", "correct horse")
+	h.must(err)
+	lifetime, idle := LoginLife, time.Duration(0)
+	h.cfg.Lifetime = func() time.Duration { return lifetime }
+	h.cfg.Idle = func() time.Duration { return idle }
+	other := New(h.cfg) // another node, which learns of uses from the tree
+	login := func() (string, string) {
+		t.Helper()
+		text, k, err := h.Login(ctx, ada, 0)
+		h.must(err)
+		return text, k.Name
+	}
+	check := func(what string, valid bool, on *Access, ctx context.Context, text string) {
+		t.Helper()
+		if _, err := on.Bearer(ctx, text); (err == nil) != valid || !valid && !errors.Is(err, ErrCredentials) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	sleep := func(d time.Duration) { h.now = h.now.Add(d) }
+	away := Unattended(ctx)
+
+	text, _ := login()
+	sleep(LoginLife - time.Second)
+	check("idle is off", true, h.Access, ctx, text)
+	sleep(time.Second)
+	check("after its lifetime", false, h.Access, ctx, text)
+
+	text, _ = login()
+	sleep(31 * time.Minute)
+	check("within its lifetime", true, h.Access, ctx, text)
+	lifetime = 30 * time.Minute
+	check("after a lifetime that was shortened", false, h.Access, ctx, text)
+	text, _ = login()
+	if s, err := h.Bearer(ctx, text); err != nil || !s.Expires.Equal(h.now.Add(lifetime)) {
+		t.Errorf("%v %v", s.Expires, err)
+	}
+	lifetime = LoginLife
+
+	idle = 10 * time.Minute
+	text, name := login()
+	for range 5 {
+		sleep(idle - time.Second)
+		check("used in time", true, h.Access, ctx, text)
+	}
+	sleep(idle - time.Second)
+	check("a page that keeps itself new", true, h.Access, away, text)
+	sleep(time.Second)
+	check("only a page was fetched", false, h.Access, ctx, text)
+	check("an ended login is used again", false, h.Access, ctx, text)
+	if _, err := h.Find(ctx, "key/"+name); !errors.Is(err, ErrCredentials) {
+		t.Errorf("a token of an idle login: %v", err)
+	}
+
+	text, name = login()
+	sleep(idle - time.Second)
+	if _, err := h.Find(ctx, "key/"+name); err != nil {
+		t.Errorf("a token of a login: %v", err)
+	}
+	sleep(time.Minute)
+	check("a token of it was used", true, h.Access, ctx, text)
+
+	// Another node knows of the use what was recorded.
+	text, _ = login()
+	sleep(idle - time.Second)
+	check("used here", true, h.Access, ctx, text)
+	h.flush(ctx)
+	sleep(idle/2 - time.Second)
+	check("used here", true, h.Access, ctx, text)
+	check("used there", true, other, away, text)
+	h.flush(ctx)
+	sleep(idle/2 + 2*time.Second)
+	check("used on another node", true, other, away, text)
+	sleep(idle)
+	check("idle on both", false, other, ctx, text)
+
+	// API keys are used by programs, whenever they run.
+	key, _, err := h.CreateKey(ctx, root, "ci", []Grant{{Role: "reader"}}, 0)
+	h.must(err)
+	sleep(100 * idle)
+	check("an API key", true, h.Access, ctx, key)
+	h.flush(ctx)
+	sleep(LoginLife + time.Second)
+	h.flush(ctx)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.used) != 0 {
+		t.Errorf("uses are kept: %v", h.used)
+	}
 }

@@ -149,7 +149,7 @@ func (a *Access) Enter(ctx context.Context, name string, groups []string) (strin
 		return "", Key{}, err
 	}
 	s := Subject{Actor: actor, ID: oidcPrefix + name, Groups: with}
-	text, k, err := a.login(tree.WithActor(ctx, actor), s, LoginLife)
+	text, k, err := a.login(tree.WithActor(ctx, actor), s, a.lifetime())
 	if err == nil {
 		a.loggedIn(s)
 	}

@@ -27,10 +27,8 @@ const (
 	maxEnded  = 64     // keys of ended logins that a login removes
 	maxBehind = 8      // keys that have created each other
 	maxLife   = 10 * 366 * 24 * time.Hour
-	// LoginLife is how long the key of a login is valid.
+	// LoginLife is how long the key of a login is valid at most.
 	LoginLife = 12 * time.Hour
-	// usedEvery is how often the last use of a key is recorded: it costs a write.
-	usedEvery = time.Hour
 )
 
 // A Key is an API key without its secret.
@@ -129,9 +127,7 @@ func (a *Access) byKey(ctx context.Context, name string, secret []byte) (Subject
 	}
 	if err == nil {
 		s.How = "key"
-		a.mu.Lock()
-		a.used[name] = a.cfg.Now()
-		a.mu.Unlock()
+		a.note(ctx, name)
 		a.loggedIn(s)
 	}
 	return s, err
@@ -139,7 +135,8 @@ func (a *Access) byKey(ctx context.Context, name string, secret []byte) (Subject
 
 // subjectOf returns the subject of a key whose secret is not in question; ErrCredentials if it has ended.
 func (a *Access) subjectOf(ctx context.Context, k keyRecord) (Subject, error) {
-	if !k.Expires.IsZero() && !a.cfg.Now().Before(k.Expires) {
+	expires := a.endOf(k.Key)
+	if !expires.IsZero() && !a.cfg.Now().Before(expires) || a.isIdle(k.Key) {
 		return Subject{}, ErrCredentials
 	}
 	s := Subject{Actor: tree.Actor{Name: "key/" + k.Name, How: "token", From: tree.ActorIn(ctx).From},
@@ -150,7 +147,7 @@ func (a *Access) subjectOf(ctx context.Context, k keyRecord) (Subject, error) {
 			return Subject{}, err
 		}
 	}
-	s.ID, s.Expires = "key/"+k.Name, k.Expires
+	s.ID, s.Expires = "key/"+k.Name, expires
 	s.Version += "/" + hex.EncodeToString(k.Hash[:min(8, len(k.Hash))])
 	return s, nil
 }
@@ -276,44 +273,4 @@ func (a *Access) Keys() ([]Key, error) {
 		list = append(list, k.Key)
 	}
 	return list, nil
-}
-
-// Run records when keys were used, until ctx is done.
-func (a *Access) Run(ctx context.Context) {
-	tick := time.NewTicker(usedEvery / 12)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-			a.flush(ctx)
-		}
-	}
-}
-
-// flush records the last uses since it was called last, of each key at most once in usedEvery. It skips a key that is
-// revoked meanwhile; without a majority the uses are lost, as they are only a sample.
-func (a *Access) flush(ctx context.Context) {
-	a.mu.Lock()
-	used := a.used
-	a.used = map[string]time.Time{}
-	a.mu.Unlock()
-	if !a.cfg.MayStore() {
-		return
-	}
-	for name, at := range used {
-		k, version, err := a.key(name)
-		if err != nil || at.Sub(k.Used) < usedEvery {
-			continue
-		}
-		err = a.cfg.Tree.Update(ctx, func(b tree.Batch) error {
-			b.Expect(keysDir+"/"+name, version)
-			b.Put(usedDir+"/"+name, []byte(at.UTC().Format(time.RFC3339)))
-			return nil
-		})
-		if err != nil && !errors.Is(err, fs.ErrExist) {
-			a.cfg.Log.Debug("the last use of an API key is not recorded", "key", name, "err", err)
-		}
-	}
 }

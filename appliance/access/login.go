@@ -22,14 +22,14 @@ func (a *Access) owner(ctx context.Context, k Key) (Subject, error) {
 	return a.Find(ctx, k.Owner)
 }
 
-// Login creates an API key for a user who has just given the password. It is valid for life, at most LoginLife, and may
-// do what the user may.
+// Login creates an API key for a user who has just given the password. It is valid for life, at most Config.Lifetime,
+// and may do what the user may.
 func (a *Access) Login(ctx context.Context, s Subject, life time.Duration) (string, Key, error) {
 	if s.How != "password" {
 		return "", Key{}, usage.Errorf("a login needs a user and the password; an API key is used as it is")
 	}
-	if life <= 0 || life > LoginLife {
-		life = LoginLife
+	if life <= 0 || life > a.lifetime() {
+		life = a.lifetime()
 	}
 	return a.login(ctx, s, life)
 }
@@ -46,7 +46,7 @@ func (a *Access) login(ctx context.Context, s Subject, life time.Duration) (stri
 	for _, k := range list {
 		switch {
 		case k.Owner == "":
-		case !a.cfg.Now().Before(k.Expires): // also of others: users of a directory may never come again
+		case !a.cfg.Now().Before(a.endOf(k)): // also of others: users of a directory may never come again
 			if len(gone) < maxEnded {
 				gone = append(gone, k.Name)
 			}

@@ -85,6 +85,8 @@ type API struct {
 	RefreshNames func() error
 	// Reload reads the config again; the notes list what needs a restart.
 	Reload func() (notes []string, err error)
+	// MarkPassed says in a request for another bastion that it is a client's request which is passed on.
+	MarkPassed func(out, client *http.Request)
 	// PeerAddrs returns where other nodes find this one.
 	PeerAddrs func() []string
 	Log       *slog.Logger

@@ -56,7 +56,10 @@ func (a *API) adminError(w http.ResponseWriter, r *http.Request, err error) {
 // statusOf returns the HTTP status for the error's class.
 func statusOf(err error) int {
 	var mistake *usage.Error
+	var other *answered
 	switch {
+	case errors.As(err, &other):
+		return other.status
 	case errors.Is(err, unauthenticated{}), errors.Is(err, access.ErrCredentials):
 		return http.StatusUnauthorized
 	case errors.Is(err, access.ErrRefused), errors.Is(err, oidc.ErrRefused), errors.Is(err, cluster.ErrApproval),

@@ -123,6 +123,9 @@ func (a *API) Remote() http.Handler {
 
 // identify returns who sends a request over https.
 func (a *API) identify(r *http.Request) (access.Subject, error) {
+	if r.Header.Get(oidc.UnattendedHeader) != "" {
+		r = r.WithContext(access.Unattended(r.Context()))
+	}
 	if key := oidc.Session(r); key != "" && r.Header.Get("Authorization") == "" {
 		return a.Access.Bearer(r.Context(), key)
 	}

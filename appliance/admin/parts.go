@@ -29,25 +29,23 @@ const stateWait = 20 * time.Second
 // partRoutes serves imports whose files arrive in parts, over https.
 func (a *API) partRoutes(on *routes) {
 	on.json("POST /v1/imports/parts", to(access.Import), a.postParts)
-	on.json("GET /v1/imports/parts", to(access.Import), func(r *http.Request) (any, error) {
-		return a.Parts.List(subject(r).Name), nil
-	})
+	on.json("GET /v1/imports/parts", to(access.Import), a.listParts)
 	on.json("POST /v1/imports/form", to(access.Import), a.postForm)
-	on.json("GET /v1/imports/parts/{id}", to(access.Import), func(r *http.Request) (any, error) {
+	on.json("GET /v1/imports/parts/{id}", to(access.Import), a.atHolder(func(r *http.Request) (any, error) {
 		s, err := a.Parts.Find(subject(r).Name, r.PathValue("id"))
 		if err != nil {
 			return nil, err
 		}
 		return partsState(r, s)
-	})
-	on.json("PATCH /v1/imports/parts/{id}", to(access.Import), a.patchParts)
-	on.json("DELETE /v1/imports/parts/{id}", to(access.Import), func(r *http.Request) (any, error) {
+	}))
+	on.json("PATCH /v1/imports/parts/{id}", to(access.Import), a.atHolder(a.patchParts))
+	on.json("DELETE /v1/imports/parts/{id}", to(access.Import), a.atHolder(func(r *http.Request) (any, error) {
 		s, err := a.Parts.Find(subject(r).Name, r.PathValue("id"))
 		if err == nil {
 			s.End()
 		}
 		return nil, err
-	})
+	}))
 }
 
 func partsState(r *http.Request, s *parts.Session) (any, error) {

@@ -32,7 +32,8 @@ type receiver struct {
 }
 
 func newReceiver(t *testing.T) *receiver {
-	r := &receiver{t: t, addr: "127.0.0.1:0", got: map[uint64]int{}}
+	// At an address of its own: at 127.0.0.1 somebody's connection may take the port while nobody listens.
+	r := &receiver{t: t, addr: "127.54.0.1:0", got: map[uint64]int{}}
 	r.start()
 	t.Cleanup(r.die)
 	return r

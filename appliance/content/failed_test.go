@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -81,7 +82,7 @@ func bombOf(t testing.TB) []byte {
 func realSite(t testing.TB) *site {
 	var s *site
 	s = newSite(t, func(c *Config) {
-		c.Read = input.Read
+		c.Read, c.flushEvery = input.Read, time.Millisecond
 		c.Discard = func(ctx context.Context, digests []string) (int64, error) {
 			r, err := s.node.Discard(ctx, digests)
 			return r.RemovedBytes, err

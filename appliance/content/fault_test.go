@@ -258,7 +258,8 @@ func TestTheSameBlobTwiceAtOnce(t *testing.T) {
 // TestACollectionInBetween: what only a pin kept goes, and the import finds that out in time.
 func TestACollectionInBetween(t *testing.T) {
 	t.Parallel()
-	s := newSite(t, func(c *Config) { c.groupAt = 1 }) // otherwise there is nothing to collect yet
+	// Otherwise there is nothing to collect yet, or not any more.
+	s := newSite(t, func(c *Config) { c.groupAt, c.flushEvery = 1, time.Hour })
 	p := sample("b.tar")
 	n := 0
 	p.beforePut = func(string) {

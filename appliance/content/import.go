@@ -185,11 +185,14 @@ func (j *job) run(ctx context.Context) (_ *Result, err error) {
 	s.small.life = life
 	defer s.small.drop()
 	var wg sync.WaitGroup
-	keeping, stop := context.WithCancel(ctx)
-	wg.Go(func() { s.run(keeping) })
-	defer func() { stop(); wg.Wait() }()
+	end := make(chan struct{})
+	wg.Go(func() { s.run(ctx, end) })
+	// Must happen before the record is removed: a flush after that would write it again.
+	stop := sync.OnceFunc(func() { close(end); wg.Wait() })
+	defer stop()
 	defer func() {
 		if err != nil {
+			stop()
 			err = errors.Join(err, j.abort(ctx, s, err))
 		}
 	}()
@@ -222,6 +225,7 @@ func (j *job) run(ctx context.Context) (_ *Result, err error) {
 		return j.done, err
 	}
 	j.reading = false
+	stop()
 	if err := j.fit(c); err != nil {
 		return nil, err
 	}

@@ -464,14 +464,17 @@ func (s *sink) flush(ctx context.Context) error {
 	}
 }
 
-// run flushes periodically until ctx is done.
-func (s *sink) run(ctx context.Context) {
+// run flushes periodically until ctx is done or end is closed. A flush that is under way when end is closed is not
+// cancelled, as it might be applied later.
+func (s *sink) run(ctx context.Context, end <-chan struct{}) {
 	tick := time.NewTicker(s.e.cfg.flushEvery)
 	defer tick.Stop()
 	began := s.e.cfg.Now()
 	for {
 		select {
 		case <-ctx.Done():
+			return
+		case <-end:
 			return
 		case <-tick.C:
 		}

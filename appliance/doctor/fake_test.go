@@ -31,16 +31,16 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
 	"golang.org/x/net/dns/dnsmessage"
 
 	"casemate/appliance/nodeconf"
+	"casemate/cluster/waittest"
 )
 
 func TestMain(m *testing.M) {
 	// So that a busy machine is not reported as a broken bastion.
 	second, siteTime, stallTime = 20*second, 20*siteTime, 60*stallTime
-	goleak.VerifyTestMain(m)
+	waittest.Main(m)
 }
 
 // authority is a CA of a test.
@@ -128,9 +128,14 @@ func newFakes(t testing.TB, n int, without ...string) *fakes {
 		f.site.Nodes = append(f.site.Nodes, nodeconf.Node{Name: fmt.Sprintf("n%d", i+1), Addrs: []netip.Addr{addr}})
 		fmt.Fprintf(&resolv, "nameserver %s\n", addr)
 	}
-	for i := range n {
-		if !slices.Contains(without, fmt.Sprintf("n%d", i+1)) {
-			f.bastion(f.site.Nodes[i].Addrs[0], without)
+	// Ports where nobody listens are held until all are chosen, so that they are nobody else's either.
+	for i, node := range f.site.Nodes {
+		if slices.Contains(without, fmt.Sprintf("n%d", i+1)) {
+			for _, port := range []*uint16{&f.ports.HTTP, &f.ports.HTTPS, &f.ports.DNS} {
+				defer f.listen(node.Addrs[0], port).Close()
+			}
+		} else {
+			f.bastion(node.Addrs[0], without)
 		}
 	}
 	f.write("/etc/resolv.conf", resolv.String())
@@ -249,13 +254,13 @@ func (f *fakes) bastion(addr netip.Addr, without []string) {
 	if !slices.Contains(without, "http") {
 		web(&f.ports.HTTP, &http.Server{Handler: http.HandlerFunc(f.page)}, false)
 	} else {
-		f.listen(addr, &f.ports.HTTP).Close()
+		defer f.listen(addr, &f.ports.HTTP).Close() // not before the other ports are chosen
 	}
 	if !slices.Contains(without, "https") {
 		web(&f.ports.HTTPS, &http.Server{Handler: http.HandlerFunc(f.content),
 			TLSConfig: &tls.Config{GetCertificate: f.certificate}}, true)
 	} else {
-		f.listen(addr, &f.ports.HTTPS).Close()
+		defer f.listen(addr, &f.ports.HTTPS).Close() // not before the other ports are chosen
 	}
 	l := f.listen(addr, &f.ports.DNS)
 	if slices.Contains(without, "tcp") {

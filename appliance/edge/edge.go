@@ -48,6 +48,8 @@ type Edge struct {
 	Admin http.Handler
 	// Login serves /login/oidc and /callback of the bastions' own names, over TLS only.
 	Login http.Handler
+	// PassedParts serves requests about uploads of imports that other nodes forward; nil: they forward none.
+	PassedParts http.Handler
 	// Page serves the paths of the bastions' own names that it has, over TLS; without TLS the client is sent to the
 	// port HTTPS.
 	Page interface {
@@ -279,11 +281,7 @@ func (e *Edge) PassOn(w http.ResponseWriter, r *http.Request, node string) bool 
 		Rewrite: func(p *httputil.ProxyRequest) {
 			p.Out.URL.Scheme, p.Out.URL.Host = "http", node
 			p.Out.Host = p.In.Host
-			p.Out.Header.Set(passedBy, e.Node)
-			p.Out.Header.Set(passedClient, r.RemoteAddr)
-			if r.TLS == nil {
-				p.Out.Header.Set(passedPlain, "1")
-			}
+			MarkPassed(p.Out, e.Node, r)
 		},
 		ErrorLog: slog.NewLogLogger(e.Log.Handler(), slog.LevelDebug),
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
@@ -296,10 +294,27 @@ func (e *Edge) PassOn(w http.ResponseWriter, r *http.Request, node string) bool 
 	return true
 }
 
-// PassedOn serves requests that other nodes forward. It accepts requests of pushes only, and sees the client: its
-// address, and whether it used TLS.
+// MarkPassed says in a request that node forwards to another one what the other one has to know of the client's.
+func MarkPassed(out *http.Request, node string, client *http.Request) {
+	out.Header.Set(passedBy, node)
+	out.Header.Set(passedClient, client.RemoteAddr)
+	if client.TLS == nil {
+		out.Header.Set(passedPlain, "1")
+	}
+}
+
+// PassedOn serves requests that other nodes forward. It accepts requests of pushes and about uploads of imports only,
+// and sees the client: its address, and whether it used TLS.
 func (e *Edge) PassedOn() http.Handler {
 	return e.recorded(func(w *recorder, r *http.Request) string {
+		if e.PassedParts != nil && strings.HasPrefix(r.URL.Path, "/v1/imports/parts") {
+			var client netip.Addr
+			if at, err := netip.ParseAddrPort(r.Header.Get(passedClient)); err == nil {
+				client = at.Addr()
+			}
+			e.PassedParts.ServeHTTP(w, r.WithContext(fromClient(r.Context(), client)))
+			return "admin"
+		}
 		if !registry.Pushes(r) {
 			reply.Refuse(w, r, http.StatusNotFound, "UNSUPPORTED", "nodes forward only requests of pushes")
 			return "none"

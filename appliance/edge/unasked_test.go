@@ -93,8 +93,8 @@ func TestHandshakesWithoutARequest(t *testing.T) {
 	}
 }
 
-// TestStopAwaitsTheFirstRequest: a connection that was accepted before a stop gets an answer to its first request, which
-// its client would not repeat.
+// TestStopAwaitsTheFirstRequest: a connection that was accepted before a stop gets an answer to its first request,
+// which its client would not repeat.
 func TestStopAwaitsTheFirstRequest(t *testing.T) {
 	shared := httptest.NewUnstartedServer(nil)
 	shared.StartTLS()

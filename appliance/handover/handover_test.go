@@ -17,11 +17,12 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
+	"casemate/cluster/waittest"
+
 	"golang.org/x/sys/unix"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { waittest.Main(m) }
 
 // daemon serves imports with handle and is stopped at the end of the test; then no descriptor may be left.
 type daemon struct {

@@ -18,14 +18,13 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"casemate/cluster/treetest"
+	"casemate/cluster/waittest"
 
 	"casemate/cluster/tree"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { waittest.Main(m) }
 
 var (
 	node1 = netip.MustParseAddr("10.0.0.1")

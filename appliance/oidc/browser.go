@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"syscall"
 	"time"
@@ -27,6 +28,10 @@ const (
 // host itself, over TLS, for all paths (RFC 6265bis section 4.1.3.2).
 const SessionCookie = "__Host-casemate"
 
+// UnattendedHeader is a header of requests that a page sends by itself, while its user may be away: the session does not
+// count as used. Its value does not matter.
+const UnattendedHeader = "X-Unattended"
+
 const (
 	stateCookie = "__Host-casemate-login"
 	stateLife   = 10 * time.Minute
@@ -39,6 +44,29 @@ func Session(r *http.Request) string {
 		return ""
 	}
 	return c.Value
+}
+
+// cookieAfter is how much longer than its login a browser keeps the cookie, so that the page can tell a session that has
+// ended from one that there never was. The bastion decides when the session ends.
+const cookieAfter = 24 * time.Hour
+
+// SetSession gives the browser a session: the key of a login that ends at expires.
+func SetSession(w http.ResponseWriter, key string, expires time.Time) {
+	http.SetCookie(w, &http.Cookie{Name: SessionCookie, Value: key, Path: "/", Expires: expires.Add(cookieAfter),
+		Secure: true, HttpOnly: true, SameSite: http.SameSiteStrictMode})
+}
+
+const maxNext = 1024 // bytes: it is kept in a cookie
+
+// Local returns where a login leads to: a path of the bastion's pages, else the first page.
+func Local(next string) string {
+	u, err := url.Parse(next)
+	if err != nil || u.Scheme != "" || u.Host != "" || !strings.HasPrefix(next, "/") ||
+		strings.HasPrefix(next, "//") || strings.HasPrefix(u.Path, "/login") ||
+		strings.ContainsFunc(next, func(r rune) bool { return r == '\\' || r < ' ' || r == 0x7f }) {
+		return "/"
+	}
+	return next
 }
 
 // ServeHTTP answers LoginPath and CallbackPath, over TLS.
@@ -97,6 +125,10 @@ func (p *Provider) page(w http.ResponseWriter, status int, next, line string) {
 
 // login sends the browser to the provider.
 func (p *Provider) login(w http.ResponseWriter, r *http.Request) error {
+	next := Local(r.URL.Query().Get("next"))
+	if len(next) > maxNext {
+		next = "/"
+	}
 	name, port, err := net.SplitHostPort(r.Host)
 	if err != nil {
 		name = r.Host
@@ -107,7 +139,7 @@ func (p *Provider) login(w http.ResponseWriter, r *http.Request) error {
 		if port != "" {
 			host = net.JoinHostPort(host, port)
 		}
-		http.Redirect(w, r, "https://"+host+LoginPath, http.StatusFound)
+		http.Redirect(w, r, "https://"+host+LoginPath+"?next="+url.QueryEscape(next), http.StatusFound)
 		return nil
 	}
 	s, err := p.open(r.Context())
@@ -115,7 +147,7 @@ func (p *Provider) login(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	begun := step{For: forBrowser, Issuer: s.Issuer, Expires: p.cfg.Now().Add(stateLife), State: rand.Text(),
-		Nonce: rand.Text(), Verifier: oauth2.GenerateVerifier()}
+		Nonce: rand.Text(), Verifier: oauth2.GenerateVerifier(), Next: next}
 	sealed, err := p.seal(begun)
 	if err != nil {
 		return err
@@ -169,9 +201,9 @@ func (p *Provider) callback(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	http.SetCookie(w, &http.Cookie{Name: SessionCookie, Value: login.Key, Path: "/",
-		Expires: login.Expires, Secure: true, HttpOnly: true, SameSite: http.SameSiteStrictMode})
+	SetSession(w, login.Key, login.Expires)
 	// Not a redirect: the browser comes from another site, and would not send the cookie with it.
-	p.page(w, http.StatusOK, "/", `You are logged in. <a href="/">Continue</a>.`)
+	next := html.EscapeString(Local(begun.Next))
+	p.page(w, http.StatusOK, next, `You are logged in. <a href="`+next+`">Continue</a>.`)
 	return nil
 }

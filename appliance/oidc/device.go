@@ -32,6 +32,7 @@ type step struct {
 	State    string    `json:"state,omitempty"`    // of a browser's login
 	Nonce    string    `json:"nonce,omitempty"`
 	Verifier string    `json:"verifier,omitempty"` // RFC 7636
+	Next     string    `json:"next,omitempty"`     // where the browser goes on, see Local
 }
 
 // The steps.

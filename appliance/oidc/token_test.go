@@ -20,11 +20,12 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
+	"casemate/cluster/waittest"
+
 	"golang.org/x/oauth2"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { waittest.Main(m) }
 
 func encode(v any) string {
 	data, err := json.Marshal(v)

@@ -24,17 +24,16 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"casemate/appliance/usage"
 	"casemate/bundle/ospackages/openpgp"
 	"casemate/cluster/tree"
 	"casemate/cluster/treetest"
+	"casemate/cluster/waittest"
 )
 
 func TestMain(m *testing.M) {
 	newRSA = quickRSA
-	goleak.VerifyTestMain(m)
+	waittest.Main(m)
 }
 
 const host = "packages.test"

@@ -185,11 +185,7 @@ func (p *Page) begin(w http.ResponseWriter, r *http.Request) (*call, action) {
 	case !ok:
 		p.fail(c, &apiError{http.StatusNotFound, "there is no such action"})
 	case c.who == nil:
-		if r.Method == http.MethodGet {
-			toLogin(w, r)
-		} else {
-			p.fail(c, &apiError{http.StatusForbidden, "your session has ended, log in again: nothing was changed"})
-		}
+		c.toLogin()
 	default:
 		return c, a
 	}

@@ -66,6 +66,9 @@ func request(r *http.Request, method, path string, body []byte) (*http.Request, 
 	if key := oidc.Session(r); key != "" {
 		in.AddCookie(&http.Cookie{Name: oidc.SessionCookie, Value: key})
 	}
+	if v := r.Header.Get(oidc.UnattendedHeader); v != "" {
+		in.Header.Set(oidc.UnattendedHeader, v)
+	}
 	if body != nil {
 		in.Header.Set("Content-Type", "application/json")
 	}

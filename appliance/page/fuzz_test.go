@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"unicode/utf8"
+
+	"casemate/appliance/oidc"
 )
 
 // Whatever a login is told to lead back to, the browser stays on this host.
@@ -15,7 +17,7 @@ func FuzzLocal(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		got := local(s)
+		got := oidc.Local(s)
 		// As a browser reads it (WHATWG URL): tabs and newlines are removed, a backslash is a slash.
 		read := strings.NewReplacer("\t", "", "\r", "", "\n", "", "\\", "/").Replace(got)
 		if !strings.HasPrefix(read, "/") || strings.HasPrefix(read, "//") {

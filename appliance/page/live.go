@@ -7,6 +7,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"casemate/appliance/oidc"
 )
 
 const (
@@ -88,9 +90,23 @@ func (l *live) tell(topic string) {
 	}
 }
 
-// serve is GET /live?for=TOPIC,TOPIC: an event for each change. Whether something has changed is no secret: what has is
-// asked for with the account's rights.
-func (l *live) serve(w http.ResponseWriter, r *http.Request) {
+// serveLive is GET /live?for=TOPIC,TOPIC. A stream of a session ends with the session, and does not prolong it.
+func (p *Page) serveLive(w http.ResponseWriter, r *http.Request) {
+	r.Header.Set(oidc.UnattendedHeader, "1")
+	ended := func() bool { return false }
+	if oidc.Session(r) != "" {
+		ended = func() bool {
+			c := &call{p: p, w: w, r: r}
+			_, err := c.get("/v1/whoami", new(whoami))
+			return is(err, http.StatusUnauthorized)
+		}
+	}
+	p.live.serve(w, r, ended)
+}
+
+// serve sends an event for each change. Whether something has changed is no secret: what has is asked for with the
+// account's rights. When ended is true, the event "ended" is the last.
+func (l *live) serve(w http.ResponseWriter, r *http.Request, ended func() bool) {
 	n := &watcher{topics: map[string]bool{}, changed: make(chan string, 1)}
 	for name := range strings.SplitSeq(r.URL.Query().Get("for"), ",") {
 		if l.topics[name] != nil {
@@ -127,11 +143,17 @@ func (l *live) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	beat := time.NewTicker(liveBeat)
 	defer beat.Stop()
-	if !send(": waiting\n\n") {
-		return
-	}
+	look := true // whether the session has ended, with each beat
+	line := ": waiting\n\n"
 	for {
-		line := ": waiting\n\n"
+		if look && ended() {
+			send("event: ended\ndata: \n\n")
+			return
+		}
+		if !send(line) {
+			return
+		}
+		line, look = ": waiting\n\n", false
 		select {
 		case <-ctx.Done():
 			return
@@ -140,9 +162,7 @@ func (l *live) serve(w http.ResponseWriter, r *http.Request) {
 		case topic := <-n.changed:
 			line = "event: change\ndata: " + topic + "\n\n"
 		case <-beat.C:
-		}
-		if !send(line) {
-			return
+			look = true
 		}
 	}
 }

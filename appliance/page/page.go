@@ -18,6 +18,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"casemate/appliance/oidc"
 )
 
 // Config configures a Page. API and Front are required.
@@ -30,6 +32,9 @@ type Config struct {
 	// Topics are what pages show live, with functions that return another number when it has changed. They are called
 	// once a second at most, and only while a browser waits.
 	Topics map[string]func() uint64
+	// Opened is called when a browser opens a page from which one can search, so that the search is prepared. It must
+	// not wait. nil: it is not.
+	Opened func()
 	Now    func() time.Time // nil: time.Now
 	Log    *slog.Logger     // nil: nothing is logged
 }
@@ -62,7 +67,7 @@ func New(cfg Config) *Page {
 	mux.HandleFunc("GET /do/{action}", p.getAction)
 	mux.HandleFunc("POST /do/{action}", p.postAction)
 	mux.HandleFunc("POST /imports/upload", p.postUpload)
-	mux.HandleFunc("GET /live", p.live.serve)
+	mux.HandleFunc("GET /live", p.serveLive)
 	mux.HandleFunc("GET /static/{file}", serveStatic)
 	// A browser sends the cookie with no request of another site (SameSite), and such a request changes nothing.
 	p.mux = http.NewCrossOriginProtection().Handler(mux)
@@ -141,6 +146,8 @@ type call struct {
 	w   http.ResponseWriter
 	r   *http.Request
 	who *whoami // nil: nobody has logged in
+	// expired says that the browser has had a session, which has ended.
+	expired bool
 }
 
 // query returns a parameter of the request, without what cannot be part of any name.
@@ -181,8 +188,8 @@ func (p *Page) serve(w http.ResponseWriter, r *http.Request, e entry) {
 		p.fail(c, err)
 		return
 	}
-	if c.who == nil && e.verb != "" && !e.open {
-		toLogin(w, r)
+	if c.expired || c.who == nil && e.verb != "" && !e.open {
+		c.toLogin()
 		return
 	}
 	if !c.may(e.verb) && !e.open {
@@ -190,6 +197,7 @@ func (p *Page) serve(w http.ResponseWriter, r *http.Request, e entry) {
 			e.verb + " (casemate role list)"})
 		return
 	}
+	p.opened(r)
 	v, err := e.view(c)
 	switch {
 	case errors.Is(err, errDone):
@@ -203,9 +211,27 @@ func (p *Page) serve(w http.ResponseWriter, r *http.Request, e entry) {
 	}
 }
 
-// toLogin sends a browser to the login, which leads back here.
-func toLogin(w http.ResponseWriter, r *http.Request) {
-	http.Redirect(w, r, "/login?next="+url.QueryEscape(r.URL.RequestURI()), http.StatusSeeOther)
+// opened prepares the search, unless a page keeps itself new.
+func (p *Page) opened(r *http.Request) {
+	if p.cfg.Opened != nil && r.Header.Get(oidc.UnattendedHeader) == "" {
+		p.cfg.Opened()
+	}
+}
+
+// toLogin sends a browser to the login, which leads back here. After a form that nobody may send any more it leads to
+// the page with the form.
+func (c *call) toLogin() {
+	next := c.r.URL.RequestURI()
+	if c.r.Method != http.MethodGet {
+		if u, err := url.Parse(c.r.Referer()); err == nil && u.Host == c.r.Host {
+			next = u.RequestURI()
+		}
+	}
+	query := url.Values{"next": {oidc.Local(next)}}
+	if c.expired {
+		query.Set("expired", "1")
+	}
+	http.Redirect(c.w, c.r, "/login?"+query.Encode(), http.StatusSeeOther)
 }
 
 // fail answers with an error's sentence as a page.
@@ -213,9 +239,11 @@ func (p *Page) fail(c *call, err error) {
 	status, sentence := http.StatusInternalServerError, "this page cannot be shown, see the log of this node"
 	if e := (*apiError)(nil); errors.As(err, &e) {
 		status, sentence = e.Status, e.Sentence
-		if status == http.StatusUnauthorized && c.r.Method == http.MethodGet {
-			clearCookie(c.w)
-			toLogin(c.w, c.r)
+		if status == http.StatusUnauthorized {
+			if c.expired = c.expired || oidc.Session(c.r) != ""; c.expired {
+				clearCookie(c.w)
+			}
+			c.toLogin()
 			return
 		}
 	} else if c.r.Context().Err() == nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"html"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -11,14 +12,14 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"casemate/appliance/oidc"
+	"casemate/cluster/waittest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { waittest.Main(m) }
 
 // fakeAPI answers requests of the admin API from a table, and fails the test for any other. A value is the JSON of the
 // answer; an int is a status with an error.
@@ -149,7 +150,8 @@ func checkInertBody(t *testing.T, body string) {
 	}
 }
 
-// A browser without an account, or whose session has ended, sees what everybody may see, and is led to the login.
+// A browser without an account sees what everybody may see. One whose session has ended is led to the login, and from
+// there back, once: then it is one without an account.
 func TestWithoutAccount(t *testing.T) {
 	for _, c := range []struct {
 		name string
@@ -158,12 +160,19 @@ func TestWithoutAccount(t *testing.T) {
 	}{{"without a cookie", nobody, nil}, {"session ended", func(*http.Request) {}, 401}} {
 		p, _ := open(t, map[string]any{"GET /v1/whoami": c.who})
 		w := p.ask("GET", "/", nil, c.edit)
+		if c.who != nil {
+			if to := w.Header().Get("Location"); w.Code != 303 || to != "/login?expired=1&next=%2F" ||
+				!strings.Contains(w.Header().Get("Set-Cookie"), "Max-Age=0") {
+				t.Errorf("%s: %d to %q, %q", c.name, w.Code, to, w.Header()["Set-Cookie"])
+			}
+			continue
+		}
 		if w.Code != 200 || !strings.Contains(w.Body.String(), "Enrol a node") ||
 			strings.Contains(w.Body.String(), "Overview</a>") {
 			t.Errorf("%s: %d %s", c.name, w.Code, w.Body)
 		}
-		if cleared := strings.Contains(w.Header().Get("Set-Cookie"), "Max-Age=0"); cleared != (c.who != nil) {
-			t.Errorf("%s: %q", c.name, w.Header()["Set-Cookie"])
+		if got := w.Header().Get("Set-Cookie"); got != "" {
+			t.Errorf("%s: %q", c.name, got)
 		}
 	}
 }
@@ -265,4 +274,64 @@ func (f *filledRoutes) handler() http.Handler {
 		f.t.Errorf("rejected %q", r.PathValue("name"))
 	})
 	return mux
+}
+
+// Whoever sends a form with a session that has ended is led to the login, and from there back to the page with the form.
+func TestFormOfAnEndedSession(t *testing.T) {
+	for referer, want := range map[string]string{
+		"https://gap.example/do/missing-forget?name=a%2Fb": "/do/missing-forget?name=a%2Fb",
+		"https://evil.example/do/missing-forget":           "/do/missing-forget", "": "/do/missing-forget",
+	} {
+		p, api := open(t, map[string]any{"GET /v1/whoami": 401})
+		w := p.ask("POST", "/do/missing-forget", url.Values{"name": {"a/b"}},
+			func(r *http.Request) { r.Header.Set("Referer", referer) })
+		to := "/login?expired=1&next=" + url.QueryEscape(want)
+		if got := w.Header().Get("Location"); w.Code != http.StatusSeeOther || got != to || len(api.asked) != 1 {
+			t.Errorf("from %q: %d to %q, want %q; asked %q", referer, w.Code, got, to, api.asked)
+		}
+		w = p.ask("GET", to, nil, nobody)
+		if body := w.Body.String(); !strings.Contains(body, "Your session has expired") ||
+			!strings.Contains(body, `name="next" value="`+html.EscapeString(want)+`"`) {
+			t.Errorf("the login: %s", body)
+		}
+	}
+}
+
+// A stream of changes ends with its session, and neither it nor what a page fetches by itself prolongs the session.
+func TestStreamEndsWithItsSession(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var asked, attended int
+		var over time.Time
+		api := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			asked++
+			if r.Header.Get(oidc.UnattendedHeader) == "" {
+				attended++
+			}
+			if time.Now().After(over) {
+				w.WriteHeader(http.StatusUnauthorized)
+				return
+			}
+			json.NewEncoder(w).Encode(administrator())
+		})
+		var changes uint64
+		p := New(Config{Node: "n1", Domain: "gap.example", API: api,
+			Topics: map[string]func() uint64{"tree": func() uint64 { changes++; return changes }}})
+		over = time.Now().Add(90 * time.Second)
+		ctx, cancel := context.WithCancel(t.Context())
+		go p.Run(ctx)
+		synctest.Wait()
+		began := time.Now()
+		w := p.ask("GET", "/live?for=tree", nil)
+		if took := time.Since(began); took < 90*time.Second || took > 2*time.Minute {
+			t.Errorf("the stream has ended after %s", took)
+		}
+		if body := w.Body.String(); !strings.HasSuffix(body, "\n\nevent: ended\ndata: \n\n") ||
+			!strings.Contains(body, "event: change\ndata: tree\n\n") {
+			t.Errorf("the stream: %q", body)
+		}
+		if attended > 0 || asked > 8 {
+			t.Errorf("%d requests, of which %d count as use", asked, attended)
+		}
+		cancel()
+	})
 }

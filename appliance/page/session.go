@@ -33,18 +33,13 @@ func (p *Page) identify(w http.ResponseWriter, r *http.Request) (*call, error) {
 	switch {
 	case is(err, http.StatusUnauthorized):
 		clearCookie(w)
+		c.expired = true
 		return c, nil
 	case err != nil:
 		return c, err
 	}
 	c.who = &who
 	return c, nil
-}
-
-// setCookie gives the browser a session: the key of a login.
-func setCookie(w http.ResponseWriter, key string, expires time.Time) {
-	http.SetCookie(w, &http.Cookie{Name: oidc.SessionCookie, Value: key, Path: "/", Expires: expires, Secure: true,
-		HttpOnly: true, SameSite: http.SameSiteStrictMode})
 }
 
 func clearCookie(w http.ResponseWriter) {
@@ -55,17 +50,7 @@ func clearCookie(w http.ResponseWriter) {
 // login is the data of the form.
 type login struct {
 	Name, Next, Wrong string
-	OIDC              bool
-}
-
-// local returns where a login leads to: a path of these pages, else the first page.
-func local(next string) string {
-	u, err := url.Parse(next)
-	if err != nil || u.Scheme != "" || u.Host != "" || !strings.HasPrefix(next, "/") ||
-		strings.HasPrefix(next, "//") || strings.ContainsAny(next, "\\\r\n\t") || strings.HasPrefix(u.Path, "/login") {
-		return "/"
-	}
-	return next
+	OIDC, Expired     bool
 }
 
 func (p *Page) getLogin(w http.ResponseWriter, r *http.Request) {
@@ -75,10 +60,12 @@ func (p *Page) getLogin(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if c.who != nil {
-		http.Redirect(w, r, local(c.query("next")), http.StatusSeeOther)
+		http.Redirect(w, r, oidc.Local(c.query("next")), http.StatusSeeOther)
 		return
 	}
-	p.showLogin(c, http.StatusOK, login{Next: local(c.query("next"))})
+	p.opened(r)
+	p.showLogin(c, http.StatusOK, login{Next: oidc.Local(c.query("next")),
+		Expired: c.expired || c.query("expired") != ""})
 }
 
 func (p *Page) showLogin(c *call, status int, form login) {
@@ -97,7 +84,7 @@ func (p *Page) postLogin(w http.ResponseWriter, r *http.Request) {
 		p.fail(c, &apiError{http.StatusBadRequest, "the form could not be read"})
 		return
 	}
-	form := login{Name: bounded(r.PostForm.Get("name")), Next: local(bounded(r.PostForm.Get("next")))}
+	form := login{Name: bounded(r.PostForm.Get("name")), Next: oidc.Local(bounded(r.PostForm.Get("next")))}
 	in, err := request(r, http.MethodPost, "/v1/login", []byte("{}"))
 	if err == nil {
 		in.Header.Del("Cookie")
@@ -110,7 +97,7 @@ func (p *Page) postLogin(w http.ResponseWriter, r *http.Request) {
 			}
 			if err = json.Unmarshal(a.body.Bytes(), &key); err == nil {
 				p.endSession(c) // the one that the browser had
-				setCookie(w, key.Key, key.Expires)
+				oidc.SetSession(w, key.Key, key.Expires)
 				http.Redirect(w, r, form.Next, http.StatusSeeOther)
 				return
 			}

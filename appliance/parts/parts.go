@@ -66,6 +66,7 @@ type About struct {
 
 // Sessions are the imports of a node whose files arrive in parts. It is safe for concurrent use.
 type Sessions struct {
+	node string
 	idle time.Duration
 
 	mu    sync.Mutex
@@ -73,8 +74,16 @@ type Sessions struct {
 	ended []string // ids, the newest last
 }
 
-// New returns an empty Sessions.
-func New() *Sessions { return &Sessions{idle: Idle, open: map[string]*Session{}} }
+// New returns an empty Sessions of a node.
+func New(node string) *Sessions {
+	return &Sessions{node: node, idle: Idle, open: map[string]*Session{}}
+}
+
+// Holder returns the node that has the session with this ID, as far as the ID tells; "" if it is no ID.
+func Holder(id string) (node string) {
+	_, node, _ = strings.Cut(id, "-")
+	return node
+}
 
 // ErrEnded is the error of Find for a session that its sender has ended. A session that is not there for another reason
 // can be begun again with the same files.
@@ -163,7 +172,7 @@ func (s *Sessions) Open(owner string, about About, files []File) (*Session, erro
 			fs.ErrInvalid)
 	}
 	ctx, cancel := context.WithCancelCause(context.Background())
-	n := &Session{id: strings.ToLower(rand.Text()), owner: owner, about: about, started: time.Now(), of: s, ctx: ctx,
+	n := &Session{id: strings.ToLower(rand.Text()) + "-" + s.node, owner: owner, about: about, started: time.Now(), of: s, ctx: ctx,
 		cancel: cancel, changed: make(chan struct{}), bodies: make(chan struct{}, maxBodies)}
 	for _, f := range files {
 		switch {
@@ -233,8 +242,7 @@ func (s *Sessions) Find(owner, id string) (*Session, error) {
 		return nil, ErrEnded
 	}
 	if !ok || n.owner != owner {
-		return nil, fmt.Errorf("there is no such import over https on this node: it has ended, or it is on another "+
-			"bastion: %w", fs.ErrNotExist)
+		return nil, fmt.Errorf("there is no such import over https on the bastion %s: it has ended: %w", s.node, fs.ErrNotExist)
 	}
 	return n, nil
 }
@@ -249,10 +257,15 @@ func (s *Sessions) List(owner string) []Listed {
 			list = append(list, n.listed())
 		}
 	}
+	Sort(list)
+	return list
+}
+
+// Sort sorts sessions, the oldest first.
+func Sort(list []Listed) {
 	slices.SortFunc(list, func(a, b Listed) int {
 		return cmp.Or(a.Started.Compare(b.Started), cmp.Compare(a.ID, b.ID))
 	})
-	return list
 }
 
 func (n *Session) listed() Listed {

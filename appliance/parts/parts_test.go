@@ -16,7 +16,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"go.uber.org/goleak"
+	"casemate/cluster/waittest"
 )
 
 func named(names ...string) (list []File) {
@@ -26,7 +26,7 @@ func named(names ...string) (list []File) {
 	return list
 }
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { waittest.Main(m) }
 
 // TestFilesArriveInParts: the import reads the beginnings of all files and then each, the command sends what is
 // wanted, and repeats and reorders what it sends.
@@ -39,7 +39,7 @@ func TestFilesArriveInParts(t *testing.T) {
 				b[i] = byte(random.Uint32())
 			}
 		}
-		all := New()
+		all := New("n1")
 		n, err := all.Open("ada", About{}, named("a", "b", "c"))
 		if err != nil {
 			t.Fatal(err)
@@ -97,7 +97,7 @@ func TestFilesArriveInParts(t *testing.T) {
 
 func TestBounds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		all := New()
+		all := New("n1")
 		for _, names := range [][]string{nil, {""}, {strings.Repeat("x", maxName+1)}, {"a\x00"},
 			strings.Split(strings.Repeat("a,", maxFiles)+"a", ",")} {
 			if _, err := all.Open("ada", About{}, named(names...)); !errors.Is(err, fs.ErrInvalid) {
@@ -179,7 +179,7 @@ type reading struct {
 
 func newReading(t *testing.T, size int) *reading {
 	t.Helper()
-	r := &reading{t: t, all: New(), want: make([]byte, size)}
+	r := &reading{t: t, all: New("n1"), want: make([]byte, size)}
 	random := rand.NewChaCha8([32]byte{1})
 	random.Read(r.want)
 	var err error
@@ -351,7 +351,7 @@ func TestStalled(t *testing.T) {
 
 func TestListAndShares(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		all := New()
+		all := New("n1")
 		when := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 		n, err := all.Open("ada", About{Name: "x", Hold: true}, []File{{"a.001", 10, when}, {"a.002", 20, when}})
 		if err != nil {

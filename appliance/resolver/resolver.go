@@ -114,6 +114,9 @@ func (r *Resolver) Run(ctx context.Context) error {
 	return r.link.Run(ctx)
 }
 
+// Own reports whether the daemon starts the DNS process itself: it has counted nothing before the daemon's start.
+func (r *Resolver) Own() bool { return r.child != nil }
+
 // Err returns why this node's DNS does not work; nil if it does.
 func (r *Resolver) Err() error {
 	err := r.link.Err()

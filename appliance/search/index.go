@@ -23,6 +23,26 @@ type unit struct {
 	// text are lines, each ended by \n: TAG\tDIGEST or @DIGEST of a repository, ELEMENT\tDIGEST of a directory, and
 	// TYPE\tVALUES of an owner.
 	text string
+	// lowKey and low are the key and the text in lower case, which costs memory only where they have capitals.
+	lowKey, low string
+}
+
+func newUnit(key, text string) unit { return unit{key, text, lower(key), lower(text)} }
+
+// may reports whether a unit can have hits: a cheap check that leaves out nearly all units of nearly all searches.
+func (u *unit) may(q query) bool {
+	switch u.key[0] {
+	case sectionImages:
+		// The text may begin in the name and end in a tag or digest.
+		return strings.ContainsAny(q.text, ":@") || u.has(q.text)
+	case sectionFiles:
+		return strings.Contains(q.inFiles, "/") || u.has(q.inFiles) || u.has(q.text)
+	}
+	return strings.Contains(q.text, " ") || u.has(q.text)
+}
+
+func (u *unit) has(text string) bool {
+	return strings.Contains(u.lowKey[1:], text) || strings.Contains(u.low, text)
 }
 
 // byKey compares a unit's key.
@@ -254,7 +274,7 @@ func (c *changes) apply(units []unit) []unit {
 	for name, lines := range c.texts {
 		if len(lines) > 0 {
 			slices.Sort(lines)
-			next = append(next, unit{string(c.section) + name, strings.Join(slices.Compact(lines), "")})
+			next = append(next, newUnit(string(c.section)+name, strings.Join(slices.Compact(lines), "")))
 		}
 	}
 	slices.SortFunc(next, func(x, y unit) int { return strings.Compare(x.key, y.key) })
@@ -382,6 +402,8 @@ func (x *index) readFiles(ctx context.Context, c *changes, dir string) error {
 	return ctx.Err()
 }
 
+var oneLine = strings.NewReplacer("\n", " ", "\t", " ")
+
 // readNames reads the DNS records at or below a name of the tree. One that cannot be read has no values.
 func (x *index) readNames(ctx context.Context, c *changes, dir string) error {
 	for path := range x.cfg.Tree.Walk(dir, "") {
@@ -394,7 +416,7 @@ func (x *index) readNames(ctx context.Context, c *changes, dir string) error {
 		}
 		values := ""
 		if r, here, err := names.Read(x.cfg.Tree, path); err == nil && here {
-			values = strings.NewReplacer("\n", " ", "\t", " ").Replace(strings.Join(r.Values, " "))
+			values = oneLine.Replace(strings.Join(r.Values, " "))
 		}
 		c.add(owner, kind+"\t"+values+"\n")
 	}

@@ -1,7 +1,8 @@
 // Package search finds what is stored by any part of a name or of a digest.
 //
 // It keeps an index while it is in use (index.go): the tree alone takes more than a second for 200 000 names. The index
-// is made by the first search, is brought up to date by each, and is dropped when nobody has searched for a while. It
+// is made before it is asked, when somebody opens a page on which one can search (Prepare), or by the first search; it
+// is brought up to date by each, and is dropped when nobody has searched or prepared for a while. It
 // promises: a search finds what this node had when the search began; it is never more than the names' own text in
 // memory; and it ends with its context.
 package search
@@ -71,8 +72,12 @@ type Config struct {
 type Search struct {
 	cfg  Config
 	turn chan struct{} // has a token while nobody makes or changes the index
+	life context.Context
+	end  context.CancelFunc // of life
+	wg   sync.WaitGroup     // of preparing
 
 	mu     sync.Mutex
+	busy   bool   // it prepares
 	index  *index // nil: there is none
 	drop   *time.Timer
 	closed bool
@@ -84,6 +89,7 @@ func New(cfg Config) *Search {
 		cfg.Keep = 30 * time.Minute
 	}
 	s := &Search{cfg: cfg, turn: make(chan struct{}, 1)}
+	s.life, s.end = context.WithCancel(context.Background())
 	s.turn <- struct{}{}
 	return s
 }
@@ -91,8 +97,27 @@ func New(cfg Config) *Search {
 // errClosed is the error of a search after Close.
 var errClosed = fmt.Errorf("this node stops: %w", syscall.EAGAIN)
 
+// Prepare makes the index in the background, or brings it up to date, for a search that is likely to come. It does not
+// wait.
+func (s *Search) Prepare() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed || s.busy {
+		return
+	}
+	s.busy = true
+	s.wg.Go(func() {
+		s.units(s.life) // whoever searches gets its error again
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.busy = false
+	})
+}
+
 // Close frees the index, and ends searching.
 func (s *Search) Close() {
+	s.end()
+	defer s.wg.Wait()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed = true
@@ -123,7 +148,10 @@ func (s *Search) units(ctx context.Context) ([]unit, error) {
 		x = follow(s.cfg)
 	}
 	// Whoever asked may have gone, but others wait, and the next one would begin again.
-	units, err := x.fresh(context.WithoutCancel(ctx))
+	units, err := x.fresh(s.life)
+	if s.life.Err() != nil {
+		err = errClosed
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err != nil || s.closed {
@@ -258,6 +286,9 @@ func (s *Search) Find(ctx context.Context, text, after string, only Filter) iter
 			last := ""
 			if u.key == key {
 				last = line
+			}
+			if layers == "" && !u.may(q) {
+				continue
 			}
 			for h := range u.find(q, last, charts) {
 				if !yield(h, nil) {

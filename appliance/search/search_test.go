@@ -12,13 +12,14 @@ import (
 	"casemate/appliance/usage"
 	"casemate/cluster/tree"
 	"casemate/cluster/treetest"
+	"casemate/cluster/waittest"
 	"casemate/registry"
 
 	"go.uber.org/goleak"
 )
 
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/docker/go-events.(*Broadcaster).run"))
+	waittest.Main(m, goleak.IgnoreAnyFunction("github.com/docker/go-events.(*Broadcaster).run"))
 }
 
 // fixture is a search in a tree in memory.
@@ -314,8 +315,32 @@ func TestIdle(t *testing.T) {
 			t.Error("a search after Close finds something")
 		}
 	}
+	f.Prepare() // nothing
 	if s := New(Config{}); s.cfg.Keep != 30*time.Minute {
 		t.Error("no default")
+	}
+}
+
+// TestPrepare: the index is made, and brought up to date, before it is asked; Close ends that.
+func TestPrepare(t *testing.T) {
+	f := start(t)
+	f.image("team/demo", "v1", "one")
+	has := func(n int) bool {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return !f.busy && f.index != nil && len(f.index.units) == n
+	}
+	for range 10 {
+		f.Prepare()
+	}
+	waittest.Until(t, "the index is made", func() bool { return has(1) })
+	f.image("team/other", "v1", "two")
+	f.Prepare()
+	waittest.Until(t, "the index has the other", func() bool { return has(2) })
+	f.Prepare()
+	f.Close()
+	if f.index != nil {
+		t.Error("a closed search keeps its index")
 	}
 }
 
@@ -336,6 +361,22 @@ func FuzzFind(f *testing.F) {
 		for _, err := range fx.Find(context.Background(), text, after, Filter{}) {
 			if err != nil && !errors.As(err, new(*usage.Error)) {
 				t.Fatal(err)
+			}
+		}
+		// What is left out by the cheap check has no hits.
+		q, err := parse(text)
+		if err != nil {
+			return
+		}
+		units, err := fx.units(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, u := range units {
+			for h := range u.find(q, "", func(dir string) bool { return hasCharts(units, dir) }) {
+				if !u.may(q) {
+					t.Errorf("%q is left out for %q", h.Name, text)
+				}
 			}
 		}
 	})

@@ -42,7 +42,8 @@ func TestHolderOf(t *testing.T) {
 			})
 		}
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	// At an address of its own: at 127.0.0.1 somebody may listen there next.
+	l, err := net.Listen("tcp", "127.55.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}

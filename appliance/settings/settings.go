@@ -81,6 +81,8 @@ type Settings struct {
 	}
 	// Upstream is what may be fetched from origins, and how.
 	Upstream Upstream
+	// SessionLifetime is how long a login lasts, and SessionIdle how long without being used, 0: that does not end it.
+	SessionLifetime, SessionIdle time.Duration
 	// Overlap is the minimum time for which the two roots of a rotation overlap, 0 for none.
 	Overlap time.Duration
 	// Directory is the LDAP directory, and OIDC the OpenID provider, whose users may log in.
@@ -400,6 +402,30 @@ var defs = slices.Concat([]def{
 			if strings.TrimSpace(v) != "" && !x509.NewCertPool().AppendCertsFromPEM([]byte(v)) {
 				return errors.New("must be certificates in PEM")
 			}
+			return nil
+		}},
+	{"sessions.lifetime", "12h",
+		"how long a login lasts, with a browser or casemate login, a duration from 5m to 12h; then the user logs in again",
+		func(s *Settings, v string) error {
+			d, err := time.ParseDuration(v)
+			if err != nil || d < 5*time.Minute || d > 12*time.Hour {
+				return fmt.Errorf("must be between 5m and 12h, got %q", v)
+			}
+			s.SessionLifetime = d
+			return nil
+		}},
+	{"sessions.idle", "off",
+		"how long a login lasts that nobody uses, a duration from 1m to 12h, like 15m; values that a page shows live do " +
+			"not count as use; off: it lasts as long as one that is used",
+		func(s *Settings, v string) error {
+			if s.SessionIdle = 0; v == "off" {
+				return nil
+			}
+			d, err := time.ParseDuration(v)
+			if err != nil || d < time.Minute || d > 12*time.Hour {
+				return fmt.Errorf("must be off, or between 1m and 12h, got %q", v)
+			}
+			s.SessionIdle = d
 			return nil
 		}},
 	{"pki.overlap", "7d",

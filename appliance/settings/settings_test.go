@@ -57,6 +57,10 @@ func TestSettingsSayTheRuleAndWhatTheyGot(t *testing.T) {
 		{"scrub.interval", "d", `got "d"`},
 		{"scrub.interval", "366d", `got "366d"`},
 		{"pki.overlap", "7", `setting pki.overlap must be off, or between 1d and 365d, got "7"`},
+		{"sessions.lifetime", "4m", `setting sessions.lifetime must be between 5m and 12h, got "4m"`},
+		{"sessions.lifetime", "off", `setting sessions.lifetime must be between 5m and 12h, got "off"`},
+		{"sessions.idle", "59s", `setting sessions.idle must be off, or between 1m and 12h, got "59s"`},
+		{"sessions.idle", "-15m", `setting sessions.idle must be off, or between 1m and 12h, got "-15m"`},
 		{"nonsense", "1", `there is no setting "nonsense", the settings are domain, origins, dns.ttl`},
 		{"files.redirects", strings.Repeat("x", 5000), `must have at most 4096 bytes, got 5000`},
 	} {
@@ -168,7 +172,7 @@ func TestSettingsNameTheirUnit(t *testing.T) {
 		"dns.ttl": "duration from 1s to 1h", "dns.response_rate": "answers a second",
 		"scrub.interval": "days, like 30d", "audit.retain": "days, like 400d", "pki.overlap": "days, like 7d",
 		"upstream.fresh": "duration from 1m to 720h", "import.approvals": "how many people",
-		"import.approve_within": "days, like 14d",
+		"import.approve_within": "days, like 14d", "sessions.lifetime": "duration from 5m to 12h",
 	} {
 		for _, d := range defs {
 			if d.key == key && !strings.Contains(d.help, unit) {
@@ -180,7 +184,7 @@ func TestSettingsNameTheirUnit(t *testing.T) {
 		if named := map[string]bool{"dns.ttl": true, "dns.response_rate": true, "scrub.interval": true,
 			"audit.retain": true,
 			"pki.overlap":  true, "upstream.fresh": true, "import.approvals": true,
-			"import.approve_within": true}[d.key]; !named &&
+			"import.approve_within": true, "sessions.lifetime": true}[d.key]; !named &&
 			strings.Trim(d.dflt, "0123456789") != d.dflt {
 			t.Errorf("%s: a setting with the default %s needs a unit in its help, and a line in this test",
 				d.key, d.dflt)

@@ -72,7 +72,8 @@ func TestSocketsFromSystemdAreUsedByName(t *testing.T) {
 	cfg.Listen.HTTP, cfg.Listen.HTTPS, cfg.Listen.DNS = nil, nil, nil
 	http, httpAt := inherit(t, "http", "tcp", "127.0.0.1:0")
 	https, httpsAt := inherit(t, "https", "tcp", "127.0.0.1:0")
-	udp, udpAt := inherit(t, "dns-udp", "udp", "127.0.0.1:0")
+	// At an address of its own: at 127.0.0.1 the port that is free for UDP may be the one of somebody's connection.
+	udp, udpAt := inherit(t, "dns-udp", "udp", "127.53.0.1:0")
 	tcp, _ := inherit(t, "dns-tcp", "tcp", udpAt)
 	admin, adminAt := inherit(t, "admin", "unix", cfg.Listen.Admin)
 	s, err := Bind(&cfg, []*os.File{https, udp, http, tcp, admin}, false)

@@ -10,10 +10,10 @@ import (
 	"testing/fstest"
 	"time"
 
-	"go.uber.org/goleak"
+	"casemate/cluster/waittest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { waittest.Main(m) }
 
 // fakeTree has files that need blobs. Weighing takes time on its clock.
 type fakeTree struct {

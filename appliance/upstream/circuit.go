@@ -105,11 +105,13 @@ type guarded struct {
 
 func (g guarded) RoundTrip(req *http.Request) (*http.Response, error) {
 	// What goes through a proxy is not seen by dial.
-	if ip, err := netip.ParseAddr(req.URL.Hostname()); err == nil {
-		if err := errors.Join(g.u.refuse(ip.String(), ip.Unmap()),
-			g.u.refuseInside(req.Context(), ip.String(), ip.Unmap())); err != nil {
+	host := req.URL.Hostname()
+	if ip, err := netip.ParseAddr(host); err == nil {
+		if err := g.u.refuseAddr(req.Context(), host, ip); err != nil {
 			return nil, err
 		}
+	} else if numeric(host) {
+		return nil, fmt.Errorf("%.300s is neither a host name nor an address", host)
 	}
 	at := req.URL.Scheme + "://" + req.URL.Host
 	if err := g.u.servers.before(at); err != nil {

@@ -52,12 +52,12 @@ func keyOf(rawURL string, plain bool) string {
 
 // File implements fileserver.Upstream.
 func (u files) File(req *http.Request, rawURL string, plain, here bool) (fileserver.Incoming, error) {
-	known, ours := u.record(rawURL)
+	known, ours := u.ofHeld(rawURL)
 	untrusted := false // anybody may have changed what is here, and the client asks by TLS
 	if here {
 		untrusted = known.Plain && !plain
 		switch {
-		case !ours, known.Redirect == "" && known.Digest != u.cfg.Held(rawURL),
+		case !ours,
 			!untrusted && u.fresh(known) && (known.Redirect == "" || u.cfg.Held(known.Redirect) != ""):
 			return nil, nil
 		}
@@ -78,6 +78,15 @@ func (u files) File(req *http.Request, rawURL string, plain, here bool) (fileser
 	return nil, err
 }
 
+// ofHeld returns what is known of what is here for a URL; false if it is not what an origin has given.
+func (u *Upstream) ofHeld(rawURL string) (record, bool) {
+	r, ours := u.record(rawURL)
+	if !ours || r.Redirect != "" {
+		return r, ours
+	}
+	return r.of(u.cfg.Held(rawURL))
+}
+
 // begin joins the fetch that was asked for, or begins it.
 func (u files) begin(req *http.Request, q fileAsked, here, untrusted bool) (fileserver.Incoming, error) {
 	rawURL := q.known.Name
@@ -93,18 +102,18 @@ func (u files) begin(req *http.Request, q fileAsked, here, untrusted bool) (file
 		}
 	}
 	kept := func() bool {
-		r, ours := u.record(rawURL)
+		r, ours := u.ofHeld(rawURL)
 		return (!here || untrusted) && u.cfg.Held(rawURL) != "" && (q.plain || !ours || !r.Plain)
 	}
-	f, err := u.fly(key, share.OfText(req.RemoteAddr), kept, func(ctx context.Context, f *flight) error {
-		at, err := url.Parse(rawURL)
-		if err != nil {
-			return err
-		}
-		f.event = Event{Kind: "file", Name: rawURL, Host: at.Hostname()}
+	at, err := url.Parse(rawURL)
+	if err != nil {
+		return nil, err
+	}
+	of := Event{Kind: "file", Name: rawURL, Host: at.Hostname()}
+	f, err := u.fly(key, share.OfText(req.RemoteAddr), of, kept, func(ctx context.Context, f *flight) error {
 		ctx = from(ctx, f.event.Host)
 		defer u.take(f.event.Host, f.client)()
-		err = told(f.event.Host, u.file(ctx, f, q))
+		err := told(f.event.Host, u.file(ctx, f, q))
 		switch {
 		case err == nil:
 		case here && !untrusted:
@@ -202,9 +211,19 @@ func (u files) fileBy(ctx context.Context, f *flight, known record, at string) e
 	default:
 		return err
 	}
-	made := record{Name: known.Name, ETag: got.ETag, LastModified: got.LastModified, Plain: plain}
+	made := record{Name: known.Name, Digest: got.Digest, ETag: got.ETag, LastModified: got.LastModified, Plain: plain}
+	if known.Digest != got.Digest {
+		made.Before, made.BeforePlain = known.Digest, known.Plain
+	}
+	recorded := false
 	err = f.keep(ctx, func(ctx context.Context, w tree.BlobWriter) (err error) {
-		made.Digest, err = u.cfg.Files().KeepFile(ctx, w, known.Name)
+		if !recorded {
+			if err := u.put(ctx, made); err != nil {
+				return err
+			}
+			recorded = true
+		}
+		_, err = u.cfg.Files().KeepFile(ctx, w, known.Name)
 		return err
 	})
 	if err == nil && known.Redirect != "" {
@@ -214,7 +233,10 @@ func (u files) fileBy(ctx context.Context, f *flight, known record, at string) e
 		return err
 	}
 	f.event.Digest = made.Digest
-	u.note(ctx, made)
+	if made.Before != "" || known.Digest == made.Digest {
+		made.Before, made.BeforePlain = "", false
+		u.note(ctx, made)
+	}
 	return nil
 }
 

@@ -23,6 +23,7 @@ var errRestarted = errors.New("the origin sends it from the beginning again")
 type flight struct {
 	u      *Upstream
 	client string                          // who asked first
+	host   string                          // the origin
 	name   string                          // of the file, for a look at its beginning; "" for content with a digest
 	create func() (tree.BlobWriter, error) // nil: nothing is read while it arrives
 	done   chan struct{}                   // closed when it is here, or err is set
@@ -44,7 +45,7 @@ type flight struct {
 
 // fly joins the fetch of key, or begins it: run does the work. kept, if it is not nil, reports whether a fetch that has
 // just ended has brought what is asked for; then there is no flight.
-func (u *Upstream) fly(key, client string, kept func() bool,
+func (u *Upstream) fly(key, client string, of Event, kept func() bool,
 	run func(ctx context.Context, f *flight) error) (*flight, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -56,10 +57,16 @@ func (u *Upstream) fly(key, client string, kept func() bool,
 		return nil, nil
 	case u.closed:
 		return nil, fmt.Errorf("this node is stopping: %w", syscall.EAGAIN)
-	case len(u.flights) >= maxFlights, u.begunBy(client) >= maxOfOne:
+	case len(u.flights) >= maxFlights:
 		return nil, errBusy
 	}
-	f := &flight{u: u, client: client, done: make(chan struct{}), changed: make(chan struct{}), size: -1}
+	switch byClient, fromHost := u.running(client, of.Host); {
+	case byClient >= maxOfOne:
+		return nil, errBusy
+	case fromHost >= maxOfHost:
+		return nil, errHostBusy
+	}
+	f := &flight{u: u, client: client, host: of.Host, event: of, done: make(chan struct{}), changed: make(chan struct{}), size: -1}
 	u.flights[key] = f
 	u.wg.Go(func() {
 		err := run(u.ctx, f)
@@ -73,14 +80,17 @@ func (u *Upstream) fly(key, client string, kept func() bool,
 	return f, nil
 }
 
-// begunBy counts the fetches that a client began. u.mu is held.
-func (u *Upstream) begunBy(client string) (n int) {
+// running counts the fetches that a client began, and those from an origin. u.mu is held.
+func (u *Upstream) running(client, host string) (byClient, fromHost int) {
 	for _, f := range u.flights {
 		if f.client == client {
-			n++
+			byClient++
+		}
+		if f.host == host {
+			fromHost++
 		}
 	}
-	return n
+	return byClient, fromHost
 }
 
 // notify wakes all readers. f.mu is held.

@@ -34,8 +34,10 @@ func (u images) Manifest(req *http.Request, repo, reference, held string) (asked
 		name = repo + "@" + reference
 	}
 	known, ours := u.record(name)
-	if held != "" && (!ours || known.Digest != held || u.fresh(known)) {
-		return false, nil
+	if held != "" {
+		if known, ours = known.of(held); !ours || u.fresh(known) {
+			return false, nil
+		}
 	}
 	key := "manifest " + name
 	if held == "" {
@@ -43,8 +45,8 @@ func (u images) Manifest(req *http.Request, repo, reference, held string) (asked
 			return true, err
 		}
 	}
-	f, err := u.fly(key, share.OfText(req.RemoteAddr), nil, func(ctx context.Context, f *flight) error {
-		f.event = Event{Kind: "manifest", Name: name, Host: hostOf(repo)}
+	of := Event{Kind: "manifest", Name: name, Host: hostOf(repo)}
+	f, err := u.fly(key, share.OfText(req.RemoteAddr), of, nil, func(ctx context.Context, f *flight) error {
 		ctx = from(ctx, f.event.Host)
 		defer u.take("manifests of "+f.event.Host, f.client)()
 		digest, err := u.manifest(ctx, f, repo, reference, held)
@@ -57,7 +59,7 @@ func (u images) Manifest(req *http.Request, repo, reference, held string) (asked
 			}
 			return err
 		}
-		if tag {
+		if tag && held != "" {
 			u.note(ctx, record{Name: name, Digest: digest})
 		}
 		return nil
@@ -98,7 +100,14 @@ func (u images) manifest(ctx context.Context, f *flight, repo, reference, held s
 	f.mu.Unlock()
 	keep, cancel := context.WithTimeout(ctx, keepFor)
 	defer cancel()
+	recorded := tree.ValidDigest(reference)
 	return digest, u.patiently(keep, func() error {
+		if !recorded {
+			if err := u.put(keep, record{Name: repo + ":" + reference, Digest: digest, Before: held}); err != nil {
+				return err
+			}
+			recorded = true
+		}
 		return u.cfg.Images().KeepManifest(keep, repo, reference, m.MediaType, data)
 	})
 }
@@ -168,8 +177,8 @@ func (u images) flyBlob(client, repo, digest string) (*flight, error) {
 	if err := u.known(key); err != nil {
 		return nil, err
 	}
-	return u.fly(key, client, nil, func(ctx context.Context, f *flight) error {
-		f.event = Event{Kind: "blob", Name: name, Host: hostOf(repo)}
+	of := Event{Kind: "blob", Name: name, Host: hostOf(repo)}
+	return u.fly(key, client, of, nil, func(ctx context.Context, f *flight) error {
 		ctx = from(ctx, f.event.Host)
 		defer u.take(f.event.Host, f.client)()
 		err := told(f.event.Host, u.blob(ctx, f, repo, digest))

@@ -41,8 +41,8 @@ func (u images) Tags(req *http.Request, repo string) ([]string, error) {
 	if ok && u.cfg.Now().Before(list.until) {
 		return list.tags, nil
 	}
-	f, err := u.fly(key, share.OfText(req.RemoteAddr), nil, func(ctx context.Context, f *flight) error {
-		f.event = Event{Kind: "tags", Name: repo, Host: hostOf(repo)}
+	of := Event{Kind: "tags", Name: repo, Host: hostOf(repo)}
+	f, err := u.fly(key, share.OfText(req.RemoteAddr), of, nil, func(ctx context.Context, f *flight) error {
 		ctx = from(ctx, f.event.Host)
 		defer u.take("manifests of "+f.event.Host, f.client)()
 		var err error
@@ -103,8 +103,8 @@ func (u images) Referrers(req *http.Request, repo, digest string) error {
 	if err := u.known(name); err != nil {
 		return err
 	}
-	f, err := u.fly(name, share.OfText(req.RemoteAddr), nil, func(ctx context.Context, f *flight) error {
-		f.event = Event{Kind: "referrers", Name: repo + "@" + digest, Host: hostOf(repo)}
+	of := Event{Kind: "referrers", Name: repo + "@" + digest, Host: hostOf(repo)}
+	f, err := u.fly(name, share.OfText(req.RemoteAddr), of, nil, func(ctx context.Context, f *flight) error {
 		ctx = from(ctx, f.event.Host)
 		defer u.take("manifests of "+f.event.Host, f.client)()
 		err := told(f.event.Host, u.referrers(ctx, f, repo, digest))

@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"net/url"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/net/http/httpproxy"
@@ -25,6 +26,8 @@ const (
 	// headerTimeout is how long a server may take to begin its answer, also one whose connection was kept and has
 	// died. A client waits for it, and containerd gives up after 30 seconds.
 	headerTimeout = 15 * time.Second
+	// outsideFor is how long an origin counts as one outside after it had only public addresses.
+	outsideFor = 24 * time.Hour
 )
 
 // transport makes the HTTP client: the system's roots and those of the settings, the proxies of the environment, and
@@ -75,10 +78,13 @@ func (u *Upstream) dial(ctx context.Context, network, addr string, proxy bool) (
 	// IPv4 first: many sites have addresses of IPv6 that lead nowhere, and few have none of IPv4.
 	slices.SortStableFunc(addrs, func(a, b netip.Addr) int { return a.Unmap().BitLen() - b.Unmap().BitLen() })
 	var last error
+	if !proxy {
+		u.seen(host, addrs)
+	}
 	for _, ip := range addrs {
 		ip = ip.Unmap()
 		if !proxy {
-			if err := errors.Join(u.refuse(host, ip), u.refuseInside(ctx, host, ip)); err != nil {
+			if err := u.refuseAddr(ctx, host, ip); err != nil {
 				return nil, err
 			}
 		}
@@ -110,24 +116,64 @@ func proxies() (list []string) {
 	return list
 }
 
+// refuseAddr refuses an address that a host has, or is.
+func (u *Upstream) refuseAddr(ctx context.Context, host string, ip netip.Addr) error {
+	ip = reached(ip)
+	return errors.Join(u.refuse(host, ip), u.refuseInside(ctx, host, ip))
+}
+
 // refuse refuses addresses that no origin has: a bastion's, and those that mean this machine or its link.
 func (u *Upstream) refuse(host string, ip netip.Addr) error {
 	switch {
 	case slices.Contains(u.cfg.Own(), ip):
 		return fmt.Errorf("%s is %s, which is a bastion's own address: the resolver in upstream.resolvers gives our "+
 			"own answers, name one that does not ask the bastions", host, ip)
-	case !ip.IsValid(), ip.IsUnspecified(), ip.IsLoopback(), ip.IsMulticast(), ip.IsLinkLocalUnicast():
+	case !ip.IsValid(), ip.IsUnspecified(), ip.IsLoopback(), ip.IsMulticast(), ip.IsLinkLocalUnicast(),
+		ip.Is4() && (ip.As4()[0] == 0 || ip.As4()[0] >= 240):
 		return fmt.Errorf("%s is %s, where no origin can be", host, ip)
 	}
 	return nil
 }
 
-// sharedSpace has the private addresses of providers (RFC 6598).
-var sharedSpace = netip.MustParsePrefix("100.64.0.0/10")
+// inside are networks of sites besides those of netip.Addr.IsPrivate: of providers (RFC 6598), for tests (RFC 2544), and
+// local ones of IPv6 before RFC 4193.
+var inside = []netip.Prefix{netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("198.18.0.0/15"),
+	netip.MustParsePrefix("fec0::/10")}
 
 func isInside(ip netip.Addr) bool {
-	ip = ip.Unmap()
-	return ip.IsPrivate() || sharedSpace.Contains(ip)
+	return ip.IsPrivate() || slices.ContainsFunc(inside, func(p netip.Prefix) bool { return p.Contains(ip) })
+}
+
+// carriers are networks of IPv6 whose addresses lead to one of IPv4, which begins at a byte of them.
+var carriers = []struct {
+	net netip.Prefix
+	at  int
+}{
+	{netip.MustParsePrefix("64:ff9b::/96"), 12},   // NAT64 (RFC 6052)
+	{netip.MustParsePrefix("64:ff9b:1::/48"), 12}, // NAT64 of a site (RFC 8215), as most do it
+	{netip.MustParsePrefix("2002::/16"), 2},       // 6to4 (RFC 3056)
+	{netip.MustParsePrefix("::/96"), 12},          // compatible with IPv4 (RFC 4291 section 2.5.5.1)
+}
+
+// reached returns the address that is reached at an address: without a zone, which the kernel ignores for most, and of
+// IPv4 if it leads to one.
+func reached(ip netip.Addr) netip.Addr {
+	ip = ip.Unmap().WithZone("")
+	for _, c := range carriers {
+		if v4 := ip.As16(); c.net.Contains(ip) && !ip.IsLoopback() && !ip.IsUnspecified() {
+			return netip.AddrFrom4([4]byte(v4[c.at : c.at+4]))
+		}
+	}
+	return ip
+}
+
+// numeric reports a host that ends in a number and is none of the addresses that netip reads: 127.1, 0x7f000001. No
+// such name exists (RFC 3696 section 2), but some programs, like proxies, take it for an address.
+func numeric(host string) bool {
+	host = strings.TrimSuffix(host, ".")
+	last := strings.ToLower(host[strings.LastIndexByte(host, '.')+1:])
+	digits, hex := strings.CutPrefix(last, "0x")
+	return last != "" && strings.Trim(digits, "0123456789") == "" || hex && strings.Trim(digits, "0123456789abcdef") == ""
 }
 
 type fromKey struct{}
@@ -144,20 +190,48 @@ func (u *Upstream) refuseInside(ctx context.Context, host string, ip netip.Addr)
 	if _, named := u.cfg.Canonical(host); named || !isInside(ip) {
 		return nil
 	}
-	if addrs, err := u.addresses(ctx, origin); err == nil && slices.ContainsFunc(addrs, isInside) {
+	if u.mayLeadInside(ctx, origin) {
 		return nil
 	}
-	if host == ip.String() {
+	if _, err := netip.ParseAddr(host); err == nil {
 		return fmt.Errorf("%s leads to the private address %s, and is itself outside", origin, host)
 	}
 	return fmt.Errorf("%s leads to %s, which is at the private address %s: if that is right, casemate origin add %s",
 		origin, host, ip, host)
 }
 
+// mayLeadInside reports whether an origin has a private address, and has had one whenever it was connected to lately:
+// its name may have a private address now in order to lead into the site.
+func (u *Upstream) mayLeadInside(ctx context.Context, origin string) bool {
+	u.mu.Lock()
+	at, seen := u.outside[origin]
+	u.mu.Unlock()
+	if seen && u.cfg.Now().Sub(at) < outsideFor {
+		return false
+	}
+	addrs, err := u.addresses(ctx, origin)
+	return err == nil && slices.ContainsFunc(addrs, func(ip netip.Addr) bool { return isInside(reached(ip)) })
+}
+
+// seen remembers an origin that has no private address.
+func (u *Upstream) seen(host string, addrs []netip.Addr) {
+	origin, named := u.cfg.Canonical(host)
+	if !named || len(addrs) == 0 ||
+		slices.ContainsFunc(addrs, func(ip netip.Addr) bool { return isInside(reached(ip)) }) {
+		return
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.outside[origin] = u.cfg.Now()
+}
+
 // addresses returns the addresses of a host or an address.
 func (u *Upstream) addresses(ctx context.Context, host string) ([]netip.Addr, error) {
 	if ip, err := netip.ParseAddr(host); err == nil {
 		return []netip.Addr{ip}, nil
+	}
+	if numeric(host) {
+		return nil, fmt.Errorf("%.300s is neither a host name nor an address", host)
 	}
 	return u.lookup(ctx, host)
 }
@@ -210,7 +284,7 @@ func (u *Upstream) Probe(ctx context.Context, origin string) {
 				continue // it is said when something is fetched
 			}
 			for _, a := range addrs {
-				if err := u.refuse(origin, a.Unmap()); err != nil {
+				if err := u.refuse(origin, reached(a)); err != nil {
 					found[r] = err.Error()
 					u.cfg.Log.Warn("a resolver of upstream.resolvers cannot be used", "resolver", r, "err", err)
 				}

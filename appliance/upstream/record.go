@@ -25,6 +25,37 @@ type record struct {
 	LastModified string    `json:"last_modified,omitempty"`
 	Redirect     string    `json:"redirect,omitempty"` // the target, if the answer is one
 	Plain        bool      `json:"plain,omitempty"`    // it came without TLS
+	// Before is the digest of the content that this one is about to replace, and BeforePlain whether that came without
+	// TLS. A record is written before its content: if we were to crash in between, what is here would otherwise be taken
+	// for content of a person, which is never compared with its origin.
+	Before      string `json:"before,omitempty"`
+	BeforePlain bool   `json:"before_plain,omitempty"`
+}
+
+// of returns what is known of the content that is here; false if the record is not of this content.
+func (r record) of(held string) (record, bool) {
+	switch held {
+	case r.Digest:
+		return r, true
+	case r.Before: // the new content did not arrive, and its validators are not those of the old
+		return record{Name: r.Name, Digest: held, Plain: r.BeforePlain}, held != ""
+	}
+	return r, false
+}
+
+// maxRecord bounds a record in the tree, in bytes.
+const maxRecord = 4096
+
+// encode makes a record's text. Names and what servers call versions may each be too long for one: without validators
+// the whole content is fetched to compare it, and the record's path stands for the name.
+func (r record) encode() (data []byte, err error) {
+	for _, shorten := range []func(){func() {}, func() { r.ETag, r.LastModified = "", "" }, func() { r.Name = "" }} {
+		shorten()
+		if data, err = json.Marshal(r); err != nil || len(data) <= maxRecord {
+			return data, err
+		}
+	}
+	return nil, fmt.Errorf("it leads to an address of %d bytes, which is too long", len(r.Redirect))
 }
 
 // recordPath is the record of a name in the tree. Names are longer than an element of a path may be.
@@ -49,9 +80,10 @@ func (u *Upstream) record(name string) (r record, ok bool) {
 		return p.record, true
 	}
 	data, err := u.cfg.Tree.ReadFile(at)
-	if err != nil || json.Unmarshal(data, &r) != nil || r.Name != name {
+	if err != nil || json.Unmarshal(data, &r) != nil || r.Name != "" && r.Name != name {
 		return record{}, false
 	}
+	r.Name = name
 	u.parsedMu.Lock()
 	defer u.parsedMu.Unlock()
 	u.parsed.Add(name, parsed{version, r})
@@ -64,14 +96,21 @@ type parsed struct {
 	record  record
 }
 
-// note records an answer of now. Without the record the answer is only asked for more often.
-func (u *Upstream) note(ctx context.Context, r record) {
+// put records an answer of now.
+func (u *Upstream) put(ctx context.Context, r record) error {
 	r.Checked = u.cfg.Now().UTC()
-	data, err := json.Marshal(r)
-	if err == nil && len(data) <= 4096 {
-		err = u.cfg.Tree.Update(ctx, func(b tree.Batch) error { b.Put(recordPath(r.Name), data); return nil })
-	}
+	data, err := r.encode()
 	if err != nil {
+		return err
+	}
+	return u.cfg.Tree.Update(ctx, func(b tree.Batch) error { b.Put(recordPath(r.Name), data); return nil })
+}
+
+// note records an answer of now for content that is here. It waits for a majority, within bounds.
+func (u *Upstream) note(ctx context.Context, r record) {
+	ctx, cancel := context.WithTimeout(ctx, keepFor)
+	defer cancel()
+	if err := u.patiently(ctx, func() error { return u.put(ctx, r) }); err != nil {
 		u.cfg.Log.Warn("an answer of an origin cannot be recorded", "name", r.Name, "err", err)
 	}
 	u.mu.Lock()
@@ -127,8 +166,11 @@ func (u *Upstream) Warnings() []string {
 	u.staleNames = slices.DeleteFunc(u.staleNames, func(name string) bool { return !u.stale.Has(name) })
 	for _, name := range u.staleNames {
 		s, _ := u.stale.See(name)
-		list = append(list, fmt.Sprintf("%s is served as it was %s ago, its origin cannot be asked: %v", name,
-			now.Sub(s.checked).Round(time.Second), s.err))
+		age := fmt.Sprint(now.Sub(s.checked).Round(time.Second), " ago")
+		if s.checked.IsZero() { // newer content has not arrived
+			age = "before"
+		}
+		list = append(list, fmt.Sprintf("%s is served as it was %s, its origin cannot be asked: %v", name, age, s.err))
 	}
 	return list[:min(len(list), 20)]
 }

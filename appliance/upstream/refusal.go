@@ -27,6 +27,9 @@ func (e *refusal) Refusal() (int, time.Duration) { return e.status, e.after }
 var errBusy = &refusal{status: http.StatusServiceUnavailable, after: 5 * time.Second,
 	text: "too much is being fetched at this moment, try again"}
 
+var errHostBusy = &refusal{status: http.StatusServiceUnavailable, after: 5 * time.Second,
+	text: "too much is being fetched from this origin at this moment, try again"}
+
 // told converts an error of a fetch from host to what a client is told: its own status where a client can use it,
 // otherwise 502. 401 becomes 403: the login that is missing is the bastion's, not the client's.
 func told(host string, err error) error {
@@ -51,14 +54,14 @@ func told(host string, err error) error {
 		return &refusal{http.StatusForbidden, 0, fmt.Sprintf("%s gives no access (%d): it does not exist there or "+
 			"needs a login, see casemate upstream login %s", host, status.Status, host), err}
 	case http.StatusTooManyRequests:
-		after := status.RetryAfter
+		after := min(status.RetryAfter, transport.MaxRetryAfter)
 		if after <= 0 {
 			after = time.Minute
 		}
 		return &refusal{http.StatusTooManyRequests, after, fmt.Sprintf("%s limits requests (429), a login may help: "+
 			"casemate upstream login %s", host, host), err}
 	}
-	return &refusal{http.StatusBadGateway, status.RetryAfter, host + ": " + status.Error(), err}
+	return &refusal{http.StatusBadGateway, min(status.RetryAfter, transport.MaxRetryAfter), host + ": " + status.Error(), err}
 }
 
 // statusOf returns the status that an origin answered with, 0 if it is not known.

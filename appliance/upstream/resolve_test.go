@@ -19,7 +19,8 @@ import (
 // nameserver answers DNS on loopback, by UDP and TCP at one port. answer returns nil for no answer.
 func nameserver(t *testing.T, answer func(q dnsmessage.Message, tcp bool) []byte) netip.AddrPort {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	// At an address of its own: at 127.0.0.1 the port that is free for TCP may be taken for UDP.
+	l, err := net.Listen("tcp", "127.53.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}

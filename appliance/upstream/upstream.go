@@ -38,6 +38,7 @@ const (
 	atOnce     = 8               // fetches of content from one origin, on one node
 	maxFlights = 1024            // fetches that run or wait
 	maxOfOne   = maxFlights / 4  // those that one client began
+	maxOfHost  = maxFlights / 2  // those from one origin, which may be slow
 	maxFailed  = 4096            // answers that are remembered
 	maxStale   = 256             // names that could not be compared with their origin
 	failedFor  = time.Minute     // how long an origin is not asked again for what it does not have
@@ -165,6 +166,7 @@ type Upstream struct {
 	signed  *share.Recent[string]     // addresses of redirects with their credentials, by the same without
 	tags    *share.Recent[tagList]    // by repository
 	stats   map[string]*Stat          // by origin
+	outside map[string]time.Time      // origins that had only public addresses, and when
 	loops   map[netip.AddrPort]string // resolvers that give our own answers, with the reason
 	waiting int64                     // bytes that running fetches have still to store
 	// in order of arrival: what is remembered is not enumerable
@@ -211,7 +213,8 @@ func New(cfg Config) *Upstream {
 		failed: share.NewRecent[failure](maxFailed, nil), stale: share.NewRecent[stale](maxStale, nil),
 		signed: share.NewRecent[string](maxSigned, nil), tags: share.NewRecent[tagList](maxTagLists, nil),
 		parsed: share.NewRecent[parsed](maxParsed, nil),
-		stats:  map[string]*Stat{}, loops: map[netip.AddrPort]string{}, servers: circuit{now: cfg.Now},
+		stats:  map[string]*Stat{}, loops: map[netip.AddrPort]string{},
+		outside: map[string]time.Time{}, servers: circuit{now: cfg.Now},
 	}
 	u.ctx, u.stop = context.WithCancel(context.Background())
 	if u.cfg.Resolve == nil {
@@ -270,6 +273,10 @@ func (u *Upstream) current() (*link, error) {
 	once := &transport.Retrying{Inner: guarded{u, base}, Once: true, Clock: u.cfg.Now, Retry: u.retry()}
 	u.link = &link{ca: set.CA, base: base, once: once}
 	u.link.remote = &remote.Registries{Transport: once, Login: u.login, Retry: u.retry(), Most: maxLogins}
+	u.link.remote.Trusted = func(host string) bool {
+		_, named := u.cfg.Canonical(host)
+		return named
+	}
 	return u.link, nil
 }
 
@@ -309,7 +316,7 @@ func (u *Upstream) remember(key string, err error) {
 	var no *refusal
 	switch {
 	case errors.As(err, &no) && no.status == http.StatusTooManyRequests:
-		d = min(no.after, 5*time.Minute)
+		d = no.after
 	case errors.As(err, &no) && no.status == http.StatusForbidden, errors.Is(err, fs.ErrNotExist):
 	default:
 		return

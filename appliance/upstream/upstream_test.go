@@ -2,14 +2,20 @@ package upstream_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"log/slog"
+	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -38,6 +44,8 @@ type world struct {
 	addr            atomic.Pointer[netip.Addr] // what the resolver says
 	names           sync.Map                   // netip.Addr, of hosts that have another address
 	proxy           atomic.Pointer[string]     // may be connected to besides
+	plainToo        atomic.Pointer[string]     // where port 80 leads to, besides 443
+	own             string                     // the address of a bastion; "": 192.0.2.99
 	asked           sync.Map                   // *atomic.Int64 by "METHOD host/path"
 	total           atomic.Int64
 
@@ -64,6 +72,23 @@ const (
 	foreign  = "storage.example.com" // no origin
 )
 
+// certificate is one for the names of tests.
+func certificate(t *testing.T) tls.Certificate {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	of := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour),
+		NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+		DNSNames: []string{"*.example.com", "*.example.net", "notexample.com", "docker.io", "*.docker.io"}}
+	der, err := x509.CreateCertificate(rand.Reader, of, of, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+}
+
 type plainSealer struct{}
 
 func (plainSealer) Seal(p []byte) ([]byte, error) { return append([]byte("sealed "), p...), nil }
@@ -79,6 +104,7 @@ func newWorldOn(t *testing.T, tree *treetest.Mem) *world {
 	w.free.Store(1 << 40)
 	w.tls = httptest.NewUnstartedServer(http.HandlerFunc(w.answer))
 	w.tls.EnableHTTP2 = true
+	w.tls.TLS = &tls.Config{Certificates: []tls.Certificate{certificate(t)}}
 	w.tls.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo)
 	w.tls.StartTLS()
 	t.Cleanup(w.tls.Close)
@@ -96,7 +122,9 @@ func newWorldOn(t *testing.T, tree *treetest.Mem) *world {
 	}
 	w.up = upstream.New(upstream.Config{
 		Settings: w.set.Load, Canonical: canonical,
-		Own:    func() []netip.Addr { return []netip.Addr{netip.MustParseAddr("192.0.2.99")} },
+		Own: func() []netip.Addr {
+			return []netip.Addr{netip.MustParseAddr(cmp.Or(w.own, "192.0.2.99"))}
+		},
 		Images: func() upstream.Images { return w.reg }, Files: func() upstream.Files { return w.files },
 		Held: func(url string) string {
 			info, _ := w.files.Stat(url)
@@ -153,6 +181,9 @@ func newWorldOn(t *testing.T, tree *treetest.Mem) *world {
 			}
 			if strings.HasPrefix(addr, "10.1.1.") {
 				return (&net.Dialer{}).DialContext(ctx, network, w.tls.Listener.Addr().String())
+			}
+			if plain := w.plainToo.Load(); plain != nil && addr == "192.0.2.1:80" {
+				return (&net.Dialer{}).DialContext(ctx, network, *plain)
 			}
 			if plain := w.plain.Load(); plain != nil && addr == "192.0.2.1:80" {
 				return (&net.Dialer{}).DialContext(ctx, network, *plain)
@@ -235,7 +266,14 @@ func (w *world) get(host, path string, header ...string) *httptest.ResponseRecor
 }
 
 func (w *world) do(ctx context.Context, method, host, path string, header ...string) *httptest.ResponseRecorder {
+	return w.doAs(ctx, "192.0.2.1:1234", method, host, path, header...)
+}
+
+// doAs asks from an address.
+func (w *world) doAs(ctx context.Context, client, method, host, path string,
+	header ...string) *httptest.ResponseRecorder {
 	req := httptest.NewRequestWithContext(ctx, method, "https://"+host+path, nil)
+	req.RemoteAddr = client
 	req.TLS = &tls.ConnectionState{}
 	req.Header.Set("X-Client", "yes")
 	req.SetBasicAuth("client", "client-secret")
@@ -750,14 +788,14 @@ func TestPlain(t *testing.T) {
 	w.plain.Store(&addr)
 	w.want(ask("/a", false), 502, "")
 	w.want(ask("/a", true), 200, "a package")
-	w.ended(1)
+	w.ended(3)
 	w.want(ask("/a", false), 502, "")
 	w.want(ask("/a", true), 200, "a package")
 	w.plain.Store(nil)
 	w.later(10 * time.Minute)
 	w.internet(text("of its origin"))
 	w.want(ask("/a", false), 200, "of its origin")
-	w.ended(1)
+	w.kept(treetest.DigestOf([]byte("of its origin"), ""))
 	w.want(ask("/a", true), 200, "of its origin")
 	w.tls.CloseClientConnections()
 	w.plain.Store(&addr)

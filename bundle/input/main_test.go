@@ -3,7 +3,7 @@ package input
 import (
 	"testing"
 
-	"go.uber.org/goleak"
+	"casemate/cluster/waittest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { waittest.Main(m) }

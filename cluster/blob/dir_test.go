@@ -18,13 +18,12 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"casemate/cluster/blob"
 	"casemate/cluster/blob/blobtest"
+	"casemate/cluster/waittest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { waittest.Main(m) }
 
 func sha(data []byte) string  { return fmt.Sprintf("sha256:%x", sha256.Sum256(data)) }
 func sha5(data []byte) string { return fmt.Sprintf("sha512:%x", sha512.Sum512(data)) }

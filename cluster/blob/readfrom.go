@@ -126,7 +126,7 @@ func (w *Writer) copy(r io.Reader) (n int64, err error) {
 			<-busy[turn]
 			busy[turn] = nil
 		}
-		got, rerr := r.Read(bufs[turn][:])
+		got, rerr := fill(r, bufs[turn][:])
 		if got > 0 {
 			if got >= aside && !started {
 				started = true
@@ -154,6 +154,17 @@ func (w *Writer) copy(r io.Reader) (n int64, err error) {
 			return n, rerr
 		}
 	}
+}
+
+// fill reads until p is full or r fails. Readers of connections return little at a time, and a file written in large
+// pieces is kept in large pages, which are read again with less work.
+func fill(r io.Reader, p []byte) (n int, err error) {
+	for n < len(p) && err == nil {
+		var got int
+		got, err = r.Read(p[n:])
+		n += got
+	}
+	return n, err
 }
 
 // pass writes a piece and hashes it: at once if it is small, otherwise through jobs; then done is closed when p can be

@@ -79,7 +79,7 @@ func (s *Store) takeCopy(r *http.Request) (uint64, error) {
 		return 0, err
 	}
 	defer w.Close()
-	if _, err := io.Copy(w, filling{r.Body}); err != nil {
+	if _, err := io.Copy(w, r.Body); err != nil {
 		return 0, err
 	}
 	if digest == "" {
@@ -125,16 +125,4 @@ func (s *Store) serveDoubt(w http.ResponseWriter, r *http.Request) {
 		s.dir.Verify(r.Context(), digest) // damaged handles the result
 	}
 	peer.Reply(w, peer.Answer{})
-}
-
-// filling fills the buffer at each read, so that a copy is written to the disk in large pieces.
-type filling struct{ io.Reader }
-
-func (f filling) Read(p []byte) (n int, err error) {
-	for n < len(p) && err == nil {
-		var got int
-		got, err = f.Reader.Read(p[n:])
-		n += got
-	}
-	return n, err
 }

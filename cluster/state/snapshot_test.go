@@ -292,8 +292,8 @@ func TestForgedSnapshots(t *testing.T) {
 	}
 }
 
-// TestForgedEvents holds that an event which cannot be one is refused, although its checksum is right: each reader of the
-// log parses it.
+// TestForgedEvents holds that an event which cannot be one is refused, although its checksum is right: each reader of
+// the log parses it.
 func TestForgedEvents(t *testing.T) {
 	data := snapshot(t, eventful(t).s)
 	for what, change := range map[string][2]string{

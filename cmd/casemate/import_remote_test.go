@@ -28,7 +28,7 @@ import (
 // The files arrive whole and once.
 func TestSendOverABadConnection(t *testing.T) {
 	want := [][]byte{bytes.Repeat([]byte("0123456789"), 100_000), nil, []byte("small")}
-	sessions := parts.New()
+	sessions := parts.New("n1")
 	var session *parts.Session
 	got := make(chan [][]byte, 1)
 	state := func(w http.ResponseWriter) {

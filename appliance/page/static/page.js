@@ -45,6 +45,12 @@
     setTimeout(() => { leaving = false; }, 5000); // the user may have stayed
   });
 
+  const toLogin = () => { // the session has ended; the login leads back here
+    if (!leaving) {
+      location.assign("/login?expired=1&next=" + encodeURIComponent(location.pathname + location.search));
+    }
+  };
+
   let fetching = false;
   let again = false;
   const refresh = async () => {
@@ -55,11 +61,10 @@
     fetching = true;
     const began = performance.now();
     try {
-      const response = await fetch(location.href, { credentials: "same-origin", redirect: "manual" });
+      const response = await fetch(location.href, { credentials: "same-origin", redirect: "manual",
+        headers: { "X-Unattended": "1" } }); // nobody may be there: it does not count as use of the session
       if (response.type === "opaqueredirect" || response.status === 401) {
-        if (!leaving) {
-          location.reload(); // the session has ended
-        }
+        toLogin();
         return;
       }
       if (!response.ok) {
@@ -121,5 +126,9 @@
 
   const source = new EventSource("/live?for=" + encodeURIComponent(topics));
   source.addEventListener("change", refresh);
+  source.addEventListener("ended", () => {
+    source.close(); // else the browser would connect again
+    toLogin();
+  });
   addEventListener("pagehide", () => source.close());
 })();

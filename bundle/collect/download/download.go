@@ -11,6 +11,7 @@ import (
 	"hash"
 	"io"
 	"maps"
+	"math"
 	"net/http"
 	"os"
 	"strconv"
@@ -166,6 +167,7 @@ type getter struct {
 	state     partState
 	from      string
 	length    int64 // of the complete content as the server said, -1
+	end       int64 // of the body that is being read, as the server said: an offset, -1
 	resumed   bool  // the content consists of more than one body
 	got       Result
 }
@@ -322,8 +324,11 @@ func (g *getter) fetchAll(ctx context.Context) error {
 			return 0, false
 		}
 		failures++
-		if g.offset > g.mostBytes {
-			g.mostBytes, failures = g.offset, 0
+		if more := g.offset - g.mostBytes; more > 0 {
+			g.mostBytes = g.offset
+			if more >= transport.Slowest || !transport.Stalled(err) { // otherwise it would take years
+				failures = 0
+			}
 		}
 		return failures, failures < transport.MaxAttempts
 	}, "name", g.d.Name)
@@ -378,10 +383,10 @@ func (g *getter) request(ctx context.Context) error {
 		if err := g.checkEncoding(resp); err != nil {
 			return err
 		}
-		g.length = resp.ContentLength
+		g.length, g.end = resp.ContentLength, resp.ContentLength
 		g.state.ETag, g.state.LastModified = resp.Header.Get("ETag"), resp.Header.Get("Last-Modified")
 	case http.StatusPartialContent:
-		from, whole, ok := contentRange(resp.Header.Get("Content-Range"))
+		from, end, whole, ok := contentRange(resp.Header.Get("Content-Range"))
 		etag := resp.Header.Get("ETag")
 		switch {
 		case !ok || g.offset == 0 || from != g.offset:
@@ -396,7 +401,7 @@ func (g *getter) request(ctx context.Context) error {
 		if err != nil {
 			return errors.Join(transport.BrokenError{Err: err}, g.restart())
 		}
-		g.length = max(g.length, whole)
+		g.length, g.end = max(g.length, whole), end
 		g.resumed = true
 	case http.StatusRequestedRangeNotSatisfiable:
 		if g.offset == 0 {
@@ -446,11 +451,19 @@ func (g *getter) appendBody(resp *http.Response) error {
 		return err
 	}
 	body := io.Reader(resp.Body)
-	if g.d.Size >= 0 { // one byte more than allowed is enough to see that the content is wrong
-		body = io.LimitReader(body, g.d.Size-g.offset+1)
+	most := g.d.Size
+	if most < 0 {
+		most = g.end
+	}
+	if most >= 0 {
+		body = io.LimitReader(body, most-g.offset)
 	}
 	w := &sinkWriter{g: g, w: io.MultiWriter(append([]io.Writer{g.sink}, g.sums()...)...)}
 	_, err := io.CopyBuffer(w, body, make([]byte, 256<<10))
+	more := 0
+	if w.err == nil && err == nil && most >= 0 { // one byte more is enough to see that the content is wrong
+		more, _ = io.ReadFull(resp.Body, make([]byte, 1))
+	}
 	switch {
 	case w.err != nil:
 		return w.err
@@ -459,15 +472,20 @@ func (g *getter) appendBody(resp *http.Response) error {
 			err = fmt.Errorf("truncated: received %d of %d bytes: %w", g.offset, want, err)
 		}
 		return transport.BrokenError{Err: err}
-	case g.d.Size >= 0 && g.offset > g.d.Size:
+	case g.d.Size >= 0 && more > 0:
 		return errors.Join(
 			transport.WrongError{
 				Err: fmt.Errorf("the server sends more than the %d bytes that it must have", g.d.Size),
 			},
 			g.restart(),
 		)
-	case g.d.Size >= 0 && g.offset < g.d.Size:
-		return transport.BrokenError{Err: fmt.Errorf("truncated: received %d of %d bytes", g.offset, g.d.Size)}
+	case more > 0:
+		return errors.Join(
+			transport.WrongError{Err: errors.New("the server sends more than it has announced")},
+			g.restart(),
+		)
+	case g.total() >= 0 && g.offset < g.total():
+		return transport.BrokenError{Err: fmt.Errorf("truncated: received %d of %d bytes", g.offset, g.total())}
 	}
 	return nil
 }
@@ -512,13 +530,13 @@ func (g *getter) verify() (err error) {
 	}}
 }
 
-// contentRange parses "bytes FROM-TO/WHOLE" (RFC 9110, 14.4); whole is -1 for "*".
-func contentRange(h string) (from, whole int64, ok bool) {
+// contentRange parses "bytes FROM-TO/WHOLE" (RFC 9110, 14.4); end is the offset behind the range, whole is -1 for "*".
+func contentRange(h string) (from, end, whole int64, ok bool) {
 	h, ok = strings.CutPrefix(strings.TrimSpace(h), "bytes ")
 	span, all, ok2 := strings.Cut(h, "/")
 	first, last, ok3 := strings.Cut(span, "-")
 	if !ok || !ok2 || !ok3 {
-		return 0, 0, false
+		return 0, 0, 0, false
 	}
 	from, err := strconv.ParseInt(first, 10, 64)
 	to, err2 := strconv.ParseInt(last, 10, 64)
@@ -527,10 +545,11 @@ func contentRange(h string) (from, whole int64, ok bool) {
 	if all != "*" {
 		whole, err3 = strconv.ParseInt(all, 10, 64)
 	}
-	if err != nil || err2 != nil || err3 != nil || from < 0 || to < from || all != "*" && whole <= to {
-		return 0, 0, false
+	if err != nil || err2 != nil || err3 != nil || from < 0 || to < from || to == math.MaxInt64 ||
+		all != "*" && whole <= to {
+		return 0, 0, 0, false
 	}
-	return from, whole, true
+	return from, to + 1, whole, true
 }
 
 // SizeError is the error for content that has another size on the server than it must have.

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"regexp"
+	"slices"
 	"strings"
 
 	"casemate/bundle/collect/transport"
@@ -64,8 +66,12 @@ func (r *Repository) TagsPage(ctx context.Context, at string) (tags []string, ne
 	if err := json.Unmarshal(b, &doc); err != nil {
 		return nil, at, errors.New("the registry's answer is not a list of tags")
 	}
-	return doc.Tags, next, nil
+	// What is no tag could be of any size.
+	return slices.DeleteFunc(doc.Tags, func(tag string) bool { return !tagForm.MatchString(tag) }), next, nil
 }
+
+// tagForm is the form of tags (OCI distribution specification 1.1, "Pulling manifests").
+var tagForm = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$`)
 
 // page fetches one page of a list, and returns where the next one is.
 func (r *Repository) page(ctx context.Context, at, accept string) (b []byte, next string, err error) {

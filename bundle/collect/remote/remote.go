@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -43,6 +42,9 @@ type Registries struct {
 	// Login returns the credentials for a registry; ok is false if it has none, and then Docker's config counts. Nil:
 	// it has none.
 	Login func(host string) (user, password string, ok bool)
+	// Trusted reports whether a host may get the credentials of registries, besides those themselves and hosts of their
+	// domains; nil: none may. A host that Docker's config has a login for may, too.
+	Trusted func(host string) bool
 	// Retry repeats bodies that break off.
 	Retry transport.Retry
 	// Most is how many repositories stay logged in; 0: all.
@@ -112,9 +114,9 @@ func (r *Registries) Repository(ctx context.Context, canonical string) (*Reposit
 	if err != nil {
 		return nil, fmt.Errorf("credentials for %s of Docker's config: %w", parsed.RegistryStr(), err)
 	}
-	guarded := tlsOnly{host: parsed.RegistryStr(), inner: r.Transport}
+	guarded := &guard{all: r, host: parsed.RegistryStr(), inner: r.Transport}
 	t, err := registryauth.NewWithContext(
-		ctx,
+		context.WithValue(ctx, loginKey{}, true),
 		parsed.Registry,
 		auth,
 		guarded,
@@ -126,7 +128,7 @@ func (r *Registries) Repository(ctx context.Context, canonical string) (*Reposit
 	repo.Host, repo.Path = parsed.RegistryStr(), parsed.RepositoryStr()
 	// The transport inserts the scheme that the registry answered on.
 	repo.Base = fmt.Sprintf("https://%s/v2/%s/", parsed.RegistryStr(), parsed.RepositoryStr())
-	repo.Client = &http.Client{Transport: t, CheckRedirect: LimitRedirects}
+	repo.Client = &http.Client{Transport: t, CheckRedirect: checkRedirect}
 	return repo, nil
 }
 
@@ -140,33 +142,6 @@ func (r *Registries) credentials(ctx context.Context, repo name.Repository) (aut
 	return authn.Resolve(ctx, authn.DefaultKeychain, repo)
 }
 
-// tlsOnly refuses to talk to a registry without TLS unless it is on this machine: go-containerregistry would do so with
-// private addresses, and send a password.
-type tlsOnly struct {
-	host  string
-	inner http.RoundTripper
-}
-
-func (t tlsOnly) RoundTrip(req *http.Request) (*http.Response, error) {
-	if req.URL.Scheme == "http" && req.URL.Host == t.host && !isLoopback(t.host) {
-		return nil, transport.ErrPlainHTTP
-	}
-	return t.inner.RoundTrip(req)
-}
-
-func isLoopback(hostport string) bool {
-	host := hostport
-	if h, _, err := net.SplitHostPort(hostport); err == nil {
-		host = h
-	}
-	host = strings.Trim(host, "[]")
-	if host == "localhost" || strings.HasSuffix(host, ".localhost") {
-		return true
-	}
-	ip := net.ParseIP(host)
-	return ip != nil && ip.IsLoopback()
-}
-
 // LimitRedirects follows a bounded number of redirects.
 func LimitRedirects(_ *http.Request, via []*http.Request) error {
 	if len(via) > mostRedirects {
@@ -175,8 +150,21 @@ func LimitRedirects(_ *http.Request, via []*http.Request) error {
 	return nil
 }
 
+// checkRedirect is LimitRedirects for requests to a registry. Only what has a digest in its address may come from where
+// anybody can change it.
+func checkRedirect(req *http.Request, via []*http.Request) error {
+	if req.URL.Scheme == "http" && via[0].URL.Scheme == "https" && !strings.Contains(via[0].URL.Path, "/blobs/") {
+		return errors.New("it is redirected to plain http, where anybody can change the content")
+	}
+	return LimitRedirects(req, via)
+}
+
 // loginError says what to do if a registry refuses access.
 func loginError(host string, err error) error {
+	var refused *loginRefused
+	if errors.As(err, &refused) {
+		return refused
+	}
 	if errors.Is(err, transport.ErrPlainHTTP) {
 		return fmt.Errorf("registry %s: %w", host, transport.ErrPlainHTTP)
 	}

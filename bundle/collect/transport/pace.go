@@ -3,11 +3,15 @@ package transport
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"net/http"
 	"strings"
 	"sync"
 	"time"
 )
+
+// maxLimits is how many kinds of requests have a limit: redirects may lead to any number of hosts.
+const maxLimits = 4096
 
 // MaxTooManyRequests is the number of 429 answers in a row after which a host is not asked again; the pauses between
 // them add up to a minute.
@@ -49,7 +53,7 @@ func (p *rateLimits) before(kind string, now time.Time) (time.Duration, error) {
 		return 0, nil
 	}
 	left := l.until.Sub(now)
-	if l.refused >= MaxTooManyRequests || left > maxRetryAfter {
+	if l.refused >= MaxTooManyRequests || left > MaxRetryAfter {
 		return 0, &StatusError{
 			Status:     http.StatusTooManyRequests,
 			RetryAfter: left,
@@ -69,6 +73,12 @@ func (p *rateLimits) refused(kind string, sent, now time.Time, asked time.Durati
 	}
 	l := p.limits[kind]
 	if l == nil {
+		if len(p.limits) >= maxLimits {
+			maps.DeleteFunc(p.limits, func(_ string, l *limit) bool { return !l.until.After(now) })
+		}
+		if len(p.limits) >= maxLimits {
+			return asked <= MaxRetryAfter
+		}
 		l = &limit{}
 		p.limits[kind] = l
 	}
@@ -79,7 +89,7 @@ func (p *rateLimits) refused(kind string, sent, now time.Time, asked time.Durati
 	} else if until := now.Add(asked); until.After(l.until) {
 		l.until = until
 	}
-	return l.refused < MaxTooManyRequests && asked <= maxRetryAfter
+	return l.refused < MaxTooManyRequests && asked <= MaxRetryAfter
 }
 
 // accepted records any other answer.

@@ -21,12 +21,20 @@ import (
 )
 
 const (
-	maxRetryAfter = 5 * time.Minute // the longest Retry-After that is respected
-	stallTimeout  = 60 * time.Second
+	// MaxRetryAfter is the longest Retry-After that is respected.
+	MaxRetryAfter = 5 * time.Minute
+
+	// Slowest is how many bytes a server sends at least in the time after which it counts as stalled.
+	Slowest = 8 << 10
+
+	stallTimeout = 60 * time.Second
 )
 
-// errStalled ends a response that sends no more bytes. It counts as a broken connection.
-var errStalled = errors.New("the server stopped sending")
+// errStalled ends a response that sends no more bytes, or hardly any. It counts as a broken connection.
+var errStalled = errors.New("the server stopped sending, or sends hardly anything")
+
+// Stalled reports whether an error is that of a body whose server sent hardly anything.
+func Stalled(err error) bool { return errors.Is(err, errStalled) }
 
 // New returns the transport for upstream servers: proxies from the current environment (HTTPS_PROXY, HTTP_PROXY,
 // NO_PROXY), the system's roots, and bodies as they are sent. Nothing is decompressed, because checksums are those of
@@ -68,10 +76,10 @@ func (e *proxyError) Error() string {
 
 // Retrying is a RoundTripper that retries what may succeed the next time: broken connections, 5xx, 408, and 429 with
 // respect to Retry-After and to the answers that other workers got. If the status is still bad after the last attempt,
-// the response is returned. Bodies that stall fail with errStalled.
+// the response is returned. Bodies that stall, or that arrive more slowly than Slowest, fail (Stalled).
 type Retrying struct {
 	Inner http.RoundTripper
-	Stall time.Duration    // the longest that a read may take; 0: stallTimeout
+	Stall time.Duration    // the longest wait for Slowest bytes; 0: stallTimeout
 	Clock func() time.Time // nil: time.Now
 	Retry Retry
 	// Once returns a bad answer, or an error, at once: somebody waits for it.
@@ -106,6 +114,9 @@ func (p *Retrying) RoundTrip(req *http.Request) (*http.Response, error) {
 		resp, err := p.roundTrip(req)
 		if err == nil && resp.StatusCode == http.StatusTooManyRequests {
 			asked, _ := retryAfter(resp.Header.Get("Retry-After"), p.now())
+			if p.Once { // what lives on asks again, whatever the server wants
+				asked = min(asked, MaxRetryAfter)
+			}
 			if !p.limits.refused(kind, sent, p.now(), asked) || p.Once || !again || try >= MaxTooManyRequests {
 				return resp, nil
 			}
@@ -126,7 +137,7 @@ func (p *Retrying) RoundTrip(req *http.Request) (*http.Response, error) {
 		reason, asked := err, time.Duration(0)
 		if err == nil {
 			reason = &StatusError{Status: resp.StatusCode}
-			if asked, _ = retryAfter(resp.Header.Get("Retry-After"), p.now()); asked > maxRetryAfter {
+			if asked, _ = retryAfter(resp.Header.Get("Retry-After"), p.now()); asked > MaxRetryAfter {
 				return resp, nil
 			}
 			discard(resp)
@@ -161,23 +172,32 @@ func (p *Retrying) roundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	resp.Request = req
-	resp.Body = &stallBody{body: resp.Body, ctx: ctx, cancel: cancel, stall: cmp.Or(p.Stall, stallTimeout)}
+	stall := cmp.Or(p.Stall, stallTimeout)
+	resp.Body = &stallBody{body: resp.Body, ctx: ctx, cancel: cancel, stall: stall, left: stall}
 	return resp, nil
 }
 
-// stallBody fails a read that takes longer than stall. A deadline of the connection would not do: it may carry other
+// stallBody fails a read if the server has sent less than Slowest bytes in stall, which is the time that reads have
+// waited: what the reader does in between does not count. A deadline of the connection would not do: it may carry other
 // responses, over HTTP/2.
 type stallBody struct {
 	body   io.ReadCloser
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	stall  time.Duration
+	left   time.Duration // for the rest of the bytes
+	got    int           // of Slowest
 }
 
 func (b *stallBody) Read(p []byte) (int, error) {
-	t := time.AfterFunc(b.stall, func() { b.cancel(errStalled) })
+	begun := time.Now()
+	t := time.AfterFunc(b.left, func() { b.cancel(errStalled) })
 	n, err := b.body.Read(p)
 	t.Stop()
+	b.left -= time.Since(begun)
+	if b.got += n; b.got >= Slowest {
+		b.left, b.got = b.stall, 0
+	}
 	if err != nil && err != io.EOF && context.Cause(b.ctx) == errStalled {
 		err = errStalled
 	}

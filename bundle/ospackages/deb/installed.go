@@ -113,7 +113,7 @@ func (i *Installed) satisfies(a *alternative, m *machine, arch string) bool {
 		}
 	}
 	// A list of names and versions does not have what they provide: the indices may.
-	for _, p := range m.provided[a.name] {
+	for _, p := range m.provided(a.name) {
 		if (a.op == "" || p.version != "" && a.accepts(p.version)) && i.has(p.Package, m.native) {
 			return true
 		}

@@ -50,7 +50,7 @@ var kept = map[string]bool{
 // readPackages calls add for every package of an index. Only the fields that count stay in memory.
 func readPackages(r io.Reader, limit int64, add func(*Package) error) error {
 	in := newParagraphs(r, limit, false)
-	in.keep = func(field string) bool { return kept[field] }
+	in.keep, in.reuse = func(field string) bool { return kept[field] }, map[string]string{}
 	for {
 		f, line, err := in.next()
 		if err == io.EOF {

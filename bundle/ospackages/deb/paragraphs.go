@@ -22,10 +22,19 @@ type paragraphs struct {
 	left     int64
 	comments bool // lines that begin with # are comments
 	keep     func(field string) bool
+	names    map[string]fieldName // by how they are written
+	reuse    map[string]string    // what next returns, if the caller needs it only until the next call
+}
+
+// fieldName is what is known of a field's name: most lines of an index have one of twenty.
+type fieldName struct {
+	lower string
+	kept  bool
 }
 
 func newParagraphs(r io.Reader, limit int64, comments bool) *paragraphs {
-	return &paragraphs{in: bufio.NewReaderSize(r, 64<<10), left: limit, comments: comments}
+	return &paragraphs{in: bufio.NewReaderSize(r, 64<<10), left: limit, comments: comments,
+		names: map[string]fieldName{}}
 }
 
 var errTooLong = errors.New("the file is longer than it may be")
@@ -33,17 +42,27 @@ var errTooLong = errors.New("the file is longer than it may be")
 // next returns the fields of the next paragraph and the number of its first line; io.EOF at the end. Lines that
 // continue a value are separated by line feeds in it, without their first space. A "." alone is an empty line.
 func (p *paragraphs) next() (fields map[string]string, first int, err error) {
-	var value strings.Builder
+	var value string
+	var more strings.Builder // of a value with several lines
 	name, size := "", 0
-	end := func() {
-		if name != "" {
-			if fields == nil {
+	begin := func() {
+		if fields == nil {
+			if fields = p.reuse; fields == nil {
 				fields = map[string]string{}
 			}
-			fields[name] = strings.TrimSpace(value.String())
+			clear(fields)
 		}
-		name = ""
-		value.Reset()
+	}
+	end := func() {
+		if name == "" {
+			return
+		}
+		if more.Len() > 0 {
+			value = strings.TrimSpace(more.String())
+			more.Reset()
+		}
+		begin()
+		fields[name], name = value, ""
 	}
 	for {
 		line, err := p.readLine()
@@ -66,28 +85,44 @@ func (p *paragraphs) next() (fields map[string]string, first int, err error) {
 			if name == "" {
 				continue // of a field that is not kept
 			}
-			text := strings.TrimRight(string(line[1:]), " \t\r")
-			if strings.TrimSpace(text) == "." {
-				text = ""
+			text := bytes.TrimRight(line[1:], " \t\r")
+			if string(bytes.TrimSpace(text)) == "." {
+				text = nil
 			}
-			value.WriteString("\n" + text)
+			if more.Len() == 0 {
+				more.WriteString(value)
+			}
+			more.WriteByte('\n')
+			more.Write(text)
 		default:
 			end()
 			key, text, ok := bytes.Cut(line, []byte(":"))
-			if !ok || len(bytes.TrimSpace(key)) == 0 {
+			if key = bytes.TrimSpace(key); !ok || len(key) == 0 {
 				return nil, p.line, fmt.Errorf("%.100q is not a field: write NAME: VALUE", line)
 			}
 			if first == 0 {
 				first = p.line
 			}
-			if field := strings.ToLower(string(bytes.TrimSpace(key))); p.keep == nil || p.keep(field) {
-				name = field
-				value.Write(bytes.TrimSpace(text))
-			} else if fields == nil {
-				fields = map[string]string{} // there is a paragraph, even if nothing of it is kept
+			if field := p.named(key); field.kept {
+				name, value = field.lower, string(bytes.TrimSpace(text))
+			} else {
+				begin() // there is a paragraph, even if nothing of it is kept
 			}
 		}
 	}
+}
+
+// named looks the name of a field up.
+func (p *paragraphs) named(key []byte) fieldName {
+	if known, ok := p.names[string(key)]; ok {
+		return known
+	}
+	f := fieldName{lower: strings.ToLower(string(key))}
+	f.kept = p.keep == nil || p.keep(f.lower)
+	if len(p.names) < maxFields && len(key) < 64 {
+		p.names[string(key)] = f
+	}
+	return f
 }
 
 // readLine reads a line without its end. Its bytes are valid until the next call.

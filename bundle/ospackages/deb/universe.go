@@ -1,7 +1,6 @@
 package deb
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"iter"
@@ -16,9 +15,15 @@ import (
 type universe struct {
 	packages []*Package
 	byName   map[string][]*Package // the candidate first
-	provided map[string][]provider
+	virtual  map[string]*virtual
 	tied     map[string][]*Package // packages of the base system that need one version of the key
 	parsed   map[string]*relation
+}
+
+// virtual is a virtual package. Its providers are ordered when somebody asks for them: few of an index's are.
+type virtual struct {
+	providers []provider
+	ordered   bool
 }
 
 // provider is a package that provides a virtual one.
@@ -28,7 +33,7 @@ type provider struct {
 }
 
 func newUniverse() *universe {
-	return &universe{byName: map[string][]*Package{}, provided: map[string][]provider{}, parsed: map[string]*relation{}}
+	return &universe{byName: map[string][]*Package{}, virtual: map[string]*virtual{}, parsed: map[string]*relation{}}
 }
 
 func (u *universe) add(p *Package) error {
@@ -45,7 +50,12 @@ func (u *universe) sort() {
 	for _, p := range u.packages {
 		u.byName[p.Name] = append(u.byName[p.Name], p)
 		for _, v := range providesOf(p.provides) {
-			u.provided[v.name] = append(u.provided[v.name], provider{p, v.version})
+			of := u.virtual[v.name]
+			if of == nil {
+				of = &virtual{}
+				u.virtual[v.name] = of
+			}
+			of.providers = append(of.providers, provider{p, v.version})
 		}
 	}
 	for _, list := range u.byName {
@@ -53,17 +63,33 @@ func (u *universe) sort() {
 			slices.SortStableFunc(list, prefer)
 		}
 	}
-	for _, list := range u.provided {
-		slices.SortStableFunc(list, func(a, b provider) int {
-			return cmp.Or(rank(a.Package)-rank(b.Package), prefer(a.Package, b.Package))
+	u.tie()
+}
+
+// provided returns the providers of a virtual package, those that apt prefers first.
+func (u *universe) provided(name string) []provider {
+	v := u.virtual[name]
+	if v == nil {
+		return nil
+	}
+	if !v.ordered {
+		v.ordered = true
+		slices.SortStableFunc(v.providers, func(a, b provider) int {
+			if c := rank(a.Package) - rank(b.Package); c != 0 {
+				return c
+			}
+			return prefer(a.Package, b.Package)
 		})
 	}
-	u.tie()
+	return v.providers
 }
 
 // prefer orders versions, the preferred first.
 func prefer(a, b *Package) int {
-	return cmp.Or(b.suite.priority()-a.suite.priority(), compareVersions(b.Version, a.Version))
+	if c := b.suite.priority() - a.suite.priority(); c != 0 {
+		return c
+	}
+	return compareVersions(b.Version, a.Version)
 }
 
 // rank orders providers of a virtual package as apt does, as far as the packages decide it.
@@ -161,7 +187,7 @@ func (m *machine) options(a *alternative, arch string) (list []*Package) {
 	}
 	list = append(list, foreign...)
 	foreign = nil
-	for _, p := range m.provided[a.name] {
+	for _, p := range m.provided(a.name) {
 		if a.op == "" || p.version != "" && a.accepts(p.version) {
 			take(p.Package)
 		}
@@ -223,7 +249,7 @@ func (m *machine) missing(a *alternative, arch string) string {
 			versions = append(versions, p.Version)
 		}
 	}
-	for _, p := range m.provided[a.name] {
+	for _, p := range m.provided(a.name) {
 		if p.version != "" {
 			versions = append(versions, p.version+" of "+p.Name)
 		}
@@ -233,7 +259,7 @@ func (m *machine) missing(a *alternative, arch string) string {
 		return fmt.Sprintf("%s is there in version %s only", a.name, some(versions))
 	case len(archs) > 0:
 		return fmt.Sprintf("%s is there for %s only", a.name, some(archs))
-	case len(m.provided[a.name]) > 0:
+	case len(m.provided(a.name)) > 0:
 		return fmt.Sprintf("%s is provided without a version", a.name)
 	}
 	return fmt.Sprintf("no source has %s", a.name)
@@ -283,7 +309,7 @@ var errUnknown = errors.New("no source has it")
 
 // providers are the packages that provide a name, each once.
 func (m *machine) providers(name, arch string) (list []*Package) {
-	for _, p := range m.provided[name] {
+	for _, p := range m.provided(name) {
 		if (p.Arch == arch || p.Arch == "all") &&
 			!slices.ContainsFunc(list, func(q *Package) bool { return q.Name == p.Name }) {
 			list = append(list, p.Package)

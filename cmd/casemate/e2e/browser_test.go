@@ -235,9 +235,7 @@ func (b *browser) picture(name string) {
 	for _, width := range []int64{1280, 400} {
 		for _, scheme := range []string{"light", "dark"} {
 			as := fmt.Sprintf("%s-%d-%s", name, width, scheme)
-			b.do("show "+as, chromedp.EmulateViewport(width, 900), command(emulation.SetEmulatedMedia,
-				emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{
-					{Name: "prefers-color-scheme", Value: scheme}}}))
+			b.look(as, width, scheme)
 			png, err := chromedp.Run(b.ctx, chromedp.FullScreenshot(100))
 			if err == nil {
 				err = os.WriteFile(filepath.Join(dir, as+".png"), png, 0o644)
@@ -245,12 +243,35 @@ func (b *browser) picture(name string) {
 			if err != nil {
 				b.t.Fatal(err)
 			}
-			if over := eval[int](b, `document.documentElement.scrollWidth - innerWidth`); over > 0 {
-				b.t.Errorf("%s is %d pixels wider than the window", as, over)
-			}
 			b.accessible(as)
 		}
 	}
+	b.usual()
+}
+
+// accessibleEverywhere fails if axe-core finds a violation in a wide light window or in a narrow dark one.
+func (b *browser) accessibleEverywhere(name string) {
+	b.t.Helper()
+	b.accessible(name)
+	b.look(name+", narrow and dark", 400, "dark")
+	b.axe(name + ", narrow and dark")
+	b.usual()
+}
+
+// look makes the window that wide, in light or dark colors, and fails if the page does not fit.
+func (b *browser) look(as string, width int64, scheme string) {
+	b.t.Helper()
+	b.do("show "+as, chromedp.EmulateViewport(width, 900), command(emulation.SetEmulatedMedia,
+		emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{
+			{Name: "prefers-color-scheme", Value: scheme}}}))
+	if over := eval[int](b, `document.documentElement.scrollWidth - innerWidth`); over > 0 {
+		b.t.Errorf("%s is %d pixels wider than the window", as, over)
+	}
+}
+
+// usual is the window after look.
+func (b *browser) usual() {
+	b.t.Helper()
 	b.do("the usual window", chromedp.EmulateReset(),
 		command(emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{}))
 }
@@ -263,6 +284,12 @@ func (b *browser) accessible(name string) {
 		b.t.Fatal(err)
 	}
 	eval[int](b, string(axe)+"\n;0")
+	b.axe(name)
+}
+
+// axe runs axe-core, which is in the page already.
+func (b *browser) axe(name string) {
+	b.t.Helper()
 	found := eval[[]struct {
 		ID, Impact, Help string
 		Nodes            []struct {

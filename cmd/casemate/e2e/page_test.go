@@ -5,8 +5,12 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/chromedp"
@@ -101,6 +105,23 @@ func TestPages(t *testing.T) {
 	if at := w.text(); !strings.HasPrefix(at, pageURL+"/settings") {
 		t.Errorf("the login leads to %.80s", at)
 	}
+
+	// A session that nobody uses ends, although the open page has kept itself new, and the page leads to the login and
+	// back.
+	b.casemate(t, "config", "set", "sessions.idle", "1m")
+	w.visit(pageURL + "/missing?all=1")
+	until(t, "the session has expired", func() error {
+		if now := w.text(); !strings.Contains(now, "Your session has expired") {
+			return fmt.Errorf("the browser is at %.80s", now)
+		}
+		n.try("curl", "-sS", "https://dl.k8s.io/release/v1/nothing")
+		return nil
+	})
+	w.fill("#name", "boss", "#password", password("boss"))
+	if at := w.text(); !strings.HasPrefix(at, pageURL+"/missing?all=1") {
+		t.Errorf("the login leads to %.80s", at)
+	}
+	b.casemate(t, "config", "set", "sessions.idle", "--default")
 	w.follow(".account button")
 	w.shows("Enrol a node")
 	w.visit(pageURL + "/settings")
@@ -126,6 +147,7 @@ func crawl(t *testing.T, l *lab, b *bastion, n *host, w *browser) {
 	}
 	w.visit(pageURL + "/")
 	seen, queue := map[string]bool{}, links()
+	var forms time.Duration // only told
 	for len(queue) > 0 {
 		next := queue[0]
 		queue = queue[1:]
@@ -136,7 +158,13 @@ func crawl(t *testing.T, l *lab, b *bastion, n *host, w *browser) {
 		}
 		seen[path] = true
 		w.visit(pageURL + next)
-		w.accessible(next)
+		if strings.HasPrefix(path, "/do/") {
+			began := time.Now()
+			w.accessibleEverywhere(next)
+			forms += time.Since(began)
+		} else {
+			w.accessible(next)
+		}
 		if eval[string](w, `(document.querySelector(".command code") || {textContent: ""}).textContent`) == "" {
 			t.Errorf("%s names no command", next)
 		}
@@ -145,7 +173,39 @@ func crawl(t *testing.T, l *lab, b *bastion, n *host, w *browser) {
 	if len(seen) < 30 {
 		t.Errorf("the pages have only %d addresses: %v", len(seen), seen)
 	}
-	t.Logf("%d pages were looked at", len(seen))
+	// Forms to which no page leads now. Of those that remove something there is only the sentence that it is not there.
+	w.expect(`40[04]|409`)
+	for _, name := range actions(t) {
+		if path := "/do/" + name; !seen[path] {
+			began := time.Now()
+			w.visit(pageURL + path + "?name=nothing&host=nothing.example&diff=0")
+			w.accessibleEverywhere(path)
+			forms += time.Since(began)
+		}
+	}
+	t.Logf("%d pages were looked at, the forms for %s", len(seen), forms)
+}
+
+// actions are the names of the forms that change something, as the room page has them.
+func actions(t *testing.T) (names []string) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(repo(t), "appliance", "page", "*.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		source, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range regexp.MustCompile(`(?m)^\t"([a-z-]+)": \{`).FindAllSubmatch(source, -1) {
+			names = append(names, string(m[1]))
+		}
+	}
+	if len(names) < 25 {
+		t.Errorf("the room page has only the actions %q", names)
+	}
+	return names
 }
 
 // TestPageMissing watches the missing book while containerd asks for an image that nobody has brought.
