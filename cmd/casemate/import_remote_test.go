@@ -165,7 +165,7 @@ func TestSendToABastionThatForgets(t *testing.T) {
 		"a pipe, not read on": {forgets: 0, times: 1, pipe: true, begun: 2},
 	} {
 		t.Run(what, func(t *testing.T) {
-			sessions := parts.New()
+			sessions := parts.New("n1")
 			var session *parts.Session
 			begun, forgotten, got := 0, 0, 0
 			var result []byte
