@@ -242,7 +242,8 @@ func (s *Sessions) Find(owner, id string) (*Session, error) {
 		return nil, ErrEnded
 	}
 	if !ok || n.owner != owner {
-		return nil, fmt.Errorf("there is no such import over https on the bastion %s: it has ended: %w", s.node, fs.ErrNotExist)
+		return nil, fmt.Errorf("there is no such import over https on the bastion %s: it has ended: %w", s.node,
+			fs.ErrNotExist)
 	}
 	return n, nil
 }

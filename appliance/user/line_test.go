@@ -252,7 +252,8 @@ func TestTheLineIsShared(t *testing.T) {
 
 // TestSpellings: those that a directory takes for one name are counted as one.
 func TestSpellings(t *testing.T) {
-	for _, name := range []string{"ada lovelace", "ADA Lovelace", "ada  lovelace", "\uff41da lovelace", "ada\u00a0lovelace"} {
+	for _, name := range []string{"ada lovelace", "ADA Lovelace", "ada  lovelace", "\uff41da lovelace",
+		"ada\u00a0lovelace"} {
 		if folded(name) != "ada lovelace" {
 			t.Errorf("%q is counted as %q", name, folded(name))
 		}
