@@ -173,7 +173,8 @@ func (s *Sessions) Open(owner string, about About, files []File) (*Session, erro
 			fs.ErrInvalid)
 	}
 	ctx, cancel := context.WithCancelCause(context.Background())
-	n := &Session{id: strings.ToLower(rand.Text()) + "-" + s.node, owner: owner, about: about, started: time.Now(), of: s, ctx: ctx,
+	n := &Session{id: strings.ToLower(rand.Text()) + "-" + s.node, owner: owner, about: about,
+		started: time.Now(), of: s, ctx: ctx,
 		cancel: cancel, changed: make(chan struct{}), bodies: make(chan struct{}, maxBodies)}
 	for _, f := range files {
 		switch {
@@ -244,8 +245,8 @@ func (s *Sessions) Find(owner, id string) (*Session, error) {
 		return nil, ErrEnded
 	}
 	if !ok || n.owner != owner {
-		return nil, fmt.Errorf("there is no such import over https on the bastion %s: it has ended: %w", s.node,
-			fs.ErrNotExist)
+		return nil, fmt.Errorf("there is no such import over https on the bastion %s: it has ended: %w",
+			s.node, fs.ErrNotExist)
 	}
 	return n, nil
 }
