@@ -11,10 +11,37 @@ import (
 // MaxTranscript bounds a transcript in a file of its own, in bytes.
 const MaxTranscript = 256 << 20
 
-// Transcript is a transcript in a file of its own, as JSON.
-type Transcript struct {
-	Version   int        `json:"transcript"` // 1
-	Questions []Question `json:"questions"`
+// transcript is a transcript in a file of its own, as JSON.
+type transcript struct {
+	Version   int       `json:"transcript"` // 1
+	Questions questions `json:"questions"`
+}
+
+// questions is a list that is read one by one: in a hostile file, a question may be as short as "{}" and would take 60
+// times as much memory.
+type questions []Question
+
+func (list *questions) UnmarshalJSON(text []byte) error {
+	dec := json.NewDecoder(bytes.NewReader(text))
+	dec.DisallowUnknownFields()
+	if begin, err := dec.Token(); err != nil || begin != json.Delim('[') {
+		return errors.New("questions is not a list")
+	}
+	*list = nil
+	for dec.More() {
+		var q Question
+		if err := dec.Decode(&q); err != nil {
+			return err
+		}
+		if err := q.Check(); err != nil {
+			return err
+		}
+		if len(*list) == MaxQuestions {
+			return fmt.Errorf("more than %d questions", MaxQuestions)
+		}
+		*list = append(*list, q)
+	}
+	return nil
 }
 
 // EncodeTranscript sorts and checks questions, and returns the file: one question in each line.
@@ -43,7 +70,7 @@ func EncodeTranscript(questions []Question) ([]byte, error) {
 
 // DecodeTranscript reads a transcript that EncodeTranscript wrote, or that was edited since.
 func DecodeTranscript(text []byte) ([]Question, error) {
-	var t Transcript
+	var t transcript
 	dec := json.NewDecoder(bytes.NewReader(text))
 	dec.DisallowUnknownFields()
 	switch err := dec.Decode(&t); {

@@ -1,6 +1,7 @@
 package bundle
 
 import (
+	"fmt"
 	"reflect"
 	"strings"
 	"testing"
@@ -28,18 +29,35 @@ func TestTranscript(t *testing.T) {
 		t.Errorf("an empty one: %v: %+v", err, got)
 	}
 	for text, says := range map[string]string{
-		`{"transcript":2,"questions":[]}`:       "version 2",
-		`{"questions":[]}`:                      "version 0",
-		`{"transcript":1,"questions":[]} x`:     "follows",
-		`{"transcript":1,"odd":[]}`:             "odd",
-		`{"transcript":1,"questions":[{}]}`:     "method",
+		`{"transcript":2,"questions":[]}`:        "version 2",
+		`{"questions":[]}`:                       "version 0",
+		`{"transcript":1,"questions":[]} x`:      "follows",
+		`{"transcript":1,"odd":[]}`:              "odd",
+		`{"transcript":1,"questions":[{}]}`:      "method",
+		`{"transcript":1,"questions":[null]}`:    "method",
+		`{"transcript":1,"questions":[[]]}`:      "cannot unmarshal array",
+		`{"transcript":1,"questions":{}}`:        "not a list",
+		`{"transcript":1,"questions":[{"x":1}`:   "unexpected EOF",
+		`{"transcript":1,"questions":[{"x":1}]}`: `unknown field "x"`,
+		strings.Repeat(`{"questions":[`, 20_000): "exceeded max depth",
+		`{"transcript":1,"questions":[{"method":"GET","url":"https://a.example/\u001b[2J","status":404}]}`: "URL",
+		`{"transcript":1,"questions":[` + many() + `]}`:                                                    "more than 100000 questions",
 		`hello`:                                 "not a transcript",
 		`{"transcript":1,"questions":[` + q2(t): "repeated",
 	} {
 		if _, err := DecodeTranscript([]byte(text)); err == nil || !strings.Contains(err.Error(), says) {
-			t.Errorf("%s: %v, want %q", text, err, says)
+			t.Errorf("%.200s: %v, want %q", text, err, says)
 		}
 	}
+}
+
+// many are more questions than a transcript may have.
+func many() string {
+	var list []string
+	for i := range MaxQuestions + 1 {
+		list = append(list, fmt.Sprintf(`{"method":"GET","url":"https://a.example/%d","status":404}`, i))
+	}
+	return strings.Join(list, ",")
 }
 
 func q2(t *testing.T) string {

@@ -2,7 +2,7 @@
 // resolvers, or refused. It is the evidence that nothing inside reaches the outside.
 //
 // It promises: the book has a fixed size, whoever asks for how much. Its places are divided among the clients: a client
-// with many names loses its own oldest ones first. Recording only touches memory. The book survives a restart and is
+// with many names loses its own oldest ones first, and questions with forged addresses push out no name of a request. Recording only touches memory. The book survives a restart and is
 // visible on every node, with the delay of notebook.
 //
 // It cannot show what does not pass the bastions: connections to addresses, other resolvers, DNS over HTTPS. Unseen
@@ -86,7 +86,7 @@ type Book struct {
 	notes notebook.Notebook // owned by Run
 
 	mu      sync.Mutex
-	places  *places
+	places  *shelves
 	changed uint64
 	dropped uint64 // entries that a full book dropped
 }
@@ -106,7 +106,7 @@ func Open(cfg Config) (*Book, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	b := &Book{cfg: cfg, places: newPlaces(cfg.Max)}
+	b := &Book{cfg: cfg, places: newShelves(cfg.Max)}
 	b.notes = notebook.Notebook{
 		What: "egress book", File: cfg.File, Node: cfg.Node, Tree: cfg.Tree,
 		Save: cmp.Or(cfg.Save, 10*time.Second), Publish: cmp.Or(cfg.Publish, 15*time.Minute), Log: cfg.Log,

@@ -12,9 +12,11 @@ import (
 
 	"casemate/cluster/treetest"
 	"casemate/cluster/waittest"
+
+	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { waittest.Main(m) }
+func TestMain(m *testing.M) { waittest.Main(m, goleak.Find) }
 
 type clock struct{ at time.Time }
 
@@ -138,6 +140,45 @@ func TestFlood(t *testing.T) {
 	if err != nil || len(bounded.Entries) != 10 || !strings.Contains(string(data), "honest.example") ||
 		!strings.Contains(string(data), "n999.example") {
 		t.Errorf("%v: %s", err, data)
+	}
+}
+
+// TestForged: questions from any number of forged addresses leave what clients did over TCP, here and in the published
+// part, and the newest question of each client.
+func TestForged(t *testing.T) {
+	b := open(t, Config{Max: 100})
+	for i := range 20 {
+		b.Note(a, TLS, fmt.Sprint("t", i, ".example"), Refused, 1)
+		b.Note(a, DNS, fmt.Sprint("t", i, ".example"), Refused, 1)
+	}
+	for i := range 1000 {
+		b.Note(netip.AddrFrom4([4]byte{10, 7, byte(i >> 8), byte(i)}), DNS, fmt.Sprint("m", i, ".example"), Refused, 1)
+	}
+	for limit, want := range map[int]int{0: 20, 80: 20, 20: 10, 3: 2} {
+		f, _ := b.snapshot(limit)
+		kept := 0
+		for _, e := range f.Entries {
+			if e.Kind == TLS {
+				kept++
+			}
+		}
+		if limit == 0 {
+			limit = 100
+		}
+		if kept != want || len(f.Entries) != limit {
+			t.Errorf("of %d entries %d are of TLS, want %d of %d", len(f.Entries), kept, want, limit)
+		}
+	}
+	for i := range 100 { // and over TCP a client does not push out questions
+		b.Note(b6, HTTP, fmt.Sprint("h", i, ".example"), Refused, 1)
+	}
+	f, _ := b.snapshot(0)
+	n := map[string]int{}
+	for _, e := range f.Entries {
+		n[e.Kind]++
+	}
+	if len(f.Entries) != 100 || n[DNS] < 49 {
+		t.Errorf("kept %v", n)
 	}
 }
 

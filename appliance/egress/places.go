@@ -32,10 +32,54 @@ type record struct {
 	first, last time.Time
 }
 
-// places divides a bounded number of records among the clients. A client holds at most half of them; beyond that, and
-// if all are in use and it holds most, it loses the one that was not used for longest.
+// shelves keep a bounded number of records. Anybody can send a question with a forged address, and one client can have
+// many addresses that way, so questions push out others only while these have more than half of the records.
+//
+// A client holds at most half of all records. Beyond that, and if all are in use and it holds most of its shelf, it
+// loses the one that was not used for longest.
+type shelves struct {
+	max       int
+	dns, rest *places
+}
+
+func newShelves(most int) *shelves { return &shelves{most, newPlaces(), newPlaces()} }
+
+// add counts uses of a key, and returns how many records that dropped.
+func (s *shelves) add(k key, r record) (dropped uint64) {
+	if k.kind == DNS {
+		s.dns.add(k, r)
+	} else {
+		s.rest.add(k, r)
+	}
+	for ; ; dropped++ {
+		dns, rest := s.dns.clients[k.client], s.rest.clients[k.client]
+		switch {
+		case dns.records()+rest.records() > (s.max+1)/2 && dns.records() > rest.records():
+			s.dns.drop(dns)
+		case dns.records()+rest.records() > (s.max+1)/2:
+			s.rest.drop(rest)
+		case len(s.dns.at)+len(s.rest.at) <= s.max:
+			return dropped
+		case len(s.dns.at) > s.max/2:
+			s.dns.drop(s.dns.noisy.First())
+		default:
+			s.rest.drop(s.rest.noisy.First())
+		}
+	}
+}
+
+// list returns the records as entries: all, or, with a limit, as many of questions as of others if there are, and
+// within these the newest of each client, then the second newest of each, and so on.
+func (s *shelves) list(limit int) []Entry {
+	if limit == 0 {
+		return append(s.dns.list(0), s.rest.list(0)...)
+	}
+	dns := s.dns.list(max(limit/2, limit-len(s.rest.at)))
+	return append(dns, s.rest.list(limit-len(dns))...)
+}
+
+// places has records of clients.
 type places struct {
-	max     int
 	at      map[key]*list.Element // of *place in its client's order
 	clients map[netip.Prefix]*client
 	noisy   *share.Ranking[*client] // the client with most records first
@@ -52,19 +96,27 @@ type client struct {
 	order *list.List // of *place, the one that was not used for longest in front
 }
 
-func newPlaces(most int) *places {
-	return &places{max: most, at: map[key]*list.Element{}, clients: map[netip.Prefix]*client{},
+// records returns how many a client has.
+func (c *client) records() int {
+	if c == nil {
+		return 0
+	}
+	return c.order.Len()
+}
+
+func newPlaces() *places {
+	return &places{at: map[key]*list.Element{}, clients: map[netip.Prefix]*client{},
 		noisy: share.NewRanking(func(a, b *client) bool { return a.order.Len() > b.order.Len() })}
 }
 
-// add counts uses of a key, and returns how many records that dropped.
-func (p *places) add(k key, r record) (dropped uint64) {
+// add counts uses of a key.
+func (p *places) add(k key, r record) {
 	if e := p.at[k]; e != nil {
 		at := e.Value.(*place)
 		at.count += r.count
 		at.last = r.last
 		p.clients[k.client].order.MoveToBack(e)
-		return 0
+		return
 	}
 	c := p.clients[k.client]
 	if c == nil {
@@ -73,15 +125,6 @@ func (p *places) add(k key, r record) (dropped uint64) {
 	}
 	p.at[k] = c.order.PushBack(&place{k, r})
 	p.noisy.Fix(c)
-	for c.order.Len() > (p.max+1)/2 {
-		p.drop(c)
-		dropped++
-	}
-	for len(p.at) > p.max {
-		p.drop(p.noisy.First())
-		dropped++
-	}
-	return dropped
 }
 
 // drop drops the oldest record of a client.
@@ -97,8 +140,7 @@ func (p *places) drop(c *client) {
 	delete(p.clients, c.net)
 }
 
-// list returns the records as entries: all, or, with a limit, the newest of each client, then the second newest of
-// each, and so on.
+// list returns the records as entries: all, or, with a limit above 0, that many, see shelves.
 func (p *places) list(limit int) []Entry {
 	entries := make([]Entry, 0, len(p.at))
 	take := func(e *list.Element) {

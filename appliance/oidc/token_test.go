@@ -22,10 +22,11 @@ import (
 
 	"casemate/cluster/waittest"
 
+	"go.uber.org/goleak"
 	"golang.org/x/oauth2"
 )
 
-func TestMain(m *testing.M) { waittest.Main(m) }
+func TestMain(m *testing.M) { waittest.Main(m, goleak.Find) }
 
 func encode(v any) string {
 	data, err := json.Marshal(v)

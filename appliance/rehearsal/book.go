@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"strings"
@@ -113,7 +114,11 @@ func (b *Book) read() (err error) {
 
 // Record records a request and its answer. service is what answered: "registry" and "files" have content.
 func (b *Book) Record(service string, r *http.Request, status int, answer http.Header) {
-	host := strings.ToLower(strings.TrimSuffix(r.Host, "."))
+	host := r.Host
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		host = name // it is asked again at the port of its scheme
+	}
+	host = strings.ToLower(strings.TrimSuffix(strings.Trim(host, "[]"), "."))
 	switch {
 	case service == "pages", r.URL.Path == "/token", ours(host, b.cfg.Domain):
 		return

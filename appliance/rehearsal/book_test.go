@@ -70,6 +70,10 @@ func TestRecord(t *testing.T) {
 			header("Docker-Content-Digest: "+sumA, "Content-Length: 3"),
 			bundle.Question{Method: "GET", URL: manifest, Accept: "a/b, c/d", Client: "containerd", Status: 200,
 				Digest: sumA, Size: 3}, ""},
+		"port": {"files", request("GET", "https://A.example:443/f"), 404, header("X: y"),
+			bundle.Question{Method: "GET", URL: "https://a.example/f", Status: 404}, ""},
+		"address":  {"files", request("GET", "https://10.0.0.1:443/f"), 200, header("X: y"), bundle.Question{}, ""},
+		"address6": {"files", request("GET", "https://[fd00::1]/f"), 200, header("X: y"), bundle.Question{}, ""},
 		"file by http": {"files", request("GET", "http://deb.example/InRelease", "Accept: text/*",
 			"User-Agent: s3cret"), 200, header(`ETag: "` + sumB + `"`), bundle.Question{
 			Method: "GET", URL: "http://deb.example/InRelease",

@@ -25,10 +25,6 @@ const maxGapName = 1024 // bytes
 
 // ours reports a name of the rehearsal's own zone, or an address.
 func ours(host, own string) bool {
-	if at, err := netip.ParseAddrPort(host); err == nil && at.IsValid() {
-		return true
-	}
-	host, _, _ = strings.Cut(host, ":")
 	_, err := netip.ParseAddr(host)
 	return err == nil || host == "" || host == own || strings.HasSuffix(host, "."+own)
 }

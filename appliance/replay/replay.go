@@ -1,8 +1,9 @@
 // Package replay asks the questions of a transcript again, as the clients did: the name in DNS, then TLS for that name,
 // then the request. It compares the answers with the recorded ones.
 //
-// It promises: nothing is sent to another address than those that the resolver has answered. No content is downloaded:
-// a request for it ends after the answer's header. The number of requests at once is bounded.
+// It promises: nothing is sent to another address than those that the resolver has answered, and what a transcript has
+// is asked at the usual ports of public names alone: a transcript may be somebody else's. No content is downloaded: a
+// request for it ends after the answer's header. The number of requests at once is bounded.
 package replay
 
 import (
@@ -13,6 +14,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
@@ -104,6 +106,7 @@ func (c Config) client() *http.Client {
 		Transport: &http.Transport{
 			TLSClientConfig: &tls.Config{RootCAs: c.Roots}, ForceAttemptHTTP2: true, DisableCompression: true,
 			MaxIdleConnsPerHost: atOnce, ResponseHeaderTimeout: patience, TLSHandshakeTimeout: patience,
+			MaxResponseHeaderBytes: 64 << 10,
 			DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 				host, port, err := net.SplitHostPort(addr)
 				if err != nil {
@@ -164,6 +167,10 @@ func ask(ctx context.Context, client *http.Client, q bundle.Question, follow boo
 		return differs("", "%v", err)
 	}
 	host := u.Hostname()
+	if !follow && !public(u) {
+		return differs("take it out of the transcript",
+			"it was not asked: %.300s is no public name with the usual port", u.Host)
+	}
 	ctx, cancel := context.WithTimeout(ctx, 2*patience)
 	defer cancel() // ends the body
 	req, err := http.NewRequestWithContext(ctx, q.Method, q.URL, nil)
@@ -207,10 +214,23 @@ func ask(ctx context.Context, client *http.Client, q bundle.Question, follow boo
 		}
 		to.RawQuery, to.Fragment = "", ""
 		if to.String() != q.Location {
-			return differs(load, "the redirect leads to %s, and led to %s", to, q.Location)
+			return differs(load, "the redirect leads to %.300s, and led to %s", to, q.Location)
 		}
 	}
 	return nil
+}
+
+// public reports whether a URL is one that a rehearsal records: of a host with a domain, at the port of its scheme.
+// Others may be services of this machine.
+func public(u *url.URL) bool {
+	host := strings.ToLower(strings.TrimSuffix(u.Hostname(), "."))
+	last := host[strings.LastIndexByte(host, '.')+1:]
+	_, err := netip.ParseAddr(host)
+	switch usual := map[string]string{"http": "80", "https": "443"}[u.Scheme]; {
+	case u.Port() != "" && u.Port() != usual, err == nil, last == host, last == "localhost", last == "":
+		return false
+	}
+	return last[0] < '0' || last[0] > '9' // 127.1 is an address for some resolvers
 }
 
 // failed describes a question without an answer.

@@ -107,6 +107,18 @@ func TestAsk(t *testing.T) {
 		{q("/wrong-host", 200, nil), "is 421", "casemate origin add example.com"},
 		{q("", 200, host("absent.example")), "does not exist in DNS", "casemate origin add absent.example"},
 		{q("", 200, host("untrusted.example")), "is not trusted", "--ca"},
+		{q("", 200, host("example.com:443")), "", ""},
+		{q("", 200, host("example.com:8443")), "it was not asked", "transcript"},
+		{q("", 200, func(q *bundle.Question) { q.URL = "http://example.com:443/" }), "it was not asked", "transcript"},
+		{q("", 200, host("localhost")), "it was not asked", "transcript"},
+		{q("", 200, host("x.localhost.")), "it was not asked", "transcript"},
+		{q("", 200, host("169.254.169.254")), "it was not asked", "transcript"},
+		{q("", 200, host("[::1]")), "it was not asked", "transcript"},
+		{q("", 200, host("[fe80::1%25lo]")), "it was not asked", "transcript"},
+		{q("", 200, host("127.1")), "it was not asked", "transcript"},
+		{q("", 200, host("127.0.0.0x1")), "it was not asked", "transcript"},
+		{q("", 200, host("2130706433")), "it was not asked", "transcript"},
+		{q("", 200, host(".")), "it was not asked", "transcript"},
 	} {
 		list, want = append(list, c.q), append(want, [2]string{c.why, c.cure})
 	}

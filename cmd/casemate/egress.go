@@ -74,7 +74,7 @@ func writeEgress(out io.Writer, entries []egress.Entry) error {
 	w.Write([]string{"client", "kind", "name", "verdict", "count", "first", "last", "class", "nodes"})
 	for _, e := range entries {
 		name := e.Name
-		if strings.ContainsAny(name[:1], "=+-@") { // spreadsheets would take it for a formula
+		if name != "" && strings.ContainsAny(name[:1], "=+-@") { // spreadsheets would take it for a formula
 			name = "'" + name
 		}
 		w.Write([]string{e.Client, e.Kind, name, e.Verdict, strconv.FormatUint(e.Count, 10),

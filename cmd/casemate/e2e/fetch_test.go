@@ -13,11 +13,13 @@ import (
 	"testing"
 )
 
-// strict makes a registry of the internet want a token, and send its blobs from another host, at signed addresses. The
-// first answer from there breaks off.
+// strict makes a registry of the internet want a token of another host of its domain, and send its blobs from a foreign
+// one, at signed addresses. The first answer from there breaks off.
 func (n *internet) strict(host string, pulls *atomic.Int64) {
 	inner := n.registry(host)
-	n.sites["auth.example"] = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	_, domain, _ := strings.Cut(host, ".")
+	auth := "auth." + domain
+	n.sites[auth] = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		user, password, _ := r.BasicAuth()
 		if n.login != "" && user+":"+password != n.login {
 			w.WriteHeader(http.StatusUnauthorized)
@@ -27,7 +29,7 @@ func (n *internet) strict(host string, pulls *atomic.Int64) {
 	})
 	n.registries[host] = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Authorization") != "Bearer s3crettoken" {
-			w.Header().Set("WWW-Authenticate", `Bearer realm="https://auth.example/token",service="`+host+`"`)
+			w.Header().Set("WWW-Authenticate", `Bearer realm="https://`+auth+`/token",service="`+host+`"`)
 			w.WriteHeader(http.StatusUnauthorized)
 			return
 		}
