@@ -173,8 +173,8 @@ type Options struct {
 	Resolve func(ctx context.Context, resolver netip.AddrPort, host string) ([]netip.Addr, error)
 }
 
-// publishBooks is how often a node's books about its clients are copied into the tree; 0: as each book has it. Tests set
-// it, as they count what is stored.
+// publishBooks is how often a node's books about its clients are copied into the tree; 0: as each book has it. Tests
+// set it, as they count what is stored.
 var publishBooks time.Duration
 
 // startDNS replaces the DNS process by goroutines of this process; tests set it.
