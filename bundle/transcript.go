@@ -17,7 +17,7 @@ type transcript struct {
 	Questions questions `json:"questions"`
 }
 
-// questions is a list that is read one by one: in a hostile file, a question may be as short as "{}" and would take 60
+// questions is a list that is read one by one: in a hostile file, a question may be as short as "{}" and would take 40
 // times as much memory.
 type questions []Question
 

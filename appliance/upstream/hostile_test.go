@@ -186,6 +186,74 @@ func TestRebinding(t *testing.T) {
 	}
 }
 
+// TestOneByteEach: a server that sends a byte and breaks off, again and again, is not asked for ever.
+func TestOneByteEach(t *testing.T) {
+	w := newWorld(t)
+	w.internet(func(rw http.ResponseWriter, r *http.Request) {
+		var from int
+		fmt.Sscanf(r.Header.Get("Range"), "bytes=%d-", &from)
+		rw.Header().Set("ETag", `"v1"`)
+		rw.Header().Set("Content-Length", fmt.Sprint(10_000-from))
+		if from > 0 {
+			rw.Header().Set("Content-Range", fmt.Sprintf("bytes %d-9999/10000", from))
+			rw.WriteHeader(http.StatusPartialContent)
+		}
+		io.WriteString(rw, "x")
+		rw.(http.Flusher).Flush()
+		panic(http.ErrAbortHandler)
+	})
+	w.want(w.get(fileHost, "/a"), 502, "")
+	if n := w.total.Load(); n > 10 {
+		t.Errorf("it was asked %d times", n)
+	}
+	w.keepsNothing()
+}
+
+// TestCircles: redirects in a circle are an answer of one sentence, or a redirect that the client follows as often as it
+// likes; none keeps a fetch busy, and the name has content again when its origin has.
+func TestCircles(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		next   func(r *http.Request) string
+		status int
+	}{
+		{"to itself", func(r *http.Request) string { return "https://" + r.Host + "/a" }, 502},
+		{"to itself by another spelling", func(r *http.Request) string { return "https://" + r.Host + ":443/a#x" }, 502},
+		{"ever longer", func(r *http.Request) string { return r.URL.Path + "/a" }, 302},
+		{"between origins", func(r *http.Request) string {
+			if r.Host == cdn {
+				return "https://" + fileHost + "/a"
+			}
+			return "https://" + cdn + "/a"
+		}, 302},
+		{"through a host that is none", func(r *http.Request) string {
+			if r.Host == foreign {
+				return "https://" + fileHost + "/a"
+			}
+			return "https://" + foreign + "/a"
+		}, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t)
+			w.internet(func(rw http.ResponseWriter, r *http.Request) {
+				http.Redirect(rw, r, c.next(r), http.StatusFound)
+			})
+			rec := w.get(fileHost, "/a")
+			if c.status != 0 {
+				w.want(rec, c.status, "")
+			} else if rec.Code != 302 && rec.Code != 502 {
+				t.Errorf("got %d", rec.Code)
+			}
+			if n := w.total.Load(); n > 12 {
+				t.Errorf("%d requests were sent", n)
+			}
+			w.later(2 * time.Hour)
+			w.internet(text("right"))
+			w.want(w.get(fileHost, "/a"), 200, "right")
+		})
+	}
+}
+
 // TestLongRetryAfter: a server that wants to be left alone for a year is asked again after five minutes, and no client
 // is told to wait longer.
 func TestLongRetryAfter(t *testing.T) {

@@ -252,7 +252,7 @@ func TestBrokenDownloads(t *testing.T) {
 				w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", from, len(content)-1, len(content)))
 				w.WriteHeader(http.StatusPartialContent)
 			}
-			flush(w, content[from:from+1000])
+			flush(w, content[from:from+10_000])
 			hangUp()
 		}, content, "", 21},
 		{"never ends", func(w http.ResponseWriter, r *http.Request, nth int) {

@@ -84,7 +84,7 @@ func (s partState) validator() string {
 	return s.LastModified
 }
 
-// Fetch fetches d into the cache. It resumes broken bodies with Range requests as long as each brings more bytes, and
+// Fetch fetches d into the cache. It resumes broken bodies with Range requests as long as each brings some KiB, and
 // restarts if the content changed meanwhile. Memory does not grow with the size.
 func (c *Downloader) Fetch(ctx context.Context, d Request) (got Result, err error) {
 	key := cmp.Or(d.Digest, d.URL)
@@ -326,7 +326,7 @@ func (g *getter) fetchAll(ctx context.Context) error {
 		failures++
 		if more := g.offset - g.mostBytes; more > 0 {
 			g.mostBytes = g.offset
-			if more >= transport.Slowest || !transport.Stalled(err) { // otherwise it would take years
+			if more >= transport.Slowest { // a byte with each answer would take years
 				failures = 0
 			}
 		}
