@@ -173,6 +173,10 @@ type Options struct {
 	Resolve func(ctx context.Context, resolver netip.AddrPort, host string) ([]netip.Addr, error)
 }
 
+// publishBooks is how often a node's books about its clients are copied into the tree; 0: as each book has it. Tests
+// set it, as they count what is stored.
+var publishBooks time.Duration
+
 // startDNS replaces the DNS process by goroutines of this process; tests set it.
 var startDNS func(log *slog.Logger, peer *os.File, files []*os.File, names []string) (process.Process, error)
 
@@ -250,8 +254,8 @@ func (a *Appliance) openTree() (err error) {
 	a.catchUp()
 	a.book, err = missing.Open(missing.Config{
 		File: filepath.Join(a.cfg.Data, setup.MissingFile), Node: a.cfg.Node, Tree: a.tree.Sub("missing"),
-		Facts: a.missFacts(),
-		Log:   a.log.With("room", "missing"),
+		Facts: a.missFacts(), Publish: publishBooks,
+		Log: a.log.With("room", "missing"),
 	})
 	if err != nil {
 		return err
@@ -261,7 +265,7 @@ func (a *Appliance) openTree() (err error) {
 	}
 	a.pulls, err = pulls.Open(pulls.Config{
 		File: filepath.Join(a.cfg.Data, setup.PullsFile), Node: a.cfg.Node, Tree: a.tree.Sub("pulls"), Now: a.opt.Now,
-		Log: a.log.With("room", "pulls"),
+		Publish: publishBooks, Log: a.log.With("room", "pulls"),
 	})
 	if err != nil {
 		return err

@@ -18,7 +18,7 @@ import (
 func (a *Appliance) openClients() (err error) {
 	a.clients, err = clients.Open(clients.Config{
 		File: filepath.Join(a.cfg.Data, setup.ClientsFile), Node: a.cfg.Node, Tree: a.tree.Sub("clients"),
-		Now: a.opt.Now, Log: a.log.With("room", "clients"),
+		Now: a.opt.Now, Publish: publishBooks, Log: a.log.With("room", "clients"),
 	})
 	a.clientNames = clients.NewNames(clients.NamesConfig{
 		Own: a.ownNames,

@@ -17,7 +17,7 @@ import (
 func (a *Appliance) openEgress() (err error) {
 	a.egress, err = egress.Open(egress.Config{
 		File: filepath.Join(a.cfg.Data, setup.EgressFile), Node: a.cfg.Node, Tree: a.tree.Sub("egress"),
-		Now: a.opt.Now, Log: a.log.With("room", "egress"),
+		Now: a.opt.Now, Publish: publishBooks, Log: a.log.With("room", "egress"),
 	})
 	return err
 }

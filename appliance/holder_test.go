@@ -212,7 +212,7 @@ func TestAnUploadGoesOnOverAnyBastion(t *testing.T) {
 		t.Errorf("ended over another bastion: %d %s", code, data)
 	}
 	code, data := nodes[2].remote(ada, "GET", "imports/parts/"+state.ID, nil)
-	refused("after its end", 404, "it has ended", code, data)
+	refused("after its end", 410, "was ended", code, data)
 	for _, id := range []string{"abc-n9", "abc-", "abc", "abc-n2.evil.example:80", "abc-%2e%2e"} {
 		code, data := nodes[0].remote(ada, "GET", "imports/parts/"+id, nil)
 		refused("the ID "+id, 404, "there is no", code, data)

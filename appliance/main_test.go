@@ -18,6 +18,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -31,8 +32,8 @@ import (
 // Each of distribution's handlers.App has one goroutine that cannot be stopped; it waits for events that are never
 // sent.
 func TestMain(m *testing.M) {
-	startDNS = dnsHere
-	waittest.Main(m, goleak.IgnoreAnyFunction("github.com/docker/go-events.(*Broadcaster).run"))
+	startDNS, publishBooks = dnsHere, 24*time.Hour
+	waittest.Main(m, goleak.Find, goleak.IgnoreAnyFunction("github.com/docker/go-events.(*Broadcaster).run"))
 }
 
 // dnsHere runs a node's DNS process in this one, over the same connection and with the same sockets.

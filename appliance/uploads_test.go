@@ -1,9 +1,12 @@
 package appliance
 
 import (
+	"encoding/json"
 	"net/http"
+	"strings"
 	"testing"
 
+	"casemate/appliance/access"
 	"casemate/appliance/setup"
 	"casemate/registry"
 )
@@ -23,5 +26,16 @@ func TestStatusTellsOfUploads(t *testing.T) {
 	if u := s.Uploads; u.Open != 1 || u.Share == 0 || len(u.Users) != 1 || u.Users[0].User != "ada" ||
 		u.Users[0].Open != 1 {
 		t.Errorf("%+v", u)
+	}
+	// Whoever may not list users does not see them here.
+	n.must("POST", "users", map[string]any{"name": "rob", "password": "correct horse",
+		"roles": []access.Grant{{Role: "reader"}}}, nil)
+	_, body := n.do("GET", "https://casemate.internal/v1/status", nil, func(r *http.Request) {
+		r.SetBasicAuth("rob", "correct horse")
+	})
+	s.Uploads = registry.Uploads{}
+	if err := json.Unmarshal([]byte(body), &s); err != nil || s.Uploads.Open != 1 || s.Uploads.Users == nil ||
+		len(s.Uploads.Users) != 0 || strings.Contains(body, "ada") {
+		t.Errorf("a reader sees %v %s", err, body)
 	}
 }

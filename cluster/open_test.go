@@ -17,7 +17,7 @@ import (
 func TestMain(m *testing.M) {
 	// Raft never answers commands that it had queued when a failing disk has ended its goroutine; the process ends
 	// then.
-	waittest.Main(m, goleak.IgnoreAnyFunction("github.com/hashicorp/raft.(*deferError).Error"))
+	waittest.Main(m, goleak.Find, goleak.IgnoreAnyFunction("github.com/hashicorp/raft.(*deferError).Error"))
 }
 
 // testConfig logs to the test.

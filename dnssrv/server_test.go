@@ -19,6 +19,8 @@ import (
 	"casemate/cluster/share"
 	"casemate/cluster/waittest"
 	"casemate/dnssrv/dnstest"
+
+	"go.uber.org/goleak"
 )
 
 func TestMain(m *testing.M) {
@@ -29,7 +31,7 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
-	waittest.Main(m)
+	waittest.Main(m, goleak.Find)
 }
 
 func addrs(ss ...string) []netip.Addr {

@@ -20,10 +20,12 @@ import (
 
 	"casemate/cluster/treetest"
 	"casemate/cluster/waittest"
+
+	"go.uber.org/goleak"
 )
 
 func TestMain(m *testing.M) {
-	waittest.Main(tidied{m})
+	waittest.Main(tidied{m}, goleak.Find)
 }
 
 // tidied are the tests, and the end of what they share.

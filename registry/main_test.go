@@ -9,7 +9,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	waittest.Main(m,
+	waittest.Main(m, goleak.Find,
 		// One for each handlers.App of distribution, which cannot be ended; it waits for events that are never sent.
 		goleak.IgnoreAnyFunction("github.com/docker/go-events.(*Broadcaster).run"))
 }

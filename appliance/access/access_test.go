@@ -21,9 +21,11 @@ import (
 	"casemate/cluster/tree"
 	"casemate/cluster/treetest"
 	"casemate/cluster/waittest"
+
+	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { waittest.Main(m) }
+func TestMain(m *testing.M) { waittest.Main(m, goleak.Find) }
 
 // house is an Access over a tree, with a clock and the events that it reported.
 type house struct {

@@ -34,8 +34,8 @@ func (a *Access) Login(ctx context.Context, s Subject, life time.Duration) (stri
 	return a.login(ctx, s, life)
 }
 
-// login creates a key for who has logged in, in the place of those that have ended. ErrCredentials: the user was removed,
-// or has got another password, since the password was given.
+// login creates a key for who has logged in, in the place of those that have ended. ErrCredentials: since the password
+// was given, the user was removed or has got another one.
 func (a *Access) login(ctx context.Context, s Subject, life time.Duration) (string, Key, error) {
 	list, err := a.Keys()
 	if err != nil {

@@ -25,8 +25,8 @@ type use struct{ at, recorded time.Time }
 
 type unattended struct{}
 
-// Unattended returns the context of a request that a program sends by itself while its user may be away, such as that of
-// a page which keeps itself new. The login that it is sent with does not count as used.
+// Unattended returns the context of a request that a program sends by itself while its user may be away, such as that
+// of a page which keeps itself new. The login that it is sent with does not count as used.
 func Unattended(ctx context.Context) context.Context {
 	return context.WithValue(ctx, unattended{}, true)
 }
@@ -104,8 +104,8 @@ func (a *Access) recordEvery(k Key) time.Duration {
 	return usedEvery
 }
 
-// flush records the uses that are due. It forgets keys that are revoked, and those that are not used any more. Without a majority it tries again at the next
-// time.
+// flush records the uses that are due. It forgets keys that are revoked, and those that are not used any more.
+// Without a majority it tries again at the next time.
 func (a *Access) flush(ctx context.Context) {
 	if !a.cfg.MayStore() {
 		return

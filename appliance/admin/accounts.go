@@ -207,7 +207,20 @@ func (a *API) userToRemove(r *http.Request) (*Removal, error) {
 	for _, g := range u.Roles {
 		out.add("role", g.Role, 0)
 	}
-	return out, a.keys(out, func(k access.Key) bool { return k.Owner == name })
+	list, err := a.Access.Keys()
+	if err != nil {
+		return nil, err
+	}
+	for _, k := range list {
+		switch {
+		case k.Owner == name:
+			out.add("API key", k.Name, 0)
+		case k.Owner == "" && a.Access.Behind("key/"+k.Name) == name && len(out.Notes) < maxNotes:
+			out.Notes = append(out.Notes, fmt.Sprintf("the API key %s, which %s has created, stays: casemate apikey "+
+				"revoke %s ends it", k.Name, name, k.Name))
+		}
+	}
+	return out, nil
 }
 
 // roleToRevoke lists the role that a request would take from an account.

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strings"
 	"time"
+	"unicode"
 
 	"casemate/appliance/content"
 	"casemate/appliance/handover"
@@ -159,9 +160,9 @@ func (a *API) importFormFile(r *http.Request, q handover.Request, p *multipart.P
 		out.Status, out.Error = importStatus(err), reply.Sentence(err)
 		return out, nil
 	}
-	if name == "" || len(name) > maxFormName || strings.ContainsRune(name, 0) {
+	if name == "" || len(name) > maxFormName || strings.ContainsFunc(name, unicode.IsControl) {
 		out.File = ""
-		return fail(usage.Errorf("a file's name has 1 to %d bytes, got %.100q", maxFormName, name))
+		return fail(usage.Errorf("a file's name has 1 to %d bytes and no control characters, got %.100q", maxFormName, name))
 	}
 	run.Wait = true
 	run.Inputs = []bundle.Input{{Name: name, File: &formFile{name, body.left(), from}}}

@@ -171,6 +171,9 @@ func (a *API) postImport(w http.ResponseWriter, r *http.Request) {
 // importStatus is statusOf, except that invalid content is not an invalid request.
 func importStatus(err error) int {
 	status := statusOf(err)
+	if status == http.StatusInternalServerError && errors.Is(err, content.ErrUnreadable) {
+		return http.StatusUnprocessableEntity
+	}
 	if status == http.StatusBadRequest && !errors.As(err, new(*usage.Error)) || status == http.StatusNotFound {
 		return http.StatusUnprocessableEntity
 	}

@@ -21,8 +21,8 @@ type Journal struct {
 
 	mu      sync.Mutex
 	waiting []cluster.Occurrence
-	// accounts are actors who have proved who they are, strangers the clients (share.Of) of those who have not. Each has
-	// its own places and budget, so that strangers cannot keep the login of an account out of the log.
+	// accounts are actors who have proved who they are, strangers the clients (share.Of) of those who have not. Each
+	// has its own places and budget, so that strangers cannot keep the login of an account out of the log.
 	accounts, strangers sources
 	lost                int // of sources that have no place
 }

@@ -77,7 +77,8 @@ func (l *Log) part(first, dropped uint64) ([]byte, error) {
 	}
 	data, err := l.segment(first)
 	if err != nil && first < l.dropped() {
-		return nil, fmt.Errorf("old events were dropped while the log was exported: export it again: %w", syscall.EAGAIN)
+		return nil, fmt.Errorf("old events were dropped while the log was exported: export it again: %w",
+			syscall.EAGAIN)
 	}
 	return data, err
 }

@@ -13,9 +13,11 @@ import (
 
 	"casemate/cluster/treetest"
 	"casemate/cluster/waittest"
+
+	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { waittest.Main(m) }
+func TestMain(m *testing.M) { waittest.Main(m, goleak.Find) }
 
 // clock is one second later each time.
 type clock struct{ t time.Time }

@@ -263,7 +263,12 @@ func (j *job) run(ctx context.Context) (_ *Result, err error) {
 // read reads the inputs into a sink. It calls planned before the first byte of content is put.
 func (j *job) read(ctx context.Context, s bundle.Sink, planned func(*bundle.Contents) error) (*bundle.Contents, error) {
 	called := false
-	plan := func(c *bundle.Contents, need int64) error {
+	plan := func(c *bundle.Contents, need int64) (err error) {
+		defer func() {
+			if err != nil && err != bundle.ErrStop {
+				err = planError{err}
+			}
+		}()
 		called = true
 		j.need = need
 		if err := j.policy.check(c); err != nil {
@@ -323,11 +328,30 @@ func (j *job) read(ctx context.Context, s bundle.Sink, planned func(*bundle.Cont
 			err = nil
 		}
 	}
+	if err != nil && ctx.Err() == nil && !errors.As(err, new(ours)) && !errors.As(err, new(planError)) &&
+		!errors.As(err, new(syscall.Errno)) && !errors.As(err, new(*fs.PathError)) {
+		err = unreadable{err}
+	}
 	if err == nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
 	return c, err
 }
+
+// planError marks an error about what the content would change, or about this node.
+type planError struct{ error }
+
+func (e planError) Unwrap() error { return e.error }
+
+// ErrUnreadable is the error of an import whose inputs are nothing that can be imported, or damaged, or cut off: the
+// mistake is in the content, and not in this node.
+var ErrUnreadable = errors.New("the content cannot be read")
+
+// unreadable is an error that is ErrUnreadable.
+type unreadable struct{ error }
+
+func (e unreadable) Unwrap() error      { return e.error }
+func (unreadable) Is(target error) bool { return target == ErrUnreadable }
 
 // room refuses content that does not fit on the disk before writing it.
 func (j *job) room(c *bundle.Contents, need int64) error {

@@ -34,7 +34,7 @@ import (
 // Each of distribution's handlers.App has one goroutine that cannot be stopped; it waits for events that are never
 // sent.
 func TestMain(m *testing.M) {
-	waittest.Main(m, goleak.IgnoreAnyFunction("github.com/docker/go-events.(*Broadcaster).run"))
+	waittest.Main(m, goleak.Find, goleak.IgnoreAnyFunction("github.com/docker/go-events.(*Broadcaster).run"))
 }
 
 // site is a cluster of one node with a registry, and an engine that imports what tests make.

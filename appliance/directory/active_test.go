@@ -41,7 +41,8 @@ func TestActiveDirectory(t *testing.T) {
 		return dn
 	}
 	group := func(name string, members ...string) string {
-		return add("CN="+ldap.EscapeDN(name)+",OU=Groups", "group", map[string][]string{"cn": {name}, "member": members})
+		return add("CN="+ldap.EscapeDN(name)+",OU=Groups", "group",
+			map[string][]string{"cn": {name}, "member": members})
 	}
 	ada := person(`CN=Lovelace\, Ada \"Countess\" \#1 (UK)*\\`, "ada@corp.example", "correct horse", "512")
 	person("CN=Bob", "bob@corp.example", "correct horse", "514")

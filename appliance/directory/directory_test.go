@@ -19,9 +19,10 @@ import (
 
 	ber "github.com/go-asn1-ber/asn1-ber"
 	"github.com/go-ldap/ldap/v3"
+	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { waittest.Main(m) }
+func TestMain(m *testing.M) { waittest.Main(m, goleak.Find) }
 
 // open returns a directory that asks the fakes, at a time that tests set, and what it logs.
 func open(t *testing.T, fakes ...*fake) (d *Directory, s *Settings, clock *time.Time, log *quiet) {

@@ -384,7 +384,7 @@ func (s *session) groups(u User) (list []Group, cut bool, err error) {
 		return nil, false, nil
 	}
 	byName := strings.EqualFold(s.Member, "memberUid")
-	// The directory itself follows groups in groups: one search finds all, and further ones would cost it the same again.
+	// The directory itself follows groups in groups: one search finds all, and further ones would cost it as much.
 	chain := strings.HasSuffix(s.Member, ":"+inChain+":")
 	seen := map[string]bool{strings.ToLower(u.DN): true}
 	level := []string{u.DN}

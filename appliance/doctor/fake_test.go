@@ -35,12 +35,14 @@ import (
 
 	"casemate/appliance/nodeconf"
 	"casemate/cluster/waittest"
+
+	"go.uber.org/goleak"
 )
 
 func TestMain(m *testing.M) {
 	// So that a busy machine is not reported as a broken bastion.
 	second, siteTime, stallTime = 20*second, 20*siteTime, 60*stallTime
-	waittest.Main(m)
+	waittest.Main(m, goleak.Find)
 }
 
 // authority is a CA of a test.

@@ -6,9 +6,11 @@ import (
 	"testing"
 
 	"casemate/cluster/waittest"
+
+	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { waittest.Main(m) }
+func TestMain(m *testing.M) { waittest.Main(m, goleak.Find) }
 
 // testLog writes to the test's log.
 func testLog(t testing.TB) *slog.Logger {

@@ -19,10 +19,11 @@ import (
 
 	"casemate/cluster/waittest"
 
+	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 )
 
-func TestMain(m *testing.M) { waittest.Main(m) }
+func TestMain(m *testing.M) { waittest.Main(m, goleak.Find) }
 
 // daemon serves imports with handle and is stopped at the end of the test; then no descriptor may be left.
 type daemon struct {

@@ -22,9 +22,11 @@ import (
 	"casemate/cluster/waittest"
 
 	"casemate/cluster/tree"
+
+	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { waittest.Main(m) }
+func TestMain(m *testing.M) { waittest.Main(m, goleak.Find) }
 
 var (
 	node1 = netip.MustParseAddr("10.0.0.1")

@@ -28,8 +28,8 @@ const (
 // host itself, over TLS, for all paths (RFC 6265bis section 4.1.3.2).
 const SessionCookie = "__Host-casemate"
 
-// UnattendedHeader is a header of requests that a page sends by itself, while its user may be away: the session does not
-// count as used. Its value does not matter.
+// UnattendedHeader is a header of requests that a page sends by itself, while its user may be away: the session does
+// not count as used. Its value does not matter.
 const UnattendedHeader = "X-Unattended"
 
 const (
@@ -46,8 +46,8 @@ func Session(r *http.Request) string {
 	return c.Value
 }
 
-// cookieAfter is how much longer than its login a browser keeps the cookie, so that the page can tell a session that has
-// ended from one that there never was. The bastion decides when the session ends.
+// cookieAfter is how much longer than its login a browser keeps the cookie, so that the page can tell a session that
+// has ended from one that there never was. The bastion decides when the session ends.
 const cookieAfter = 24 * time.Hour
 
 // SetSession gives the browser a session: the key of a login that ends at expires.

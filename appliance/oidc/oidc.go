@@ -337,7 +337,8 @@ func (s *session) read(claims map[string]json.RawMessage) (User, error) {
 
 func isName(s string) bool {
 	return len(s) >= 1 && len(s) <= maxName && utf8.ValidString(s) && strings.TrimSpace(s) == s &&
-		!strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsGraphic(r) }) // invisible ones make two names one
+		// With invisible characters two names would look like one.
+		!strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsGraphic(r) })
 }
 
 // explain turns an error of the token or device endpoint into one sentence (RFC 6749 section 5.2).

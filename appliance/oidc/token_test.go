@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"math/big"
 	"net/http"
 	"net/http/httptest"
@@ -21,10 +22,11 @@ import (
 
 	"casemate/cluster/waittest"
 
+	"go.uber.org/goleak"
 	"golang.org/x/oauth2"
 )
 
-func TestMain(m *testing.M) { waittest.Main(m) }
+func TestMain(m *testing.M) { waittest.Main(m, goleak.Find) }
 
 func encode(v any) string {
 	data, err := json.Marshal(v)
@@ -112,6 +114,11 @@ func TestIDTokens(t *testing.T) {
 			want: &User{"ada", []string{"builders", "/site"}}},
 		"names that are none": {change: claims{"groups": []string{"", "a\n", "b", strings.Repeat("c", 200)}},
 			want: &User{"ada", []string{"b"}}},
+		"groups of several types":         {change: claims{"groups": []any{"builders", 7}}},
+		"groups in an object":             {change: claims{"groups": claims{"builders": true}}},
+		"a group in a group":              {change: claims{"groups": [][]string{{"builders"}}}},
+		"an invisible name":               {change: claims{"preferred_username": "ad\u200ba"}},
+		"a name written backwards":        {change: claims{"preferred_username": "\u202eada"}},
 		"another audience":                {change: claims{"aud": "other"}},
 		"another issuer":                  {change: claims{"iss": "https://evil.example"}},
 		"expired":                         {change: claims{"exp": now.Add(-time.Minute).Unix()}},
@@ -170,6 +177,63 @@ func TestIDTokens(t *testing.T) {
 			}
 		})
 	}
+	// Of a user with very many groups the first ones count; more than an answer may have is no answer.
+	t.Run("many groups", func(t *testing.T) {
+		b := open(t, server.URL, pemOf(server), "casemate", "secret")
+		s, err := b.open(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		groups := make([]string, 20*maxGroups)
+		for i := range groups {
+			groups[i] = fmt.Sprint("group ", i)
+		}
+		says := claims{"iss": server.URL, "aud": "casemate", "sub": "1", "exp": now.Add(time.Hour).Unix(),
+			"preferred_username": "ada", "groups": groups}
+		u, err := s.user(t.Context(), (&oauth2.Token{}).WithExtra(claims{"id_token": signed(rs, says, by(key))}), "")
+		if err != nil || !slices.Equal(u.Groups, groups[:maxGroups]) {
+			t.Errorf("%d groups, %v", len(u.Groups), err)
+		}
+	})
+	// The provider changes its key: tokens by the new one count at once, also without a new discovery; those by the old
+	// one do not any more as soon as its keys have been read again, and another key of the old name never does.
+	t.Run("the provider's key changes", func(t *testing.T) {
+		fresh, err := rsa.GenerateKey(rand.Reader, 2048)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := open(t, server.URL, pemOf(server), "casemate", "secret")
+		try := func(kid string, k *rsa.PrivateKey) error {
+			s, err := b.open(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			says := claims{"iss": server.URL, "aud": "casemate", "sub": "1", "exp": now.Add(time.Hour).Unix(),
+				"preferred_username": "ada"}
+			raw := signed(claims{"alg": "RS256", "kid": kid}, says, by(k))
+			_, err = s.user(t.Context(), (&oauth2.Token{}).WithExtra(claims{"id_token": raw}), "")
+			return err
+		}
+		if err := try("k", key); err != nil {
+			t.Fatal(err)
+		}
+		right := answers["/keys"]
+		defer func() { answers["/keys"] = right }()
+		answers["/keys"] = func() any {
+			return claims{"keys": []claims{{"kty": "RSA", "alg": "RS256", "use": "sig", "kid": "k2",
+				"n": base64.RawURLEncoding.EncodeToString(fresh.N.Bytes()),
+				"e": base64.RawURLEncoding.EncodeToString(big.NewInt(int64(fresh.E)).Bytes())}}}
+		}
+		if err := try("k2", fresh); err != nil {
+			t.Errorf("the new key: %v", err)
+		}
+		if err := try("k", key); !errors.Is(err, ErrRefused) {
+			t.Errorf("the old key: %v", err)
+		}
+		if err := try("k2", key); !errors.Is(err, ErrRefused) {
+			t.Errorf("the old key under the new name: %v", err)
+		}
+	})
 	// What a provider says of itself is not believed where it leads out of TLS, and neither is another's word.
 	for name, change := range map[string]func(claims){
 		"endpoint without TLS": func(c claims) {

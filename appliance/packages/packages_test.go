@@ -29,11 +29,13 @@ import (
 	"casemate/cluster/tree"
 	"casemate/cluster/treetest"
 	"casemate/cluster/waittest"
+
+	"go.uber.org/goleak"
 )
 
 func TestMain(m *testing.M) {
 	newRSA = quickRSA
-	waittest.Main(m)
+	waittest.Main(m, goleak.Find)
 }
 
 const host = "packages.test"

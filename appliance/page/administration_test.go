@@ -223,9 +223,13 @@ func TestAuditPage(t *testing.T) {
 		"GET /v1/audit?actor=ada&limit=100": map[string]any{"before": 5,
 			"events": []any{event(5, "five.example"), event(6, "six.example")}},
 		"GET /v1/audit?actor=ada&before=5&limit=100": map[string]any{"events": []any{event(4, "four.example")}},
-		"GET /v1/audit?actor=ada&limit=10000": map[string]any{
-			"events": []any{event(4, "four.example"), event(5, "five.example")}},
-		"GET /v1/audit?limit=100&since=x": 400,
+		"GET /v1/audit?actor=ada&limit=1000": map[string]any{"before": 5,
+			"events": []any{event(5, "five.example"), event(6, "six.example")}},
+		"GET /v1/audit?actor=ada&limit=1000&before=5": map[string]any{"before": 4,
+			"events": []any{event(4, "four.example")}},
+		"GET /v1/audit?actor=ada&limit=1000&before=4": map[string]any{"events": []any{event(3, "three.example")}},
+		"GET /v1/audit?actor=eve&limit=1000":          map[string]any{"events": []any{}},
+		"GET /v1/audit?limit=100&since=x":             400,
 	})
 	w := p.ask("GET", "/audit?actor=ada", nil)
 	body := w.Body.String()
@@ -243,14 +247,40 @@ func TestAuditPage(t *testing.T) {
 		t.Errorf("%s", w.Body)
 	}
 	w = p.ask("GET", "/audit?actor=ada&table=events&format=csv", nil)
-	if lines := strings.Split(strings.TrimSpace(w.Body.String()), "\n"); len(lines) != 3 {
+	if lines := strings.Split(strings.TrimSpace(w.Body.String()), "\n"); len(lines) != 5 ||
+		!strings.Contains(lines[1], "six.example") || !strings.Contains(lines[4], "three.example") {
 		t.Errorf("%q", w.Body)
 	}
 	w = p.ask("GET", "/audit?actor=ada&table=events&format=json", nil)
 	var doc struct{ Events []any }
-	if err := json.Unmarshal(w.Body.Bytes(), &doc); err != nil || len(doc.Events) != 2 {
+	if err := json.Unmarshal(w.Body.Bytes(), &doc); err != nil || len(doc.Events) != 4 {
 		t.Errorf("%v %q", err, w.Body)
 	}
+	w = p.ask("GET", "/audit?actor=eve&table=events&format=json", nil)
+	doc.Events = nil
+	if err := json.Unmarshal(w.Body.Bytes(), &doc); err != nil || doc.Events == nil || len(doc.Events) != 0 {
+		t.Errorf("without an event: %v %q", err, w.Body)
+	}
+	p.cfg.API = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.URL.Path == "/v1/whoami":
+			json.NewEncoder(w).Encode(administrator())
+		case r.URL.Query().Has("before"):
+			w.WriteHeader(http.StatusServiceUnavailable)
+		default:
+			json.NewEncoder(w).Encode(map[string]any{"before": 5, "events": []any{event(5, "five.example")}})
+		}
+	})
+	func() {
+		defer func() {
+			if recover() != http.ErrAbortHandler {
+				t.Error("a download that failed in the middle looks whole")
+			}
+		}()
+		p.ask("GET", "/audit?table=events&format=csv", nil)
+	}()
+	p, _ = open(t, map[string]any{"GET /v1/audit?limit=100&since=x": 400,
+		"GET /v1/audit/checkpoint": map[string]any{"size": 7, "checkpoint": "casemate\n7\nAAAA\n", "key": "k+1"}})
 	w = p.ask("GET", "/audit?since=x", nil)
 	if w.Code != 200 || !strings.Contains(w.Body.String(), "refused with 400") {
 		t.Errorf("%d %s", w.Code, w.Body)

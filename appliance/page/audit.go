@@ -1,7 +1,10 @@
 package page
 
 import (
+	"encoding/csv"
+	"encoding/json"
 	"fmt"
+	"net/http"
 	"net/url"
 	"slices"
 	"strings"
@@ -24,8 +27,79 @@ var auditFilters = []formField{
 	{Name: "until", Label: "Until (UTC)"},
 }
 
-// auditDownload is how many events a download has: as many as the API returns at once.
-const auditDownload = 10_000
+// auditPart is how many events a download asks for at once, which bounds its memory.
+const auditPart = 1000
+
+// downloadAudit answers with all events that match, the newest first, as CSV or JSON, and asks for them part by part.
+func downloadAudit(c *call, name string, head []string, q url.Values) error {
+	next := func(before uint64) (page auditAnswer, err error) {
+		path := "/v1/audit?" + withValues(q, "limit", fmt.Sprint(auditPart))
+		if before > 0 {
+			path = with(path, "before", fmt.Sprint(before))
+		}
+		_, err = c.get(path, &page)
+		return page, err
+	}
+	page, err := next(0)
+	if err != nil {
+		return err
+	}
+	var row func(event json.RawMessage) error
+	end := func() {}
+	if asCSV := c.query("format") == "csv"; asCSV {
+		c.download(name+".csv", "text/csv; charset=utf-8")
+		w := csv.NewWriter(c.w)
+		end = w.Flush
+		if err := w.Write(head); err != nil {
+			return nil // the client has gone
+		}
+		row = func(event json.RawMessage) error {
+			var e auditEvent
+			if err := json.Unmarshal(event, &e); err != nil {
+				return err
+			}
+			return w.Write(csvRecord(head, auditRow(e)))
+		}
+	} else {
+		c.download(name+".json", "application/json")
+		sep := `{"events": [`
+		row = func(event json.RawMessage) error {
+			_, err := fmt.Fprintf(c.w, "%s\n%s", sep, event)
+			sep = ","
+			return err
+		}
+		end = func() {
+			if sep != "," {
+				fmt.Fprint(c.w, sep)
+			}
+			fmt.Fprint(c.w, "]}\n")
+		}
+	}
+	for last := uint64(0); ; {
+		for _, e := range slices.Backward(page.Events) {
+			if row(e) != nil {
+				panic(http.ErrAbortHandler) // the client has gone
+			}
+		}
+		if page.Before == 0 {
+			end()
+			return nil
+		}
+		if last > 0 && page.Before >= last { // else it would never end
+			panic(http.ErrAbortHandler)
+		}
+		last = page.Before
+		if page, err = next(last); err != nil {
+			panic(http.ErrAbortHandler) // a cut answer must not look whole
+		}
+	}
+}
+
+// auditAnswer is a part of the log: GET /v1/audit.
+type auditAnswer struct {
+	Events []json.RawMessage
+	Before uint64
+}
 
 // auditPage shows the audit log, with filters, and its checkpoint.
 func auditPage(c *call) (view, error) {
@@ -39,11 +113,13 @@ func auditPage(c *call) (view, error) {
 			filtered = true
 		}
 	}
-	l := list[auditEvent]{Name: "events", Field: "events", Row: auditRow,
-		Head: []string{"Time (UTC)", "Who", "What", "To what", "Change", "Outcome", "Node"}}
-	l.Path = "/v1/audit?" + withValues(q, "limit", fmt.Sprint(auditDownload))
-	if c.r.URL.Query().Get("table") == l.Name {
-		return downloads(c, l)
+	const name = "events"
+	head := []string{"Time (UTC)", "Who", "What", "To what", "Change", "Outcome", "Node"}
+	if format := c.query("format"); c.query("table") == name && (format == "csv" || format == "json") {
+		if err := downloadAudit(c, name, head, q); err != nil {
+			return view{}, err
+		}
+		return view{}, errDone
 	}
 	q.Set("limit", fmt.Sprint(pageSize))
 	if before := c.query("before"); before != "" {
@@ -65,8 +141,8 @@ func auditPage(c *call) (view, error) {
 		}
 		data["Wrong"] = e
 	}
-	t := Table{Name: l.Name, Title: "Events, the newest first", Head: l.Head, Empty: "No event matches.",
-		CSV: here(c, "table", l.Name, "format", "csv"), JSON: here(c, "table", l.Name, "format", "json")}
+	t := Table{Name: name, Title: "Events, the newest first", Head: head, Empty: "No event matches.",
+		CSV: here(c, "table", name, "format", "csv"), JSON: here(c, "table", name, "format", "json")}
 	for _, e := range slices.Backward(page.Events) {
 		t.Rows = append(t.Rows, auditRow(e))
 	}

@@ -17,9 +17,11 @@ import (
 
 	"casemate/appliance/oidc"
 	"casemate/cluster/waittest"
+
+	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { waittest.Main(m) }
+func TestMain(m *testing.M) { waittest.Main(m, goleak.Find) }
 
 // fakeAPI answers requests of the admin API from a table, and fails the test for any other. A value is the JSON of the
 // answer; an int is a status with an error.

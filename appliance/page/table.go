@@ -212,13 +212,7 @@ func downloadCSV[T any](c *call, l list[T]) error {
 		if err := d.Decode(&v); err != nil {
 			panic(http.ErrAbortHandler)
 		}
-		var record []string
-		for i, cell := range l.Row(v) {
-			if i < len(l.Head) {
-				record = append(record, formula(string(inert([]byte(cell.csv())))))
-			}
-		}
-		if w.Write(record) != nil {
+		if w.Write(csvRecord(l.Head, l.Row(v))) != nil {
 			return nil // the client has gone
 		}
 	}
@@ -227,6 +221,14 @@ func downloadCSV[T any](c *call, l list[T]) error {
 	}
 	w.Flush()
 	return nil
+}
+
+// csvRecord is a row as text.
+func csvRecord(head []string, row []Cell) (record []string) {
+	for _, cell := range row[:min(len(row), len(head))] {
+		record = append(record, formula(string(inert([]byte(cell.csv())))))
+	}
+	return record
 }
 
 // formula keeps a spreadsheet from running a cell as a formula.

@@ -26,6 +26,7 @@ import (
 	"sync"
 	"syscall"
 	"time"
+	"unicode"
 )
 
 // Bounds.
@@ -172,13 +173,15 @@ func (s *Sessions) Open(owner string, about About, files []File) (*Session, erro
 			fs.ErrInvalid)
 	}
 	ctx, cancel := context.WithCancelCause(context.Background())
-	n := &Session{id: strings.ToLower(rand.Text()) + "-" + s.node, owner: owner, about: about, started: time.Now(), of: s, ctx: ctx,
+	n := &Session{id: strings.ToLower(rand.Text()) + "-" + s.node, owner: owner, about: about,
+		started: time.Now(), of: s, ctx: ctx,
 		cancel: cancel, changed: make(chan struct{}), bodies: make(chan struct{}, maxBodies)}
 	for _, f := range files {
 		switch {
-		case f.Name == "" || len(f.Name) > maxName || strings.ContainsRune(f.Name, 0):
+		case f.Name == "" || len(f.Name) > maxName || strings.ContainsFunc(f.Name, unicode.IsControl):
 			cancel(nil)
-			return nil, fmt.Errorf("a file's name has 1 to %d bytes, got %.100q: %w", maxName, f.Name, fs.ErrInvalid)
+			return nil, fmt.Errorf("a file's name has 1 to %d bytes and no control characters, got "+
+				"%.100q: %w", maxName, f.Name, fs.ErrInvalid)
 		case f.Size < 0 || f.Size > maxSize:
 			cancel(nil)
 			return nil, fmt.Errorf("the size of %.100q must be between 0 and %d bytes, got %d: %w", f.Name,
@@ -242,7 +245,8 @@ func (s *Sessions) Find(owner, id string) (*Session, error) {
 		return nil, ErrEnded
 	}
 	if !ok || n.owner != owner {
-		return nil, fmt.Errorf("there is no such import over https on the bastion %s: it has ended: %w", s.node, fs.ErrNotExist)
+		return nil, fmt.Errorf("there is no such import over https on the bastion %s: it has ended: %w",
+			s.node, fs.ErrNotExist)
 	}
 	return n, nil
 }

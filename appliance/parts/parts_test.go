@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"casemate/cluster/waittest"
+
+	"go.uber.org/goleak"
 )
 
 func named(names ...string) (list []File) {
@@ -26,7 +28,7 @@ func named(names ...string) (list []File) {
 	return list
 }
 
-func TestMain(m *testing.M) { waittest.Main(m) }
+func TestMain(m *testing.M) { waittest.Main(m, goleak.Find) }
 
 // TestFilesArriveInParts: the import reads the beginnings of all files and then each, the command sends what is
 // wanted, and repeats and reorders what it sends.

@@ -19,7 +19,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	waittest.Main(m, goleak.IgnoreAnyFunction("github.com/docker/go-events.(*Broadcaster).run"))
+	waittest.Main(m, goleak.Find, goleak.IgnoreAnyFunction("github.com/docker/go-events.(*Broadcaster).run"))
 }
 
 // fixture is a search in a tree in memory.

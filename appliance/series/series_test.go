@@ -9,9 +9,11 @@ import (
 	"time"
 
 	"casemate/cluster/waittest"
+
+	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { waittest.Main(m) }
+func TestMain(m *testing.M) { waittest.Main(m, goleak.Find) }
 
 // world is one source with a clock.
 type world struct {

@@ -405,7 +405,8 @@ var defs = slices.Concat([]def{
 			return nil
 		}},
 	{"sessions.lifetime", "12h",
-		"how long a login lasts, with a browser or casemate login, a duration from 5m to 12h; then the user logs in again",
+		"how long a login lasts, with a browser or casemate login, a duration from 5m to 12h; then the user logs in " +
+			"again",
 		func(s *Settings, v string) error {
 			d, err := time.ParseDuration(v)
 			if err != nil || d < 5*time.Minute || d > 12*time.Hour {
@@ -415,8 +416,8 @@ var defs = slices.Concat([]def{
 			return nil
 		}},
 	{"sessions.idle", "off",
-		"how long a login lasts that nobody uses, a duration from 1m to 12h, like 15m; values that a page shows live do " +
-			"not count as use; off: it lasts as long as one that is used",
+		"how long a login lasts that nobody uses, a duration from 1m to 12h, like 15m; values that a page shows live " +
+			"do not count as use; off: it lasts as long as one that is used",
 		func(s *Settings, v string) error {
 			if s.SessionIdle = 0; v == "off" {
 				return nil

@@ -115,7 +115,21 @@ type Certificate struct {
 	NotAfter  time.Time `json:"not_after"`
 }
 
-// Report returns the document. inspect tells that whoever asks may see certificates, keys and tokens.
+// certificates returns those of the CA and those that end within a week. Issued ones, whose names are serial numbers,
+// are left out without inspect, as in the list of certificates.
+func certificates(ends []pki.Expiry, now time.Time, inspect bool) []Certificate {
+	certs := []Certificate{}
+	for _, e := range ends {
+		ca := e.Kind == "root" || e.Kind == "intermediate"
+		if ca || e.NotAfter.Sub(now) < 7*24*time.Hour && (inspect || e.Kind != "issued") {
+			certs = append(certs, Certificate{strings.TrimSpace(e.Kind + " " + e.Name), e.NotBefore, e.NotAfter})
+		}
+	}
+	return certs
+}
+
+// Report returns the document. inspect tells that whoever asks may see certificates, keys and tokens, accounts, and the
+// resolvers and the directory that are asked: without it, what only requests for inspect would show is left out.
 func (p *Page) Report(ctx context.Context, inspect bool) (*Document, error) {
 	v := p.Current.State()
 	members := p.Members()
@@ -143,11 +157,20 @@ func (p *Page) Report(ctx context.Context, inspect bool) (*Document, error) {
 	if err := p.CA.Serves(); err != nil && len(ended) == 0 {
 		problems = append(problems, err.Error())
 	}
-	warnings = append(append(warnings, p.ClockJumps()...), p.DNSWarnings()...)
+	warnings = append(warnings, p.ClockJumps()...)
+	if dns := p.DNSWarnings(); inspect {
+		warnings = append(warnings, dns...)
+	} else if len(dns) > 0 { // they name resolvers and clients
+		warnings = append(warnings, "DNS has warnings: casemate status shows them to accounts that may inspect")
+	}
 	warnings = append(warnings, p.UpstreamWarnings()...)
 	if err := p.Directory(); err != nil {
-		warnings = append(warnings, fmt.Sprintf("the directory of ldap.url could not be asked the last time, so its "+
-			"users could not log in, and those of the cluster could: %v", err))
+		why := "accounts that may inspect see why"
+		if inspect {
+			why = err.Error() // it names servers
+		}
+		warnings = append(warnings, "the directory of ldap.url could not be asked the last time, so its users could "+
+			"not log in, and those of the cluster could: "+why)
 	}
 	warnings = append(warnings, p.Luck.sentences(20)...)
 	for _, c := range p.Registry.Conflicts() {
@@ -165,13 +188,8 @@ func (p *Page) Report(ctx context.Context, inspect bool) (*Document, error) {
 	if len(shape.Missing) > 0 {
 		warnings = append(warnings, shapeWarning(shape))
 	}
-	certs := []Certificate{}
 	ends := p.CA.Expiries()
-	for _, e := range ends {
-		if e.Kind == "root" || e.Kind == "intermediate" || e.NotAfter.Sub(p.Now()) < 7*24*time.Hour {
-			certs = append(certs, Certificate{strings.TrimSpace(e.Kind + " " + e.Name), e.NotBefore, e.NotAfter})
-		}
-	}
+	certs := certificates(ends, p.Now(), inspect)
 	for _, o := range v.Origins.All() {
 		if o.Disabled == origin.NotPermitted {
 			warnings = append(warnings, fmt.Sprintf("origin %s is stored but not enabled: %s", o.Host,
@@ -188,6 +206,9 @@ func (p *Page) Report(ctx context.Context, inspect bool) (*Document, error) {
 		}
 	}
 	uploads := p.Registry.Uploads()
+	if !inspect {
+		uploads.Users = uploads.Users[:0]
+	}
 	warnings = append(warnings, uploadWarnings(uploads)...)
 	complete, pending, err := p.Imports.Pending()
 	if err != nil {

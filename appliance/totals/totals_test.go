@@ -11,9 +11,11 @@ import (
 	"time"
 
 	"casemate/cluster/waittest"
+
+	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { waittest.Main(m) }
+func TestMain(m *testing.M) { waittest.Main(m, goleak.Find) }
 
 // fakeTree has files that need blobs. Weighing takes time on its clock.
 type fakeTree struct {

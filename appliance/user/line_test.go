@@ -143,6 +143,8 @@ func TestGuessingFromManyAddressesIsSlow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u, _ := open(t)
 		u.Cost = bcrypt.MinCost
+		const slots = 4
+		u.line.slots = slots // however many processors there are
 		for _, name := range []string{"ada", "bob"} {
 			if err := u.Add(t.Context(), name, "correct horse"); err != nil {
 				t.Fatal(err)
@@ -172,7 +174,8 @@ func TestGuessingFromManyAddressesIsSlow(t *testing.T) {
 			}
 		}
 		wg.Wait()
-		if took := time.Since(start); took < (addresses-freeOfAccount-1)*maxAccountDelay {
+		// As many as are verified at once may have begun before the last free one was known to be wrong.
+		if took := time.Since(start); took < (addresses-freeOfAccount-slots)*maxAccountDelay {
 			t.Errorf("%d guesses took %s", addresses, took)
 		}
 		// A new address of the user gets its turn, and no name is remembered without bound.
@@ -249,7 +252,8 @@ func TestTheLineIsShared(t *testing.T) {
 
 // TestSpellings: those that a directory takes for one name are counted as one.
 func TestSpellings(t *testing.T) {
-	for _, name := range []string{"ada lovelace", "ADA Lovelace", "ada  lovelace", "\uff41da lovelace", "ada\u00a0lovelace"} {
+	for _, name := range []string{"ada lovelace", "ADA Lovelace", "ada  lovelace", "\uff41da lovelace",
+		"ada\u00a0lovelace"} {
 		if folded(name) != "ada lovelace" {
 			t.Errorf("%q is counted as %q", name, folded(name))
 		}

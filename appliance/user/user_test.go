@@ -16,9 +16,11 @@ import (
 
 	"casemate/cluster/treetest"
 	"casemate/cluster/waittest"
+
+	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { waittest.Main(m) }
+func TestMain(m *testing.M) { waittest.Main(m, goleak.Find) }
 
 func open(t *testing.T) (*Users, *treetest.Mem) {
 	m := treetest.New(t)

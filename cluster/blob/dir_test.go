@@ -21,9 +21,11 @@ import (
 	"casemate/cluster/blob"
 	"casemate/cluster/blob/blobtest"
 	"casemate/cluster/waittest"
+
+	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { waittest.Main(m) }
+func TestMain(m *testing.M) { waittest.Main(m, goleak.Find) }
 
 func sha(data []byte) string  { return fmt.Sprintf("sha256:%x", sha256.Sum256(data)) }
 func sha5(data []byte) string { return fmt.Sprintf("sha512:%x", sha512.Sum512(data)) }

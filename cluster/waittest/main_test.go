@@ -1,25 +1,32 @@
 package waittest
 
 import (
-	"sync/atomic"
+	"errors"
 	"testing"
 	"time"
 )
 
-// tests are a package's tests that leave a goroutine which ends late.
-type tests struct{ ended atomic.Bool }
+type exit int
 
-func (m *tests) Run() int {
-	go func() {
-		time.Sleep(time.Second) // goleak alone waits half a second
-		m.ended.Store(true)
-	}()
-	return 0
-}
+func (e exit) Run() int { return int(e) }
 
-func TestGoroutinesThatEndLate(t *testing.T) {
-	m := &tests{}
-	if code := (settled{m, nil}).Run(); code != 0 || !m.ended.Load() {
-		t.Errorf("code %d, ended %v", code, m.ended.Load())
+// Goroutines that end late are no leak, and those that never end are one; a failure of the tests is reported as it is.
+func TestMainWaitsForGoroutines(t *testing.T) {
+	for _, c := range []struct {
+		code, looks int // how often there is a leak; -1: always
+		patience    time.Duration
+		want        int
+	}{{0, 0, 0, 0}, {0, 5, time.Hour, 0}, {0, -1, 0, 1}, {2, -1, time.Hour, 2}} {
+		left := c.looks
+		leaks := func() error {
+			if left == 0 {
+				return nil
+			}
+			left--
+			return errors.New("leak")
+		}
+		if got := run(exit(c.code), c.patience, leaks); got != c.want {
+			t.Errorf("%+v: exit code %d", c, got)
+		}
 	}
 }

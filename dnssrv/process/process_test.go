@@ -27,9 +27,11 @@ import (
 	"casemate/cluster/waittest"
 	"casemate/dnssrv"
 	"casemate/dnssrv/dnstest"
+
+	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { waittest.Main(m) }
+func TestMain(m *testing.M) { waittest.Main(m, goleak.Find) }
 
 func testLog(t testing.TB) *slog.Logger {
 	return slog.New(slog.NewTextHandler(testWriter{t}, nil))

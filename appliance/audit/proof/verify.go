@@ -166,8 +166,8 @@ func (v *verifier) dropped(line []byte) error {
 	}
 	n := uint64(len(d.Hashes)) / merkle.HashSize
 	if v.rep.Dropped != v.tree.Size() {
-		return fmt.Errorf("after event %d there are hashes in the place of events, but only the oldest are ever dropped",
-			v.tree.Size()-1)
+		return fmt.Errorf("after event %d there are hashes in the place of events, but only the oldest are ever "+
+			"dropped", v.tree.Size()-1)
 	}
 	if d.First != v.tree.Size() || n == 0 || n > SegmentEvents || len(d.Hashes)%merkle.HashSize != 0 {
 		return fmt.Errorf("the hashes of events from %d on are in the place of event %d", d.First, v.tree.Size())
