@@ -9,12 +9,14 @@ import (
 	"time"
 
 	"casemate/appliance/oidc"
+	"casemate/cluster/share"
 )
 
 const (
 	liveEvery = time.Second      // how often topics are looked at
 	liveBeat  = 20 * time.Second // how often a waiting browser gets a line, so that a lost connection is noticed
 	maxLive   = 1000             // browsers
+	maxOfOne  = 200              // of them at one address (share.Of)
 )
 
 // live tells browsers which topics have changed, by server-sent events. It never sends content: each browser fetches
@@ -31,6 +33,7 @@ type live struct {
 
 // watcher is a browser that waits.
 type watcher struct {
+	client  string // its address
 	topics  map[string]bool
 	changed chan string // has room for one: the browser fetches all of its page again
 }
@@ -104,10 +107,20 @@ func (p *Page) serveLive(w http.ResponseWriter, r *http.Request) {
 	p.live.serve(w, r, ended)
 }
 
+// of counts the browsers of a client. l.mu is held.
+func (l *live) of(client string) (n int) {
+	for w := range l.waiting {
+		if w.client == client {
+			n++
+		}
+	}
+	return n
+}
+
 // serve sends an event for each change. Whether something has changed is no secret: what has is asked for with the
 // account's rights. When ended is true, the event "ended" is the last.
 func (l *live) serve(w http.ResponseWriter, r *http.Request, ended func() bool) {
-	n := &watcher{topics: map[string]bool{}, changed: make(chan string, 1)}
+	n := &watcher{client: share.OfText(r.RemoteAddr), topics: map[string]bool{}, changed: make(chan string, 1)}
 	for name := range strings.SplitSeq(r.URL.Query().Get("for"), ",") {
 		if l.topics[name] != nil {
 			n.topics[name] = true
@@ -115,7 +128,7 @@ func (l *live) serve(w http.ResponseWriter, r *http.Request, ended func() bool) 
 	}
 	l.mu.Lock()
 	ctx := l.ctx
-	full := len(l.waiting) >= maxLive
+	full := len(l.waiting) >= maxLive || l.of(n.client) >= maxOfOne
 	if ctx != nil && !full && len(n.topics) > 0 {
 		l.waiting[n] = true
 	}

@@ -299,6 +299,43 @@ func TestFormOfAnEndedSession(t *testing.T) {
 	}
 }
 
+// One client cannot take the places of all browsers that wait for changes; those that end are free again.
+func TestStreamsOfOneClient(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := New(Config{Node: "n1", Domain: "gap.example", API: http.NotFoundHandler(),
+			Topics: map[string]func() uint64{"tree": func() uint64 { return 0 }}})
+		ctx, cancel := context.WithCancel(t.Context())
+		go p.Run(ctx)
+		synctest.Wait()
+		watch := func(ctx context.Context, from string) *httptest.ResponseRecorder {
+			r := httptest.NewRequestWithContext(ctx, "GET", "/live?for=tree", nil)
+			r.RemoteAddr = from
+			w := httptest.NewRecorder()
+			p.live.serve(w, r, func() bool { return false })
+			return w
+		}
+		some, end := context.WithCancel(t.Context())
+		for i := range maxOfOne {
+			go watch(some, fmt.Sprintf("[2001:db8::%x]:9", i+1)) // one network is one client
+		}
+		synctest.Wait()
+		if w := watch(t.Context(), "[2001:db8::ffff]:9"); w.Code != http.StatusNoContent {
+			t.Errorf("one more: %d", w.Code)
+		}
+		other, gone := context.WithCancel(t.Context())
+		gone()
+		if w := watch(other, "10.0.0.9:9"); w.Code != http.StatusOK {
+			t.Errorf("another client: %d", w.Code)
+		}
+		end()
+		synctest.Wait()
+		if w := watch(other, "[2001:db8::1]:9"); w.Code != http.StatusOK {
+			t.Errorf("after the others have ended: %d", w.Code)
+		}
+		cancel()
+	})
+}
+
 // A stream of changes ends with its session, and neither it nor what a page fetches by itself prolongs the session.
 func TestStreamEndsWithItsSession(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
