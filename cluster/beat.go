@@ -25,7 +25,7 @@ func (c *Cluster) openPeers() {
 //
 //	POST propose    an encoded command → answer; the leader only
 //	GET  index      → answer: an index at which the state includes all earlier commits; the leader only. The query
-//	                may have the requesting node's term: term=7
+//	                may have the requesting node's term: term=7. With ask=term each node answers with its term
 //	POST member     membershipChange → answer; the leader only
 //
 // and the requests that replica.Store handles.

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"strconv"
 	"sync"
@@ -31,7 +32,12 @@ type confirms struct {
 	until time.Time
 
 	term atomic.Uint64 // the term in which this node, as the leader, has committed an entry
+
+	asking map[string]int // questions for its term that a voter has not answered; owned by mu
 }
+
+// maxAsking bounds asking: a voter that hangs is not asked in each round until it counts as down.
+const maxAsking = 8
 
 type round struct {
 	done chan struct{}
@@ -161,15 +167,100 @@ func (c *Cluster) leaderIndex(ctx context.Context, asker string, asked uint64) (
 	if asked == term && c.isMajority(asker) && c.raft.State() == raft.Leader && c.raft.CurrentTerm() == term {
 		return index, nil
 	}
-	defer c.followers.verifying()()
-	if err := c.command(ctx, func() raft.Future { return c.raft.VerifyLeader() }); err != nil {
+	if err := c.confirmTerm(ctx, term); err != nil {
 		return 0, err
 	}
-	if c.raft.CurrentTerm() != term {
+	if c.raft.State() != raft.Leader || c.raft.CurrentTerm() != term {
 		// lost and won again: entries that another leader committed in between may be missing
 		return 0, raft.ErrLeadershipLost
 	}
 	return index, nil
+}
+
+// errOlder is that of a voter whose version does not tell its term.
+var errOlder = errors.New("a node of an earlier version does not say in which term it is")
+
+// confirmTerm returns nil if a majority of the voters, this node among them, was in this term after the call: none of
+// them had voted in a later one, so no later leader had been elected before the call. raft's VerifyLeader is also
+// satisfied by the response to a request that was sent before the call, however long that response was on its way or
+// this process did not run. It is only asked if a voter has an earlier version.
+func (c *Cluster) confirmTerm(ctx context.Context, term uint64) error {
+	voters, majority := c.voters()
+	need := majority
+	if voters[c.cfg.Node] {
+		need--
+		delete(voters, c.cfg.Node)
+	}
+	answers := make(chan error, len(voters))
+	for v := range voters {
+		if !c.background(func() { answers <- c.askTerm(v, term) }) {
+			return peer.ErrNoMajority
+		}
+	}
+	older := false
+	for range len(voters) {
+		if need <= 0 {
+			return nil
+		}
+		select {
+		case err := <-answers:
+			if err == nil {
+				need--
+			}
+			older = older || errors.Is(err, errOlder)
+		case <-ctx.Done():
+			return peer.ErrNoMajority
+		}
+	}
+	switch {
+	case need <= 0:
+		return nil
+	case older:
+		defer c.followers.verifying()()
+		return c.command(ctx, func() raft.Future { return c.raft.VerifyLeader() })
+	}
+	return peer.ErrNoMajority
+}
+
+// askTerm returns nil if a voter says now that it is in this term. It ends the question in its own time: a request that
+// is cancelled takes its connection with it.
+func (c *Cluster) askTerm(voter string, term uint64) error {
+	r := &c.reading
+	r.mu.Lock()
+	busy := r.asking[voter] >= maxAsking
+	if !busy {
+		if r.asking == nil {
+			r.asking = map[string]int{}
+		}
+		r.asking[voter]++
+	}
+	r.mu.Unlock()
+	if busy {
+		return peer.ErrDown
+	}
+	defer func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if r.asking[voter]--; r.asking[voter] == 0 {
+			delete(r.asking, voter)
+		}
+	}()
+	ctx, cancel := context.WithTimeout(c.life, confirmTime)
+	defer cancel()
+	ctx, end, ok := c.peers.Alive(ctx, voter)
+	if !ok {
+		return peer.ErrDown
+	}
+	defer end()
+	switch a, err := c.peers.Ask(ctx, http.MethodGet, voter, "/index?ask=term", http.NoBody); {
+	case err != nil:
+		return err
+	case a.Term == 0:
+		return errOlder
+	case a.Term != term:
+		return raft.ErrLeadershipLost
+	}
+	return nil
 }
 
 // isMajority reports whether this node and another one are a majority of the voters. If both were in a term when the
@@ -181,6 +272,10 @@ func (c *Cluster) isMajority(other string) bool {
 }
 
 func (c *Cluster) serveIndex(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Query().Get("ask") == "term" {
+		peer.Reply(w, peer.Answer{Term: c.raft.CurrentTerm()})
+		return
+	}
 	// Earlier versions do not send their term, and no node is in the term 0.
 	asked, _ := strconv.ParseUint(r.URL.Query().Get("term"), 10, 64)
 	ctx, cancel := context.WithTimeout(r.Context(), confirmTime)

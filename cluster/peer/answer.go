@@ -16,6 +16,8 @@ type Answer struct {
 	Kind  string `json:"kind,omitempty"`
 	// Leader is the leader's name, for the next attempt; "" if it is unknown.
 	Leader string `json:"leader,omitempty"`
+	// Term is the term in which the node is, if it was asked for that.
+	Term uint64 `json:"term,omitempty"`
 }
 
 // The kinds of errors that keep their identity between nodes. Refusals by the state need none: the caller reads them
