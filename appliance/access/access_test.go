@@ -611,8 +611,8 @@ func rolesTable() string {
 	return b.String()
 }
 
-// TestSessionsEnd: a login ends when its lifetime is over, also if that was shortened since, and when nobody uses it for
-// the idle time. What a page fetches by itself is no use, and a use of an ended login does not revive it.
+// TestSessionsEnd: a login ends when its lifetime is over, also if that was shortened since, and when nobody uses it
+// for the idle time. What a page fetches by itself is no use, and a use of an ended login does not revive it.
 func TestSessionsEnd(t *testing.T) {
 	h := open(t)
 	ctx := t.Context()

@@ -162,7 +162,8 @@ func (a *API) importFormFile(r *http.Request, q handover.Request, p *multipart.P
 	}
 	if name == "" || len(name) > maxFormName || strings.ContainsFunc(name, unicode.IsControl) {
 		out.File = ""
-		return fail(usage.Errorf("a file's name has 1 to %d bytes and no control characters, got %.100q", maxFormName, name))
+		return fail(usage.Errorf("a file's name has 1 to %d bytes and no control characters, got %.100q",
+			maxFormName, name))
 	}
 	run.Wait = true
 	run.Inputs = []bundle.Input{{Name: name, File: &formFile{name, body.left(), from}}}

@@ -278,7 +278,8 @@ func (f *filledRoutes) handler() http.Handler {
 	return mux
 }
 
-// Whoever sends a form with a session that has ended is led to the login, and from there back to the page with the form.
+// Whoever sends a form with a session that has ended is led to the login, and from there back to the page with the
+// form.
 func TestFormOfAnEndedSession(t *testing.T) {
 	for referer, want := range map[string]string{
 		"https://gap.example/do/missing-forget?name=a%2Fb": "/do/missing-forget?name=a%2Fb",

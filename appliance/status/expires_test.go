@@ -91,7 +91,9 @@ func TestCertificatesByRole(t *testing.T) {
 	ends := []pki.Expiry{{Kind: "root", NotAfter: now.AddDate(9, 0, 0)}, {Kind: "issued", Name: "0123", NotAfter: now},
 		{Kind: "issued", Name: "4567", NotAfter: now.AddDate(0, 1, 0)},
 		{Kind: "host", Name: "dl.k8s.io", NotAfter: now.Add(time.Hour)}}
-	for inspect, want := range map[bool]string{true: "root issued 0123 host dl.k8s.io ", false: "root host dl.k8s.io "} {
+	for inspect, want := range map[bool]string{
+		true: "root issued 0123 host dl.k8s.io ", false: "root host dl.k8s.io ",
+	} {
 		got := ""
 		for _, c := range certificates(ends, now, inspect) {
 			got += c.Name + " "
