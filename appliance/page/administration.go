@@ -50,9 +50,3 @@ func shellWords(s string) string {
 	}
 	return strings.Join(words, " ")
 }
-
-// downloads answers with the download of a list that a page shows by itself.
-func downloads[T any](c *call, l list[T]) (view, error) {
-	p, err := table(c, l)
-	return view{Parts: []part{p}}, err
-}

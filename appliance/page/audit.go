@@ -45,7 +45,7 @@ func downloadAudit(c *call, name string, head []string, q url.Values) error {
 		return err
 	}
 	var row func(event json.RawMessage) error
-	end := func() {}
+	var end func()
 	if asCSV := c.query("format") == "csv"; asCSV {
 		c.download(name+".csv", "text/csv; charset=utf-8")
 		w := csv.NewWriter(c.w)

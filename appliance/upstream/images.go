@@ -33,8 +33,9 @@ func (u images) Manifest(req *http.Request, repo, reference, held string) (asked
 	if !tag {
 		name = repo + "@" + reference
 	}
-	known, ours := u.record(name)
+	known, _ := u.record(name)
 	if held != "" {
+		var ours bool
 		if known, ours = known.of(held); !ours || u.fresh(known) {
 			return false, nil
 		}
