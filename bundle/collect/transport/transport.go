@@ -33,9 +33,6 @@ const (
 // errStalled ends a response that sends no more bytes, or hardly any. It counts as a broken connection.
 var errStalled = errors.New("the server stopped sending, or sends hardly anything")
 
-// Stalled reports whether an error is that of a body whose server sent hardly anything.
-func Stalled(err error) bool { return errors.Is(err, errStalled) }
-
 // New returns the transport for upstream servers: proxies from the current environment (HTTPS_PROXY, HTTP_PROXY,
 // NO_PROXY), the system's roots, and bodies as they are sent. Nothing is decompressed, because checksums are those of
 // the bytes on the server.

@@ -97,7 +97,7 @@ func TestStalled(t *testing.T) {
 					got.Write(buf[:n])
 					time.Sleep(c.pause)
 				}
-				if c.ok != errors.Is(err, io.EOF) || !c.ok && !Stalled(err) || c.ok && got.Len() != c.n {
+				if c.ok != errors.Is(err, io.EOF) || !c.ok && !errors.Is(err, errStalled) || c.ok && got.Len() != c.n {
 					t.Errorf("%d bytes, %v", got.Len(), err)
 				}
 			})
