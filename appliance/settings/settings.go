@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"net"
 	"net/netip"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -24,7 +23,6 @@ import (
 	"casemate/appliance/origin"
 	"casemate/appliance/usage"
 	"casemate/dnssrv"
-	"casemate/fileserver"
 	"casemate/registry"
 )
 
@@ -438,169 +436,8 @@ var defs = slices.Concat([]def{
 		}},
 }, directoryDefs)
 
-// parseRedirects reads pairs separated by white space.
-func parseRedirects(s *Settings, v string) error {
-	s.Redirects = map[string]string{}
-	seen := map[string]bool{}
-	for _, f := range strings.Fields(v) {
-		from, to, ok := strings.Cut(f, "=>")
-		if !ok || from == "" || to == "" {
-			return fmt.Errorf("must be FROM=>TO pairs, separated by spaces and without spaces around =>, got %q", f)
-		}
-		if err := fileserver.CheckRedirect(from, to); err != nil {
-			return fmt.Errorf("has an invalid pair: %w", err)
-		}
-		// Compare normalized addresses: two pairs for one address would overwrite each other.
-		name, err := fileserver.KeyIn(strings.TrimSuffix(from, "*"), func(host string) (string, bool) {
-			return host, true
-		})
-		if err != nil {
-			return err
-		}
-		if strings.HasSuffix(from, "/*") {
-			name += "*"
-		}
-		if seen[name] {
-			return fmt.Errorf("must have each address once, got %s twice", from)
-		}
-		seen[name], s.Redirects[from] = true, to
-	}
-	return nil
-}
-
 // ApprovalsKey is the setting that the tree itself applies, see cluster.RequireApproval.
 const ApprovalsKey = "import.approvals"
-
-// parseSize reads a number of bytes like 500MiB, 200GiB or 2TiB; off is 0.
-func parseSize(v string) (int64, error) {
-	if v == "off" {
-		return 0, nil
-	}
-	for i, unit := range []string{"MiB", "GiB", "TiB"} {
-		digits, ok := strings.CutSuffix(v, unit)
-		if n, err := strconv.ParseInt(digits, 10, 64); ok && err == nil && n > 0 && n < 1<<20 {
-			return n << (20 + 10*i), nil
-		}
-	}
-	return 0, fmt.Errorf("must be off, or a size like 500MiB, 200GiB or 2TiB, got %q", v)
-}
-
-// parseInterval reads whole days ("30d") or a duration, from one day to most days; off is 0.
-func parseInterval(v string, most int) (time.Duration, error) {
-	if v == "off" {
-		return 0, nil
-	}
-	text := v
-	if days, err := strconv.Atoi(strings.TrimSuffix(v, "d")); err == nil && strings.HasSuffix(v, "d") && days < 1000 {
-		text = fmt.Sprint(24*days, "h")
-	}
-	d, err := time.ParseDuration(text)
-	if err != nil || d < 24*time.Hour || d > time.Duration(most)*24*time.Hour {
-		return 0, fmt.Errorf("must be off, or between 1d and %dd, got %q", most, v)
-	}
-	return d, nil
-}
-
-var kubernetesVersion = regexp.MustCompile(
-	`^v([1-9][0-9]{0,2})\.(0|[1-9][0-9]{0,2})\.(0|[1-9][0-9]{0,2})(-(alpha|beta|rc)\.[0-9]{1,3})?$`)
-
-var privateRanges = []netip.Prefix{
-	netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("172.16.0.0/12"),
-	netip.MustParsePrefix("192.168.0.0/16"),
-	netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("169.254.0.0/16"),
-	netip.MustParsePrefix("127.0.0.0/8"),
-	netip.MustParsePrefix("fc00::/7"), netip.MustParsePrefix("fe80::/10"), netip.MustParsePrefix("::1/128"),
-}
-
-func builtinOr(host string) origin.Origin {
-	for _, o := range origin.Builtin() {
-		if o.Host == host {
-			return o
-		}
-	}
-	return origin.Origin{Host: host, Registry: true, Builtin: true}
-}
-
-func fields(v string) []string {
-	return strings.FieldsFunc(v, func(r rune) bool { return r == ' ' || r == ',' || r == '\t' || r == '\n' })
-}
-
-func oneOf(v string, allowed ...string) error {
-	if !slices.Contains(allowed, v) {
-		last := len(allowed) - 1
-		return fmt.Errorf("must be %s or %s, got %q", strings.Join(allowed[:last], ", "), allowed[last], v)
-	}
-	return nil
-}
-
-func parseForward(s *Settings, v string) error {
-	s.Forward = nil
-	at := map[string]int{}
-	add := func(zone, list string) error {
-		for r := range strings.SplitSeq(list, ",") {
-			if r == "" {
-				continue
-			}
-			a, err := address.ParsePort(r, 53)
-			if errors.Is(err, address.ErrZone) {
-				// Older versions took one. That a new one is refused is the matter of RefuseLinkLocal.
-				a, err = withZone(r)
-			}
-			if err != nil || a.Port() == 0 || a.Addr().IsUnspecified() {
-				return fmt.Errorf("must be addresses of resolvers or ZONE=ADDRESS, got %q", r)
-			}
-			i, ok := at[zone]
-			if !ok {
-				i = len(s.Forward)
-				at[zone] = i
-				s.Forward = append(s.Forward, dnssrv.Forward{Zone: zone})
-			}
-			s.Forward[i].Resolvers = append(s.Forward[i].Resolvers, a)
-		}
-		return nil
-	}
-	for _, f := range strings.Fields(v) {
-		zone, list, ok := strings.Cut(f, "=")
-		if !ok {
-			zone, list = ".", f
-		}
-		if zone != "." {
-			folded, err := hostname.Fold(origin.Fold(zone))
-			if err == nil {
-				err = hostname.CheckLength(folded)
-			}
-			if err != nil {
-				return fmt.Errorf("must have a valid zone before =: it %w", err)
-			}
-			if zone = folded; !hostname.IsLabel(zone) && !hostname.IsHost(zone) {
-				return fmt.Errorf("must have a zone before =, got %q", f)
-			}
-		}
-		if strings.Trim(list, ",") == "" {
-			return fmt.Errorf("must have a resolver after =, got %q", f)
-		}
-		if err := add(zone, list); err != nil {
-			return err
-		}
-	}
-	for _, f := range s.Forward {
-		if len(f.Resolvers) > 8 {
-			return fmt.Errorf("must have at most 8 resolvers for a zone, got %d", len(f.Resolvers))
-		}
-	}
-	return nil
-}
-
-// withZone reads a resolver's address with a zone.
-func withZone(s string) (netip.AddrPort, error) {
-	a, err := netip.ParseAddrPort(s)
-	if err != nil {
-		var addr netip.Addr
-		addr, err = netip.ParseAddr(s)
-		a = netip.AddrPortFrom(addr, 53)
-	}
-	return a, err
-}
 
 // Parse parses the settings; a key without a text has its default. An unknown key or an invalid value is a
 // usage.Error.
@@ -647,49 +484,6 @@ func Keys() []string {
 	return keys
 }
 
-// RefuseSelf refuses forwarding to addresses of this node: such a query would loop.
-func (s *Settings) RefuseSelf(own []netip.Addr, port func(netip.AddrPort) bool) error {
-	for _, r := range s.Upstream.Resolvers {
-		if slices.Contains(own, r.Addr()) && port(r) {
-			return usage.Errorf("setting upstream.resolvers must not have this node's own address %s, which answers "+
-				"the origins' names with the bastions", r)
-		}
-	}
-	for _, f := range s.Forward {
-		for _, r := range f.Resolvers {
-			if slices.Contains(own, r.Addr()) && port(r) {
-				return usage.Errorf("setting dns.forward must not have this node's own address %s", r)
-			}
-		}
-	}
-	return nil
-}
-
-// RefuseNoResolver refuses to fetch from origins without a resolver that knows them. It is not part of Parse, which
-// also checks one setting alone.
-func (s *Settings) RefuseNoResolver() error {
-	if s.Upstream.On && len(s.Upstream.Resolvers) == 0 {
-		return usage.Errorf("setting upstream needs upstream.resolvers: set the resolvers of the site first, " +
-			"the bastions' own DNS answers the origins' names with the bastions")
-	}
-	return nil
-}
-
-// RefuseLinkLocal refuses forwarding to IPv6 link-local addresses: they have a meaning together with an interface of
-// one host, and the setting is for all nodes. It is not part of Parse, so that a cluster in which one was set before
-// this was checked still starts.
-func (s *Settings) RefuseLinkLocal() error {
-	for _, f := range s.Forward {
-		for _, r := range f.Resolvers {
-			if a := r.Addr(); a.Zone() != "" || address.NeedsZone(a) {
-				return usage.Errorf("setting dns.forward must not have a link-local address, which has a meaning on "+
-					"one host only: name a unique local (fd00::/8) or global address of the resolver, got %q", a)
-			}
-		}
-	}
-	return nil
-}
-
 // AllowedNets returns the networks that may send DNS queries to this node: those of the setting, and the subnets of
 // the host's interfaces if AllowConnected.
 func (s *Settings) AllowedNets() []netip.Prefix {
@@ -705,37 +499,6 @@ func (s *Settings) AllowedNets() []netip.Prefix {
 		}
 	}
 	return list
-}
-
-// RefuseDomain refuses a domain that could not be served, or that no client would ask us for. It is not part of Parse,
-// so that a cluster that was made before this was checked still starts.
-func (s *Settings) RefuseDomain() error {
-	if err := hostname.CheckDomain(s.Domain); err != nil {
-		return usage.Errorf("setting domain %w", err)
-	}
-	return nil
-}
-
-// RefuseFamilies refuses to leave our names without any address; nodes are the addresses of all nodes. It is not part
-// of Parse, because a cluster may come to it by losing nodes.
-func (s *Settings) RefuseFamilies(nodes []netip.Addr) error {
-	if s.Families == dnssrv.BothFamilies || slices.ContainsFunc(nodes, func(a netip.Addr) bool {
-		return a.Unmap().Is4() == (s.Families == dnssrv.OnlyIPv4)
-	}) {
-		return nil
-	}
-	return usage.Errorf("setting dns.families must not be %s: no node has such an address, so no name would have "+
-		"one; add one to advertise, or use %s", s.Families, dnssrv.BothFamilies)
-}
-
-// RefuseArch refuses an unknown architecture for aliases. It is not part of Parse, so that a cluster in which one was
-// set before this was checked still starts.
-func (s *Settings) RefuseArch() error {
-	if s.AliasArch == "" || fileserver.KnownArchitecture(s.AliasArch) {
-		return nil
-	}
-	return usage.Errorf("setting files.alias_arch must be one of %s, or empty, got %q",
-		strings.Join(fileserver.Architectures(), ", "), s.AliasArch)
 }
 
 // Read reads the settings' texts from the settings directory of the tree.
