@@ -33,27 +33,59 @@
     return unit < 0 ? n + " B" : n.toFixed(1) + " " + "KMGTPE"[unit] + "iB";
   };
 
+  // How long the bastion may do nothing, in ms, before a request counts as lost: a browser does not notice each link
+  // that is cut, and the kernel sends for a quarter of an hour. Answers wait until the bastion wants the next part, for
+  // 20 seconds at most.
+  const silence = 30000;
+  const thinking = 60000;
+
   // ask sends a request of the admin API. An answer that is an error is thrown with its status; status 0 is no answer.
-  const ask = async (method, path, body, header, signal) => {
-    let response;
-    try {
-      response = await fetch("/v1/imports/parts" + path, { method, body, signal, headers: header || {},
-        credentials: "same-origin", redirect: "error" });
-    } catch (error) {
-      throw Object.assign(new Error("the bastion does not answer"), { status: 0 });
+  const ask = (method, path, body, header, signal) => new Promise((resolve, reject) => {
+    const request = new XMLHttpRequest(); // fetch does not tell how much of a body is sent
+    let timer = 0;
+    const abort = () => request.abort();
+    const settle = () => {
+      clearTimeout(timer);
+      signal?.removeEventListener("abort", abort);
+    };
+    const fail = (text, status) => {
+      settle();
+      reject(Object.assign(new Error(text), { status }));
+    };
+    const lost = () => fail("the bastion does not answer", 0);
+    const within = (ms) => {
+      clearTimeout(timer);
+      timer = setTimeout(abort, ms);
+    };
+    request.open(method, "/v1/imports/parts" + path);
+    for (const [name, value] of Object.entries(header || {})) {
+      request.setRequestHeader(name, value);
     }
-    const text = await response.text().catch(() => "");
-    let answer = {};
-    try {
-      answer = text ? JSON.parse(text) : {};
-    } catch (error) {
-      throw Object.assign(new Error("the answer was cut off"), { status: 0 });
+    request.upload.onprogress = () => within(silence);
+    request.upload.onload = () => within(thinking);
+    request.onprogress = () => within(silence);
+    request.onerror = lost;
+    request.onabort = lost;
+    request.onload = () => {
+      let answer = {};
+      try {
+        answer = request.responseText ? JSON.parse(request.responseText) : {};
+      } catch (error) {
+        return fail("the answer was cut off", 0);
+      }
+      if (request.status < 200 || request.status > 299) {
+        return fail(answer.error || request.statusText, request.status);
+      }
+      settle();
+      resolve(answer);
+    };
+    if (signal?.aborted) {
+      return lost();
     }
-    if (!response.ok) {
-      throw Object.assign(new Error(answer.error || response.statusText), { status: response.status });
-    }
-    return answer;
-  };
+    signal?.addEventListener("abort", abort);
+    within(body ? silence : thinking);
+    request.send(body === undefined ? null : body);
+  });
 
   // Parts of a split bundle are one import: x.tar.001, x.tar.002. Lists of checksums are not sent.
   const groups = (files) => {
